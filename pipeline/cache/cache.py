@@ -1,0 +1,128 @@
+"""A cache folder: what it was made from, which passes are complete, and how to get at a sample.
+
+    plan.json                  identity: recipe, teacher weights' sha256, seed, batch and shard size
+    codec/                     plain zarr v3 group: tables of the calibration; codec.json holds its digests
+    pass-0/plan.json           sample-to-shard plan of one pass
+    pass-0/shard-00000.tar     zarr hierarchy and webdataset shard at once
+    pass-0/shard-00000.json    sidecar
+    pass-0/manifest.json       written last: a pass is complete when it is there
+    summary.json               for people
+
+Two digests: `recipe` follows from config and annotation file; `content` adds the teacher's weights, the codec's
+tables and every shard's sha256.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache.files import digest, read_json, sha256_file
+from pipeline.cache.plan import ShardPlan
+from pipeline.cache.reader import ShardReader
+from pipeline.errors import CacheError, CorruptCache, StaleCache
+from pipeline.records import SampleRef
+
+FORMAT = "frs-teacher-cache"
+VERSION = 1
+
+
+def pass_folder(root: Path, cache_pass: int) -> Path:
+    return root / f"pass-{cache_pass}"
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}.tar"
+
+
+def differences(cached: Any, wanted: Any, field: str = "") -> list[str]:
+    """One line for every field in which two recipes differ, with both values."""
+    if isinstance(cached, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in sorted(cached.keys() | wanted.keys()):
+            lines += differences(cached.get(key), wanted.get(key), f"{field}.{key}" if field else key)
+        return lines
+    return [] if cached == wanted else [f"{field}: the cache has {cached!r}, the config wants {wanted!r}"]
+
+
+class Cache:
+    """A cache opened for reading. Raises CacheError, CorruptCache or StaleCache, each naming the file."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if not (self.root / "plan.json").is_file():
+            raise CacheError(f"{self.root}: no cache here (no plan.json); run stage 1 with the same config first")
+        self.plan: dict[str, Any] = read_json(self.root / "plan.json")
+        found = (self.plan.get("format"), self.plan.get("version"))
+        if found != (FORMAT, VERSION):
+            raise StaleCache(f"{self.root}: expected format {(FORMAT, VERSION)}, found {found}; make the cache anew")
+        self.plan_digest = digest(self.plan)
+        self._readers: dict[tuple[int, int], ShardReader] = {}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return self.plan["recipe"]
+
+    def require(self, recipe: dict[str, Any], weights_sha256: str | None = None) -> None:
+        """Refuse a cache made from something else than `recipe` (and these weights, where they are known)."""
+        lines = differences(self.recipe, recipe)
+        if weights_sha256 is not None:
+            lines += differences(self.plan["teacher_sha256"], weights_sha256, "teacher weights' sha256")
+        if lines:
+            more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+            raise StaleCache(
+                f"{self.root}: not the cache of this config: {lines[0]}{more}; use another cache.dir or run stage 1"
+            )
+
+    def codec_manifest(self) -> dict[str, Any]:
+        """codec.json, with every file of codec/ checked against it."""
+        manifest = read_json(self.root / "codec.json")
+        for name, sha256 in manifest["files"].items():
+            path = self.root / "codec" / name
+            if not path.is_file() or sha256_file(path) != sha256:
+                raise CorruptCache(f"{path}: missing or altered; delete the cache's codec.json and run stage 1 again")
+        return manifest
+
+    def passes(self) -> list[int]:
+        """Numbers of the complete passes."""
+        manifests = self.root.glob("pass-*/manifest.json")
+        return sorted(int(path.parent.name.removeprefix("pass-")) for path in manifests)
+
+    def manifest(self, cache_pass: int) -> dict[str, Any]:
+        manifest = read_json(pass_folder(self.root, cache_pass) / "manifest.json")
+        if manifest.get("plan") != self.plan_digest:
+            raise StaleCache(f"{self.root}/pass-{cache_pass}: belongs to another plan.json; delete this pass folder")
+        return manifest
+
+    def content(self) -> str:
+        """Digest of everything that a student learns from."""
+        passes = {str(number): digest(self.manifest(number)) for number in self.passes()}
+        parts = {"plan": self.plan_digest, "codec": digest(read_json(self.root / "codec.json")), "passes": passes}
+        return digest(parts)
+
+    def references(self, cache_pass: int) -> list[list[SampleRef]]:
+        """Every sample of a pass, shard by shard, as the pass's plan and manifest have it."""
+        manifest = self.manifest(cache_pass)
+        shards = load_pass_plan(self.root, cache_pass)
+        left_out = {image for image, _ in manifest["quarantine"]}
+        refs = []
+        for number, shard in enumerate(shards):
+            samples = shard.without(left_out).samples
+            refs.append([SampleRef(cache_pass, number, i, *sample) for i, sample in enumerate(samples)])
+        return refs
+
+    def shard(self, cache_pass: int, number: int) -> ShardReader:
+        """The reader of one shard, opened once and checked to belong to this cache."""
+        key = (cache_pass, number)
+        if key not in self._readers:
+            path = pass_folder(self.root, cache_pass) / shard_name(number)
+            reader = ShardReader(path)
+            if reader.sidecar.plan != self.plan_digest:
+                raise StaleCache(f"{path}: belongs to another plan.json; delete it and run stage 1 again")
+            self._readers[key] = reader
+        return self._readers[key]
+
+
+def load_pass_plan(root: Path, cache_pass: int) -> list[ShardPlan]:
+    rows = read_json(pass_folder(root, cache_pass) / "plan.json")
+    return [ShardPlan.from_json(shard) for shard in rows["shards"]]

@@ -1,0 +1,92 @@
+"""Small files that must never be half-written or ambiguous: canonical JSON, atomic commit, digests, the lock."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import CacheError, CorruptCache
+
+
+def canonical(value: Any) -> bytes:
+    """The one way this project writes a JSON value; two equal values have equal bytes."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`, in hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that this project wrote; bytes that are not canonical were altered.
+
+    Raises CacheError where the file is missing, CorruptCache where its bytes are not canonical JSON.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{path}: expected a file of the cache, found {error.strerror or error}") from error
+    try:
+        value = json.loads(raw)
+        intact = canonical(value) == raw
+    except (ValueError, UnicodeDecodeError, RecursionError):
+        intact = False
+    if not intact:
+        raise CorruptCache(f"{path}: not the JSON that was written (truncated or altered); delete it and run stage 1")
+    return value
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Any]:
+    """Binary file that appears under `path` whole and synced, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_file(path) as file:
+        file.write(canonical(value))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the cache folder for writing. The lock dies with the process, so a kill never leaves it behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CacheError(f"{folder}: another process is writing this cache; wait for it or stop it") from error
+        yield

@@ -1,0 +1,81 @@
+"""The manifest of a pass: written last, after every shard has been found whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache.cache import pass_folder, shard_name
+from pipeline.cache.files import sha256_file, write_json
+from pipeline.cache.sidecar import Sidecar, load_sidecar
+from pipeline.errors import CacheError, CorruptCache
+
+
+def shard_done(root: Path, cache_pass: int, number: int, plan: str, samples: list[tuple[int, int]]) -> bool:
+    """Is this shard on disk, whole, of this plan, and does it hold just these (image, view)s?
+
+    Sizes and identities are compared here; bytes were synced before the sidecar appeared, and are checked again by
+    their crc32c whenever they are read. A shard that fails is computed again.
+    """
+    path = pass_folder(root, cache_pass) / shard_name(number)
+    try:
+        sidecar = load_sidecar(path.with_suffix(".json"))
+        size = path.stat().st_size
+    except (CacheError, OSError):
+        return False
+    held = [(extent.image_id, extent.view) for extent in sidecar.samples]
+    return sidecar.plan == plan and size == sidecar.size and held == samples
+
+
+def write_manifest(
+    root: Path, cache_pass: int, plan: str, shards: int, raw_fp16: int, quarantine: list[list[Any]],
+    environment: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """Collect the sidecars of a pass into manifest.json; `environment`: versions behind the pixels. Returns it."""
+    folder = pass_folder(root, cache_pass)
+    sidecars = [load_sidecar(folder / shard_name(n).replace(".tar", ".json")) for n in range(shards)]
+    files = {"plan.json": _file(folder / "plan.json")}
+    for sidecar in sidecars:
+        files[sidecar.shard] = {"bytes": sidecar.size, "sha256": sidecar.sha256}
+        name = sidecar.shard.replace(".tar", ".json")
+        files[name] = _file(folder / name)
+    manifest = {
+        "pass": cache_pass,
+        "plan": plan,
+        "files": files,
+        "samples": sum(len(s.samples) for s in sidecars),
+        "bytes": sum(s.size for s in sidecars),
+        "bytes_by_array": _totals([s.bytes_by_array for s in sidecars]),
+        "raw_fp16_bytes": raw_fp16,
+        "measured": _means(sidecars),
+        "quarantine": quarantine,
+        "environment": environment,
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def verify_pass(root: Path, cache_pass: int, manifest: dict[str, Any]) -> None:
+    """Read every byte of a pass and compare with its manifest. Raises CorruptCache naming the file."""
+    folder = pass_folder(root, cache_pass)
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again")
+        if _file(path) != entry:
+            raise CorruptCache(f"{path}: its sha256 differs from the manifest's; delete it and run stage 1 again")
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _totals(rows: list[dict[str, int]]) -> dict[str, int]:
+    return {key: sum(row[key] for row in rows) for key in (rows[0] if rows else {})}
+
+
+def _means(sidecars: list[Sidecar]) -> dict[str, float]:
+    """Sample-weighted means of what each shard measured."""
+    samples = sum(len(s.samples) for s in sidecars)
+    keys = sidecars[0].measured if sidecars else {}
+    return {key: sum(s.measured[key] * len(s.samples) for s in sidecars) / samples for key in keys}

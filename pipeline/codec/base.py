@@ -1,0 +1,116 @@
+"""What every codec does, and the packing of FPN levels into one axis that all of them share.
+
+Shape legend: B batch, L levels, C channels, K score channels, (H_l, W_l) grid of level l, P positions of all levels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.cache.arrays import ArraySpec
+from pipeline.errors import CodecError
+from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
+
+Sample = dict[str, np.ndarray]
+
+
+class Codec(ABC):
+    """Turns TeacherOutput into arrays of a shard and back.
+
+    `settings` (JSON) and `tables` (arrays, stored once per cache in codec/) are all that decoding needs.
+    """
+
+    name: str
+
+    def __init__(self, settings: dict[str, Any], tables: dict[str, np.ndarray]) -> None:
+        self.settings, self.tables = settings, tables
+        self.channels: int = settings.get("channels", 0)
+        self.score_channels: int = settings.get("score_channels", 0)
+
+    @abstractmethod
+    def calibrate(self, outputs: Iterable[TeacherOutput]) -> None:
+        """Fill `tables` and complete `settings` from a sample of teacher outputs, read once."""
+
+    @abstractmethod
+    def specs(self, levels: Sequence[LevelShapes]) -> list[ArraySpec]:
+        """Arrays of a shard that holds samples of these level shapes."""
+
+    @abstractmethod
+    def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
+        """Arrays of each sample of a batch of equal shapes, and the errors this made (by name, batch mean)."""
+
+    @abstractmethod
+    def decode(self, batch: EncodedBatch) -> TeacherOutput:
+        """On the batch's device; every level on the batch's common canvas, frs = 0 beyond a sample's own grid."""
+
+    def check(self, output: TeacherOutput) -> None:
+        """Refuse what no codec may store: other channel counts than calibrated, NaN, infinity, scores not in [0, 1]."""
+        found = (output.features[0].shape[1], output.scores[0].shape[1])
+        if found != (self.channels, self.score_channels):
+            raise CodecError(f"expected (C, K) = {(self.channels, self.score_channels)}, found {found}")
+        for level, (features, scores) in enumerate(zip(output.features, output.scores)):
+            if not bool(torch.isfinite(features).all() & torch.isfinite(scores).all()):
+                raise CodecError(f"level {level}: the teacher's output holds NaN or infinity")
+            if float(scores.amin()) < 0 or float(scores.amax()) > 1:
+                raise CodecError(f"level {level}: scores outside [0, 1]; are they sigmoid probabilities?")
+
+
+def first_channels(output: TeacherOutput) -> dict[str, int]:
+    return {"channels": output.features[0].shape[1], "score_channels": output.scores[0].shape[1]}
+
+
+def aligned(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple
+
+
+def positions(levels: LevelShapes, multiple: int = 1) -> int:
+    """Positions of all levels, each side rounded up to `multiple`."""
+    return sum(aligned(h, multiple) * aligned(w, multiple) for h, w in levels)
+
+
+def pack(levels: Sequence[Tensor]) -> Tensor:
+    """[(B, X, H_l, W_l)] -> (B, X, P), levels in order, rows first."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2)
+
+
+def unpack(packed: Tensor, shapes: tuple[LevelShapes, ...], multiple: int = 1) -> list[Tensor]:
+    """(B, X, >= P) -> [(B, X, H_l, W_l)] on the common canvas, zeros beyond each sample's own grid.
+
+    With `multiple` the sides of every level, own and canvas, are rounded up to it.
+    """
+    size = [[(aligned(h, multiple), aligned(w, multiple)) for h, w in sample] for sample in shapes]
+    same = all(sample == size[0] for sample in size)
+    common = [(aligned(h, multiple), aligned(w, multiple)) for h, w in canvas(shapes)]
+    out, at = [], [0] * len(shapes)
+    for level, (height, width) in enumerate(common):
+        if same:
+            part = packed[..., at[0] : at[0] + height * width].unflatten(2, (height, width))
+            at[0] += height * width
+        else:
+            part = packed.new_zeros((*packed.shape[:2], height, width))
+            for b, sample in enumerate(size):
+                h, w = sample[level]
+                part[b, :, :h, :w] = packed[b, :, at[b] : at[b] + h * w].unflatten(1, (h, w))
+                at[b] += h * w
+        out.append(part)
+    return out
+
+
+def stack(samples: Sequence[Sample], shapes: Sequence[LevelShapes]) -> EncodedBatch:
+    """Collate samples of one batch; arrays of different shards are padded with zeros to a common shape."""
+    arrays = {}
+    for name in samples[0]:
+        parts = [sample[name] for sample in samples]
+        shape = tuple(max(sides) for sides in zip(*(part.shape for part in parts)))
+        whole = np.zeros((len(parts), *shape), parts[0].dtype)
+        for row, part in zip(whole, parts):
+            row[tuple(slice(0, n) for n in part.shape)] = part
+        # torch has next to no arithmetic for uint16: it travels as int16 and is widened on the device.
+        arrays[name] = torch.from_numpy(whole.view(np.int16) if whole.dtype == np.uint16 else whole)
+    return EncodedBatch(arrays, tuple(shapes))

@@ -1,0 +1,82 @@
+"""Statistics of a sample of views, in one pass and constant memory: means given the map, covariances around them.
+
+Weights are w = m / S_l (S_l: the map's sum over level l of that image), so every image and level counts alike, as in
+the loss. With s_b = sum(w x) and mu_b the mean of bucket b, sum(w (x - mu)(x - mu)^T) needs only sums:
+sum(w x x^T) - sum_b (s_b mu_b^T + mu_b s_b^T - w_b mu_b mu_b^T).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.codec.mapcode import BUCKETS, buckets, decode_map, encode_map
+from pipeline.records import TeacherOutput
+
+PRIOR = 1e-3  # weight of the level's mean in every bucket, in units of one view: steadies buckets seldom met
+
+
+class Moments:
+    """Sums of one tensor over one level: weight and first moment by bucket, second moment in all."""
+
+    def __init__(self, channels: int) -> None:
+        self.weight = np.zeros(BUCKETS)
+        self.first = np.zeros((BUCKETS, channels))
+        self.second = np.zeros((channels, channels))
+
+    def add(self, x: Tensor, weight: Tensor, bucket: Tensor) -> None:
+        """x (N, X), weight (N,), bucket (N,)."""
+        weighted = x * weight[:, None]
+        one_hot = torch.nn.functional.one_hot(bucket, BUCKETS).to(x.dtype)
+        self.first += (one_hot.T @ weighted).double().cpu().numpy()
+        self.weight += (one_hot.T @ weight).double().cpu().numpy()
+        self.second += (x.T @ weighted).double().cpu().numpy()
+
+    def mean(self) -> np.ndarray:
+        """(BUCKETS, X), empty buckets drawn to the level's mean."""
+        level = self.first.sum(axis=0) / max(self.weight.sum(), 1e-30)
+        return (self.first + PRIOR * level) / (self.weight[:, None] + PRIOR)
+
+    def covariance(self, mean: np.ndarray) -> np.ndarray:
+        """(X, X) second moment around `mean`."""
+        cross = self.first.T @ mean
+        return self.second - cross - cross.T + (mean * self.weight[:, None]).T @ mean
+
+
+class Statistics:
+    """Accumulates Moments of features, sqrt(scores) and scores for every level."""
+
+    def __init__(self, levels: int, channels: int, score_channels: int) -> None:
+        self.views = 0
+        self.features = [Moments(channels) for _ in range(levels)]
+        self.roots = [Moments(score_channels) for _ in range(levels)]
+        self.score_sums = np.zeros((levels, BUCKETS, score_channels))
+
+    def add(self, output: TeacherOutput) -> None:
+        self.views += output.frs[0].shape[0]
+        for level, frs in enumerate(output.frs):
+            codes = encode_map(frs)
+            maps = decode_map(codes)
+            weight = (maps / maps.sum(dim=(1, 2), keepdim=True).clamp_min(1e-30)).flatten()
+            bucket = buckets(codes).flatten()
+            features = output.features[level].movedim(1, -1).flatten(0, 2).float()
+            scores = output.scores[level].movedim(1, -1).flatten(0, 2).float()
+            self.features[level].add(features, weight, bucket)
+            self.roots[level].add(scores.sqrt(), weight, bucket)
+            one_hot = torch.nn.functional.one_hot(bucket, BUCKETS).to(scores.dtype)
+            self.score_sums[level] += (one_hot.T @ (scores * weight[:, None])).double().cpu().numpy()
+
+    def result(self) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
+        """Feature means (L, BUCKETS, C), feature covariances per level, sqrt(t0) (L, BUCKETS, K), score covariance."""
+        means = np.stack([moments.mean() for moments in self.features]).astype(np.float32)
+        covs = [moments.covariance(mean.astype(np.float64)) for moments, mean in zip(self.features, means)]
+        score_means = []
+        for moments, sums in zip(self.roots, self.score_sums):
+            level = sums.sum(axis=0) / max(moments.weight.sum(), 1e-30)
+            score_means.append(np.sqrt((sums + PRIOR * level) / (moments.weight[:, None] + PRIOR)))
+        roots = np.stack(score_means).astype(np.float32)
+        pooled = np.sum(
+            [moments.covariance(mean.astype(np.float64)) for moments, mean in zip(self.roots, roots)], axis=0
+        )
+        return means, covs, roots, pooled

@@ -1,0 +1,44 @@
+"""The exact codec: float32 in, the same float32 out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pipeline.cache.arrays import ArraySpec
+from pipeline.codec.base import Codec, Sample, first_channels, pack, positions, unpack
+from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
+
+
+class Lossless(Codec):
+    """Features (P, C), scores (P, K) and FRS map (P,), all float32, behind byte shuffle and zstd."""
+
+    name = "lossless"
+
+    def calibrate(self, outputs: Iterable[TeacherOutput]) -> None:
+        sizes = first_channels(next(iter(outputs)))
+        self.settings.update(sizes)
+        self.channels, self.score_channels = sizes["channels"], sizes["score_channels"]
+
+    def specs(self, levels: Sequence[LevelShapes]) -> list[ArraySpec]:
+        p, zstd = max(positions(sample) for sample in levels), self.settings["zstd"]
+        return [
+            ArraySpec("features", (p, self.channels), "float32", ("position", "channel"), zstd),
+            ArraySpec("scores", (p, self.score_channels), "float32", ("position", "score_channel"), zstd),
+            ArraySpec("frs", (p,), "float32", ("position",), zstd),
+        ]
+
+    def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
+        self.check(output)
+        features = pack(output.features).transpose(1, 2).float().cpu().numpy()
+        scores = pack(output.scores).transpose(1, 2).float().cpu().numpy()
+        frs = pack([m[:, None] for m in output.frs])[:, 0].float().cpu().numpy()
+        samples = [{"features": f, "scores": s, "frs": m} for f, s, m in zip(features, scores, frs)]
+        return samples, {"features_error": 0.0, "scores_error": 0.0}
+
+    def decode(self, batch: EncodedBatch) -> TeacherOutput:
+        frs = unpack(batch.arrays["frs"][:, None], batch.levels)
+        return TeacherOutput(
+            unpack(batch.arrays["features"].transpose(1, 2), batch.levels),
+            unpack(batch.arrays["scores"].transpose(1, 2), batch.levels),
+            [level[:, 0] for level in frs],
+        )

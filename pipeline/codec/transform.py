@@ -1,0 +1,87 @@
+"""The arithmetic of the frs codec: block DCT, KLT basis, step sizes, zigzag. Pure functions on torch tensors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.errors import CodecError
+
+BLOCK = 4
+LARGEST = 32767  # zigzag of larger magnitudes would not fit uint16
+
+
+def dct_matrix(device: torch.device | str = "cpu") -> Tensor:
+    """(4, 4) orthonormal DCT-II; row = frequency."""
+    n = torch.arange(BLOCK, dtype=torch.float64)
+    matrix = torch.cos(math.pi / BLOCK * (n[None] + 0.5) * n[:, None]) * math.sqrt(2 / BLOCK)
+    matrix[0] /= math.sqrt(2)
+    return matrix.to(device=device, dtype=torch.float32)
+
+
+def to_blocks(x: Tensor) -> Tensor:
+    """Zero-pad (..., H, W) at the end so that both sides are multiples of 4."""
+    return F.pad(x, (0, -x.shape[-1] % BLOCK, 0, -x.shape[-2] % BLOCK))
+
+
+def dct(x: Tensor, inverse: bool = False) -> Tensor:
+    """4x4 block DCT of (B, R, H, W), sides multiples of 4; coefficients stay at their block's place."""
+    matrix = dct_matrix(x.device)
+    matrix = matrix.T if inverse else matrix
+    b, r, h, w = x.shape
+    blocks = x.reshape(b, r, h // BLOCK, BLOCK, w // BLOCK, BLOCK)
+    blocks = torch.einsum("ij,brhjwk->brhiwk", matrix, blocks)
+    return torch.einsum("ij,brhkwj->brhkwi", matrix, blocks).reshape(b, r, h, w)
+
+
+def klt(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvectors (columns, float32) of a symmetric (C, C) matrix by falling eigenvalue, and the eigenvalues.
+
+    The sign of each vector is fixed (largest entry positive): LAPACK leaves it open.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    peak = np.abs(vectors).argmax(axis=0)
+    signs = np.sign(vectors[peak, np.arange(vectors.shape[1])])
+    return (vectors * signs).astype(np.float32), values
+
+
+def rank_of_energy(values: np.ndarray, energy: float) -> int:
+    """How many leading eigenvalues hold this share of their sum (at least one)."""
+    total = values.sum()
+    if total <= 0:
+        return 1
+    return int(np.searchsorted(np.cumsum(values) / total, energy) + 1)
+
+
+def steps(frs: list[Tensor], step: float) -> list[Tensor]:
+    """Quantiser step of every level, (B, 1, 1, 1): step * S_l^0.5 * (sum_l S_l)^-0.3, S_l = sum of the map.
+
+    S_l divides the loss of level l, so equal error in the loss means steps in proportion to its root; the second
+    factor keeps the gradient's error the same as images grow. Where a level's map is all zero nothing is coded.
+    """
+    sums = [m.sum(dim=(1, 2)) for m in frs]
+    total = torch.stack(sums).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = total**-0.3
+    return [
+        torch.where(s > 0, step * s.sqrt() * scale, torch.ones_like(s))[:, None, None, None] for s in sums
+    ]
+
+
+def zigzag(q: Tensor) -> Tensor:
+    """Signed whole numbers (float) -> int32 in [0, 65535]: 0, -1, 1, -2 ... Raises CodecError rather than clip."""
+    largest = float(q.abs().amax()) if q.numel() else 0.0
+    if not largest <= LARGEST:
+        raise CodecError(f"quantised value {largest:.0f} beyond {LARGEST}: the step is too fine for this tensor")
+    q = q.to(torch.int32)
+    return (q << 1) ^ (q >> 31)
+
+
+def unzigzag(stored: Tensor) -> Tensor:
+    """int16 bits as they come from a uint16 array -> float32."""
+    z = stored.to(torch.int32) & 0xFFFF
+    return ((z >> 1) ^ -(z & 1)).float()

@@ -1,0 +1,157 @@
+"""One config for both stages: mmdet's own keys stay as they are, ours stand beside them in four sections.
+
+`teacher=` who teaches, `views=` what it sees, `cache=` where its outputs lie and how, `distill=` how a student learns
+from them. Sections become frozen dataclasses here; config objects go no further down than this.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.codec import codec_settings
+from pipeline.errors import ConfigError
+from pipeline.mm import Config, plain
+
+
+@dataclass(frozen=True)
+class TeacherSection:
+    """`name` of mmdet's zoo, or `config` and `checkpoint` files (a checkpoint also overrides the zoo's weights).
+
+    `min_map`: COCO mAP, a fraction, that the teacher must reach on `gate_images` of the val set before anything is
+    cached. `source`: where stage 2 gets the teacher's outputs, 'cache' or 'live'.
+    """
+
+    name: str | None = None
+    config: str | None = None
+    checkpoint: str | None = None
+    source: str = "cache"
+    min_map: float = 0.2
+    gate_images: int = 500
+    tf32: bool = False
+
+
+@dataclass(frozen=True)
+class ViewsSection:
+    """`count`: number of seeded draws where the transforms draw from ranges; finite sets of views count themselves."""
+
+    seed: int = 520
+    count: int | None = None
+    check: str = "exact"
+    tolerance: float = 8.0
+
+
+@dataclass(frozen=True)
+class CacheSection:
+    """`passes`: how many passes stage 1 makes (default: one for each view). `quarantine`: go on past broken images."""
+
+    dir: str
+    codec: dict[str, Any] = field(default_factory=lambda: {"type": "frs"})
+    passes: int | None = None
+    batch_size: int = 8
+    shard_samples: int = 256
+    calibration_views: int = 256
+    workers: int = 2
+    quarantine: bool = False
+
+
+@dataclass(frozen=True)
+class DistillSection:
+    """Weights of the two losses, and the iterations over which both rise linearly from 0 (method.md's table)."""
+
+    feature_weight: float
+    score_weight: float
+    warmup_iters: int = 500
+
+
+@dataclass(frozen=True)
+class Sections:
+    teacher: TeacherSection
+    views: ViewsSection
+    cache: CacheSection
+    distill: DistillSection
+
+
+KINDS = {"teacher": TeacherSection, "views": ViewsSection, "cache": CacheSection, "distill": DistillSection}
+CHOICES = {"teacher.source": ("cache", "live"), "views.check": ("exact", "close")}
+AT_LEAST = {
+    "teacher.gate_images": 1, "views.count": 1, "views.tolerance": 0, "cache.passes": 1, "cache.batch_size": 1,
+    "cache.shard_samples": 1, "cache.calibration_views": 1, "cache.workers": 0, "distill.warmup_iters": 0,
+    "distill.feature_weight": 0, "distill.score_weight": 0, "teacher.min_map": 0, "views.seed": 0,
+}  # fmt: skip
+
+
+def suggest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def section(name: str, values: Any) -> Any:
+    """One of our sections as its dataclass. Raises ConfigError naming the key."""
+    kind = KINDS[name]
+    known = {f.name: f for f in fields(kind)}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: expected a dict, found {type(values).__name__}")
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{name}.{key}: unknown key; {suggest(key, known)}")
+        _check_value(f"{name}.{key}", str(known[key].type), value)
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    for key in missing:
+        if key not in values:
+            raise ConfigError(f"{name}.{key}: missing; add it to the config")
+    return kind(**values)
+
+
+def _check_value(where: str, kind: str, value: Any) -> None:
+    wanted = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict[str, Any]": dict}
+    if value is None and kind.endswith("| None"):
+        return
+    base = kind.removesuffix(" | None")
+    if not isinstance(value, wanted[base]) or (isinstance(value, bool) and base != "bool"):
+        raise ConfigError(f"{where}: expected {kind}, found {value!r}")
+    if where in CHOICES and value not in CHOICES[where]:
+        raise ConfigError(f"{where}: expected one of {CHOICES[where]}, found {value!r}")
+    if where in AT_LEAST and value < AT_LEAST[where]:
+        raise ConfigError(f"{where}: expected at least {AT_LEAST[where]}, found {value!r}")
+
+
+def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Config, Sections]:
+    """Read a config file, apply --cfg-options, check our sections.
+
+    Raises ConfigError: no such file, not a config, unknown key, value out of range.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such config file")
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program: anything may go wrong inside it
+        raise ConfigError(f"{path}: cannot be read as a config: {_last_line(error)}") from error
+    for key in options or {}:
+        top = key.split(".")[0]
+        if top not in cfg and top not in KINDS:
+            raise ConfigError(f"--cfg-options {key}: unknown key; {suggest(top, [*cfg.keys(), *KINDS])}")
+    try:
+        cfg.merge_from_dict(options or {})
+    except Exception as error:
+        raise ConfigError(f"--cfg-options: {_last_line(error)}") from error
+    for key in cfg:
+        close = difflib.get_close_matches(key, KINDS, n=1, cutoff=0.8)
+        if close and key not in KINDS:
+            raise ConfigError(f"{path}: unknown key {key!r}; did you mean {close[0]!r}?")
+    for needed in ("model", "train_dataloader", *KINDS):
+        if needed not in cfg and needed != "views":
+            raise ConfigError(f"{path}: section {needed!r} is missing")
+    found = {name: section(name, cfg.get(name, {})) for name in KINDS}
+    sections = Sections(**found)
+    if (sections.teacher.name is None) == (sections.teacher.config is None):
+        raise ConfigError("teacher: give either name= (of mmdet's zoo) or config= (with checkpoint=)")
+    codec_settings(plain(dict(sections.cache.codec)))
+    return cfg, sections
+
+
+def _last_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[-1] if text else ''}".rstrip(": ")

@@ -1,0 +1,66 @@
+"""Hooks: checkpoints that stock mmdet loads, the stream's epoch, the warm-up's iteration, the last metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from pipeline.distill.distiller import Distiller
+from pipeline.errors import StudentError
+
+STUDENT, ADAPTERS = "student.", "adapters."
+
+
+def distiller_of(model: Any) -> Distiller:
+    return model.module if is_model_wrapper(model) else model
+
+
+class StudentCheckpoint(Hook):
+    """Checkpoints hold the student under its own names; adapters and digests lie apart under 'frs'.
+
+    mmengine's training history holds pickled objects: it is left out, so that checkpoints are plain data and load
+    with weights_only=True.
+    """
+
+    def __init__(self, provenance: dict[str, Any]) -> None:
+        self.provenance = provenance
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k.removeprefix(STUDENT): v for k, v in state.items() if k.startswith(STUDENT)}
+        adapters = {k.removeprefix(ADAPTERS): v for k, v in state.items() if k.startswith(ADAPTERS)}
+        checkpoint["frs"] = {"adapters": adapters, **self.provenance}
+        checkpoint.pop("message_hub", None)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        state = {STUDENT + k: v for k, v in checkpoint["state_dict"].items()}
+        state |= {ADAPTERS + k: v for k, v in checkpoint.get("frs", {}).get("adapters", {}).items()}
+        wanted = distiller_of(runner.model).state_dict()
+        wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+        wrong += [k for k in wanted.keys() ^ state.keys() if k.startswith(STUDENT)]
+        if wrong:
+            raise StudentError(f"checkpoint does not fit the student: {len(wrong)} keys differ (first: {wrong[0]})")
+        checkpoint["state_dict"] = state
+        checkpoint.setdefault("message_hub", runner.message_hub.state_dict())
+
+
+class StreamHook(Hook):
+    """Tells the stream its epoch and the distiller its iteration; remembers what validation found."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] | None = None
+        self.images = 0
+
+    def before_train_epoch(self, runner: Any) -> None:
+        runner.train_dataloader.dataset.set_epoch(runner.epoch)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        distiller_of(runner.model).iteration = runner.iter
+        self.images += len(data_batch["inputs"])
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        self.metrics = {k.rsplit("/", 1)[-1]: float(v) for k, v in (metrics or {}).items()}

@@ -1,0 +1,43 @@
+"""Feature richness: the map and the two losses of "Distilling Object Detectors with Feature Richness" (NeurIPS 2021).
+
+Shape legend: B batch, C channels, K score channels, (H, W) grid of one FPN level. arXiv 2111.00674, section 3; the
+reference implementation is duzhixing/FRS.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.records import TeacherOutput
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+def frs_map(scores: Tensor) -> Tensor:
+    """(B, K, H, W) sigmoid class scores -> (B, H, W): how sure the teacher is of any object, at any anchor."""
+    return scores.amax(dim=1)
+
+
+def feature_loss(teacher: Tensor, adapted: Tensor, frs: Tensor) -> Tensor:
+    """sum(m (y - a)^2) / sum(m) of one level; y, a (B, C, H, W), m (B, H, W). 0 where m is zero everywhere."""
+    return (frs[:, None] * (teacher - adapted).square()).sum() / frs.sum().clamp_min(TINY)
+
+
+def score_loss(teacher: Tensor, logits: Tensor, frs: Tensor) -> Tensor:
+    """sum(m BCE(sigmoid(s), t)) / sum(m) of one level; t, s (B, K, H, W), m (B, H, W).
+
+    A decoded t may leave [0, 1] by its codec error: the logits' form of BCE is linear in t and takes it as it is.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, teacher, reduction="none")
+    return (frs[:, None] * entropy).sum() / frs.sum().clamp_min(TINY)
+
+
+def frs_losses(target: TeacherOutput, adapted: list[Tensor], logits: list[Tensor]) -> dict[str, Tensor]:
+    """Both losses, summed over the levels, before their weights. Computed in float32 also under AMP."""
+    rows = list(zip(target.features, target.scores, target.frs, adapted, logits))
+    return {
+        "loss_frs_feature": sum((feature_loss(y, a.float(), m) for y, _, m, a, _ in rows)),
+        "loss_frs_score": sum((score_loss(t, s.float(), m) for _, t, m, _, s in rows)),
+    }

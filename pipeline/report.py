@@ -1,0 +1,100 @@
+"""What a cache and a run are, in a few lines for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.manifest import verify_pass
+
+
+def stage1_table(root: str, summary: dict[str, Any]) -> str:
+    """The last words of stage 1."""
+    lines = [
+        f"cache    {root}",
+        f"holds    {summary['images']} images, {summary['views']} views in {summary['passes']} passes, "
+        f"{summary['bytes'] / 1e6:.1f} MB",
+        f"view     {summary['bytes_per_view'] / 1e3:.1f} kB, {summary['ratio_to_fp16']:.1f} times smaller than fp16",
+        f"took     {summary['seconds']:.0f} s for {summary['views_computed']} views",
+        f"content  {summary['content'][:16]}",
+    ]
+    if summary["quarantined"]:
+        lines.insert(2, f"missing  {summary['quarantined']} views in quarantine (pass-*/quarantine.json)")
+    return "\n".join(lines)
+
+
+def describe(root: str | Path) -> dict[str, Any]:
+    """Everything `info` knows about a cache."""
+    cache = Cache(root)
+    manifests = {number: cache.manifest(number) for number in cache.passes()}
+    parts: dict[str, int] = {}
+    for manifest in manifests.values():
+        for name, size in manifest["bytes_by_array"].items():
+            parts[name] = parts.get(name, 0) + size
+    size = sum(m["bytes"] for m in manifests.values())
+    images = {ref.image_id for number in manifests for shard in cache.references(number) for ref in shard}
+    return {
+        "cache": str(cache.root),
+        "format": [cache.plan["format"], cache.plan["version"]],
+        "images": len(images),
+        "views": sum(m["samples"] for m in manifests.values()),
+        "passes": {number: m["samples"] for number, m in manifests.items()},
+        "bytes": size,
+        "bytes_by_tensor": {**parts, "overhead": size - sum(parts.values())},
+        "fp16_bytes": sum(m["raw_fp16_bytes"] for m in manifests.values()),
+        "codec": cache.codec_manifest()["settings"],
+        "measured": {number: m["measured"] for number, m in manifests.items()},
+        "quarantine": sum(len(m["quarantine"]) for m in manifests.values()),
+        "teacher": {**cache.recipe["teacher"], "sha256": cache.plan["teacher_sha256"]},
+        "annotations_sha256": cache.recipe["data"]["annotations_sha256"],
+        "recipe": cache.plan["recipe_digest"],
+        "content": cache.content(),
+    }
+
+
+def info_table(found: dict[str, Any]) -> str:
+    """`describe` for a terminal."""
+    views = max(1, found["views"])
+    lines = [
+        f"cache    {found['cache']} ({found['format'][0]} {found['format'][1]})",
+        f"images   {found['images']}, {found['views']} views in {len(found['passes'])} complete passes",
+        f"bytes    {found['bytes'] / 1e6:.1f} MB, {found['bytes'] / views / 1e3:.1f} kB a view, "
+        f"{found['fp16_bytes'] / max(1, found['bytes']):.1f} times smaller than fp16",
+    ]
+    for name, size in found["bytes_by_tensor"].items():
+        lines.append(f"  {name:10} {size / views / 1e3:8.2f} kB a view  {100 * size / max(1, found['bytes']):5.1f}%")
+    for number, errors in found["measured"].items():
+        text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in errors.items())
+        lines.append(f"pass {number}   {found['passes'][number]} views; relative rms of the quantised coefficients: {text}")
+    lines += [
+        f"codec    {found['codec']['type']} {({k: v for k, v in found['codec'].items() if k != 'type'})}",
+        f"teacher  {found['teacher']['name']}, weights {found['teacher']['sha256'][:16]}",
+        f"recipe   {found['recipe'][:16]}",
+        f"content  {found['content'][:16]}",
+    ]
+    return "\n".join(lines)
+
+
+def verify(root: str | Path) -> dict[str, Any]:
+    """Read every file of a cache and compare it with its manifest. Raises CorruptCache naming the first that differs."""
+    cache = Cache(root)
+    manifests = {number: cache.manifest(number) for number in cache.passes()}
+    files = len(cache.codec_manifest()["files"])
+    for number, manifest in manifests.items():
+        verify_pass(cache.root, number, manifest)
+        files += len(manifest["files"])
+    return {"cache": str(cache.root), "files": files, "bytes": sum(m["bytes"] for m in manifests.values())}
+
+
+def stage2_table(summary: dict[str, Any]) -> str:
+    """The last words of stage 2."""
+    source = f"cache {summary['content'][:16]}" if summary["content"] else "live teacher"
+    if summary.get("views_check") == "close":
+        source += " (views.check='close': pixels were compared by thumbnail only)"
+    return "\n".join([
+        f"student  mAP {summary['mAP']:.3f}, AP50 {summary['AP50']:.3f} after {summary['epochs']} epochs",
+        f"taught   by {source}",
+        f"took     {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} images/s",
+        f"results  {summary['work_dir']}",
+    ])  # fmt: skip

@@ -1,0 +1,132 @@
+"""One shard, from planned views to a committed tar: load, run the teacher, encode, compress, append."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.cache.arrays import ArraySpec, encode_chunk
+from pipeline.cache.plan import ShardPlan
+from pipeline.cache.writer import ShardWriter, shard_head
+from pipeline.codec.base import Codec
+from pipeline.data import Images
+from pipeline.errors import DataError, PipelineError
+from pipeline.records import RECORD_COLUMNS, THUMBNAIL, ViewRecord
+from pipeline.teacher import Teacher
+from pipeline.views import Views
+
+Batch = tuple[tuple[int, int], tuple[tuple[int, int], ...]]  # padded shape, ((image id, view), ...)
+
+
+class ViewDataset(Dataset):
+    """Batches of views, loaded in worker processes. A user's error travels as a value: torch would wrap it."""
+
+    def __init__(self, images: Images, views: Views, batches: list[Batch]) -> None:
+        self.images, self.views, self.batches = images, views, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> list[Any]:
+        loaded: list[Any] = []
+        for image, view in self.batches[index][1]:
+            try:
+                inputs, _, record = self.views.replay(self.images.info(image), view)
+                loaded.append((inputs, record))
+            except PipelineError as error:
+                loaded.append(error)
+        return loaded
+
+
+class ViewLoader:
+    """Iterates over planned batches in order, whatever the number of workers."""
+
+    def __init__(self, images: Images, views: Views, batches: list[Batch], workers: int) -> None:
+        self._batches = batches
+        dataset = ViewDataset(images, views, batches)
+        workers = min(workers, len(batches))
+        self._loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+
+    def batches(self, skip_broken: bool = False) -> Iterator[tuple[Batch, list[Tensor], list[ViewRecord]]]:
+        """(planned batch, views, records). Raises the DataError of a broken image unless told to skip it."""
+        for batch, loaded in zip(self._batches, self._loader):
+            errors = [item for item in loaded if isinstance(item, Exception)]
+            if errors and not skip_broken:
+                raise errors[0]
+            good = [item for item in loaded if not isinstance(item, Exception)]
+            for _, record in good:
+                if record.pad_shape != batch[0]:
+                    raise DataError(
+                        f"image {record.image_id}, view {record.view}: planned with padded shape {batch[0]}, came out "
+                        f"as {record.pad_shape}; do the sizes in the annotation file fit the images?"
+                    )
+            if good:
+                yield batch, [view for view, _ in good], [record for _, record in good]
+
+    def broken(self) -> Iterator[tuple[int, Exception]]:
+        """(image id, error) of every view that cannot be loaded."""
+        for (_, samples), loaded in zip(self._batches, self._loader):
+            for (image, _), item in zip(samples, loaded):
+                if isinstance(item, Exception):
+                    yield image, item
+
+
+def record_specs(levels: int) -> list[ArraySpec]:
+    """The two arrays that every codec's shards share: who the sample is, and what it looked like."""
+    columns = len(RECORD_COLUMNS) + 2 * levels
+    side = ("row", "column", "bgr")
+    return [
+        ArraySpec("record", (columns,), "int64", ("field",)),
+        ArraySpec("thumbnail", (THUMBNAIL, THUMBNAIL, 3), "uint8", side),
+    ]
+
+
+def record_columns(levels: int) -> list[str]:
+    return [*RECORD_COLUMNS, *(f"level{n}_{side}" for n in range(levels) for side in ("height", "width"))]
+
+
+def write_shard(
+    teacher: Teacher, codec: Codec, loader: ViewLoader, shard: ShardPlan, path: Path, identity: dict[str, Any],
+    codec_digest: str, advance: Callable[[int, int], None],
+) -> None:  # fmt: skip
+    """Compute one shard and commit it with its sidecar. Nothing appears under its name if this fails."""
+    levels = [teacher.levels(pad) for _, _, pad in shard.samples]
+    depth = len(levels[0]) if levels else 0
+    specs = [*codec.specs(levels), *record_specs(depth)] if levels else []
+    attributes = {
+        **identity, "codec_digest": codec_digest, "codec": codec.settings, "levels": depth,
+        "arrays": [spec.name for spec in specs], "record_columns": record_columns(depth),
+    }  # fmt: skip
+    rows = [(image, view) for image, view, _ in shard.samples]
+    index = {
+        "image_id": (np.array([image for image, _ in rows], np.int64), ("sample",)),
+        "view": (np.array([view for _, view in rows], np.int64), ("sample",)),
+        "shapes": (np.array(levels, np.int64).reshape(len(rows), depth, 2), ("sample", "level", "side")),
+    }
+    head = shard_head(specs, attributes, len(rows), index if rows else {})
+    errors: dict[str, float] = {}
+    with (
+        ShardWriter(path, specs, head, identity["plan"], codec_digest) as writer,
+        ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
+    ):
+        for _, views, records in loader.batches():
+            output = teacher(views)
+            samples, measured = codec.encode(output)
+            for name, value in measured.items():
+                errors[name] = errors.get(name, 0.0) + value * len(samples)
+            for sample, record in zip(samples, records):
+                sample["record"], sample["thumbnail"] = record.row(output.levels), record.thumbnail
+            encode = lambda sample: {spec.name: encode_chunk(spec, sample[spec.name]) for spec in specs}  # noqa: E731
+            size = 0
+            for record, chunks in zip(records, pool.map(encode, samples)):
+                writer.add(record.image_id, record.view, chunks)
+                size += sum(map(len, chunks.values()))
+            advance(len(samples), size)
+        writer.measured = {name: total / len(rows) for name, total in errors.items()}

@@ -1,0 +1,101 @@
+"""The webdataset pipeline of stage 2: schedule, strict reading, replay and check, collate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset as wds
+from torch.utils.data import DataLoader, get_worker_info
+
+from pipeline.cache.cache import Cache
+from pipeline.codec.base import stack
+from pipeline.data import Images
+from pipeline.records import SampleRef, ViewRecord
+from pipeline.replay import check_replay
+from pipeline.stream.schedule import Batch, epoch_batches, rank_batches
+from pipeline.views import Views
+
+Read = list[tuple[SampleRef, dict[str, np.ndarray] | None]]
+
+
+@dataclass
+class StreamSource:
+    """Where samples come from. `passes[n]`: the shards of pass n; `cache` is None where the teacher is live."""
+
+    passes: dict[int, list[list[SampleRef]]]
+    images: Images
+    views: Views
+    cache: Cache | None
+    check: str
+    tolerance: float
+    made_with: dict[int, dict[str, str]]
+
+
+class Stream(wds.DataPipeline):
+    """Ready batches {'inputs', 'data_samples', 'teacher'} of one epoch, for DataLoader(batch_size=None).
+
+    `teacher` is the EncodedBatch of the cache, or None where the teacher is live. Workers take turns, so the order
+    of batches is the schedule's for any number of them. Raises CorruptCache, ReplayMismatch, DataError.
+    """
+
+    def __init__(self, source: StreamSource, batch_size: int, seed: int) -> None:
+        super().__init__(self._schedule, self._read, self._replay)
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.metainfo = source.images.metainfo
+        self._rank, self._world = 0, 1
+        # Shared memory, so that workers which outlive an epoch learn of the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._planned: tuple[int, list[Batch]] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def set_rank(self, rank: int, world: int) -> None:
+        self._rank, self._world = rank, world
+
+    def batches(self) -> list[Batch]:
+        """This rank's batches of the current epoch."""
+        epoch = int(self._epoch)
+        if self._planned is None or self._planned[0] != epoch:
+            numbers = sorted(self.source.passes)
+            shards = self.source.passes[numbers[epoch % len(numbers)]]
+            self._planned = (epoch, epoch_batches(shards, self.seed, epoch, self.batch_size))
+        return rank_batches(self._planned[1], self._rank, self._world)
+
+    def __len__(self) -> int:
+        return len(self.batches())
+
+    def _schedule(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        yield from self.batches()[first::step]
+
+    def _read(self, batches: Iterable[Batch]) -> Iterator[Read]:
+        cache = self.source.cache
+        for batch in batches:
+            yield [(ref, cache.shard(ref.cache_pass, ref.shard).read(ref.index) if cache else None) for ref in batch]
+
+    def _replay(self, read: Iterable[Read]) -> Iterator[dict[str, Any]]:
+        for samples in read:
+            inputs, data_samples, arrays, levels = [], [], [], []
+            for ref, stored in samples:
+                view, data_sample, record = self.source.views.replay(self.source.images.info(ref.image_id), ref.view)
+                inputs.append(view)
+                data_samples.append(data_sample)
+                if stored is not None:
+                    cached, shapes = ViewRecord.from_row(stored.pop("record"), stored.pop("thumbnail"))
+                    made_with = self.source.made_with[ref.cache_pass]
+                    check_replay(cached, record, self.source.check, self.source.tolerance, made_with)
+                    arrays.append(stored)
+                    levels.append(shapes)
+            teacher = stack(arrays, levels) if arrays else None
+            yield {"inputs": inputs, "data_samples": data_samples, "teacher": teacher}
+
+
+def stream_loader(stream: Stream, workers: int) -> DataLoader:
+    """A DataLoader that mmengine's Runner takes as it is."""
+    return DataLoader(stream, batch_size=None, num_workers=workers)

@@ -1,0 +1,48 @@
+"""The gate: a teacher that was not really loaded is the field's classic silent failure, so its mAP is measured first."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from typing import Any
+
+import torch
+from mmengine.runner import Runner
+from torch import nn
+
+from pipeline.data import annotation_path, check_annotations
+from pipeline.errors import ConfigError, TeacherError
+from pipeline.mm import METRICS, Config, build
+
+
+def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
+    """COCO mAP and AP50 (fractions) of a detector on the first `images` images of the config's val set."""
+    if "val_dataloader" not in cfg or "val_evaluator" not in cfg:
+        raise ConfigError("val_dataloader and val_evaluator are needed to measure the teacher before it is cached")
+    loader_cfg = copy.deepcopy(cfg.val_dataloader)
+    check_annotations(annotation_path(loader_cfg.dataset), None)
+    loader_cfg.dataset.indices = images
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its table
+        loader = Runner.build_dataloader(loader_cfg, seed=0)
+        metric: Any = build(METRICS, cfg.val_evaluator, "val_evaluator")
+        metric.dataset_meta = loader.dataset.metainfo
+        with torch.no_grad():
+            for batch in loader:
+                metric.process(batch, [sample.to_dict() for sample in detector.test_step(batch)])  # type: ignore
+        # Only what was shown to the teacher may count: by default CocoMetric scores the whole annotation file.
+        dataset: Any = loader.dataset
+        metric.img_ids = [dataset.get_data_info(i)["img_id"] for i in range(len(dataset))]
+        result = metric.evaluate(len(dataset))
+    found = {key.rsplit("/", 1)[-1]: float(value) for key, value in result.items()}
+    # Without a single detection the metric returns nothing at all.
+    return {"mAP": found.get("bbox_mAP", 0.0), "AP50": found.get("bbox_mAP_50", 0.0), "images": len(dataset)}
+
+
+def require(measured: dict[str, float], minimum: float) -> None:
+    """Raise TeacherError below the configured minimum."""
+    if not measured["mAP"] >= minimum:
+        raise TeacherError(
+            f"teacher: mAP {measured['mAP']:.3f} on {measured['images']} val images, teacher.min_map asks for "
+            f"{minimum:.3f}; are these the right weights, classes and data? Nothing was cached"
+        )

@@ -1,0 +1,54 @@
+"""Where FRS looks in a detector: the neck's output, and the class logits that are dense over the FPN.
+
+One-stage detectors: the logits of bbox_head. Two-stage ones: the RPN's objectness, never the RoI head's scores.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from pipeline.records import LevelShapes
+
+
+def class_head(detector: nn.Module) -> nn.Module:
+    """The dense head whose first output is the list of class logits, one (B, K_l, H_l, W_l) per level."""
+    head = getattr(detector, "rpn_head", None) or getattr(detector, "bbox_head", None)
+    if getattr(detector, "neck", None) is None or head is None:
+        raise ConfigError(
+            f"{type(detector).__name__}: expected a detector with a neck and a dense bbox_head or rpn_head"
+        )
+    if not getattr(head, "use_sigmoid_cls", True):
+        raise ConfigError(f"{type(head).__name__}: FRS needs sigmoid class scores, this head uses softmax")
+    return head
+
+
+def class_logits(output: Any) -> list[Tensor]:
+    """The class logits in what a dense head returns."""
+    logits = output[0] if isinstance(output, tuple | list) else None
+    if not isinstance(logits, tuple | list) or not all(isinstance(x, Tensor) and x.dim() == 4 for x in logits):
+        raise ConfigError("class head: expected a first output with one (B, K, H, W) tensor for each FPN level")
+    return list(logits)
+
+
+def class_count(detector: nn.Module) -> int | None:
+    """Classes that a detector predicts."""
+    roi_head = getattr(detector, "roi_head", None)
+    head = getattr(roi_head, "bbox_head", None) if roi_head is not None else getattr(detector, "bbox_head", None)
+    return getattr(head, "num_classes", None)
+
+
+def output_shapes(detector: nn.Module, pad_shape: tuple[int, int]) -> tuple[LevelShapes, int, int]:
+    """(level shapes, C, K) for a padded view, worked out without computing anything (torch's meta device)."""
+    ghost = copy.deepcopy(detector).to("meta").eval()
+    with torch.no_grad():
+        features = ghost.extract_feat(torch.empty((1, 3, *pad_shape), device="meta"))  # type: ignore[operator]
+        logits = class_logits(class_head(ghost)(features))
+    levels = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
+    if [tuple(x.shape[2:]) for x in logits] != list(levels) or len({x.shape[1] for x in logits}) != 1:
+        raise ConfigError("class head: its levels differ from the neck's; FRS weighs a feature by the score at its place")
+    return levels, int(features[0].shape[1]), int(logits[0].shape[1])

@@ -1,0 +1,94 @@
+"""A frozen teacher: backbone, neck and class head. No NMS, no box decoding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import TeacherError
+from pipeline.frs import frs_map
+from pipeline.mm import MODELS, build
+from pipeline.records import LevelShapes, TeacherOutput
+from pipeline.teacher.heads import class_count, class_head, class_logits, output_shapes
+from pipeline.teacher.weights import classes_of, load_strict, read_checkpoint
+from pipeline.teacher.zoo import TeacherSpec
+from pipeline.views import PAD, padded
+
+
+class Teacher:
+    """Callable: views of one padded shape in, TeacherOutput out.
+
+    classes: the dataset's, in label order. Raises TeacherError where weights, config and classes do not fit.
+    """
+
+    def __init__(
+        self, spec: TeacherSpec, classes: tuple[str, ...], device: torch.device, tf32: bool = False
+    ) -> None:
+        path: Path = spec.weights()
+        state, meta = read_checkpoint(path)
+        model = copy.deepcopy(spec.cfg.model)
+        model.backbone.pop("init_cfg", None)  # weights come from the checkpoint alone
+        # Views are padded on their own to this, whatever the teacher was trained with.
+        model.data_preprocessor.update(pad_size_divisor=PAD, batch_augments=None)
+        self.detector = build(MODELS, model, "teacher")
+        load_strict(self.detector, state, path)
+        trained_on, count = classes_of(meta), class_count(self.detector)
+        if trained_on is not None and trained_on != classes:
+            raise TeacherError(
+                f"{path}: trained on {len(trained_on)} classes {trained_on[:3]}..., the dataset has {len(classes)} "
+                f"{classes[:3]}...: the label order must be the same"
+            )
+        if count != len(classes):
+            raise TeacherError(f"teacher predicts {count} classes, the dataset has {len(classes)}")
+        self._head = class_head(self.detector)
+        self.detector.to(device).eval().requires_grad_(False)
+        self.detector.dataset_meta = {"classes": classes}
+        self.device, self._tf32 = device, tf32
+        self._levels: dict[tuple[int, int], LevelShapes] = {}
+
+    def levels(self, pad_shape: tuple[int, int]) -> LevelShapes:
+        """FPN grids for a padded view (H, W)."""
+        if pad_shape not in self._levels:
+            self._levels[pad_shape], *_ = output_shapes(self.detector, pad_shape)
+        return self._levels[pad_shape]
+
+    @torch.no_grad()
+    def __call__(self, views: Sequence[Tensor]) -> TeacherOutput:
+        """views: (3, h, w) uint8 each, equal once padded to multiples of 32."""
+        shapes = {padded(view.shape[1:]) for view in views}
+        if len(shapes) != 1:
+            raise ValueError(f"a teacher batch holds one padded shape, found {sorted(shapes)}")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self._tf32
+        inputs = self.detector.data_preprocessor({"inputs": list(views)}, False)["inputs"]
+        features = list(self.detector.extract_feat(inputs))
+        scores = [logits.float().sigmoid() for logits in class_logits(self._head(tuple(features)))]
+        return TeacherOutput([f.float() for f in features], scores, [frs_map(s) for s in scores])
+
+    def by_shape(self, views: Sequence[Tensor]) -> TeacherOutput:
+        """Views of any shapes: each runs on its own padded grid, results lie on the common canvas with frs = 0 beyond.
+
+        This is what a live teacher must do to be the same teacher as a cached one.
+        """
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, view in enumerate(views):
+            groups.setdefault(padded(view.shape[1:]), []).append(index)
+        canvas = self.levels((max(h for h, _ in groups), max(w for _, w in groups)))
+        parts = {shape: self([views[i] for i in indices]) for shape, indices in groups.items()}
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        first = next(iter(parts.values()))
+        blank = lambda like, size: like.new_zeros((len(views), *like.shape[1:-2], *size))  # noqa: E731
+        whole = TeacherOutput(*(
+            [blank(t, size) for t, size in zip(tensors, canvas)]
+            for tensors in (first.features, first.scores, first.frs)
+        ))  # fmt: skip
+        for shape, indices in groups.items():
+            for level, (h, w) in enumerate(self.levels(shape)):
+                whole.features[level][indices, :, :h, :w] = parts[shape].features[level]
+                whole.scores[level][indices, :, :h, :w] = parts[shape].scores[level]
+                whole.frs[level][indices, :h, :w] = parts[shape].frs[level]
+        return whole

@@ -1,0 +1,29 @@
+"""Run the teacher once over every view of the training images and leave its outputs in a verified cache.
+
+python stage1_cache_teacher.py --config configs/demo/retinanet_r101_r50.py
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline import cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="one config file for both stages")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override config values")
+    args = parser.parse_args()
+
+    from pipeline.caching import cache_teacher
+    from pipeline.config import load_config
+    from pipeline.report import stage1_table
+
+    cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
+    summary = cache_teacher(cfg, sections, cli.log, cli.Bar())
+    cli.log(stage1_table(sections.cache.dir, summary))
+
+
+if __name__ == "__main__":
+    cli.guarded(main)

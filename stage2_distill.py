@@ -1,0 +1,42 @@
+"""Train a student from the cache that stage 1 made; the teacher is neither built nor loaded.
+
+python stage2_distill.py --config configs/demo/retinanet_r101_r50.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from pipeline import cli
+
+
+def parse_args() -> argparse.Namespace:
+    """mmdet's usual flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="one config file for both stages")
+    parser.add_argument("--work-dir", help="where logs, checkpoints and summary.json go")
+    parser.add_argument("--resume", nargs="?", const="auto", help="go on from the latest (or this) checkpoint")
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision for the student")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override config values")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+
+    from pipeline.config import load_config
+    from pipeline.distill.train import apply_flags, train_student
+    from pipeline.report import stage2_table
+
+    cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
+    apply_flags(cfg, args.config, args.work_dir, args.resume, args.amp, args.auto_scale_lr, args.launcher)
+    cli.log(stage2_table(train_student(cfg, sections)))
+
+
+if __name__ == "__main__":
+    cli.guarded(main)
