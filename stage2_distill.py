@@ -30,7 +30,8 @@ def main() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
     from pipeline.config import load_config
-    from pipeline.distill.train import apply_flags, train_student
+    from pipeline.distill.settings import apply_flags
+    from pipeline.distill.train import train_student
     from pipeline.report import stage2_table
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))

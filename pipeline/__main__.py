@@ -23,7 +23,8 @@ def main() -> None:
     if args.json:
         cli.log(json.dumps(found, indent=1))
     else:
-        cli.log(info_table(found) if args.verb == "info" else f"whole    {found['files']} files, {found['bytes']} bytes")
+        whole = f"whole    {found.get('files')} files, {found['bytes'] / 1e6:.1f} MB"
+        cli.log(info_table(found) if args.verb == "info" else whole)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def section(name: str, values: Any) -> Any:
 
 
 def _check_value(where: str, kind: str, value: Any) -> None:
-    wanted = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict[str, Any]": dict}
+    wanted: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict[str, Any]": dict}
     if value is None and kind.endswith("| None"):
         return
     base = kind.removesuffix(" | None")
@@ -129,14 +129,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Confi
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: anything may go wrong inside it
         raise ConfigError(f"{path}: cannot be read as a config: {_last_line(error)}") from error
-    for key in options or {}:
-        top = key.split(".")[0]
-        if top not in cfg and top not in KINDS:
-            raise ConfigError(f"--cfg-options {key}: unknown key; {suggest(top, [*cfg.keys(), *KINDS])}")
-    try:
-        cfg.merge_from_dict(options or {})
-    except Exception as error:
-        raise ConfigError(f"--cfg-options: {_last_line(error)}") from error
+    apply_options(cfg, options or {})
     for key in cfg:
         close = difflib.get_close_matches(key, KINDS, n=1, cutoff=0.8)
         if close and key not in KINDS:
@@ -150,6 +143,18 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Confi
         raise ConfigError("teacher: give either name= (of mmdet's zoo) or config= (with checkpoint=)")
     codec_settings(plain(dict(sections.cache.codec)))
     return cfg, sections
+
+
+def apply_options(cfg: Config, options: dict[str, Any]) -> None:
+    """--cfg-options; mmengine would add an unknown key silently."""
+    for key in options:
+        top = key.split(".")[0]
+        if top not in cfg and top not in KINDS:
+            raise ConfigError(f"--cfg-options {key}: unknown key; {suggest(top, [*cfg.keys(), *KINDS])}")
+    try:
+        cfg.merge_from_dict(options)
+    except Exception as error:
+        raise ConfigError(f"--cfg-options: {_last_line(error)}") from error
 
 
 def _last_line(error: BaseException) -> str:

@@ -37,7 +37,6 @@ def score_loss(teacher: Tensor, logits: Tensor, frs: Tensor) -> Tensor:
 def frs_losses(target: TeacherOutput, adapted: list[Tensor], logits: list[Tensor]) -> dict[str, Tensor]:
     """Both losses, summed over the levels, before their weights. Computed in float32 also under AMP."""
     rows = list(zip(target.features, target.scores, target.frs, adapted, logits))
-    return {
-        "loss_frs_feature": sum((feature_loss(y, a.float(), m) for y, _, m, a, _ in rows)),
-        "loss_frs_score": sum((score_loss(t, s.float(), m) for _, t, m, _, s in rows)),
-    }
+    feature = [feature_loss(y, a.float(), m) for y, _, m, a, _ in rows]
+    score = [score_loss(t, s.float(), m) for _, t, m, _, s in rows]
+    return {"loss_frs_feature": torch.stack(feature).sum(), "loss_frs_score": torch.stack(score).sum()}

@@ -1,5 +1,6 @@
-"""Records that cross floors. Shape legend: B batch, L FPN levels, C channels, K score channels, (H_l, W_l) grid of level l.
+"""Records that cross floors.
 
+Shape legend: B batch, L FPN levels, C channels, K score channels, (H_l, W_l) grid of level l.
 Everything here is plain data: no record knows where it came from (live teacher or cache).
 """
 

@@ -39,7 +39,7 @@ def check_replay(
             if name == "flip":
                 expected, got = FLIPS[expected], FLIPS[got]
             here = environment()
-            drift = [f"{k} {made_with.get(k)} -> {here.get(k)}" for k in sorted(made_with) if made_with[k] != here.get(k)]
+            drift = [f"{k} {v} -> {here.get(k)}" for k, v in sorted(made_with.items()) if v != here.get(k)]
             raise ReplayMismatch(
                 f"image {cached.image_id}, view {cached.view}: {name} differs from what the teacher saw: expected "
                 f"{expected}, got {got}; libraries {', '.join(drift) or 'are the same, so the image file changed'}"

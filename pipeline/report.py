@@ -66,7 +66,7 @@ def info_table(found: dict[str, Any]) -> str:
         lines.append(f"  {name:10} {size / views / 1e3:8.2f} kB a view  {100 * size / max(1, found['bytes']):5.1f}%")
     for number, errors in found["measured"].items():
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in errors.items())
-        lines.append(f"pass {number}   {found['passes'][number]} views; relative rms of the quantised coefficients: {text}")
+        lines.append(f"pass {number}   {found['passes'][number]} views, relative rms error of the coded values: {text}")
     lines += [
         f"codec    {found['codec']['type']} {({k: v for k, v in found['codec'].items() if k != 'type'})}",
         f"teacher  {found['teacher']['name']}, weights {found['teacher']['sha256'][:16]}",
@@ -77,7 +77,7 @@ def info_table(found: dict[str, Any]) -> str:
 
 
 def verify(root: str | Path) -> dict[str, Any]:
-    """Read every file of a cache and compare it with its manifest. Raises CorruptCache naming the first that differs."""
+    """Read every file of a cache and compare its digest. Raises CorruptCache naming the first that differs."""
     cache = Cache(root)
     manifests = {number: cache.manifest(number) for number in cache.passes()}
     files = len(cache.codec_manifest()["files"])

@@ -39,7 +39,7 @@ def choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:
     if kind == "RandomFlip":
         prob, direction = transform.get("prob"), transform.get("direction", "horizontal")
         directions = direction if isinstance(direction, list | tuple) else [direction]
-        if prob == 0 or prob == 1 and len(directions) == 1:
+        if prob == 0 or (prob == 1 and len(directions) == 1):
             return [transform]
         if isinstance(prob, float) and abs(1 - prob - prob / len(directions)) < 1e-6:
             flips = [{**transform, "prob": 1.0, "direction": d} for d in directions]
@@ -102,7 +102,7 @@ class Views:
 
     def pad_shape(self, info: dict[str, Any], view: int) -> tuple[int, int]:
         """Padded (H, W) of a view, from the sizes in the annotation file, without reading the image."""
-        key = (info["height"], info["width"], view)
+        key: tuple[int, ...] = (info["height"], info["width"], view)
         if not self.finite:
             key += (info["img_id"],)
         if key not in self._sizes:

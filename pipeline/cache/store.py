@@ -33,6 +33,9 @@ class TarStore(Store):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TarStore) and other.path == self.path
 
+    def __hash__(self) -> int:
+        return hash(self.path)
+
     def __repr__(self) -> str:
         return f"TarStore({str(self.path)!r})"
 

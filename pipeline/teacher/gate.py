@@ -1,4 +1,4 @@
-"""The gate: a teacher that was not really loaded is the field's classic silent failure, so its mAP is measured first."""
+"""The gate: a teacher that was not really loaded is the field's classic silent failure, so it is measured first."""
 
 from __future__ import annotations
 

@@ -50,5 +50,5 @@ def output_shapes(detector: nn.Module, pad_shape: tuple[int, int]) -> tuple[Leve
         logits = class_logits(class_head(ghost)(features))
     levels = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
     if [tuple(x.shape[2:]) for x in logits] != list(levels) or len({x.shape[1] for x in logits}) != 1:
-        raise ConfigError("class head: its levels differ from the neck's; FRS weighs a feature by the score at its place")
+        raise ConfigError("class head: its levels differ from the neck's; FRS weighs a feature by the score there")
     return levels, int(features[0].shape[1]), int(logits[0].shape[1])

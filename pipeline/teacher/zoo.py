@@ -26,7 +26,7 @@ class TeacherSpec:
     url: str | None = None
 
     def weights(self) -> Path:
-        """The weight file, fetched from the zoo if it is not there. Raises TeacherError saying which file goes where."""
+        """The weight file, fetched from the zoo if it is not there. Raises TeacherError: which file goes where."""
         if self.checkpoint.is_file():
             return self.checkpoint
         if self.url is None:

@@ -1,0 +1,102 @@
+"""Stage 1: run the teacher once over every view and leave a verified cache. Safe to stop and to start again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.cache.cache import FORMAT, VERSION, Cache, differences
+from pipeline.cache.files import digest, locked, read_json, sha256_file, write_json
+from pipeline.caching.calibrate import calibrated
+from pipeline.caching.job import Job, Log, Progress
+from pipeline.caching.passes import cache_pass
+from pipeline.config import Sections
+from pipeline.data import Images
+from pipeline.errors import CacheError, StaleCache
+from pipeline.mm import Config, plain
+from pipeline.planning import layout_of
+from pipeline.recipe import make_recipe
+from pipeline.teacher import Teacher, find_teacher, gate
+from pipeline.views import Views
+
+
+def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress) -> dict[str, Any]:
+    """Make, complete or grow the cache of a config. Returns its summary. Raises PipelineError."""
+    begun = time.perf_counter()
+    images = Images(cfg.train_dataloader.dataset)
+    views = Views(images.pipeline, sections.views.seed, sections.views.count)
+    spec = find_teacher(sections.teacher)
+    recipe = make_recipe(sections, images, views, spec)
+    log(f"images   {len(images)} of {images.total} in {images.ann_file} (filter_cfg {plain(images.filter_cfg)})")
+    log(f"views    {views.count} an image, {'all there are' if views.finite else 'seeded draws'}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = Teacher(spec, images.classes, device, sections.teacher.tf32)
+    weights = sha256_file(spec.weights())
+    log(f"teacher  {spec.label}, weights {weights[:12]}, on {device}")
+    root = Path(sections.cache.dir)
+    plan = make_plan(sections, recipe, weights)
+    check_existing(root, plan)
+    with locked(root):
+        if not (root / "codec.json").exists():
+            measured = gate.measure(teacher.detector, cfg, sections.teacher.gate_images)
+            log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
+            gate.require(measured, sections.teacher.min_map)
+            write_json(root / "gate.json", measured)
+            write_json(root / "plan.json", plan)
+        job = Job(root, sections, images, views, teacher, plan, log, progress)
+        codec = calibrated(job)
+        passes = sections.cache.passes or views.count
+        computed = sum(cache_pass(job, codec, number) for number in range(passes))
+        summary = summarise(root, len(images), computed, time.perf_counter() - begun)
+        write_json(root / "summary.json", summary)
+    return summary
+
+
+def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[str, Any]:
+    """plan.json: the identity of every shard. View count and image list are no part of it, so that a cache can grow."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": recipe,
+        "recipe_digest": digest(recipe),
+        "teacher_sha256": weights,
+        "layout": layout_of(sections),
+    }
+
+
+def check_existing(root: Path, plan: dict[str, Any]) -> None:
+    """Never mix two teachers, data sets or codecs in one folder."""
+    if not (root / "plan.json").exists():
+        return
+    lines = differences(read_json(root / "plan.json"), plan)
+    lines = [line for line in lines if not line.startswith("recipe_digest")]
+    if lines:
+        raise StaleCache(f"{root}: holds another cache: {lines[0]}; choose another cache.dir or remove that folder")
+
+
+def summarise(root: Path, images: int, computed: int, seconds: float) -> dict[str, Any]:
+    """summary.json: what the cache holds and what it cost."""
+    cache = Cache(root)
+    manifests = [cache.manifest(number) for number in cache.passes()]
+    if not manifests:
+        raise CacheError(f"{root}: no pass was completed")
+    samples, size = sum(m["samples"] for m in manifests), sum(m["bytes"] for m in manifests)
+    raw = sum(m["raw_fp16_bytes"] for m in manifests)
+    return {
+        "images": images,
+        "views": samples,
+        "passes": len(manifests),
+        "bytes": size,
+        "bytes_per_view": round(size / max(1, samples), 1),
+        "fp16_bytes": raw,
+        "ratio_to_fp16": round(raw / max(1, size), 2),
+        "views_computed": computed,
+        "quarantined": sum(len(m["quarantine"]) for m in manifests),
+        "seconds": round(seconds, 2),
+        "codec": cache.recipe["codec"]["type"],
+        "recipe": cache.plan["recipe_digest"],
+        "content": cache.content(),
+    }

@@ -1,0 +1,78 @@
+"""One pass over the images: what is missing of it is computed, what is whole is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
+from pipeline.cache.files import digest, read_json, write_json
+from pipeline.cache.manifest import shard_done, write_manifest
+from pipeline.cache.plan import ShardPlan
+from pipeline.caching.job import Job
+from pipeline.caching.loader import ViewLoader
+from pipeline.caching.shard import write_shard
+from pipeline.codec.base import Codec, positions
+from pipeline.planning import plan_views
+from pipeline.replay import environment
+
+
+def cache_pass(job: Job, codec: Codec, number: int) -> int:
+    """Compute what is missing of one pass. Returns the number of samples computed."""
+    folder, plan_digest = pass_folder(job.root, number), digest(job.plan)
+    if not (folder / "plan.json").exists():
+        shards = plan_views(job.images, job.views, number, job.plan["layout"])
+        write_json(folder / "plan.json", {"pass": number, "shards": [shard.to_json() for shard in shards]})
+    shards = load_pass_plan(job.root, number)
+    quarantine = Quarantine(folder)
+    kept = [shard.without(set(quarantine.images)) for shard in shards]
+    missing = [
+        n
+        for n, shard in enumerate(kept)
+        if not shard_done(job.root, number, n, plan_digest, [(image, view) for image, view, _ in shard.samples])
+    ]
+    if missing or not (folder / "manifest.json").exists():
+        (folder / "manifest.json").unlink(missing_ok=True)  # a pass is complete only when its manifest is there
+        total = sum(len(kept[n].samples) for n in missing)
+        job.progress.start(f"pass {number + 1}", total)
+        for n in missing:
+            shard = kept[n]
+            if job.sections.cache.quarantine:
+                shard = shard.without(quarantine.search(job.loader(shard.batches)))
+            head = {"pass": number, "shard": n, "plan": plan_digest, "recipe": job.plan["recipe_digest"]}
+            write_shard(job.teacher, codec, job.loader(shard.batches), shard, folder / shard_name(n), head,
+                        digest(read_json(job.root / "codec.json")), job.progress.advance)  # fmt: skip
+        job.progress.stop()
+        kept = [shard.without(set(quarantine.images)) for shard in shards]
+        write_manifest(
+            job.root, number, plan_digest, len(shards), raw_fp16(job, kept, codec), quarantine.rows(), environment()
+        )
+    return sum(len(kept[n].samples) for n in missing)
+
+
+class Quarantine:
+    """Images of a pass that cannot be read, kept in quarantine.json; only where the config asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "quarantine.json"
+        self.images: dict[int, str] = {}
+        if self._path.exists():
+            self.images = {image: reason for image, reason in read_json(self._path)}
+
+    def search(self, loader: ViewLoader) -> set[int]:
+        """Read every view once; remember those that fail."""
+        found = {image: str(error) for image, error in loader.broken()}
+        if found:
+            self.images |= found
+            write_json(self._path, self.rows())
+        return set(self.images)
+
+    def rows(self) -> list[list[Any]]:
+        return [[image, reason] for image, reason in sorted(self.images.items())]
+
+
+def raw_fp16(job: Job, shards: list[ShardPlan], codec: Codec) -> int:
+    """Bytes that the same tensors take as plain fp16 (the map in one byte), the yardstick of the summary."""
+    per_position = 2 * (codec.channels + codec.score_channels) + 1
+    samples = (pad for shard in shards for _, _, pad in shard.samples)
+    return sum(positions(job.teacher.levels(pad)) * per_position for pad in samples)

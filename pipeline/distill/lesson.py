@@ -1,0 +1,75 @@
+"""What a student is taught from: a cache that is this config's, or the teacher itself on the very same views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.files import sha256_file
+from pipeline.cache.plan import references
+from pipeline.codec import load_codec
+from pipeline.config import Sections
+from pipeline.data import Images
+from pipeline.distill.sources import CachedTeacher, LiveTeacher, TeacherSource
+from pipeline.errors import CacheError
+from pipeline.mm import Config
+from pipeline.planning import layout_of, plan_views
+from pipeline.recipe import make_recipe
+from pipeline.stream import StreamSource
+from pipeline.teacher import Teacher, find_teacher
+from pipeline.teacher.heads import output_shapes
+from pipeline.views import Views
+
+
+@dataclass
+class Lesson:
+    """What a student is taught from: the stream's source, the teacher's outputs, and where they came from."""
+
+    stream: StreamSource
+    teacher: TeacherSource
+    levels: int
+    channels: int
+    score_channels: int
+    provenance: dict[str, Any]
+
+
+def prepare_lesson(cfg: Config, sections: Sections) -> Lesson:
+    """Open the cache (or build the live teacher) and check that it is this config's. Raises PipelineError."""
+    images = Images(cfg.train_dataloader.dataset)
+    views = Views(images.pipeline, sections.views.seed, sections.views.count)
+    return (live_lesson if sections.teacher.source == "live" else cached_lesson)(sections, images, views)
+
+
+def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
+    spec = find_teacher(sections.teacher)
+    cache = Cache(sections.cache.dir)
+    # The weights need not be there any more; where they are, they must be those of the cache.
+    weights = sha256_file(spec.checkpoint) if spec.checkpoint.is_file() else None
+    cache.require(make_recipe(sections, images, views, spec), weights)
+    passes = {number: cache.references(number) for number in cache.passes()}
+    if not passes:
+        raise CacheError(f"{cache.root}: no pass is complete yet; run stage 1 again, it goes on where it stopped")
+    made_with = {number: cache.manifest(number)["environment"] for number in passes}
+    codec = load_codec(cache.root, cache.codec_manifest())
+    source = StreamSource(passes, images, views, cache, sections.views.check, sections.views.tolerance, made_with)
+    levels = cache.shard(*next((r.cache_pass, r.shard) for p in passes.values() for s in p for r in s))
+    provenance = {"teacher": "cache", "content": cache.content(), "recipe": cache.plan["recipe_digest"]}
+    return Lesson(
+        source, CachedTeacher(codec), levels.attributes["levels"], codec.channels, codec.score_channels,
+        {**provenance, "views_check": sections.views.check},
+    )  # fmt: skip
+
+
+def live_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
+    """The teacher in the loop, on the very batches that a cache would give."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = Teacher(find_teacher(sections.teacher), images.classes, device, sections.teacher.tf32)
+    layout = layout_of(sections)
+    numbers = range(sections.cache.passes or views.count)
+    passes = {n: references(plan_views(images, views, n, layout), n) for n in numbers}
+    source = StreamSource(passes, images, views, None, "exact", 0.0, {})
+    levels, channels, scores = output_shapes(teacher.detector, (128, 128))
+    return Lesson(source, LiveTeacher(teacher), len(levels), channels, scores, {"teacher": "live", "content": None})

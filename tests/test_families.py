@@ -1,0 +1,130 @@
+"""Four detector families: live == cached, the losses against an independent reference, both stages end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import load_config
+from pipeline.distill.distiller import Distiller
+from pipeline.distill.lesson import prepare_lesson
+from pipeline.distill.train import train_student
+from pipeline.mm import MODELS, Config
+from pipeline.stream import Stream
+from tests.conftest import FAMILIES, detector, make_config, save_teacher, stage1
+
+
+def distiller_and_batch(config: Path, source: str, batch: int = 0) -> tuple[Distiller, dict]:
+    cfg, sections = load_config(str(config), {"teacher.source": source})
+    lesson = prepare_lesson(cfg, sections)
+    torch.manual_seed(3)
+    student = MODELS.build(cfg.model)
+    student.init_weights()
+    model = Distiller(
+        student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
+    )
+    stream = Stream(lesson.stream, batch_size=4, seed=0)
+    return model.train(), list(stream)[batch]
+
+
+def step(model: Distiller, batch: dict) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Losses and the gradients of the distillation part on the student's parameters."""
+    torch.manual_seed(4)
+    np.random.seed(4)
+    losses = model(**model.data_preprocessor(batch, True), mode="loss")
+    own = {name: value for name, value in losses.items() if name.startswith("loss_frs")}
+    names, parameters = zip(*((n, p) for n, p in model.student.named_parameters() if p.requires_grad))
+    gradients = torch.autograd.grad(sum(own.values()), parameters, allow_unused=True)
+    return own, {name: g for name, g in zip(names, gradients) if g is not None}
+
+
+def reference_losses(model: Distiller, batch: dict) -> dict[str, float]:
+    """method.md in plain numpy, sample by sample and position by position over each view's own padded grid."""
+    source = model._source[0]
+    taken = source.take(batch, torch.device("cpu"))
+    with torch.no_grad():
+        target = source.output(taken)
+        inputs = model.student.data_preprocessor({"inputs": batch["inputs"]}, True)["inputs"]
+        features = model.student.extract_feat(inputs)
+        head = getattr(model.student, "rpn_head", None) or model.student.bbox_head
+        logits = head(features)[0]
+        adapted = [adapter(f) for adapter, f in zip(model.adapters, features)]
+    feature = score = 0.0
+    for level, stride in enumerate(detector_strides(model)):
+        top = bottom = entropy = 0.0
+        for b, view in enumerate(batch["inputs"]):
+            height, width = (-(-n // 32) * 32 for n in view.shape[1:])
+            h, w = -(-height // stride), -(-width // stride)
+            t = target.scores[level][b, :, :h, :w].double().numpy()
+            y = target.features[level][b, :, :h, :w].double().numpy()
+            a = adapted[level][b, :, :h, :w].double().numpy()
+            s = 1 / (1 + np.exp(-logits[level][b, :, :h, :w].double().numpy()))
+            m = t.max(axis=0)
+            top += (m * ((y - a) ** 2).sum(axis=0)).sum()
+            entropy += (m * -(t * np.log(s) + (1 - t) * np.log(1 - s)).sum(axis=0)).sum()
+            bottom += m.sum()
+        feature += top / bottom
+        score += entropy / bottom
+    section = model.section
+    return {"loss_frs_feature": section.feature_weight * feature, "loss_frs_score": section.score_weight * score}
+
+
+def detector_strides(model: Distiller) -> list[int]:
+    return [4, 8, 16, 32, 64] if hasattr(model.student, "rpn_head") else [8, 16, 32, 64, 128]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_live_equals_cached_and_reference(family: str, data: Path, tmp_path: Path) -> None:
+    teacher = save_teacher(tmp_path / "teacher", detector(family, depth=34))
+    config = make_config(data, teacher, detector(family), tmp_path, "lossless")
+    stage1(config)
+    cached_model, cached_batch = distiller_and_batch(config, "cache")
+    live_model, live_batch = distiller_and_batch(config, "live")
+    assert len({tuple(v.shape) for v in cached_batch["inputs"]}) > 1, "the batch should mix shapes"
+    cached, cached_gradients = step(cached_model, cached_batch)
+    live, live_gradients = step(live_model, live_batch)
+    expected = reference_losses(live_model, live_batch)
+    for name, value in cached.items():
+        assert value.item() > 0
+        assert value.item() == pytest.approx(live[name].item(), rel=1e-5)
+        assert value.item() == pytest.approx(expected[name], rel=1e-4)
+    assert cached_gradients.keys() == live_gradients.keys() and cached_gradients
+    flat = [torch.cat([g[n].flatten() for n in g]) for g in (cached_gradients, live_gradients)]
+    assert torch.linalg.norm(flat[0] - flat[1]) <= 1e-5 * torch.linalg.norm(flat[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_stages(family: str, data: Path, tmp_path: Path) -> None:
+    teacher = save_teacher(tmp_path / "teacher", detector(family, depth=34))
+    config = make_config(data, teacher, detector(family), tmp_path, "frs")
+    made = stage1(config)
+    assert made["views"] == 24 and made["views_computed"] == 24
+    Path(teacher["checkpoint"]).unlink()  # stage 2 must not miss it
+    cfg, sections = load_config(str(config))
+    summary = train_student(cfg, sections)
+    assert summary["content"] == made["content"] and summary["iterations"] >= 3
+    assert 0 <= summary["mAP"] <= 1
+
+
+def test_frs_codec_is_close_to_live(data: Path, teacher: dict, tmp_path: Path) -> None:
+    """The lossy codec's gradient error on the student's parameters; not of another order than its settings say."""
+    config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
+    stage1(config)
+    _, cached = step(*distiller_and_batch(config, "cache"))
+    _, live = step(*distiller_and_batch(config, "live"))
+    exact = torch.cat([live[n].flatten() for n in live])
+    error = torch.linalg.norm(torch.cat([cached[n].flatten() for n in live]) - exact) / torch.linalg.norm(exact)
+    assert 0 < error < 0.1
+
+
+def test_teacher_is_not_part_of_the_student(data: Path, teacher: dict, tmp_path: Path) -> None:
+    config = make_config(data, teacher, detector("retinanet"), tmp_path)
+    model, _ = distiller_and_batch(config, "live")
+    names = [name for name, _ in model.named_parameters()]
+    assert names and all(name.startswith(("student.", "adapters.")) for name in names)
+    assert sum(p.numel() for p in model.student.parameters()) == sum(
+        p.numel() for p in MODELS.build(Config.fromfile(config).model).parameters()
+    )
