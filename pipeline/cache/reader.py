@@ -48,13 +48,16 @@ class ShardReader:
         return len(self.sidecar.samples)
 
     def _members(self, extent: Extent, what: str) -> list[tuple[str, memoryview]]:
+        return list(tarfmt.parse(self._bytes(extent, what)))
+
+    def _bytes(self, extent: Extent, what: str) -> bytes:
         data = os.pread(self._handle, extent.size, extent.offset)
         if len(data) != extent.size or crc32c(data) != extent.crc32c:
             raise CorruptCache(
                 f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}) is not what was written; "
                 "delete this shard and run stage 1 again, it recomputes that shard alone"
             )
-        return list(tarfmt.parse(data))
+        return data
 
     def chunks(self, index: int) -> dict[str, memoryview]:
         """The verified, still compressed chunk of every array of one sample."""
@@ -72,6 +75,10 @@ class ShardReader:
             return {spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in self.specs}
         except CorruptCache as error:
             raise CorruptCache(f"{self.path}: sample {index}: {error}") from error
+
+    def check_tail(self) -> None:
+        """The end-of-archive marker, which no sample's read covers."""
+        self._bytes(self.sidecar.tail, "tail")
 
     def close(self) -> None:
         os.close(self._handle)

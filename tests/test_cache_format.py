@@ -1,0 +1,140 @@
+"""Contracts of the format: zarr writes and reads the very same bytes, three readers agree, bytes are reproducible."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset as wds
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk, spec_from_metadata
+from pipeline.cache.cache import Cache
+from pipeline.cache.files import canonical
+from pipeline.cache.reader import ShardReader
+from pipeline.cache.store import TarStore
+from pipeline.cache.writer import ShardWriter, shard_head
+from pipeline.errors import CodecError
+
+SPECS = [
+    ArraySpec("features", (5, 7), "float32", ("position", "channel"), 3),
+    ArraySpec("planes", (3, 16), "uint16", ("plane", "position4"), 9),
+    ArraySpec("frs", (11,), "uint8", ("position",), 9),
+    ArraySpec("record", (13,), "int64", ("field",)),
+]
+
+
+def samples(count: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(5)
+    return [
+        {spec.name: (rng.random(spec.shape) * 200).astype(spec.dtype) for spec in SPECS} for _ in range(count)
+    ]
+
+
+def write(path: Path, rows: list[dict[str, np.ndarray]]) -> Path:
+    index = {"image_id": (np.arange(len(rows), dtype=np.int64), ("sample",))}
+    head = shard_head(SPECS, {"arrays": [spec.name for spec in SPECS]}, len(rows), index)
+    with ShardWriter(path, SPECS, head, "plan", "codec") as writer:
+        for n, row in enumerate(rows):
+            writer.add(n, 0, {spec.name: encode_chunk(spec, row[spec.name]) for spec in SPECS})
+    return path
+
+
+def keys(fname: str) -> tuple[str | None, str | None]:
+    """The rule of docs/format.md for webdataset's group_by_keys."""
+    array, found, chunk = fname.partition("/c/")
+    if not found or "/" in array:
+        return None, None
+    return chunk.split("/")[0], array
+
+
+def test_zarr_writes_the_same_bytes(tmp_path: Path) -> None:
+    for spec in SPECS:
+        row = samples(1)[0][spec.name]
+        compressors = [BloscCodec(cname="zstd", clevel=spec.level, shuffle="shuffle")] if spec.level else []
+        array = zarr.create_array(
+            tmp_path / spec.name, shape=(1, *spec.shape), chunks=(1, *spec.shape), dtype=spec.dtype, zarr_format=3,
+            compressors=[*compressors, Crc32cCodec()], dimension_names=["sample", *spec.dims],
+        )  # fmt: skip
+        array[0] = row
+        chunk = (tmp_path / spec.name / spec.chunk_name(0).removeprefix(f"{spec.name}/")).read_bytes()
+        assert chunk == encode_chunk(spec, row)
+        meta = json.loads((tmp_path / spec.name / "zarr.json").read_text())
+        assert meta == spec.metadata(1), spec.name
+        assert spec_from_metadata(spec.name, meta) == spec
+
+
+def test_three_readers_agree(tmp_path: Path) -> None:
+    rows = samples(4)
+    path = write(tmp_path / "shard-00000.tar", rows)
+    in_place = zarr.open_group(TarStore(path), mode="r")
+    with tarfile.open(path) as tar:
+        tar.extractall(tmp_path / "out", filter="data")
+    unpacked = zarr.open_group(tmp_path / "out", mode="r")
+    tar = wds.tariterators
+    group = lambda urls: tar.group_by_keys(tar.tar_file_expander(tar.url_opener(urls)), keys=keys, lcase=False)  # noqa: E731
+    streamed = list(wds.DataPipeline(wds.SimpleShardList([str(path)]), group))
+    assert [sample["__key__"] for sample in streamed] == ["0", "1", "2", "3"]
+    reader = ShardReader(path)
+    for n, row in enumerate(rows):
+        for spec in SPECS:
+            payload = streamed[n][spec.name][:-4]
+            raw = Blosc().decode(payload) if spec.level else payload
+            alone = np.frombuffer(raw, spec.dtype).reshape(spec.shape)
+            for found in (in_place[spec.name][n], unpacked[spec.name][n], alone, reader.read(n)[spec.name]):
+                np.testing.assert_array_equal(found, row[spec.name])
+    assert list(in_place["index/image_id"][:]) == [0, 1, 2, 3]
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    digests = {hashlib.sha256(write(tmp_path / f"{n}.tar", samples(3)).read_bytes()).hexdigest() for n in range(2)}
+    assert len(digests) == 1
+
+
+def test_golden_bytes() -> None:
+    """Bytes of format version 1. If this fails, the format changed: raise VERSION, do not edit the digests."""
+    golden = json.loads((Path(__file__).parent / "golden" / "format-1.json").read_text())
+    row = {s.name: np.arange(np.prod(s.shape)).reshape(s.shape).astype(s.dtype) for s in SPECS}
+    for spec in SPECS:
+        chunk = bytes.fromhex(golden[spec.name])
+        np.testing.assert_array_equal(decode_chunk(spec, chunk), row[spec.name])
+        assert spec.level or encode_chunk(spec, row[spec.name]) == chunk  # zstd's bytes may change with its version
+
+
+def test_smaller_samples_are_padded_with_zeros() -> None:
+    small = np.ones((2, 7), np.float32)
+    whole = decode_chunk(SPECS[0], encode_chunk(SPECS[0], small))
+    assert whole.shape == (5, 7) and (whole[:2] == 1).all() and (whole[2:] == 0).all()
+    with pytest.raises(CodecError, match="features"):
+        encode_chunk(SPECS[0], np.ones((6, 7), np.float32))
+    with pytest.raises(CodecError, match="float64"):
+        encode_chunk(SPECS[0], np.ones((5, 7)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5), st.lists(st.integers()))))
+def test_canonical_json_is_stable(value: dict) -> None:
+    again = json.loads(canonical(value))
+    assert again == value and canonical(again) == canonical(value)
+
+
+def test_a_cache_opens_in_place(made: dict[str, Path]) -> None:
+    root = made["lossless"].parent / "cache"
+    cache = Cache(root)
+    for number in cache.passes():
+        for n, shard in enumerate(cache.references(number)):
+            path = root / f"pass-{number}" / f"shard-{n:05d}.tar"
+            group = zarr.open_group(TarStore(path), mode="r")
+            assert list(group["index/image_id"][:]) == [ref.image_id for ref in shard]
+            assert list(group["index/view"][:]) == [ref.view for ref in shard]
+            assert group.attrs["plan"] == cache.plan_digest
+            scores, frs = group["scores"][:], group["frs"][:]
+            np.testing.assert_array_equal(scores.max(axis=2), frs)
