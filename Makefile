@@ -24,7 +24,7 @@ demo: setup
 	$(PY) stage2_distill.py --config $(CONFIG)
 
 test: setup
-	$(PY) -m ruff check .
+	$(PY) -m ruff check . && $(PY) -m ruff format --check --quiet .
 	$(PY) -m mypy
 	$(PY) -m pytest
 

@@ -75,6 +75,9 @@ class Sections:
 
 
 KINDS = {"teacher": TeacherSection, "views": ViewsSection, "cache": CacheSection, "distill": DistillSection}
+# What mmengine's Runner and mmdet's tools read: --cfg-options may set these where a config does not have them.
+RUNNER_KEYS = ("auto_scale_lr", "custom_hooks", "default_hooks", "env_cfg", "launcher", "load_from", "log_level",
+               "log_processor", "optim_wrapper", "param_scheduler", "randomness", "resume", "visualizer")  # fmt: skip
 CHOICES = {"teacher.source": ("cache", "live"), "views.check": ("exact", "close")}
 AT_LEAST = {
     "teacher.gate_images": 1, "views.count": 1, "views.tolerance": 0, "cache.passes": 1, "cache.batch_size": 1,
@@ -149,8 +152,9 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
     """--cfg-options; mmengine would add an unknown key silently."""
     for key in options:
         top = key.split(".")[0]
-        if top not in cfg and top not in KINDS:
-            raise ConfigError(f"--cfg-options {key}: unknown key; {suggest(top, [*cfg.keys(), *KINDS])}")
+        known = {*cfg.keys(), *KINDS, *RUNNER_KEYS}
+        if top not in known:
+            raise ConfigError(f"--cfg-options {key}: unknown key; {suggest(top, known)}")
     try:
         cfg.merge_from_dict(options)
     except Exception as error:

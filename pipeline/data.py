@@ -7,11 +7,12 @@ import copy
 import io
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.mm import DATASETS, build
+from pipeline.mm import DATASETS, build, config_errors
 
 
 def annotation_path(dataset: dict[str, Any]) -> Path:
@@ -50,6 +51,18 @@ def check_annotations(path: Path, classes: tuple[str, ...] | None) -> int:
     return len(ids)
 
 
+@contextlib.contextmanager
+def image_errors() -> Iterator[None]:
+    """An image of the val set that mmdet cannot read, in one line: DataError naming the file."""
+    try:
+        yield
+    except (AssertionError, FileNotFoundError) as error:
+        line = str(error).strip().splitlines()[-1] if str(error).strip() else ""
+        if isinstance(error, AssertionError) and "failed to load image" not in line:
+            raise
+        raise DataError(f"val set: {line.removeprefix('AssertionError: ')}") from error
+
+
 class Images:
     """An mmdet dataset without its pipeline, by image id.
 
@@ -70,14 +83,20 @@ class Images:
         classes = (config.get("metainfo") or {}).get("classes")
         self.total = check_annotations(self.ann_file, classes)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            self._dataset = build(DATASETS, {**config, "pipeline": []}, "train_dataloader.dataset")
+            lazy = {**config, "pipeline": [], "lazy_init": True}
+            self._dataset = build(DATASETS, lazy, "train_dataloader.dataset")
+            with config_errors("train_dataloader.dataset"):
+                try:
+                    self._dataset.full_init()
+                except ValueError as error:
+                    if "need at least one array" not in str(error):  # what mmengine says of an empty list
+                        raise
+                    raise DataError(f"{self.ann_file}: no image is left after filter_cfg={self.filter_cfg}") from error
         self.type = str(config["type"])
         self.classes = tuple(self._dataset.metainfo["classes"])
         self.metainfo = dict(self._dataset.metainfo)
         check_annotations_classes(self.ann_file, self.classes, given=classes is not None)
         self._index = {int(self._dataset.get_data_info(i)["img_id"]): i for i in range(len(self._dataset))}
-        if not self._index:
-            raise DataError(f"{self.ann_file}: no image is left after filter_cfg={self.filter_cfg}")
 
     def __len__(self) -> int:
         return len(self._index)

@@ -23,7 +23,7 @@ def plan_views(
     return plan_pass(
         images.ids if ids is None else ids,
         number,
-        views.count,
+        views.count if views.finite else None,
         lambda image, view: views.pad_shape(images.info(image), view),
         layout["batch_size"],
         layout["shard_samples"],

@@ -27,8 +27,8 @@ class ViewRecord:
     """What came out of an image's transforms; enough to know a replay when one sees it.
 
     Sizes are (height, width) in pixels: `shape` of the view, `ori_shape` of the image file, `pad_shape` of the
-    view padded on its own. `flip` indexes FLIPS. `pixels` and `boxes` are crc32c of the uint8 view (C, H, W) and
-    of its float32 boxes with their labels. `thumbnail` is (8, 8, 3) uint8.
+    view padded on its own. `flip` indexes FLIPS. `pixels` and `boxes` are crc32c of the packed view's bytes (C, H, W)
+    and of its float32 boxes with their labels. `thumbnail` is (8, 8, 3) uint8.
     """
 
     image_id: int
@@ -113,6 +113,5 @@ class EncodedBatch:
 def canvas(levels: tuple[LevelShapes, ...]) -> LevelShapes:
     """The smallest grid of every level that holds that level of each sample."""
     return tuple(
-        (max(sample[i][0] for sample in levels), max(sample[i][1] for sample in levels))
-        for i in range(len(levels[0]))
+        (max(sample[i][0] for sample in levels), max(sample[i][1] for sample in levels)) for i in range(len(levels[0]))
     )

@@ -68,7 +68,7 @@ def info_table(found: dict[str, Any]) -> str:
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in errors.items())
         lines.append(f"pass {number}   {found['passes'][number]} views, relative rms error of the coded values: {text}")
     lines += [
-        f"codec    {found['codec']['type']} {({k: v for k, v in found['codec'].items() if k != 'type'})}",
+        f"codec    {found['codec']['type']} { ({k: v for k, v in found['codec'].items() if k != 'type'}) }",
         f"teacher  {found['teacher']['name']}, weights {found['teacher']['sha256'][:16]}",
         f"recipe   {found['recipe'][:16]}",
         f"content  {found['content'][:16]}",
@@ -82,7 +82,7 @@ def verify(root: str | Path) -> dict[str, Any]:
     manifests = {number: cache.manifest(number) for number in cache.passes()}
     files = len(cache.codec_manifest()["files"])
     for number, manifest in manifests.items():
-        verify_pass(cache.root, number, manifest)
+        verify_pass(cache.root, number, manifest, cache.codec_digest)
         files += len(manifest["files"])
     return {"cache": str(cache.root), "files": files, "bytes": sum(m["bytes"] for m in manifests.values())}
 

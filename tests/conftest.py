@@ -51,9 +51,11 @@ def detector(family: str, depth: int = 18, width: int = 16) -> dict[str, Any]:
     """A thin detector of one of the paper's families, from mmdet's own config."""
     folder = family.replace("-", "_")
     names = {
-        "retinanet": "retinanet_r50_fpn_1x_coco", "gfl": "gfl_r50_fpn_1x_coco", "faster-rcnn": "faster-rcnn_r50_fpn_1x_coco",
+        "retinanet": "retinanet_r50_fpn_1x_coco",
+        "gfl": "gfl_r50_fpn_1x_coco",
+        "faster-rcnn": "faster-rcnn_r50_fpn_1x_coco",
         "fcos": "fcos_r50-caffe_fpn_gn-head_1x_coco",
-    }  # fmt: skip
+    }
     import mmdet
 
     path = Path(mmdet.__file__).parent / ".mim" / "configs" / folder / f"{names[family]}.py"

@@ -34,9 +34,7 @@ SPECS = [
 
 def samples(count: int) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(5)
-    return [
-        {spec.name: (rng.random(spec.shape) * 200).astype(spec.dtype) for spec in SPECS} for _ in range(count)
-    ]
+    return [{spec.name: (rng.random(spec.shape) * 200).astype(spec.dtype) for spec in SPECS} for _ in range(count)]
 
 
 def write(path: Path, rows: list[dict[str, np.ndarray]]) -> Path:

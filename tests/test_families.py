@@ -23,9 +23,7 @@ def distiller_and_batch(config: Path, source: str, batch: int = 0) -> tuple[Dist
     torch.manual_seed(3)
     student = MODELS.build(cfg.model)
     student.init_weights()
-    model = Distiller(
-        student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
-    )
+    model = Distiller(student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels)
     stream = Stream(lesson.stream, batch_size=4, seed=0)
     return model.train(), list(stream)[batch]
 

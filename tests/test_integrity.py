@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import struct
 import tarfile
@@ -17,8 +16,9 @@ from hypothesis import strategies as st
 from pipeline.cache import tarfmt
 from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import canonical, locked, read_json
+from pipeline.cache.files import locked, read_json, write_json
 from pipeline.cache.reader import ShardReader
+from pipeline.cache.sidecar import load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.report import verify
 
@@ -106,9 +106,15 @@ def test_missing_files_are_named(cache: Path) -> None:
 def test_shards_of_another_cache_are_refused(cache: Path) -> None:
     path = cache / "pass-0" / "shard-00000.json"
     sidecar = read_json(path)
-    path.write_bytes(canonical({**sidecar, "plan": "0" * 64}))
-    with pytest.raises(StaleCache, match="another plan"):
+    write_json(path, {**sidecar, "plan": "0" * 64})
+    with pytest.raises(CorruptCache, match="not what the manifest lists"):
         read_all(cache)
+    for name in ("plan.json", "codec.json"):
+        value = read_json(cache / name)
+        write_json(cache / name, {**value, "more": 1})
+        with pytest.raises((StaleCache, CacheError), match=r"another|belongs"):
+            read_all(cache)
+        write_json(cache / name, value)
 
 
 def test_declared_sizes_are_checked_before_decompression() -> None:
@@ -137,8 +143,8 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
 
 def test_sidecar_extents_must_tile(cache: Path) -> None:
     path = cache / "pass-0" / "shard-00000.json"
-    sidecar = json.loads(path.read_text())
+    sidecar = read_json(path)
     sidecar["samples"][1][0] += 512
-    path.write_bytes(canonical(sidecar))
+    write_json(path, sidecar)
     with pytest.raises(CorruptCache, match="gap"):
-        read_all(cache)
+        load_sidecar(path)

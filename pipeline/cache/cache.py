@@ -57,7 +57,9 @@ class Cache:
         if found != (FORMAT, VERSION):
             raise StaleCache(f"{self.root}: expected format {(FORMAT, VERSION)}, found {found}; make the cache anew")
         self.plan_digest = digest(self.plan)
+        self.codec_digest = digest(read_json(self.root / "codec.json"))
         self._readers: dict[tuple[int, int], ShardReader] = {}
+        self._manifests: dict[int, dict[str, Any]] = {}
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -85,24 +87,37 @@ class Cache:
 
     def passes(self) -> list[int]:
         """Numbers of the complete passes."""
-        manifests = self.root.glob("pass-*/manifest.json")
-        return sorted(int(path.parent.name.removeprefix("pass-")) for path in manifests)
+        names = [path.parent.name.removeprefix("pass-") for path in self.root.glob("pass-*/manifest.json")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def manifest(self, cache_pass: int) -> dict[str, Any]:
-        manifest = read_json(pass_folder(self.root, cache_pass) / "manifest.json")
-        if manifest.get("plan") != self.plan_digest:
-            raise StaleCache(f"{self.root}/pass-{cache_pass}: belongs to another plan.json; delete this pass folder")
-        return manifest
+        if cache_pass not in self._manifests:
+            manifest = read_json(pass_folder(self.root, cache_pass) / "manifest.json")
+            if manifest.get("plan") != self.plan_digest:
+                raise StaleCache(f"{self.root}/pass-{cache_pass}: belongs to another plan.json; delete this folder")
+            self._manifests[cache_pass] = manifest
+        return self._manifests[cache_pass]
+
+    def _listed(self, cache_pass: int, name: str) -> Path:
+        """A small file of a pass, checked against the manifest."""
+        path = pass_folder(self.root, cache_pass) / name
+        entry = self.manifest(cache_pass)["files"].get(name)
+        if entry is None or not path.is_file() or sha256_file(path) != entry["sha256"]:
+            raise CorruptCache(f"{path}: missing or not what the manifest lists; delete it and run stage 1 again")
+        return path
 
     def content(self) -> str:
-        """Digest of everything that a student learns from."""
-        passes = {str(number): digest(self.manifest(number)) for number in self.passes()}
-        parts = {"plan": self.plan_digest, "codec": digest(read_json(self.root / "codec.json")), "passes": passes}
-        return digest(parts)
+        """Digest of everything that a student learns from: identity, codec tables, the bytes of every shard."""
+        passes = {
+            str(number): {k: v["sha256"] for k, v in self.manifest(number)["files"].items() if k.endswith(".tar")}
+            for number in self.passes()
+        }
+        return digest({"plan": self.plan_digest, "codec": self.codec_digest, "passes": passes})
 
     def references(self, cache_pass: int) -> list[list[SampleRef]]:
         """Every sample of a pass, shard by shard, as the pass's plan and manifest have it."""
         manifest = self.manifest(cache_pass)
+        self._listed(cache_pass, "plan.json")
         shards = load_pass_plan(self.root, cache_pass)
         left_out = {image for image, _ in manifest["quarantine"]}
         refs = []
@@ -115,10 +130,10 @@ class Cache:
         """The reader of one shard, opened once and checked to belong to this cache."""
         key = (cache_pass, number)
         if key not in self._readers:
-            path = pass_folder(self.root, cache_pass) / shard_name(number)
-            reader = ShardReader(path)
-            if reader.sidecar.plan != self.plan_digest:
-                raise StaleCache(f"{path}: belongs to another plan.json; delete it and run stage 1 again")
+            sidecar = self._listed(cache_pass, shard_name(number).replace(".tar", ".json"))
+            reader = ShardReader(sidecar.with_suffix(".tar"))
+            if (reader.sidecar.plan, reader.sidecar.codec) != (self.plan_digest, self.codec_digest):
+                raise StaleCache(f"{reader.path}: made with another plan.json or codec.json; run stage 1 again")
             self._readers[key] = reader
         return self._readers[key]
 

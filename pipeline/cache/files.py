@@ -31,9 +31,9 @@ def sha256_file(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this project wrote; bytes that are not canonical were altered.
+    """Read a JSON object that `write_json` wrote, without its seal.
 
-    Raises CacheError where the file is missing, CorruptCache where its bytes are not canonical JSON.
+    Raises CacheError where the file is missing, CorruptCache where a byte of it was changed.
     """
     try:
         raw = path.read_bytes()
@@ -41,17 +41,17 @@ def read_json(path: Path) -> Any:
         raise CacheError(f"{path}: expected a file of the cache, found {error.strerror or error}") from error
     try:
         value = json.loads(raw)
-        intact = canonical(value) == raw
-    except (ValueError, UnicodeDecodeError, RecursionError):
+        intact = canonical(value) == raw and value.pop("seal") == digest(value)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
         raise CorruptCache(f"{path}: not the JSON that was written (truncated or altered); delete it and run stage 1")
     return value
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a rename in a folder, durable."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -69,15 +69,22 @@ def atomic_file(path: Path) -> Iterator[Any]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Canonical JSON with a `seal`, the digest of the rest: a changed digit in it would still be canonical."""
     with atomic_file(path) as file:
-        file.write(canonical(value))
+        file.write(canonical({**value, "seal": digest(value)}))
+
+
+def write_report(path: Path, value: dict[str, Any]) -> None:
+    """JSON for people and their scripts; nothing in this project reads it back."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(value, indent=1).encode() + b"\n")
 
 
 @contextmanager

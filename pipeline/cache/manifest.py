@@ -8,11 +8,11 @@ from typing import Any
 from pipeline.cache.cache import pass_folder, shard_name
 from pipeline.cache.files import sha256_file, write_json
 from pipeline.cache.sidecar import Sidecar, load_sidecar
-from pipeline.errors import CacheError, CorruptCache
+from pipeline.errors import CacheError, CorruptCache, StaleCache
 
 
-def shard_done(root: Path, cache_pass: int, number: int, plan: str, samples: list[tuple[int, int]]) -> bool:
-    """Is this shard on disk, whole, of this plan, and does it hold just these (image, view)s?
+def shard_done(root: Path, cache_pass: int, number: int, plan: str, codec: str, samples: list[tuple[int, int]]) -> bool:
+    """Is this shard on disk, whole, of this plan and codec, and does it hold just these (image, view)s?
 
     Sizes and identities are compared here; bytes were synced before the sidecar appeared, and are checked again by
     their crc32c whenever they are read. A shard that fails is computed again.
@@ -24,7 +24,7 @@ def shard_done(root: Path, cache_pass: int, number: int, plan: str, samples: lis
     except (CacheError, OSError):
         return False
     held = [(extent.image_id, extent.view) for extent in sidecar.samples]
-    return sidecar.plan == plan and size == sidecar.size and held == samples
+    return (sidecar.plan, sidecar.codec) == (plan, codec) and size == sidecar.size and held == samples
 
 
 def write_manifest(
@@ -55,8 +55,8 @@ def write_manifest(
     return manifest
 
 
-def verify_pass(root: Path, cache_pass: int, manifest: dict[str, Any]) -> None:
-    """Read every byte of a pass and compare with its manifest. Raises CorruptCache naming the file."""
+def verify_pass(root: Path, cache_pass: int, manifest: dict[str, Any], codec: str) -> None:
+    """Read every byte of a pass and compare with its manifest. Raises CorruptCache or StaleCache naming the file."""
     folder = pass_folder(root, cache_pass)
     for name, entry in manifest["files"].items():
         path = folder / name
@@ -64,6 +64,8 @@ def verify_pass(root: Path, cache_pass: int, manifest: dict[str, Any]) -> None:
             raise CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again")
         if _file(path) != entry:
             raise CorruptCache(f"{path}: its sha256 differs from the manifest's; delete it and run stage 1 again")
+        if name.startswith("shard-") and name.endswith(".json") and load_sidecar(path).codec != codec:
+            raise StaleCache(f"{path}: coded with another codec.json; run stage 1 again")
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -71,11 +73,12 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _totals(rows: list[dict[str, int]]) -> dict[str, int]:
-    return {key: sum(row[key] for row in rows) for key in (rows[0] if rows else {})}
+    return {key: sum(row.get(key, 0) for row in rows) for row in rows for key in row}
 
 
 def _means(sidecars: list[Sidecar]) -> dict[str, float]:
     """Sample-weighted means of what each shard measured."""
-    samples = sum(len(s.samples) for s in sidecars)
-    keys = sidecars[0].measured if sidecars else {}
-    return {key: sum(s.measured[key] * len(s.samples) for s in sidecars) / samples for key in keys}
+    filled = [s for s in sidecars if s.samples]  # a shard may be empty: all of its images in quarantine
+    samples = sum(len(s.samples) for s in filled)
+    keys = filled[0].measured if filled else {}
+    return {key: sum(s.measured[key] * len(s.samples) for s in filled) / samples for key in keys}

@@ -1,7 +1,8 @@
 """Which view of which image lies in which shard: decided once, before the first shard, from sizes alone.
 
 The view of image i in pass p is v = (p + h(i)) mod V, h being `mix` below: with two views (flip or not) half of the
-images are flipped in every pass. Epoch e trains on pass e mod V and so reads one folder from end to end.
+images are flipped in every pass. Where transforms draw from ranges, pass p holds draw p. Epoch e trains on pass
+e mod V and so reads one folder from end to end.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def mix(*numbers: int) -> int:
     return state
 
 
-def view_of(image_id: int, cache_pass: int, views: int) -> int:
-    """The view of an image that a pass holds."""
-    return (cache_pass + mix(image_id)) % views
+def view_of(image_id: int, cache_pass: int, views: int | None) -> int:
+    """The view of an image that a pass holds. views=None: the transforms draw, and pass p holds draw p."""
+    return cache_pass if views is None else (cache_pass + mix(image_id)) % views
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ShardPlan:
 
 
 def plan_pass(
-    images: Iterable[int], cache_pass: int, views: int, pad_shape: Callable[[int, int], tuple[int, int]],
+    images: Iterable[int], cache_pass: int, views: int | None, pad_shape: Callable[[int, int], tuple[int, int]],
     batch_size: int, shard_samples: int, seed: int,
 ) -> list[ShardPlan]:  # fmt: skip
     """Sort by orientation and padded shape, shuffle inside by seed, cut into batches, then into shards.

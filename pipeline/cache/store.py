@@ -14,6 +14,9 @@ from pathlib import Path
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from pipeline.cache.tarfmt import BLOCK, END
+from pipeline.errors import CorruptCache
+
 
 class TarStore(Store):
     """zarr Store over the members of an uncompressed tar file."""
@@ -29,6 +32,16 @@ class TarStore(Store):
             members = [info for info in tar if info.isreg() and not info.issparse()]
         self._extents = {info.name: (info.offset_data, info.size) for info in members}
         self._handle = os.open(self.path, os.O_RDONLY)
+        end = max((offset + -(-size // BLOCK) * BLOCK for offset, size in self._extents.values()), default=0)
+        # A tar cut between two members looks whole to tarfile, and zarr reads what is missing as zeros.
+        if os.pread(self._handle, len(END) + 1, end) != END:
+            raise CorruptCache(f"{self.path}: no end-of-archive marker behind its last member; it was truncated")
+
+    def close(self) -> None:
+        super().close()
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TarStore) and other.path == self.path
@@ -39,9 +52,7 @@ class TarStore(Store):
     def __repr__(self) -> str:
         return f"TarStore({str(self.path)!r})"
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if key not in self._extents:
             return None
         offset, size = self._extents[key]

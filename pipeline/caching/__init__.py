@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.cache.cache import FORMAT, VERSION, Cache, differences
-from pipeline.cache.files import digest, locked, read_json, sha256_file, write_json
+from pipeline.cache.files import digest, locked, read_json, sha256_file, write_json, write_report
 from pipeline.caching.calibrate import calibrated
 from pipeline.caching.job import Job, Log, Progress
 from pipeline.caching.passes import cache_pass
@@ -44,14 +44,14 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
             measured = gate.measure(teacher.detector, cfg, sections.teacher.gate_images)
             log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
             gate.require(measured, sections.teacher.min_map)
-            write_json(root / "gate.json", measured)
+            write_report(root / "gate.json", measured)
             write_json(root / "plan.json", plan)
         job = Job(root, sections, images, views, teacher, plan, log, progress)
         codec = calibrated(job)
         passes = sections.cache.passes or views.count
         computed = sum(cache_pass(job, codec, number) for number in range(passes))
         summary = summarise(root, len(images), computed, time.perf_counter() - begun)
-        write_json(root / "summary.json", summary)
+        write_report(root / "summary.json", summary)
     return summary
 
 

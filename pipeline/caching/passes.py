@@ -20,6 +20,7 @@ from pipeline.replay import environment
 def cache_pass(job: Job, codec: Codec, number: int) -> int:
     """Compute what is missing of one pass. Returns the number of samples computed."""
     folder, plan_digest = pass_folder(job.root, number), digest(job.plan)
+    codec_digest = digest(read_json(job.root / "codec.json"))
     if not (folder / "plan.json").exists():
         shards = plan_views(job.images, job.views, number, job.plan["layout"])
         write_json(folder / "plan.json", {"pass": number, "shards": [shard.to_json() for shard in shards]})
@@ -29,7 +30,7 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
     missing = [
         n
         for n, shard in enumerate(kept)
-        if not shard_done(job.root, number, n, plan_digest, [(image, view) for image, view, _ in shard.samples])
+        if not shard_done(job.root, number, n, plan_digest, codec_digest, [sample[:2] for sample in shard.samples])
     ]
     if missing or not (folder / "manifest.json").exists():
         (folder / "manifest.json").unlink(missing_ok=True)  # a pass is complete only when its manifest is there
@@ -41,7 +42,7 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
                 shard = shard.without(quarantine.search(job.loader(shard.batches)))
             head = {"pass": number, "shard": n, "plan": plan_digest, "recipe": job.plan["recipe_digest"]}
             write_shard(job.teacher, codec, job.loader(shard.batches), shard, folder / shard_name(n), head,
-                        digest(read_json(job.root / "codec.json")), job.progress.advance)  # fmt: skip
+                        codec_digest, job.progress.advance)  # fmt: skip
         job.progress.stop()
         kept = [shard.without(set(quarantine.images)) for shard in shards]
         write_manifest(
@@ -57,14 +58,14 @@ class Quarantine:
         self._path = folder / "quarantine.json"
         self.images: dict[int, str] = {}
         if self._path.exists():
-            self.images = {image: reason for image, reason in read_json(self._path)}
+            self.images = {image: reason for image, reason in read_json(self._path)["images"]}
 
     def search(self, loader: ViewLoader) -> set[int]:
         """Read every view once; remember those that fail."""
         found = {image: str(error) for image, error in loader.broken()}
         if found:
             self.images |= found
-            write_json(self._path, self.rows())
+            write_json(self._path, {"images": self.rows()})
         return set(self.images)
 
     def rows(self) -> list[list[Any]]:

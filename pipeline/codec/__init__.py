@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipeline.cache.files import sha256_file, sync_folder, write_json
+from pipeline.cache.files import sha256_file, sync, write_json
 from pipeline.codec.base import Codec
 from pipeline.codec.frs import Frs
 from pipeline.codec.lossless import Lossless
@@ -55,8 +55,10 @@ def save_codec(codec: Codec, root: Path, measured: dict[str, Any]) -> None:
     group = zarr.create_group(temporary, zarr_format=3, attributes={"settings": codec.settings})
     for name, table in codec.tables.items():
         group.create_array(name, data=np.ascontiguousarray(table), chunks=table.shape, compressors=None)
+    for path in temporary.rglob("*"):
+        sync(path)
     temporary.rename(folder)
-    sync_folder(root)
+    sync(root)
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     files = {p.relative_to(folder).as_posix(): sha256_file(p) for p in paths}
     write_json(root / "codec.json", {"settings": codec.settings, "files": files, "measured": measured})

@@ -67,9 +67,7 @@ def steps(frs: list[Tensor], step: float) -> list[Tensor]:
     sums = [m.sum(dim=(1, 2)) for m in frs]
     total = torch.stack(sums).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
     scale = total**-0.3
-    return [
-        torch.where(s > 0, step * s.sqrt() * scale, torch.ones_like(s))[:, None, None, None] for s in sums
-    ]
+    return [torch.where(s > 0, step * s.sqrt() * scale, torch.ones_like(s))[:, None, None, None] for s in sums]
 
 
 def zigzag(q: Tensor) -> Tensor:

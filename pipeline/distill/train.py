@@ -10,8 +10,9 @@ from typing import Any
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.runner import Runner
 
-from pipeline.cache.files import write_json
+from pipeline.cache.files import write_report
 from pipeline.config import Sections
+from pipeline.data import image_errors
 from pipeline.distill.checkpoint import StreamHook, StudentCheckpoint
 from pipeline.distill.distiller import Distiller
 from pipeline.distill.lesson import Lesson, prepare_lesson
@@ -76,10 +77,11 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
     check_checkpoint(cfg)
     begun = time.perf_counter()
     runner, hook = build_runner(cfg, sections, lesson)
-    runner.train()
-    trained = time.perf_counter() - begun
-    if hook.metrics is None:  # a finished run that was resumed validates nothing by itself
-        runner.val()
+    with image_errors():
+        runner.train()
+        trained = time.perf_counter() - begun
+        if hook.metrics is None:  # a finished run that was resumed validates nothing by itself
+            runner.val()
     # Without a single detection mmdet's metric reports nothing at all.
     metrics = hook.metrics or {}
     summary = {
@@ -94,5 +96,5 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
         **lesson.provenance,
     }
     if is_main_process():
-        write_json(Path(cfg.work_dir) / "summary.json", summary)
+        write_report(Path(cfg.work_dir) / "summary.json", summary)
     return summary

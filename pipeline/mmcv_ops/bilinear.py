@@ -68,9 +68,7 @@ def bin_weights(rois: Tensor, map_size: tuple[int, int], pooling: Pooling) -> Sp
     columns = torch.stack((above + left, above + right, below + left, below + right), dim=1)
     share = (inside_y & inside_x) / per_bin[box].to(rois.dtype)
     upper, lower = (1 - weight_y) * share, weight_y * share
-    weights = torch.stack(
-        (upper * (1 - weight_x), upper * weight_x, lower * (1 - weight_x), lower * weight_x), dim=1
-    )
+    weights = torch.stack((upper * (1 - weight_x), upper * weight_x, lower * (1 - weight_x), lower * weight_x), dim=1)
     entries = 4 * per_bin.repeat_interleave(pooling.height * pooling.width)
     return SparseRows(columns.flatten(), weights.flatten(), _starts(entries))
 

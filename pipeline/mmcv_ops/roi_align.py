@@ -118,9 +118,7 @@ def _multiply(rows: SparseRows, table: Tensor) -> Tensor:
     if rows.columns.numel() == 0:  # embedding_bag refuses an empty table
         return table.new_zeros(len(rows.starts) - 1, table.size(1))
     columns, weights, starts = rows
-    return embedding_bag(
-        columns, table, starts, mode="sum", per_sample_weights=weights, include_last_offset=True
-    )
+    return embedding_bag(columns, table, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
 def _refuse_max(pool_mode: int) -> None:

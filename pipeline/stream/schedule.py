@@ -56,5 +56,5 @@ def _stream_batches(
 
 def rank_batches(batches: list[Batch], rank: int, world: int) -> list[Batch]:
     """Batches t * world + rank. Every rank gets equally many: the last round is filled up from the epoch's start."""
-    short = -len(batches) % world
-    return (batches + batches[:short])[rank::world]
+    rounds = -(-len(batches) // world)
+    return [batches[(t * world + rank) % len(batches)] for t in range(rounds)]

@@ -11,7 +11,7 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
-from pipeline.data import annotation_path, check_annotations
+from pipeline.data import annotation_path, check_annotations, image_errors
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.mm import METRICS, Config, build
 
@@ -27,7 +27,7 @@ def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
         loader = Runner.build_dataloader(loader_cfg, seed=0)
         metric: Any = build(METRICS, cfg.val_evaluator, "val_evaluator")
         metric.dataset_meta = loader.dataset.metainfo
-        with torch.no_grad():
+        with torch.no_grad(), image_errors():
             for batch in loader:
                 metric.process(batch, [sample.to_dict() for sample in detector.test_step(batch)])  # type: ignore
         # Only what was shown to the teacher may count: by default CocoMetric scores the whole annotation file.

@@ -25,9 +25,7 @@ class Teacher:
     classes: the dataset's, in label order. Raises TeacherError where weights, config and classes do not fit.
     """
 
-    def __init__(
-        self, spec: TeacherSpec, classes: tuple[str, ...], device: torch.device, tf32: bool = False
-    ) -> None:
+    def __init__(self, spec: TeacherSpec, classes: tuple[str, ...], device: torch.device, tf32: bool = False) -> None:
         path: Path = spec.weights()
         state, meta = read_checkpoint(path)
         model = copy.deepcopy(spec.cfg.model)

@@ -1,0 +1,46 @@
+"""Demo: a thin RetinaNet R101 teaches a thin R50 on 300 synthetic images; minutes on two CPU cores.
+
+Purpose   both stages end to end on real files: `make demo`
+Commands  python demo/make_data.py --out work_dirs/demo/data
+          python stage1_cache_teacher.py --config configs/demo/retinanet_r101_r50.py
+          python stage2_distill.py --config configs/demo/retinanet_r101_r50.py
+Result    docs/results/demo.md
+"""
+
+_base_ = "./teacher_retinanet_r101.py"
+
+model = dict(
+    backbone=dict(
+        depth=50,
+        # Pre-trained by demo/pretrain_backbone.py on cut-outs of all 80 categories, as ImageNet weights serve on COCO.
+        init_cfg=dict(type="Pretrained", checkpoint="demo/weights/resnet50_thin.pth"),
+    )
+)
+teacher = dict(
+    config="configs/demo/teacher_retinanet_r101.py",
+    checkpoint="demo/weights/teacher_retinanet_r101_thin.pth",
+    min_map=0.2,
+    gate_images=100,
+)
+views = dict(seed=520, check="exact")
+cache = dict(dir="work_dirs/demo/cache", codec=dict(type="frs"), shard_samples=64, calibration_views=128, workers=1)
+distill = dict(feature_weight=0.005, score_weight=0.02, warmup_iters=50)
+
+train_dataloader = dict(batch_size=8, num_workers=1)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=12)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=10, norm_type=2),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=12, T_max=12, convert_to_iter_based=True),
+]
+default_hooks = dict(
+    logger=dict(type="LoggerHook", interval=20), checkpoint=dict(type="CheckpointHook", interval=4, max_keep_ckpts=1)
+)
+randomness = dict(seed=520)
+work_dir = "work_dirs/demo/retinanet_r50"

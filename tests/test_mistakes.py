@@ -1,0 +1,231 @@
+"""What a user can get wrong ends in one clear line and exit code 2, and nothing already written is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import stage1_cache_teacher
+import stage2_distill
+from pipeline import cli
+from pipeline.mm import Config
+from tests.conftest import detector, make_config, make_dataset, save_teacher
+
+SCRIPTS = {1: stage1_cache_teacher, 2: stage2_distill}
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Run a stage's entry script; return its one line of error."""
+
+    def run(stage: int, config: Path | str, *options: str) -> str:
+        argv = ["stage", "--config", str(config)]
+        monkeypatch.setattr(sys, "argv", argv + (["--cfg-options", *options] if options else []))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.guarded(SCRIPTS[stage].main)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert stopped.value.code == 2 and len(lines) == 1
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def config(data: Path, teacher: dict, tmp_path: Path) -> Path:
+    return make_config(data, teacher, detector("retinanet"), tmp_path)
+
+
+def test_a_real_process(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    for script in ("stage1_cache_teacher.py", "stage2_distill.py"):
+        done = subprocess.run([sys.executable, root / script, "--config", tmp_path / "no.py"],
+                              check=False, capture_output=True, text=True, cwd=root)  # fmt: skip
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert done.stderr.strip().splitlines()[-1] == f"error: {tmp_path / 'no.py'}: no such config file"
+
+
+def test_config(fails, config: Path, tmp_path: Path) -> None:
+    assert "no such config file" in fails(1, tmp_path / "missing.py")
+    broken = tmp_path / "broken.py"
+    broken.write_text("model = dict(\n")
+    assert "cannot be read as a config" in fails(1, broken)
+    assert "did you mean 'checkpoint'" in fails(1, config, "teacher.chekpoint=x")
+    assert "did you mean 'cache'" in fails(1, config, "cach.dir=x")
+    assert "cache.codec.type" in fails(1, config, "cache.codec.type=zip")
+    assert "views.check" in fails(2, config, "views.check=never")
+    assert "expected at least 1" in fails(1, config, "cache.batch_size=0")
+    text = config.read_text()
+    typo = tmp_path / "typo.py"
+    typo.write_text(text.replace("\ndistill = ", "\ndistil = "))
+    assert "did you mean 'distill'" in fails(2, typo)
+    for stage in (1, 2):
+        assert "section 'model' is missing" in fails(stage, _without(config, tmp_path, "model"))
+
+
+def _without(config: Path, folder: Path, key: str) -> Path:
+    cfg = Config.fromfile(config)
+    cfg.pop(key)
+    cfg.dump(folder / "without.py")
+    return folder / "without.py"
+
+
+def test_annotations(fails, data: Path, teacher: dict, tmp_path: Path) -> None:
+    mine = make_dataset(tmp_path / "data", images=4)
+    config = make_config(mine, teacher, detector("retinanet"), tmp_path / "work")
+    path = mine / "annotations.json"
+    content = json.loads(path.read_text())
+    path.unlink()
+    assert "annotation file not found" in fails(1, config)
+    path.write_text("{")
+    assert "not a JSON file" in fails(1, config)
+    path.write_text(json.dumps({"info": 1}))
+    assert "not a COCO annotation file" in fails(1, config)
+    path.write_text(json.dumps({**content, "images": content["images"] + content["images"][:1]}))
+    assert "image id 100 occurs more than once" in fails(1, config)
+    path.write_text(json.dumps({**content, "categories": content["categories"][:1]}))
+    assert "class 'car'" in fails(1, config)
+    path.write_text(json.dumps({**content, "annotations": []}))
+    assert "no image is left" in fails(1, config, "train_dataloader.dataset.filter_cfg.filter_empty_gt=True")
+
+
+def test_images(fails, teacher: dict, tmp_path: Path) -> None:
+    mine = make_dataset(tmp_path / "data", images=6)
+    config = make_config(mine, teacher, detector("retinanet"), tmp_path / "work")
+    picture = mine / "images" / "004.jpg"
+    raw = picture.read_bytes()
+    picture.unlink()
+    line = fails(1, config)
+    assert "image 104" in line and "004.jpg" in line
+    picture.write_bytes(b"GIF89a nonsense")
+    assert "image 104" in fails(1, config)
+    shutil.copy(mine / "images" / "001.jpg", picture)
+    assert "the annotation file says 64x100, the image is 64x96" in fails(1, config)
+    picture.write_bytes(raw)
+
+
+def test_teacher(fails, config: Path, data: Path, tmp_path: Path) -> None:
+    assert "not in mmdet's zoo; did you mean 'retinanet_r101_fpn_1x_coco'" in fails(
+        1, config, "teacher.name=retinanet_r101_fpn_1x_cocoo", "teacher.config=None"
+    )
+    assert "either name=" in fails(1, config, "teacher.name=retinanet_r101_fpn_1x_coco")
+    assert "no.pth: teacher.checkpoint not found" in fails(1, config, f"teacher.checkpoint={tmp_path / 'no.pth'}")
+    deeper = save_teacher(tmp_path / "deeper", detector("retinanet", depth=34))
+    line = fails(1, config, f"teacher.checkpoint={deeper['checkpoint']}")
+    assert "does not fit" in line and "unexpected" in line
+    missing = torch.load(deeper["checkpoint"], weights_only=True)
+    missing["state_dict"].pop("neck.fpn_convs.0.conv.bias")
+    torch.save(missing, tmp_path / "missing.pth")
+    line = fails(1, config, f"teacher.config={deeper['config']}", f"teacher.checkpoint={tmp_path / 'missing.pth'}")
+    assert "1 keys missing (first: neck.fpn_convs.0.conv.bias)" in line
+    (tmp_path / "text.pth").write_text("hello")
+    assert "text.pth" in fails(1, config, f"teacher.checkpoint={tmp_path / 'text.pth'}")
+    assert "teacher.min_map asks for 0.900" in fails(1, config, "teacher.min_map=0.9")
+    assert not (tmp_path / "cache" / "pass-0").exists()
+
+
+def test_hostile_checkpoint(fails, config: Path, tmp_path: Path) -> None:
+    """A checkpoint that would run code is refused, and its code does not run."""
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path(tmp_path / "ran").touch, ())
+
+    torch.save({"state_dict": {}, "meta": Bomb()}, tmp_path / "bomb.pth", pickle_module=pickle)
+    assert "bomb.pth" in fails(1, config, f"teacher.checkpoint={tmp_path / 'bomb.pth'}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_transforms(fails, config: Path, tmp_path: Path) -> None:
+    for name in ("Mosaic", "MixUp"):
+        cfg = Config.fromfile(config)
+        cfg.train_dataloader.dataset.pipeline.insert(2, {"type": name})
+        cfg.dump(tmp_path / "mixed.py")
+        assert f"transform {name}: mixes images" in fails(1, tmp_path / "mixed.py")
+    cfg = Config.fromfile(config)
+    cfg.train_dataloader.dataset = {"type": "RepeatDataset", "times": 2, "dataset": cfg.train_dataloader.dataset}
+    cfg.dump(tmp_path / "wrapped.py")
+    assert "dataset wrapper RepeatDataset" in fails(1, tmp_path / "wrapped.py")
+
+
+def test_no_cache(fails, config: Path) -> None:
+    assert "no cache here" in fails(2, config)
+
+
+def test_another_cache(fails, made: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """A cache of another teacher or data set is refused by both stages, with the field and both values."""
+    root = made["frs"].parent / "cache"
+    before = sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
+    there = f"cache.dir={root}"
+    other = save_teacher(tmp_path / "other", detector("retinanet", depth=18), seed=9)
+    config = make_config(data, other, detector("retinanet"), tmp_path)
+    for stage in (1, 2):
+        line = fails(stage, config, there)
+        assert "sha256" in line and "the cache has '" in line and "the config wants '" in line
+    deeper = save_teacher(tmp_path / "deeper", detector("retinanet", depth=34))
+    config = make_config(data, deeper, detector("retinanet"), tmp_path)
+    assert "teacher.model: the cache has '" in fails(2, config, there)
+    mine = make_dataset(tmp_path / "data", images=5, seed=3)
+    config = make_config(mine, Config.fromfile(made["frs"]).teacher.to_dict(), detector("retinanet"), tmp_path)
+    for stage in (1, 2):
+        assert "data.annotations_sha256: the cache has '" in fails(stage, config, there)
+    assert "views.seed: the cache has 520, the config wants 521" in fails(2, made["frs"], "views.seed=521")
+    assert before == sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
+
+
+def test_student(fails, made: dict[str, Path], tmp_path: Path) -> None:
+    assert "student predicts 7 classes" in fails(2, made["frs"], "model.bbox_head.num_classes=7")
+    assert "4 FPN levels, the teacher's outputs have 5" in fails(
+        2, made["frs"], "model.neck.num_outs=4", "model.bbox_head.anchor_generator.strides=[8,16,32,64]"
+    )
+    assert "score channels" in fails(2, made["frs"], "model.bbox_head.anchor_generator.scales_per_octave=1")
+    assert "pad_size_divisor" in fails(2, made["frs"], "model.data_preprocessor.pad_size_divisor=1")
+    assert "cannot be built" in fails(2, made["frs"], "model.backbone.depht=50")
+    assert "cannot be built" in fails(2, made["frs"], "optim_wrapper.optimizer.type=SGDD")
+    cfg = Config.fromfile(made["frs"])
+    cfg.model.data_preprocessor.batch_augments = [{"type": "BatchSyncRandomResize", "random_size_range": (64, 96)}]
+    cfg.dump(tmp_path / "augments.py")
+    assert "batch_augments" in fails(2, tmp_path / "augments.py")
+
+
+def test_a_changed_image_stops_training(fails, teacher: dict, tmp_path: Path) -> None:
+    from tests.conftest import stage1
+
+    mine = make_dataset(tmp_path / "data", images=6)
+    config = make_config(mine, teacher, detector("retinanet"), tmp_path / "work")
+    stage1(config)
+    shutil.copy(mine / "images" / "000.jpg", tmp_path / "kept.jpg")
+    import cv2
+
+    picture = cv2.imread(str(mine / "images" / "000.jpg"))
+    picture[:8] = 255 - picture[:8]
+    cv2.imwrite(str(mine / "images" / "000.jpg"), picture)
+    line = fails(2, config)
+    assert "image 100" in line and "pixels differs from what the teacher saw" in line
+
+
+def test_a_corrupt_shard_stops_training(fails, made: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    shutil.copytree(made["frs"].parent / "cache", root)
+    shard = root / "pass-0" / "shard-00001.tar"
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(raw)
+    for workers in (0, 1):
+        line = fails(2, made["frs"], f"cache.dir={root}", f"train_dataloader.num_workers={workers}")
+        assert "shard-00001.tar" in line and "run stage 1 again" in line
+
+
+def test_an_unfinished_cache(fails, made: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    shutil.copytree(made["frs"].parent / "cache", root)
+    for manifest in root.glob("pass-*/manifest.json"):
+        manifest.unlink()
+    assert "no pass is complete yet" in fails(2, made["frs"], f"cache.dir={root}")

@@ -1,0 +1,187 @@
+"""Views are pure functions; replays are recognised; what cannot be replayed is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.cache.plan import mix, plan_pass, references, view_of
+from pipeline.config import load_config
+from pipeline.data import Images
+from pipeline.errors import ConfigError, ReplayMismatch, ViewError
+from pipeline.records import FLIPS, SampleRef, ViewRecord
+from pipeline.replay import check_replay, environment
+from pipeline.stream.schedule import epoch_batches, rank_batches
+from pipeline.views import Views, padded
+
+LOAD, PACK = {"type": "LoadImageFromFile"}, {"type": "PackDetInputs"}
+BOXES = {"type": "LoadAnnotations", "with_bbox": True}
+RESIZE, FLIP = {"type": "Resize", "scale": (128, 64), "keep_ratio": True}, {"type": "RandomFlip", "prob": 0.5}
+CHOICE = {"type": "RandomChoiceResize", "scales": [(128, 64), (160, 96)], "keep_ratio": True}
+RANGE = {"type": "RandomResize", "scale": [(128, 48), (128, 96)], "keep_ratio": True}
+COLOUR = {"type": "PhotoMetricDistortion"}
+
+
+def pipeline(*steps: dict) -> list[dict]:
+    return [LOAD, BOXES, *steps, PACK]
+
+
+@pytest.fixture(scope="module")
+def images(made: dict[str, Path]) -> Images:
+    cfg, _ = load_config(str(made["lossless"]))
+    return Images(cfg.train_dataloader.dataset)
+
+
+def test_finite_views_are_counted() -> None:
+    assert Views(pipeline(RESIZE), 0, None).count == 1
+    assert Views(pipeline(RESIZE, FLIP), 0, None).count == 2
+    assert Views(pipeline(CHOICE, FLIP), 0, None).count == 4
+    assert Views(pipeline(RESIZE, {**FLIP, "prob": 1.0}), 0, None).count == 1
+    with pytest.raises(ConfigError, match=r"views.count.*RandomResize"):
+        Views(pipeline(RANGE, FLIP), 0, None)
+    with pytest.raises(ConfigError, match=r"views.count.*RandomFlip"):
+        Views(pipeline(RESIZE, {**FLIP, "prob": 0.3}), 0, None)
+    with pytest.raises(ConfigError, match="have 2 views"):
+        Views(pipeline(RESIZE, FLIP), 0, 3)
+
+
+@pytest.mark.parametrize("name", ["Mosaic", "MixUp", "CachedMosaic", "CopyPaste"])
+def test_mixing_transforms_are_named(name: str) -> None:
+    with pytest.raises(ViewError, match=f"{name}: mixes images"):
+        Views(pipeline({"type": name}, RESIZE), 0, None)
+
+
+def test_unknown_transforms_are_named() -> None:
+    with pytest.raises(ViewError, match="MyAugmentation"):
+        Views(pipeline({"type": "MyAugmentation"}), 0, None)
+
+
+def test_finite_views_are_all_different(images: Images) -> None:
+    views = Views(pipeline(CHOICE, FLIP), 0, None)
+    info = images.info(images.ids[0])
+    records = [views.replay(info, v)[2] for v in range(4)]
+    assert len({r.pixels for r in records}) == 4
+    assert {(FLIPS[r.flip], r.shape) for r in records} == {
+        (flip, shape) for flip in ("none", "horizontal") for shape in {r.shape for r in records}
+    }
+
+
+@pytest.mark.parametrize("steps", [(RESIZE, FLIP), (RANGE, FLIP, COLOUR)], ids=["finite", "drawn"])
+def test_replay_depends_on_nothing_else(images: Images, steps: tuple[dict, ...]) -> None:
+    count = None if RANGE not in steps else 3
+    first = Views(pipeline(*steps), 7, count)
+    wanted = {(i, v): first.replay(images.info(i), v)[2] for i in images.ids[:4] for v in range(first.count)}
+    second = Views(pipeline(*steps), 7, count)
+    for image, view in sorted(wanted, reverse=True):
+        np.random.seed(image)
+        random.seed(view)
+        before = np.random.get_state()[1].copy()
+        pixels, sample, record = second.replay(images.info(image), view)
+        assert dataclasses.replace(record, thumbnail=None) == dataclasses.replace(wanted[image, view], thumbnail=None)
+        assert (np.random.get_state()[1] == before).all(), "the caller's generators must not move"
+        assert record.pad_shape == second.pad_shape(images.info(image), view) == padded(pixels.shape[1:])
+        assert sample.metainfo["flip"] == (record.flip != 0)
+
+
+def test_record_round_trip(images: Images) -> None:
+    record = Views(pipeline(RESIZE, FLIP), 0, None).replay(images.info(images.ids[0]), 1)[2]
+    levels = ((8, 12), (4, 6), (2, 3))
+    again, shapes = ViewRecord.from_row(record.row(levels), record.thumbnail)
+    assert shapes == levels
+    assert dataclasses.replace(again, thumbnail=None) == dataclasses.replace(record, thumbnail=None)
+
+
+def test_every_difference_is_refused(images: Images) -> None:
+    views = Views(pipeline(RESIZE, FLIP), 0, None)
+    record = views.replay(images.info(images.ids[0]), 0)[2]
+    flipped = views.replay(images.info(images.ids[0]), 1)[2]
+    check_replay(record, record, "exact", 0, environment())
+    for name, value in [("pixels", 1), ("boxes", 1), ("flip", 1), ("shape", (1, 1)), ("ori_shape", (1, 1))]:
+        changed = dataclasses.replace(record, **{name: value})
+        with pytest.raises(ReplayMismatch, match=f"image {record.image_id}, view 0: {name}"):
+            check_replay(record, changed, "exact", 0, environment())
+    with pytest.raises(ReplayMismatch, match=r"opencv-python-headless 0.1 -> \d"):
+        check_replay(record, dataclasses.replace(record, pixels=1), "exact", 0, {"opencv-python-headless": "0.1"})
+    slightly = dataclasses.replace(record, pixels=1)
+    check_replay(record, slightly, "close", 8.0, environment())
+    other = dataclasses.replace(record, thumbnail=255 - flipped.thumbnail)
+    with pytest.raises(ReplayMismatch, match="thumbnails differ"):
+        check_replay(record, other, "close", 8.0, environment())
+
+
+def test_a_changed_image_file_is_noticed(images: Images, tmp_path: Path) -> None:
+    import cv2
+
+    views = Views(pipeline(RESIZE), 0, None)
+    info = dict(images.info(images.ids[0]))
+    record = views.replay(info, 0)[2]
+    picture = cv2.imread(info["img_path"])
+    picture[0, 0] ^= 64
+    info["img_path"] = str(tmp_path / "changed.png")
+    cv2.imwrite(info["img_path"], picture)
+    assert views.replay(info, 0)[2].pixels != record.pixels
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**40), st.integers(1, 6))
+def test_passes_show_every_view_once(image: int, count: int) -> None:
+    assert sorted(view_of(image, p, count) for p in range(count)) == list(range(count))
+
+
+def test_the_hash_is_part_of_the_format() -> None:
+    assert [mix(0), mix(1), mix(520, 3)] == [16294208416658607535, 10451216379200822465, 493652371936585293]
+    flips = [view_of(i, 0, 2) for i in range(1000)]
+    assert 430 < sum(flips) < 570
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=80), st.integers(1, 4),
+    st.integers(1, 12), st.integers(0, 5),
+)  # fmt: skip
+def test_a_plan_holds_every_image_once(shapes: list, batch: int, shard: int, seed: int) -> None:
+    pads = {n: (h * 32, w * 32) for n, (h, w) in enumerate(shapes)}
+    shards = plan_pass(pads, 0, 2, lambda image, view: pads[image], batch, shard, seed)
+    assert sorted(image for s in shards for image, _, _ in s.samples) == sorted(pads)
+    for planned in shards:
+        assert len(planned.samples) <= max(shard, batch)
+        areas = [h * w for _, _, (h, w) in planned.samples]
+        assert max(areas) <= 1.25 * min(areas)
+        assert len({w >= h for _, _, (h, w) in planned.samples}) == 1
+        for pad, members in planned.batches:
+            assert len(members) <= batch and {pads[image] for image, _ in members} == {pad}
+    assert shards == plan_pass(reversed(list(pads)), 0, 2, lambda i, v: pads[i], batch, shard, seed)
+    refs = references(shards, 0)
+    assert [len(r) for r in refs] == [len(s.samples) for s in shards]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=30), st.integers(1, 8), st.integers(1, 5), st.integers(0, 3))
+def test_an_epoch_is_exact(sizes: list[int], batch: int, world: int, epoch: int) -> None:
+    shards, image = [], 0
+    for number, size in enumerate(sizes):
+        pad = (64, 96) if number % 2 else (96, 64)
+        shards.append([SampleRef(0, number, i, image + i, 0, pad) for i in range(size)])
+        image += size
+    batches = epoch_batches(shards, 520, epoch, batch)
+    assert sorted(ref.image_id for b in batches for ref in b) == list(range(image))
+    assert all(len({ref.landscape for ref in b}) == 1 and len(b) <= batch for b in batches)
+    assert batches == epoch_batches(shards, 520, epoch, batch)
+    ranks = [rank_batches(batches, r, world) for r in range(world)]
+    assert len({len(r) for r in ranks}) == 1
+    together = [b for step in zip(*ranks) for b in step]
+    assert together[: len(batches)] == batches
+
+
+def test_epochs_differ() -> None:
+    shards = [[SampleRef(0, n, i, n * 8 + i, 0, (32, 64)) for i in range(8)] for n in range(6)]
+    first, second = (epoch_batches(shards, 0, epoch, 4) for epoch in range(2))
+    assert first != second
+    assert torch.tensor([len(b) for b in first]).eq(4).all()
