@@ -4,7 +4,7 @@ With m the decoded FRS map, S_l its sum over level l, U a KLT basis and mu / t0 
 
     features   q = rint( DCT4x4[ U_l^T sqrt(m) (y - mu_l) ] / D_l )
     scores     q = rint( DCT4x4[ U^T sqrt(m) (sqrt(t) - sqrt(t0_l)) ] / D_l ),   t = u |u| after decoding u
-    D_l = step * S_l^0.5 * (sum_l S_l)^-0.3
+    D_l = step * scale * S_l^0.5 * (sum_l S_l)^-0.3,   scale: rms norm of the residual in the calibration's sample
 
 The feature loss is plain squared error between sqrt(m) y and sqrt(m) a, so that is what is transformed. Decoding runs
 on the training device; the host only checks crcs and runs zstd. u |u| is not clipped to [0, m]: that would bias the
@@ -24,7 +24,7 @@ from pipeline.cache.arrays import ArraySpec
 from pipeline.codec.base import Codec, Sample, first_channels, pack, positions, unpack
 from pipeline.codec.calibration import Statistics
 from pipeline.codec.mapcode import buckets, decode_map, encode_map
-from pipeline.codec.transform import BLOCK, dct, klt, rank_of_energy, steps, to_blocks, unzigzag, zigzag
+from pipeline.codec.transform import BLOCK, dct, klt, rank_of_energy, rms, steps, to_blocks, unzigzag, zigzag
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
 
@@ -60,6 +60,8 @@ class Frs(Codec):
             "score_basis": basis[:, :score_rank].copy(),
         }
         self._cache.clear()
+        self.settings["feature_scale"] = rms([values for _, values in solved])
+        self.settings["score_scale"] = rms([values / len(solved)])
         self.settings["sample"] = {"views": statistics.views, "rank": rank, "score_rank": score_rank}
 
     def specs(self, levels: Sequence[LevelShapes]) -> list[ArraySpec]:
@@ -71,6 +73,9 @@ class Frs(Codec):
             ArraySpec("scores", (score_rank, p4), "uint16", ("plane", "position4"), zstd),
             ArraySpec("frs", (p,), "uint8", ("position",), zstd),
         ]
+
+    def _step(self, what: str) -> float:
+        return self.settings[f"{what}_step"] * self.settings[f"{what}_scale"]
 
     def _on(self, device: torch.device) -> dict[str, Tensor]:
         if str(device) not in self._cache:
@@ -92,7 +97,7 @@ class Frs(Codec):
         values = {"feature": output.features, "score": [s.sqrt() for s in output.scores]}
         planes, errors = {}, {}
         for what, levels in values.items():
-            step = steps(maps, self.settings[f"{what}_step"])
+            step = steps(maps, self._step(what))
             exact = [self._coefficients(i, tables, what, v.float(), codes[i]) for i, v in enumerate(levels)]
             quantised = [torch.round(c / d) for c, d in zip(exact, step)]
             lost = sum(float((((q * d - c) / d) ** 2).sum()) for q, c, d in zip(quantised, exact, step))
@@ -114,7 +119,7 @@ class Frs(Codec):
         tables = self._on(codes[0].device)
         planes = unpack(unzigzag(batch.arrays[f"{what}s"]), batch.levels, BLOCK)
         out = []
-        for level, (q, d) in enumerate(zip(planes, steps(maps, self.settings[f"{what}_step"]))):
+        for level, (q, d) in enumerate(zip(planes, steps(maps, self._step(what)))):
             height, width = maps[level].shape[1:]
             basis = tables[f"{what}_basis"]
             basis = basis[level] if basis.dim() == 3 else basis

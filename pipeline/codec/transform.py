@@ -58,6 +58,12 @@ def rank_of_energy(values: np.ndarray, energy: float) -> int:
     return int(np.searchsorted(np.cumsum(values) / total, energy) + 1)
 
 
+def rms(eigenvalues: list[np.ndarray]) -> float:
+    """Root of the mean over levels of a covariance's trace: how large a residual vector is. 1 where there is none."""
+    total = float(np.mean([values.sum() for values in eigenvalues]))
+    return total**0.5 if total > 0 else 1.0
+
+
 def steps(frs: list[Tensor], step: float) -> list[Tensor]:
     """Quantiser step of every level, (B, 1, 1, 1): step * S_l^0.5 * (sum_l S_l)^-0.3, S_l = sum of the map.
 

@@ -1,0 +1,56 @@
+"""The configs that ship: they load, their teachers exist in mmdet's zoo, students fit their teachers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_config
+from pipeline.mm import MODELS
+from pipeline.teacher import find_teacher
+from pipeline.teacher.heads import output_shapes
+from pipeline.views import Views
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SHIPPED = sorted(p for p in CONFIGS.rglob("*.py") if not p.name.startswith("teacher_"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    cfg, sections = load_config(str(path))
+    pipeline = [dict(step) for step in cfg.train_dataloader.dataset.pipeline]
+    assert Views(pipeline, sections.views.seed, sections.views.count).count == 2
+    spec = find_teacher(sections.teacher)
+    teacher, student = MODELS.build(spec.cfg.model), MODELS.build(cfg.model)
+    assert teacher.backbone.depth == 101
+    shape = (800, 1088) if "coco" in path.parts else (192, 288)
+    taught, own = output_shapes(teacher, shape), output_shapes(student, shape)
+    assert taught[0] == own[0] and taught[2] == own[2]
+    if "coco" in path.parts:
+        positions = sum(h * w for h, w in taught[0])
+        assert (positions, taught[1], taught[2]) == (18134, 256, 720)
+        assert spec.url is not None and spec.url.endswith(".pth") and spec.checkpoint.name == spec.url.split("/")[-1]
+
+
+def test_second_student_is_short() -> None:
+    lines = (CONFIGS / "demo" / "retinanet_r101_r18.py").read_text().splitlines()
+    assert len(lines) <= 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "retinanet_r101_fpn_2x_coco",
+        "gfl_r101_fpn_ms-2x_coco",
+        "faster-rcnn_r101_fpn_1x_coco",
+        "fcos_r101-caffe_fpn_gn-head_ms-640-800-2x_coco",
+    ],
+)
+def test_the_papers_teachers_are_in_the_zoo(name: str) -> None:
+    from pipeline.config import TeacherSection
+
+    spec = find_teacher(TeacherSection(name=name))
+    assert spec.url is not None and spec.url.startswith("https://") and "r101" in spec.url
+    assert spec.cfg.model.backbone.depth == 101
