@@ -12,6 +12,7 @@ _base_ = "./teacher_retinanet_r101.py"
 model = dict(
     backbone=dict(
         depth=50,
+        frozen_stages=1,
         # Pre-trained by demo/pretrain_backbone.py on cut-outs of all 80 categories, as ImageNet weights serve on COCO.
         init_cfg=dict(type="Pretrained", checkpoint="demo/weights/resnet50_thin.pth"),
     )
@@ -26,8 +27,8 @@ views = dict(seed=520, check="exact")
 cache = dict(dir="work_dirs/demo/cache", codec=dict(type="frs"), shard_samples=64, calibration_views=128, workers=1)
 distill = dict(feature_weight=0.005, score_weight=0.02, warmup_iters=50)
 
-train_dataloader = dict(batch_size=8, num_workers=1)
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=12)
+train_dataloader = dict(batch_size=4, num_workers=1)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=8)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
@@ -37,7 +38,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=12, T_max=12, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=8, T_max=8, convert_to_iter_based=True),
 ]
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=20), checkpoint=dict(type="CheckpointHook", interval=4, max_keep_ckpts=1)

@@ -1,7 +1,12 @@
 """The demo's teacher: RetinaNet on a thin ResNet-101 (16 base channels), 16 classes, 288x192 pixels.
 
-Train:     python demo/train_teacher.py
+Data:      python demo/make_data.py --out work_dirs/demo/data
+Start:     python demo/pretrain_backbone.py --depth 101 --out work_dirs/resnet101_thin.pth --steps 550
+Train:     python demo/train_teacher.py --backbone work_dirs/resnet101_thin.pth --steps 4000 --minutes 47
 Evaluate:  python demo/train_teacher.py --eval-only demo/weights/teacher_retinanet_r101_thin.pth
+
+Time:      10 minutes for the start and 47 for the teacher on two cores (24,600 rendered scenes)
+Result:    mAP 0.493, AP50 0.732 on the 100 val images (0.482, 0.725 on 500); log in docs/results/demo_teacher/
 """
 
 # --- data: made by demo/make_data.py; only the 16 categories of the demo's subset
@@ -26,7 +31,7 @@ metainfo = dict(
         "clock",
     )
 )
-scale = (288, 192)  # of one image: long and short side at most; a CPU trains 15 images a second at this size
+scale = (288, 192)  # of one image: long and short side at most; two cores train 9 images a second
 backend_args = None
 train_pipeline = [
     dict(type="LoadImageFromFile", backend_args=backend_args),

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.runner import Runner
+from torch import distributed
 
 from pipeline.cache.files import write_report
 from pipeline.config import Sections
@@ -27,6 +29,15 @@ PASSED_ON = ("val_dataloader", "train_cfg", "val_cfg", "val_evaluator", "optim_w
              "log_processor", "visualizer")  # fmt: skip
 
 
+def join_processes(cfg: Config) -> None:
+    """Set up torch.distributed where mmengine cannot: its launcher and its wrapper take CUDA devices for granted."""
+    if cfg.get("launcher", "none") == "pytorch" and not torch.cuda.is_available():
+        if not distributed.is_initialized():
+            distributed.init_process_group("gloo")
+        wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+        cfg.setdefault("model_wrapper_cfg", wrapper)
+
+
 def build_runner(cfg: Config, sections: Sections, lesson: Lesson) -> tuple[Runner, StreamHook]:
     """mmengine's Runner around a Distiller and a Stream."""
     batch_size = cfg.train_dataloader.get("batch_size")
@@ -41,6 +52,7 @@ def build_runner(cfg: Config, sections: Sections, lesson: Lesson) -> tuple[Runne
     model = Distiller(
         student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
     )  # fmt: skip
+    join_processes(cfg)
     stream = Stream(lesson.stream, batch_size, seed=(cfg.get("randomness") or {}).get("seed") or 0)
     hook = StreamHook()
     hooks = copy.deepcopy(dict(cfg.get("default_hooks") or {}))

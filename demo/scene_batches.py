@@ -1,0 +1,72 @@
+"""Rendered scenes as mmdet training batches, without files: every scene is new, none is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+from torch.utils.data import Dataset
+
+from demo.coco_names import DEMO_CATEGORIES
+from demo.scenes import Scene, render
+
+
+def resized(scene: Scene, scale: tuple[int, int], flip: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What the config's train pipeline does to an image: a keep-ratio resize, perhaps a flip.
+
+    Args:
+        scene: the rendered scene.
+        scale: (long, short) side in pixels at most.
+        flip: mirror left to right.
+
+    Returns:
+        The image, and its (N, 4) boxes x1, y1, x2, y2 in the resized image.
+    """
+    height, width = scene.image.shape[:2]
+    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    size = (int(width * factor + 0.5), int(height * factor + 0.5))
+    image = cv2.resize(scene.image, size, interpolation=cv2.INTER_LINEAR)
+    boxes = scene.boxes * np.array([size[0] / width, size[1] / height] * 2, np.float32)
+    if flip:
+        image = image[:, ::-1]
+        boxes = np.stack([size[0] - boxes[:, 2], boxes[:, 1], size[0] - boxes[:, 0], boxes[:, 3]], 1)
+    return image, boxes
+
+
+def _packed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, Any]:
+    """(3, H, W) uint8 BGR and its DetDataSample, as mmdet's PackDetInputs makes them."""
+    from mmdet.structures import DetDataSample  # here: mmdet wants its operators installed before
+
+    truth = InstanceData()
+    truth.bboxes = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32))
+    truth.labels = torch.from_numpy(labels)
+    sample = DetDataSample(metainfo=dict(img_shape=image.shape[:2], scale_factor=(1.0, 1.0)))
+    sample.gt_instances = truth
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), sample
+
+
+class SceneBatches(Dataset):
+    """Batch ``i``: ``batch_size`` new scenes, all landscape (even i) or all portrait, to pad little."""
+
+    def __init__(self, seed: int, batches: int, batch_size: int, scale: tuple[int, int]):
+        self.seed, self.batches, self.batch_size, self.scale = seed, batches, batch_size, scale
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, batch: int) -> dict[str, Any]:
+        if not 0 <= batch < self.batches:
+            raise IndexError(batch)
+        cv2.setNumThreads(1)  # the other cores train
+        rng = np.random.default_rng([self.seed, 99, batch])
+        inputs, samples = [], []
+        for index in range(batch * self.batch_size, (batch + 1) * self.batch_size):
+            scene = render(self.seed, "train", index, DEMO_CATEGORIES, portrait=bool(batch % 2))
+            image, boxes = resized(scene, self.scale, bool(rng.random() < 0.5))
+            packed = _packed(image, boxes, scene.labels)
+            inputs.append(packed[0])
+            samples.append(packed[1])
+        return dict(inputs=inputs, data_samples=samples)
