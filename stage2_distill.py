@@ -19,7 +19,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", nargs="?", const="auto", help="go on from the latest (or this) checkpoint")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision for the student")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override config values")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override config values"
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     return parser.parse_args()

@@ -20,9 +20,11 @@ INTERRUPTED = 130
 
 def one_line(error: BaseException) -> str:
     """The message alone. From a loader's worker torch hands us the whole traceback as text: its last line is ours."""
-    line = str(error).strip().splitlines()[-1]
+    text = str(error).strip()
+    if not text.startswith("Caught "):
+        return " ".join(text.split("\n"))
     name = f"{type(error).__module__}.{type(error).__name__}: "
-    return line.removeprefix(name)
+    return text.splitlines()[-1].removeprefix(name)
 
 
 def guarded(main: Callable[[], None]) -> None:
@@ -34,9 +36,18 @@ def guarded(main: Callable[[], None]) -> None:
     except PipelineError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except OSError as error:  # a folder that cannot be written, a full disk, a host that does not answer
+        print(f"error: {error.filename or type(error).__name__}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
     except KeyboardInterrupt:
-        print("stopped; everything committed is kept, the same command goes on from there", file=sys.stderr)
+        print("stopped; what was committed is kept: run stage 1 again, or stage 2 with --resume", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """mmdet's --cfg-options; may be given more than once."""
+    text = "override config values"
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
@@ -47,7 +58,7 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     parser.add_argument("--cfg-options", nargs="+", action=DictAction)
     try:
         return parser.parse_args(["--cfg-options", *pairs]).cfg_options if pairs else {}
-    except (argparse.ArgumentError, ValueError) as error:
+    except (argparse.ArgumentError, ValueError, AssertionError, SyntaxError) as error:
         from pipeline.errors import ConfigError
 
         raise ConfigError(f"--cfg-options: expected key=value pairs, found {pairs} ({error})") from error

@@ -7,12 +7,13 @@ from them. Sections become frozen dataclasses here; config objects go no further
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.codec import codec_settings
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, brief
 from pipeline.mm import Config, plain
 
 
@@ -78,6 +79,7 @@ KINDS = {"teacher": TeacherSection, "views": ViewsSection, "cache": CacheSection
 # What mmengine's Runner and mmdet's tools read: --cfg-options may set these where a config does not have them.
 RUNNER_KEYS = ("auto_scale_lr", "custom_hooks", "default_hooks", "env_cfg", "launcher", "load_from", "log_level",
                "log_processor", "optim_wrapper", "param_scheduler", "randomness", "resume", "visualizer")  # fmt: skip
+NEEDED_DICTS = ("model", "model.backbone", "train_dataloader", "train_dataloader.dataset")
 CHOICES = {"teacher.source": ("cache", "live"), "views.check": ("exact", "close")}
 AT_LEAST = {
     "teacher.gate_images": 1, "views.count": 1, "views.tolerance": 0, "cache.passes": 1, "cache.batch_size": 1,
@@ -115,6 +117,8 @@ def _check_value(where: str, kind: str, value: Any) -> None:
     base = kind.removesuffix(" | None")
     if not isinstance(value, wanted[base]) or (isinstance(value, bool) and base != "bool"):
         raise ConfigError(f"{where}: expected {kind}, found {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, found {value!r}")
     if where in CHOICES and value not in CHOICES[where]:
         raise ConfigError(f"{where}: expected one of {CHOICES[where]}, found {value!r}")
     if where in AT_LEAST and value < AT_LEAST[where]:
@@ -131,8 +135,19 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Confi
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: anything may go wrong inside it
-        raise ConfigError(f"{path}: cannot be read as a config: {_last_line(error)}") from error
+        raise ConfigError(f"{path}: cannot be read as a config: {brief(error)}") from error
     apply_options(cfg, options or {})
+    require_sections(cfg, path)
+    found = {name: section(name, cfg.get(name, {})) for name in KINDS}
+    sections = Sections(**found)
+    if (sections.teacher.name is None) == (sections.teacher.config is None):
+        raise ConfigError("teacher: give either name= (of mmdet's zoo) or config= (with checkpoint=)")
+    codec_settings(plain(dict(sections.cache.codec)))
+    return cfg, sections
+
+
+def require_sections(cfg: Config, path: str) -> None:
+    """The parts that both stages need are there and are dicts; a near miss of our four names is a typo."""
     for key in cfg:
         close = difflib.get_close_matches(key, KINDS, n=1, cutoff=0.8)
         if close and key not in KINDS:
@@ -140,12 +155,12 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Confi
     for needed in ("model", "train_dataloader", *KINDS):
         if needed not in cfg and needed != "views":
             raise ConfigError(f"{path}: section {needed!r} is missing")
-    found = {name: section(name, cfg.get(name, {})) for name in KINDS}
-    sections = Sections(**found)
-    if (sections.teacher.name is None) == (sections.teacher.config is None):
-        raise ConfigError("teacher: give either name= (of mmdet's zoo) or config= (with checkpoint=)")
-    codec_settings(plain(dict(sections.cache.codec)))
-    return cfg, sections
+    for path_ in NEEDED_DICTS:
+        value: Any = cfg
+        for key in path_.split("."):
+            value = value.get(key) if isinstance(value, dict | Config) else None
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path_}: expected a dict, found {value!r:.60}")
 
 
 def apply_options(cfg: Config, options: dict[str, Any]) -> None:
@@ -158,9 +173,4 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
     try:
         cfg.merge_from_dict(options)
     except Exception as error:
-        raise ConfigError(f"--cfg-options: {_last_line(error)}") from error
-
-
-def _last_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[-1] if text else ''}".rstrip(": ")
+        raise ConfigError(f"--cfg-options: {brief(error)}") from error

@@ -11,44 +11,65 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, DataError
+import cv2
+
+from pipeline.errors import ConfigError, DataError, brief
 from pipeline.mm import DATASETS, build, config_errors
 
 
-def annotation_path(dataset: dict[str, Any]) -> Path:
+def annotation_path(dataset: Any, where: str = "train_dataloader.dataset") -> Path:
     """Where mmdet looks for ann_file: beside data_root unless absolute."""
-    if not dataset.get("ann_file"):
-        raise ConfigError("train_dataloader.dataset.ann_file: missing; a COCO annotation file is needed")
+    if not isinstance(dataset, dict) or not isinstance(dataset.get("ann_file"), str):
+        raise ConfigError(f"{where}.ann_file: missing; a COCO annotation file is needed")
     return Path(dataset.get("data_root") or "") / dataset["ann_file"]
 
 
-def check_annotations(path: Path, classes: tuple[str, ...] | None) -> int:
-    """Refuse what mmdet would accept silently or explain badly. Returns the number of images in the file.
-
-    Raises DataError: missing, not JSON, not COCO, duplicate image ids, classes that the file does not have.
-    """
+def read_coco(path: Path) -> dict[str, Any]:
+    """An annotation file as JSON. Raises DataError: missing, not JSON, not COCO."""
     if not path.is_file():
         raise DataError(f"{path}: annotation file not found; set data_root and ann_file")
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-        images, categories = content["images"], content["categories"]
-        ids, names = [image["id"] for image in images], {category["name"] for category in categories}
-        content["annotations"]
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a COCO annotation file: no {error} in it") from error
-    twice = [image for image, n in Counter(ids).items() if n > 1]
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise DataError(f"{path}: not a COCO annotation file: no list {part!r} in it")
+    return content
+
+
+def _require(path: Path, rows: list[Any], what: str, fields: tuple[str, ...]) -> None:
+    for number, row in enumerate(rows):
+        for field in fields:
+            if not isinstance(row, dict) or field not in row:
+                raise DataError(f"{path}: {what} number {number} has no {field!r}")
+
+
+def check_annotations(path: Path, classes: tuple[str, ...] | None, evaluated: bool = False) -> int:
+    """Refuse what mmdet would accept silently or explain badly. Returns the number of images in the file.
+
+    `evaluated`: mAP is to be measured on it. Raises DataError: missing, not COCO, fields missing or not whole
+    numbers, duplicate image ids, classes that the file does not have.
+    """
+    content = read_coco(path)
+    _require(path, content["images"], "image", ("id", "file_name", "width", "height"))
+    _require(path, content["categories"], "category", ("id", "name"))
+    fields = ("image_id", "category_id", "bbox", "area") + (("iscrowd",) if evaluated else ())
+    _require(path, content["annotations"], "annotation", fields)
+    for image in content["images"]:
+        for field, least in (("id", -(2**62)), ("width", 1), ("height", 1)):
+            value = image[field]
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise DataError(f"{path}: image {image['id']!r}: {field} must be a whole number, found {value!r}")
+    twice = [image for image, n in Counter(image["id"] for image in content["images"]).items() if n > 1]
     if twice:
         raise DataError(f"{path}: image id {twice[0]!r} occurs more than once ({len(twice)} such ids)")
-    wrong = [image for image in ids if isinstance(image, bool) or not isinstance(image, int)]
-    if wrong:
-        raise DataError(f"{path}: image ids must be whole numbers, found {wrong[0]!r}")
+    names = {category["name"] for category in content["categories"]}
     for name in classes or ():
         if name not in names:
             raise DataError(f"{path}: class {name!r} of metainfo is not among its categories {sorted(names)[:5]}...")
-    return len(ids)
+    return len(content["images"])
 
 
 @contextlib.contextmanager
@@ -56,8 +77,8 @@ def image_errors() -> Iterator[None]:
     """An image of the val set that mmdet cannot read, in one line: DataError naming the file."""
     try:
         yield
-    except (AssertionError, FileNotFoundError) as error:
-        line = str(error).strip().splitlines()[-1] if str(error).strip() else ""
+    except (AssertionError, FileNotFoundError, cv2.error) as error:
+        line = brief(error)
         if isinstance(error, AssertionError) and "failed to load image" not in line:
             raise
         raise DataError(f"val set: {line.removeprefix('AssertionError: ')}") from error
@@ -77,7 +98,10 @@ class Images:
                     "inner dataset itself"
                 )
         config = copy.deepcopy(dict(dataset))
-        self.pipeline: list[dict[str, Any]] = [dict(step) for step in config.pop("pipeline", [])]
+        steps = config.pop("pipeline", None)
+        if not isinstance(steps, list) or not all(isinstance(s, dict) and "type" in s for s in steps):
+            raise ConfigError("train_dataloader.dataset.pipeline: expected a list of transforms, each dict(type=...)")
+        self.pipeline: list[dict[str, Any]] = [dict(step) for step in steps]
         self.ann_file = annotation_path(config)
         self.filter_cfg = config.get("filter_cfg")
         classes = (config.get("metainfo") or {}).get("classes")
@@ -116,7 +140,7 @@ def check_annotations_classes(path: Path, classes: tuple[str, ...], given: bool)
     """mmdet's default classes (COCO's 80) on a file that has none of them would train on nothing."""
     if given:
         return
-    names = {category["name"] for category in json.loads(path.read_text())["categories"]}
+    names = {category["name"] for category in read_coco(path)["categories"]}
     if not names & set(classes):
         raise DataError(
             f"{path}: none of its categories {sorted(names)[:5]} is a class of the dataset; set metainfo.classes"

@@ -58,3 +58,9 @@ class StaleCache(CacheError):
 
 class CorruptCache(CacheError):
     """Bytes on disk are not the bytes that were written."""
+
+
+def brief(error: BaseException) -> str:
+    """The last line of a foreign error's text, with its type: short enough for our one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip()[:200]}" if lines else type(error).__name__

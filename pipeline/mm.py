@@ -24,7 +24,7 @@ with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
 
     register_all_modules(init_default_scope=True)
 
-from pipeline.errors import ConfigError  # noqa: E402
+from pipeline.errors import ConfigError, brief  # noqa: E402
 
 __all__ = ["DATASETS", "METRICS", "MODELS", "OPS", "TRANSFORMS", "Config", "ConfigDict", "build", "config_errors"]
 
@@ -35,8 +35,7 @@ def config_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, KeyError, AssertionError, ValueError, AttributeError, ImportError, FileNotFoundError) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{what}: cannot be built from the config: {reason}") from error
+        raise ConfigError(f"{what}: cannot be built from the config: {brief(error)}") from error
 
 
 def build(registry: Any, cfg: Any, what: str) -> Any:

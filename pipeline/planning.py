@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from pipeline.cache.plan import ShardPlan, plan_pass
 from pipeline.config import Sections
 from pipeline.data import Images
+from pipeline.errors import ConfigError, StaleCache
 from pipeline.views import Views
 
 
@@ -14,6 +16,24 @@ def layout_of(sections: Sections) -> dict[str, int]:
     """The numbers that, with images and views, decide a plan."""
     cache = sections.cache
     return {"batch_size": cache.batch_size, "shard_samples": cache.shard_samples, "seed": sections.views.seed}
+
+
+def expected_passes(sections: Sections, views: Views) -> range:
+    """The passes that this config's cache has when it is complete: one for each view unless the config says fewer."""
+    passes = sections.cache.passes or views.count
+    if passes > views.count:
+        raise ConfigError(f"cache.passes: {passes}, but an image has only {views.count} views; more would repeat them")
+    return range(passes)
+
+
+def require_images(root: Path, number: int, planned: set[int], images: Images) -> None:
+    """A pass must hold just the images that the config's data set yields. Raises StaleCache."""
+    wanted = set(images.ids)
+    if planned != wanted:
+        raise StaleCache(
+            f"{root}/pass-{number}: planned for {len(planned)} images, the config's data set yields {len(wanted)} "
+            f"({len(planned ^ wanted)} differ; filter_cfg or indices?); use another cache.dir"
+        )
 
 
 def plan_views(

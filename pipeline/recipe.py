@@ -22,7 +22,7 @@ def make_recipe(sections: Sections, images: Images, views: Views, teacher: Teach
     return {
         "format": [FORMAT, VERSION],
         "teacher": {
-            "name": teacher.label,
+            "name": teacher.label if teacher.zoo else None,  # the names of files are no content
             "model": digest(_without(model, NOT_CONTENT)),
             "preprocess": {k: v for k, v in model["data_preprocessor"].items() if k != "batch_augments"},
             "precision": "float32",

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.manifest import verify_pass
+from pipeline.errors import CacheError
 
 
 def stage1_table(root: str, summary: dict[str, Any]) -> str:
@@ -80,6 +81,9 @@ def verify(root: str | Path) -> dict[str, Any]:
     """Read every file of a cache and compare its digest. Raises CorruptCache naming the first that differs."""
     cache = Cache(root)
     manifests = {number: cache.manifest(number) for number in cache.passes()}
+    for folder in sorted(cache.root.glob("pass-*")):
+        if not (folder / "manifest.json").is_file():
+            raise CacheError(f"{folder}: not complete (no manifest.json); run stage 1 again")
     files = len(cache.codec_manifest()["files"])
     for number, manifest in manifests.items():
         verify_pass(cache.root, number, manifest, cache.codec_digest)

@@ -20,7 +20,7 @@ from google_crc32c import value as crc32c
 from torch import Tensor
 
 from pipeline.cache.plan import mix
-from pipeline.errors import ConfigError, DataError, PipelineError, ViewError
+from pipeline.errors import ConfigError, DataError, PipelineError, ViewError, brief
 from pipeline.mm import TRANSFORMS, build, plain
 from pipeline.records import FLIPS, THUMBNAIL, ViewRecord
 
@@ -34,7 +34,7 @@ MIXING = {"Mosaic", "CachedMosaic", "MixUp", "CachedMixUp", "CopyPaste", "InstaB
 def choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:
     """The equally likely outcomes of a transform, each as a config that leaves no choice; None if it draws."""
     kind = transform["type"]
-    if kind == "RandomChoiceResize":
+    if kind == "RandomChoiceResize" and isinstance(transform.get("scales"), list | tuple):
         return [{**transform, "scales": [scale]} for scale in transform["scales"]]
     if kind == "RandomFlip":
         prob, direction = transform.get("prob"), transform.get("direction", "horizontal")
@@ -120,7 +120,7 @@ class Views:
         except PipelineError:
             raise
         except Exception as error:  # OSError, cv2.error, assertion: whatever the decoder says of this file
-            raise DataError(f"{where}: cannot be read: {str(error).strip() or type(error).__name__}") from error
+            raise DataError(f"{where}: cannot be read: {brief(error)}") from error
         if results is None or results.get("img") is None:
             raise DataError(f"{where}: not an image that can be decoded")
         ori_shape = tuple(int(n) for n in results["img"].shape[:2])
@@ -129,8 +129,11 @@ class Views:
                 f"{where}: the annotation file says {info['width']}x{info['height']}, the image is "
                 f"{ori_shape[1]}x{ori_shape[0]}"
             )
-        results = self._transform(results, view)
-        packed = self._pack({**results})
+        try:
+            results = self._transform(results, view)
+            packed = self._pack({**results})
+        except Exception as error:  # a transform that cannot take this image, whatever it says
+            raise DataError(f"{where}, view {view}: a transform failed on it: {brief(error)}") from error
         inputs = packed["inputs"]
         record = describe(int(info["img_id"]), view, results, inputs, ori_shape)
         return inputs, packed["data_samples"], record

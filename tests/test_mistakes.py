@@ -228,4 +228,75 @@ def test_an_unfinished_cache(fails, made: dict[str, Path], tmp_path: Path) -> No
     shutil.copytree(made["frs"].parent / "cache", root)
     for manifest in root.glob("pass-*/manifest.json"):
         manifest.unlink()
-    assert "no pass is complete yet" in fails(2, made["frs"], f"cache.dir={root}")
+    assert "pass 0 is not complete (0 of 2 are)" in fails(2, made["frs"], f"cache.dir={root}")
+
+
+def test_values_of_any_type(fails, config: Path, made: dict[str, Path], tmp_path: Path) -> None:
+    assert "train_dataloader: expected a dict" in fails(1, config, "train_dataloader=5")
+    assert "finite" in fails(1, config, "distill.feature_weight=nan")
+    assert "cache.codec.feature_step" in fails(1, config, "cache.codec.feature_step=inf")
+    assert "cache.passes: 3, but an image has only 2 views" in fails(1, config, "cache.passes=3")
+    assert "pad_size_divisor" in fails(2, made["frs"], "model.data_preprocessor.pad_size_divisor=0")
+    assert "do not fit together" in fails(2, made["frs"], "model.neck.out_channels=24")
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    assert str(occupied) in fails(1, config, f"cache.dir={occupied}")
+    assert str(occupied) in fails(2, made["frs"], f"work_dir={occupied}")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    assert "empty.pth: cannot be read" in fails(1, config, f"teacher.checkpoint={tmp_path / 'empty.pth'}")
+    (tmp_path / "assert.py").write_text("assert False")
+    assert "assert.py: cannot be read" in fails(1, config, f"teacher.config={tmp_path / 'assert.py'}")
+    (tmp_path / "neck.py").write_text("model = dict(type='FPN')")
+    assert "detector with backbone and neck" in fails(1, config, f"teacher.config={tmp_path / 'neck.py'}")
+
+
+def test_starting_weights(fails, made: dict[str, Path], teacher: dict, tmp_path: Path) -> None:
+    """--resume and Pretrained files are plain data that fit, or training does not begin."""
+    torch.save({"state_dict": {"foreign.weight": torch.zeros(1)}}, tmp_path / "foreign.pth")
+    for name, message in (("none.pth", "none.pth not found"), ("foreign.pth", "no weight under a name of the backbone")):
+        cfg = Config.fromfile(made["frs"])
+        cfg.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / name)}
+        cfg.dump(tmp_path / "pretrained.py")
+        assert message in fails(2, tmp_path / "pretrained.py")
+    for path in (teacher["checkpoint"], tmp_path / "foreign.pth"):
+        assert "not a checkpoint of stage 2" in fails(2, made["frs"], "resume=True", f"load_from={path}")
+    cfg = Config.fromfile(made["frs"])
+    cfg.custom_hooks = [{"type": "EMAHook"}]
+    cfg.dump(tmp_path / "ema.py")
+    assert "EMAHook" in fails(2, tmp_path / "ema.py")
+
+
+def test_an_incomplete_cache_is_named(fails, made: dict[str, Path], tmp_path: Path) -> None:
+    """One of two passes would silently show every image in one view only."""
+    from pipeline.errors import CacheError
+    from pipeline.report import verify
+
+    root = tmp_path / "cache"
+    shutil.copytree(made["frs"].parent / "cache", root)
+    (root / "pass-1" / "manifest.json").unlink()
+    assert "pass 1 is not complete (1 of 2 are)" in fails(2, made["frs"], f"cache.dir={root}")
+    with pytest.raises(CacheError, match="pass-1"):
+        verify(root)
+    there = f"cache.dir={made['frs'].parent / 'cache'}"
+    for stage in (1, 2):
+        assert "planned for 12 images" in fails(stage, made["frs"], there, "train_dataloader.dataset.indices=5")
+
+
+def test_mmengine_never_unpickles(tmp_path: Path) -> None:
+    """mmengine's own loader falls back to full unpickling; ours stands in its place for every local file."""
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    from pipeline.distill.loading import guard_loading
+    from pipeline.errors import TeacherError
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path(tmp_path / "ran").touch, ())
+
+    torch.save({"state_dict": {}, "meta": {"x": Bomb()}}, tmp_path / "bomb.pth")
+    torch.save({"state_dict": {}, "meta": {"config": "raise SystemExit", "epoch": 1}}, tmp_path / "config.pth")
+    guard_loading()
+    with pytest.raises(TeacherError, match=r"bomb\.pth"):
+        CheckpointLoader.load_checkpoint(str(tmp_path / "bomb.pth"))
+    assert not (tmp_path / "ran").exists()
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / "config.pth"))["meta"] == {"epoch": 1}

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.cache.cache import FORMAT, VERSION, Cache, differences
 from pipeline.cache.files import digest, locked, read_json, sha256_file, write_json, write_report
 from pipeline.caching.calibrate import calibrated
@@ -17,9 +15,10 @@ from pipeline.config import Sections
 from pipeline.data import Images
 from pipeline.errors import CacheError, StaleCache
 from pipeline.mm import Config, plain
-from pipeline.planning import layout_of
+from pipeline.planning import expected_passes, layout_of
 from pipeline.recipe import make_recipe
-from pipeline.teacher import Teacher, find_teacher, gate
+from pipeline.teacher import Teacher, find_teacher, gate, own_device
+from pipeline.teacher.model import precision
 from pipeline.views import Views
 
 
@@ -32,25 +31,26 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     recipe = make_recipe(sections, images, views, spec)
     log(f"images   {len(images)} of {images.total} in {images.ann_file} (filter_cfg {plain(images.filter_cfg)})")
     log(f"views    {views.count} an image, {'all there are' if views.finite else 'seeded draws'}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     teacher = Teacher(spec, images.classes, device, sections.teacher.tf32)
     weights = sha256_file(spec.weights())
     log(f"teacher  {spec.label}, weights {weights[:12]}, on {device}")
     root = Path(sections.cache.dir)
     plan = make_plan(sections, recipe, weights)
+    expected_passes(sections, views)
     check_existing(root, plan)
     with locked(root):
-        if not (root / "codec.json").exists():
-            measured = gate.measure(teacher.detector, cfg, sections.teacher.gate_images)
+        if not (root / "plan.json").exists():
+            with precision(sections.teacher.tf32):
+                measured = gate.measure(teacher.detector, cfg, sections.teacher.gate_images)
             log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
             gate.require(measured, sections.teacher.min_map)
             write_report(root / "gate.json", measured)
             write_json(root / "plan.json", plan)
         job = Job(root, sections, images, views, teacher, plan, log, progress)
         codec = calibrated(job)
-        passes = sections.cache.passes or views.count
-        computed = sum(cache_pass(job, codec, number) for number in range(passes))
-        summary = summarise(root, len(images), computed, time.perf_counter() - begun)
+        computed = sum(cache_pass(job, codec, number) for number in expected_passes(sections, views))
+        summary = summarise(root, computed, time.perf_counter() - begun)
         write_report(root / "summary.json", summary)
     return summary
 
@@ -77,7 +77,7 @@ def check_existing(root: Path, plan: dict[str, Any]) -> None:
         raise StaleCache(f"{root}: holds another cache: {lines[0]}; choose another cache.dir or remove that folder")
 
 
-def summarise(root: Path, images: int, computed: int, seconds: float) -> dict[str, Any]:
+def summarise(root: Path, computed: int, seconds: float) -> dict[str, Any]:
     """summary.json: what the cache holds and what it cost."""
     cache = Cache(root)
     manifests = [cache.manifest(number) for number in cache.passes()]
@@ -85,8 +85,9 @@ def summarise(root: Path, images: int, computed: int, seconds: float) -> dict[st
         raise CacheError(f"{root}: no pass was completed")
     samples, size = sum(m["samples"] for m in manifests), sum(m["bytes"] for m in manifests)
     raw = sum(m["raw_fp16_bytes"] for m in manifests)
+    images = {ref.image_id for number in cache.passes() for shard in cache.references(number) for ref in shard}
     return {
-        "images": images,
+        "images": len(images),
         "views": samples,
         "passes": len(manifests),
         "bytes": size,

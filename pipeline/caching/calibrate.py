@@ -31,8 +31,10 @@ def calibrated(job: Job) -> Codec:
             yield job.teacher(views)
             job.progress.advance(len(views), 0)
 
-    codec.calibrate(outputs())
-    job.progress.stop()
+    try:
+        codec.calibrate(outputs())
+    finally:
+        job.progress.stop()
     save_codec(codec, root, {"views": count})
     return codec
 

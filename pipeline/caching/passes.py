@@ -13,7 +13,7 @@ from pipeline.caching.job import Job
 from pipeline.caching.loader import ViewLoader
 from pipeline.caching.shard import write_shard
 from pipeline.codec.base import Codec, positions
-from pipeline.planning import plan_views
+from pipeline.planning import plan_views, require_images
 from pipeline.replay import environment
 
 
@@ -25,6 +25,7 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
         shards = plan_views(job.images, job.views, number, job.plan["layout"])
         write_json(folder / "plan.json", {"pass": number, "shards": [shard.to_json() for shard in shards]})
     shards = load_pass_plan(job.root, number)
+    require_images(job.root, number, {image for shard in shards for image, _, _ in shard.samples}, job.images)
     quarantine = Quarantine(folder)
     kept = [shard.without(set(quarantine.images)) for shard in shards]
     missing = [
@@ -36,14 +37,16 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
         (folder / "manifest.json").unlink(missing_ok=True)  # a pass is complete only when its manifest is there
         total = sum(len(kept[n].samples) for n in missing)
         job.progress.start(f"pass {number + 1}", total)
-        for n in missing:
-            shard = kept[n]
-            if job.sections.cache.quarantine:
-                shard = shard.without(quarantine.search(job.loader(shard.batches)))
-            head = {"pass": number, "shard": n, "plan": plan_digest, "recipe": job.plan["recipe_digest"]}
-            write_shard(job.teacher, codec, job.loader(shard.batches), shard, folder / shard_name(n), head,
-                        codec_digest, job.progress.advance)  # fmt: skip
-        job.progress.stop()
+        try:
+            for n in missing:
+                shard = kept[n]
+                if job.sections.cache.quarantine:
+                    shard = shard.without(quarantine.search(job.loader(shard.batches)))
+                head = {"pass": number, "shard": n, "plan": plan_digest, "recipe": job.plan["recipe_digest"]}
+                write_shard(job.teacher, codec, job.loader(shard.batches), shard, folder / shard_name(n), head,
+                            codec_digest, job.progress.advance)  # fmt: skip
+        finally:
+            job.progress.stop()
         kept = [shard.without(set(quarantine.images)) for shard in shards]
         write_manifest(
             job.root, number, plan_digest, len(shards), raw_fp16(job, kept, codec), quarantine.rows(), environment()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def codec_settings(config: dict[str, Any]) -> dict[str, Any]:
             continue
         if key not in known:
             raise ConfigError(f"cache.codec.{key}: unknown key; the {name} codec knows {sorted(known)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ConfigError(f"cache.codec.{key}: expected a number above 0, found {value!r}")
         if isinstance(known[key], int) and not isinstance(value, int):
             raise ConfigError(f"cache.codec.{key}: expected a whole number, found {value!r}")

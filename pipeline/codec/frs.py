@@ -25,6 +25,7 @@ from pipeline.codec.base import Codec, Sample, first_channels, pack, positions, 
 from pipeline.codec.calibration import Statistics
 from pipeline.codec.mapcode import buckets, decode_map, encode_map
 from pipeline.codec.transform import BLOCK, dct, klt, rank_of_energy, rms, steps, to_blocks, unzigzag, zigzag
+from pipeline.errors import CodecError
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
 
@@ -46,7 +47,8 @@ class Frs(Codec):
                 statistics = Statistics(len(output.features), self.channels, self.score_channels)
             self.check(output)
             statistics.add(output)
-        assert statistics is not None, "calibration needs at least one view"
+        if statistics is None:
+            raise CodecError("calibration: no view of the sample could be read")
         energy = self.settings["energy"]
         feature_mean, feature_covs, score_mean, score_cov = statistics.result()
         solved = [klt(cov) for cov in feature_covs]

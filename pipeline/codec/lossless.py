@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.cache.arrays import ArraySpec
 from pipeline.codec.base import Codec, Sample, first_channels, pack, positions, unpack
+from pipeline.errors import CodecError
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
 
@@ -15,7 +16,10 @@ class Lossless(Codec):
     name = "lossless"
 
     def calibrate(self, outputs: Iterable[TeacherOutput]) -> None:
-        sizes = first_channels(next(iter(outputs)))
+        first = next(iter(outputs), None)
+        if first is None:
+            raise CodecError("calibration: no view of the sample could be read")
+        sizes = first_channels(first)
         self.settings.update(sizes)
         self.channels, self.score_channels = sizes["channels"], sizes["score_channels"]
 

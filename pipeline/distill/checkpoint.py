@@ -10,6 +10,8 @@ from mmengine.model import is_model_wrapper
 from pipeline.distill.distiller import Distiller
 from pipeline.errors import StudentError
 
+RUNTIME_INFO = ("best_score", "best_ckpt", "last_ckpt", "keep_ckpt")
+PLAIN = (str, int, float, list)
 STUDENT, ADAPTERS = "student.", "adapters."
 
 
@@ -31,8 +33,10 @@ class StudentCheckpoint(Hook):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k.removeprefix(STUDENT): v for k, v in state.items() if k.startswith(STUDENT)}
         adapters = {k.removeprefix(ADAPTERS): v for k, v in state.items() if k.startswith(ADAPTERS)}
-        checkpoint["frs"] = {"adapters": adapters, **self.provenance}
-        checkpoint.pop("message_hub", None)
+        # Of the hub only what resuming needs and is plain: best score, kept checkpoints.
+        info = (checkpoint.pop("message_hub", None) or {}).get("runtime_info", {})
+        kept = {k: v for k, v in info.items() if k.startswith(RUNTIME_INFO) and isinstance(v, PLAIN)}
+        checkpoint["frs"] = {"adapters": adapters, "runtime_info": kept, **self.provenance}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         state = {STUDENT + k: v for k, v in checkpoint["state_dict"].items()}
@@ -43,7 +47,9 @@ class StudentCheckpoint(Hook):
         if wrong:
             raise StudentError(f"checkpoint does not fit the student: {len(wrong)} keys differ (first: {wrong[0]})")
         checkpoint["state_dict"] = state
-        checkpoint.setdefault("message_hub", runner.message_hub.state_dict())
+        for key, value in checkpoint.get("frs", {}).get("runtime_info", {}).items():
+            runner.message_hub.update_info(key, value)
+        checkpoint["message_hub"] = runner.message_hub.state_dict()
 
 
 class StreamHook(Hook):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import sha256_file
 from pipeline.cache.plan import references
@@ -16,10 +14,10 @@ from pipeline.data import Images
 from pipeline.distill.sources import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.errors import CacheError
 from pipeline.mm import Config
-from pipeline.planning import layout_of, plan_views
+from pipeline.planning import expected_passes, layout_of, plan_views, require_images
 from pipeline.recipe import make_recipe
 from pipeline.stream import StreamSource
-from pipeline.teacher import Teacher, find_teacher
+from pipeline.teacher import Teacher, find_teacher, own_device
 from pipeline.teacher.heads import output_shapes
 from pipeline.views import Views
 
@@ -49,9 +47,17 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
     # The weights need not be there any more; where they are, they must be those of the cache.
     weights = sha256_file(spec.checkpoint) if spec.checkpoint.is_file() else None
     cache.require(make_recipe(sections, images, views, spec), weights)
-    passes = {number: cache.references(number) for number in cache.passes()}
-    if not passes:
-        raise CacheError(f"{cache.root}: no pass is complete yet; run stage 1 again, it goes on where it stopped")
+    expected = expected_passes(sections, views)
+    missing = sorted(set(expected) - set(cache.passes()))
+    if missing:
+        raise CacheError(
+            f"{cache.root}: pass {missing[0]} is not complete ({len(expected) - len(missing)} of {len(expected)} are); "
+            "run stage 1 again, it goes on where it stopped"
+        )
+    passes = {number: cache.references(number) for number in expected}
+    for number, shards in passes.items():
+        left_out = {image for image, _ in cache.manifest(number)["quarantine"]}
+        require_images(cache.root, number, {ref.image_id for refs in shards for ref in refs} | left_out, images)
     made_with = {number: cache.manifest(number)["environment"] for number in passes}
     codec = load_codec(cache.root, cache.codec_manifest())
     source = StreamSource(passes, images, views, cache, sections.views.check, sections.views.tolerance, made_with)
@@ -65,11 +71,9 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
 
 def live_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
     """The teacher in the loop, on the very batches that a cache would give."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = Teacher(find_teacher(sections.teacher), images.classes, device, sections.teacher.tf32)
+    teacher = Teacher(find_teacher(sections.teacher), images.classes, own_device(), sections.teacher.tf32)
     layout = layout_of(sections)
-    numbers = range(sections.cache.passes or views.count)
-    passes = {n: references(plan_views(images, views, n, layout), n) for n in numbers}
+    passes = {n: references(plan_views(images, views, n, layout), n) for n in expected_passes(sections, views)}
     source = StreamSource(passes, images, views, None, "exact", 0.0, {})
     levels, channels, scores = output_shapes(teacher.detector, (128, 128))
     return Lesson(source, LiveTeacher(teacher), len(levels), channels, scores, {"teacher": "live", "content": None})

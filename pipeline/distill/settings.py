@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mmengine.runner import find_latest_checkpoint
-
 from pipeline.data import annotation_path, check_annotations
 from pipeline.errors import ConfigError
 from pipeline.mm import Config
-from pipeline.teacher.weights import read_checkpoint
 
 BATCH_MIXING = "data_preprocessor.batch_augments"
 
@@ -21,6 +18,8 @@ def apply_flags(
     """mmdet's command-line flags, written into the config as mmdet's own tools/train.py does."""
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
     cfg.launcher = launcher
+    if (amp or auto_scale_lr) and not isinstance(cfg.get("optim_wrapper", {}).get("optimizer"), dict):
+        raise ConfigError("--amp and --auto-scale-lr need optim_wrapper.optimizer in the config")
     if amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
@@ -30,14 +29,15 @@ def apply_flags(
         base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
         if not base:
             raise ConfigError("--auto-scale-lr: the config gives no auto_scale_lr.base_batch_size")
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        sizes = [os.environ.get(name) for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
+        world = 1 if launcher == "none" else int(next((size for size in sizes if size), "1"))
         cfg.optim_wrapper.optimizer.lr *= world * cfg.train_dataloader.batch_size / base
 
 
 def check_training(cfg: Config) -> None:
     """Refuse what would silently train on something else than the cached views."""
     for key in ("val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg"):
-        if key not in cfg:
+        if not isinstance(cfg.get(key), dict | list):
             raise ConfigError(f"{key}: missing in the config; stage 2 trains and evaluates a student")
     if not cfg.train_cfg.get("by_epoch", True) or cfg.train_cfg.get("type", "EpochBasedTrainLoop") not in (
         "EpochBasedTrainLoop",
@@ -46,18 +46,12 @@ def check_training(cfg: Config) -> None:
     preprocessor = cfg.model.get("data_preprocessor", {})
     if preprocessor.get("batch_augments"):
         raise ConfigError(f"model.{BATCH_MIXING}: changes images after the view was checked; remove it")
-    if preprocessor.get("pad_size_divisor", 1) % 32:
+    divisor = preprocessor.get("pad_size_divisor", 1)
+    if not isinstance(divisor, int) or divisor < 1 or divisor % 32:
         raise ConfigError(
             "model.data_preprocessor.pad_size_divisor: expected a multiple of 32, as the views were padded for the "
-            f"teacher, found {preprocessor.get('pad_size_divisor', 1)}"
+            f"teacher, found {divisor}"
         )
-    check_annotations(annotation_path(cfg.val_dataloader.dataset), None)
-
-
-def check_checkpoint(cfg: Config) -> None:
-    """Refuse a start checkpoint that is not plain data before mmengine opens it (it would unpickle anything)."""
-    path = cfg.get("load_from")
-    if cfg.get("resume") and path is None:
-        path = find_latest_checkpoint(cfg.work_dir)
-    if path:
-        read_checkpoint(Path(path))
+    check_annotations(
+        annotation_path(cfg.val_dataloader.get("dataset"), "val_dataloader.dataset"), None, evaluated=True
+    )

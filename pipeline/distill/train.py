@@ -18,7 +18,8 @@ from pipeline.data import image_errors
 from pipeline.distill.checkpoint import StreamHook, StudentCheckpoint
 from pipeline.distill.distiller import Distiller
 from pipeline.distill.lesson import Lesson, prepare_lesson
-from pipeline.distill.settings import check_checkpoint, check_training
+from pipeline.distill.loading import check_start, guard_loading
+from pipeline.distill.settings import check_training
 from pipeline.errors import ConfigError, StudentError
 from pipeline.mm import MODELS, Config, build, config_errors
 from pipeline.stream import Stream, stream_loader
@@ -49,6 +50,8 @@ def build_runner(cfg: Config, sections: Sections, lesson: Lesson) -> tuple[Runne
         raise StudentError(
             f"student predicts {count} classes, the data set and the cache have {len(lesson.stream.images.classes)}"
         )
+    check_start(cfg, student, lesson.provenance["content"])
+    guard_loading()
     model = Distiller(
         student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
     )  # fmt: skip
@@ -86,7 +89,6 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
     """Train and evaluate. Returns the summary (mAP, AP50 as fractions). Raises PipelineError."""
     check_training(cfg)
     lesson = prepare_lesson(cfg, sections)
-    check_checkpoint(cfg)
     begun = time.perf_counter()
     runner, hook = build_runner(cfg, sections, lesson)
     with image_errors():

@@ -21,7 +21,7 @@ def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
     if "val_dataloader" not in cfg or "val_evaluator" not in cfg:
         raise ConfigError("val_dataloader and val_evaluator are needed to measure the teacher before it is cached")
     loader_cfg = copy.deepcopy(cfg.val_dataloader)
-    check_annotations(annotation_path(loader_cfg.dataset), None)
+    check_annotations(annotation_path(loader_cfg.get("dataset"), "val_dataloader.dataset"), None, evaluated=True)
     loader_cfg.dataset.indices = images
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its table
         loader = Runner.build_dataloader(loader_cfg, seed=0)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, brief
 from pipeline.records import LevelShapes
 
 
@@ -44,10 +44,16 @@ def class_count(detector: nn.Module) -> int | None:
 
 def output_shapes(detector: nn.Module, pad_shape: tuple[int, int]) -> tuple[LevelShapes, int, int]:
     """(level shapes, C, K) for a padded view, worked out without computing anything (torch's meta device)."""
+    class_head(detector)
     ghost = copy.deepcopy(detector).to("meta").eval()
-    with torch.no_grad():
-        features = ghost.extract_feat(torch.empty((1, 3, *pad_shape), device="meta"))  # type: ignore[operator]
-        logits = class_logits(class_head(ghost)(features))
+    try:
+        with torch.no_grad():
+            features = ghost.extract_feat(torch.empty((1, 3, *pad_shape), device="meta"))  # type: ignore[operator]
+            logits = class_logits(class_head(ghost)(features))
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError) as error:
+        raise ConfigError(
+            f"{type(detector).__name__}: backbone, neck and head do not fit together (in_channels?): {brief(error)}"
+        ) from error
     levels = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
     if [tuple(x.shape[2:]) for x in logits] != list(levels) or len({x.shape[1] for x in logits}) != 1:
         raise ConfigError("class head: its levels differ from the neck's; FRS weighs a feature by the score there")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +19,24 @@ from pipeline.teacher.heads import class_count, class_head, class_logits, output
 from pipeline.teacher.weights import classes_of, load_strict, read_checkpoint
 from pipeline.teacher.zoo import TeacherSpec
 from pipeline.views import PAD, padded
+
+
+def own_device() -> torch.device:
+    """This process's GPU under torchrun, the only one without, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextlib.contextmanager
+def precision(tf32: bool) -> Iterator[None]:
+    """TF32 on or off inside; what the student runs with is left alone."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 class Teacher:
@@ -60,10 +80,10 @@ class Teacher:
         shapes = {padded(view.shape[1:]) for view in views}
         if len(shapes) != 1:
             raise ValueError(f"a teacher batch holds one padded shape, found {sorted(shapes)}")
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self._tf32
-        inputs = self.detector.data_preprocessor({"inputs": list(views)}, False)["inputs"]
-        features = list(self.detector.extract_feat(inputs))
-        scores = [logits.float().sigmoid() for logits in class_logits(self._head(tuple(features)))]
+        with precision(self._tf32):
+            inputs = self.detector.data_preprocessor({"inputs": list(views)}, False)["inputs"]
+            features = list(self.detector.extract_feat(inputs))
+            scores = [logits.float().sigmoid() for logits in class_logits(self._head(tuple(features)))]
         return TeacherOutput([f.float() for f in features], scores, [frs_map(s) for s in scores])
 
     def by_shape(self, views: Sequence[Tensor]) -> TeacherOutput:

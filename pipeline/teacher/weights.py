@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import TeacherError
+from pipeline.errors import TeacherError, brief
 
 
 class Inert:
@@ -34,8 +34,8 @@ HISTORY = [
 ]  # fmt: skip
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state dict, meta) of a checkpoint. Raises TeacherError: unreadable, or holds objects that would run code."""
+def load_plain(path: Path) -> dict[str, Any]:
+    """The dict in a checkpoint file. Raises TeacherError: unreadable, or holds objects that would run code."""
     stand_ins = [(type("Inert", (Inert,), {}), name) for name in HISTORY]
     try:
         with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
@@ -43,11 +43,19 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "global" in line.lower()), "not a checkpoint")
         raise TeacherError(f"{path}: not loaded, it is no plain weight file: {reason.strip()[:200]}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise TeacherError(f"{path}: cannot be read as a checkpoint: {str(error).splitlines()[0][:200]}") from error
+    except Exception as error:  # torch.load of a damaged file raises whatever its parser stumbles over
+        raise TeacherError(f"{path}: cannot be read as a checkpoint: {brief(error)}") from error
     if not isinstance(content, dict):
         raise TeacherError(f"{path}: expected a dict with a state_dict, found {type(content).__name__}")
+    return content
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state dict, meta) of a checkpoint, or of a bare state dict. Raises TeacherError as `load_plain`."""
+    content = load_plain(path)
     state = content.get("state_dict", content)
+    if not isinstance(state, dict):
+        raise TeacherError(f"{path}: its state_dict is a {type(state).__name__}, expected a dict")
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     meta = content.get("meta")
     return state, meta if isinstance(meta, dict) else {}

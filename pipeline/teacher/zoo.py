@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from pipeline.config import TeacherSection
-from pipeline.errors import TeacherError
+from pipeline.errors import TeacherError, brief
 from pipeline.mm import Config
 
 
@@ -24,6 +24,7 @@ class TeacherSpec:
     cfg: Config
     checkpoint: Path
     url: str | None = None
+    zoo: bool = True
 
     def weights(self) -> Path:
         """The weight file, fetched from the zoo if it is not there. Raises TeacherError: which file goes where."""
@@ -59,10 +60,13 @@ def find_teacher(section: TeacherSection) -> TeacherSpec:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program
-        raise TeacherError(f"{path}: cannot be read as a config: {str(error).strip().splitlines()[-1]}") from error
-    if "model" not in cfg:
-        raise TeacherError(f"{path}: teacher.config has no model=")
-    return TeacherSpec(path.stem, cfg, Path(section.checkpoint))
+        raise TeacherError(f"{path}: cannot be read as a config: {brief(error)}") from error
+    model = cfg.get("model")
+    if not isinstance(model, dict) or not all(isinstance(model.get(k), dict) for k in ("backbone", "neck")):
+        raise TeacherError(f"{path}: teacher.config has no model= that is a detector with backbone and neck")
+    if not isinstance(model.get("data_preprocessor"), dict):
+        raise TeacherError(f"{path}: the teacher's model= has no data_preprocessor, so its mean and std are unknown")
+    return TeacherSpec(path.stem, cfg, Path(section.checkpoint), zoo=False)
 
 
 def zoo_entry(name: str) -> tuple[Path, str]:
