@@ -253,7 +253,8 @@ def test_values_of_any_type(fails, config: Path, made: dict[str, Path], tmp_path
 def test_starting_weights(fails, made: dict[str, Path], teacher: dict, tmp_path: Path) -> None:
     """--resume and Pretrained files are plain data that fit, or training does not begin."""
     torch.save({"state_dict": {"foreign.weight": torch.zeros(1)}}, tmp_path / "foreign.pth")
-    for name, message in (("none.pth", "none.pth not found"), ("foreign.pth", "no weight under a name of the backbone")):
+    expected = {"none.pth": "none.pth not found", "foreign.pth": "no weight under a name of the backbone"}
+    for name, message in expected.items():
         cfg = Config.fromfile(made["frs"])
         cfg.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / name)}
         cfg.dump(tmp_path / "pretrained.py")

@@ -25,7 +25,9 @@ teacher = dict(
 )
 views = dict(seed=520, check="exact")
 cache = dict(dir="work_dirs/demo/cache", codec=dict(type="frs"), shard_samples=64, calibration_views=128, workers=1)
-distill = dict(feature_weight=0.005, score_weight=0.02, warmup_iters=50)
+# The paper's feature weight (0.005) is for 256 channels and 90,000 iterations. These thin features are large (the raw loss
+# starts at 13,000) and the schedule has 584 steps: 0.0005 cost 5 points of mAP against training alone, this costs none.
+distill = dict(feature_weight=0.00005, score_weight=0.02, warmup_iters=300)
 
 train_dataloader = dict(batch_size=4, num_workers=1)
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=8)

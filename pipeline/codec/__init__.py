@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, CorruptCache
 CODECS: dict[str, type[Codec]] = {Lossless.name: Lossless, Frs.name: Frs}
 DEFAULTS: dict[str, dict[str, Any]] = {
     Lossless.name: {"zstd": 1},
-    Frs.name: {"zstd": 9, "feature_step": 0.1, "score_step": 0.1, "energy": 0.9999, "score_rank": 192},
+    Frs.name: {"zstd": 9, "feature_step": 0.003, "score_step": 0.003, "energy": 0.9999, "score_rank": 192},
 }
 
 
