@@ -70,7 +70,7 @@ def info_table(found: dict[str, Any]) -> str:
         lines.append(f"pass {number}   {found['passes'][number]} views, relative rms error of the coded values: {text}")
     lines += [
         f"codec    {found['codec']['type']} { ({k: v for k, v in found['codec'].items() if k != 'type'}) }",
-        f"teacher  {found['teacher']['name']}, weights {found['teacher']['sha256'][:16]}",
+        f"teacher  {found['teacher']['name'] or 'from files'}, weights {found['teacher']['sha256'][:16]}",
         f"recipe   {found['recipe'][:16]}",
         f"content  {found['content'][:16]}",
     ]

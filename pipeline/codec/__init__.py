@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, CorruptCache
 CODECS: dict[str, type[Codec]] = {Lossless.name: Lossless, Frs.name: Frs}
 DEFAULTS: dict[str, dict[str, Any]] = {
     Lossless.name: {"zstd": 1},
-    # Blosc's level 9 is zstd 22: three times slower to write on the demo for next to nothing; its 5 is zstd 9.
+    # Blosc's 5 is zstd 9. Its 9 is zstd 22: 9% smaller, and stage 1 of the demo took 142 s instead of 52.
     Frs.name: {"zstd": 5, "feature_step": 0.003, "score_step": 0.003, "energy": 0.9999, "score_rank": 192},
 }
 
