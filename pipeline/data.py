@@ -46,8 +46,8 @@ def _require(path: Path, rows: list[Any], what: str, fields: tuple[str, ...]) ->
                 raise DataError(f"{path}: {what} number {number} has no {field!r}")
 
 
-def check_annotations(path: Path, classes: tuple[str, ...] | None, evaluated: bool = False) -> int:
-    """Refuse what mmdet would accept silently or explain badly. Returns the number of images in the file.
+def check_annotations(path: Path, classes: tuple[str, ...] | None, evaluated: bool = False) -> tuple[int, set[str]]:
+    """Refuse what mmdet would accept silently or explain badly. Returns its number of images and its category names.
 
     `evaluated`: mAP is to be measured on it. Raises DataError: missing, not COCO, fields missing or not whole
     numbers, duplicate image ids, classes that the file does not have.
@@ -69,7 +69,7 @@ def check_annotations(path: Path, classes: tuple[str, ...] | None, evaluated: bo
     for name in classes or ():
         if name not in names:
             raise DataError(f"{path}: class {name!r} of metainfo is not among its categories {sorted(names)[:5]}...")
-    return len(content["images"])
+    return len(content["images"]), names
 
 
 @contextlib.contextmanager
@@ -105,7 +105,7 @@ class Images:
         self.ann_file = annotation_path(config)
         self.filter_cfg = config.get("filter_cfg")
         classes = (config.get("metainfo") or {}).get("classes")
-        self.total = check_annotations(self.ann_file, classes)
+        self.total, names = check_annotations(self.ann_file, classes)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             lazy = {**config, "pipeline": [], "lazy_init": True}
             self._dataset = build(DATASETS, lazy, "train_dataloader.dataset")
@@ -119,7 +119,12 @@ class Images:
         self.type = str(config["type"])
         self.classes = tuple(self._dataset.metainfo["classes"])
         self.metainfo = dict(self._dataset.metainfo)
-        check_annotations_classes(self.ann_file, self.classes, given=classes is not None)
+        # mmdet's default classes (COCO's 80) on a file that has none of them would train on nothing.
+        if not names & set(self.classes):
+            raise DataError(
+                f"{self.ann_file}: none of its categories {sorted(names)[:5]} is a class of the dataset; set "
+                "metainfo.classes"
+            )
         self._index = {int(self._dataset.get_data_info(i)["img_id"]): i for i in range(len(self._dataset))}
 
     def __len__(self) -> int:
@@ -134,14 +139,3 @@ class Images:
         if image_id not in self._index:
             raise DataError(f"image {image_id}: in the cache but not in {self.ann_file} under this filter_cfg")
         return self._dataset.get_data_info(self._index[image_id])
-
-
-def check_annotations_classes(path: Path, classes: tuple[str, ...], given: bool) -> None:
-    """mmdet's default classes (COCO's 80) on a file that has none of them would train on nothing."""
-    if given:
-        return
-    names = {category["name"] for category in read_coco(path)["categories"]}
-    if not names & set(classes):
-        raise DataError(
-            f"{path}: none of its categories {sorted(names)[:5]} is a class of the dataset; set metainfo.classes"
-        )

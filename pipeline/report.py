@@ -34,11 +34,10 @@ def describe(root: str | Path) -> dict[str, Any]:
         for name, size in manifest["bytes_by_array"].items():
             parts[name] = parts.get(name, 0) + size
     size = sum(m["bytes"] for m in manifests.values())
-    images = {ref.image_id for number in manifests for shard in cache.references(number) for ref in shard}
     return {
         "cache": str(cache.root),
         "format": [cache.plan["format"], cache.plan["version"]],
-        "images": len(images),
+        "images": len(cache.images()),
         "views": sum(m["samples"] for m in manifests.values()),
         "passes": {number: m["samples"] for number, m in manifests.items()},
         "bytes": size,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.files import digest, read_json, sha256_file
-from pipeline.cache.plan import ShardPlan
+from pipeline.cache.plan import ShardPlan, references
 from pipeline.cache.reader import ShardReader
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.records import SampleRef
@@ -120,11 +120,11 @@ class Cache:
         self._listed(cache_pass, "plan.json")
         shards = load_pass_plan(self.root, cache_pass)
         left_out = {image for image, _ in manifest["quarantine"]}
-        refs = []
-        for number, shard in enumerate(shards):
-            samples = shard.without(left_out).samples
-            refs.append([SampleRef(cache_pass, number, i, *sample) for i, sample in enumerate(samples)])
-        return refs
+        return references([shard.without(left_out) for shard in shards], cache_pass)
+
+    def images(self) -> set[int]:
+        """Ids of the images that any complete pass holds."""
+        return {ref.image_id for number in self.passes() for shard in self.references(number) for ref in shard}
 
     def shard(self, cache_pass: int, number: int) -> ShardReader:
         """The reader of one shard, opened once and checked to belong to this cache."""

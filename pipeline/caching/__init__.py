@@ -85,9 +85,8 @@ def summarise(root: Path, computed: int, seconds: float) -> dict[str, Any]:
         raise CacheError(f"{root}: no pass was completed")
     samples, size = sum(m["samples"] for m in manifests), sum(m["bytes"] for m in manifests)
     raw = sum(m["raw_fp16_bytes"] for m in manifests)
-    images = {ref.image_id for number in cache.passes() for shard in cache.references(number) for ref in shard}
     return {
-        "images": len(images),
+        "images": len(cache.images()),
         "views": samples,
         "passes": len(manifests),
         "bytes": size,

@@ -76,7 +76,7 @@ def zoo_entry(name: str) -> tuple[Path, str]:
     for metafile in yaml.safe_load((root / "model-index.yml").read_text())["Import"]:
         # Parsing all of them takes seconds; a file whose text lacks the name cannot define it.
         text = (root / metafile).read_text() if (root / metafile).is_file() else ""
-        if name in text or not name:
+        if name in text:
             names |= {model["Name"]: model for model in _models(text)}
     if name not in names:
         close = difflib.get_close_matches(name, list(names) or _all_names(root), n=1, cutoff=0.5)
