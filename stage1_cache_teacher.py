@@ -13,9 +13,7 @@ from pipeline import cli
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="one config file for both stages")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override config values"
-    )
+    cli.add_options(parser)
     args = parser.parse_args()
 
     from pipeline.caching import cache_teacher

@@ -19,9 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", nargs="?", const="auto", help="go on from the latest (or this) checkpoint")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision for the student")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override config values"
-    )
+    cli.add_options(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     return parser.parse_args()
@@ -31,6 +29,8 @@ def main() -> None:
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
+    from mmengine.dist import is_main_process
+
     from pipeline.config import load_config
     from pipeline.distill.settings import apply_flags
     from pipeline.distill.train import train_student
@@ -38,7 +38,9 @@ def main() -> None:
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
     apply_flags(cfg, args.config, args.work_dir, args.resume, args.amp, args.auto_scale_lr, args.launcher)
-    cli.log(stage2_table(train_student(cfg, sections)))
+    summary = train_student(cfg, sections)
+    if is_main_process():
+        cli.log(stage2_table(summary))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import torch
 from mmengine.structures import InstanceData
 from torch.utils.data import Dataset
 
-from demo.coco_names import DEMO_CATEGORIES
 from demo.scenes import Scene, render
 
 
@@ -51,8 +50,9 @@ def _packed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> tuple[t
 class SceneBatches(Dataset):
     """Batch ``i``: ``batch_size`` new scenes, all landscape (even i) or all portrait, to pad little."""
 
-    def __init__(self, seed: int, batches: int, batch_size: int, scale: tuple[int, int]):
-        self.seed, self.batches, self.batch_size, self.scale = seed, batches, batch_size, scale
+    def __init__(self, seed: int, batches: int, batch_size: int, scale: tuple[int, int], classes: tuple[str, ...]):
+        self.seed, self.batches, self.batch_size = seed, batches, batch_size
+        self.scale, self.classes = scale, classes
 
     def __len__(self) -> int:
         return self.batches
@@ -64,7 +64,7 @@ class SceneBatches(Dataset):
         rng = np.random.default_rng([self.seed, 99, batch])
         inputs, samples = [], []
         for index in range(batch * self.batch_size, (batch + 1) * self.batch_size):
-            scene = render(self.seed, "train", index, DEMO_CATEGORIES, portrait=bool(batch % 2))
+            scene = render(self.seed, "train", index, self.classes, portrait=bool(batch % 2))
             image, boxes = resized(scene, self.scale, bool(rng.random() < 0.5))
             packed = _packed(image, boxes, scene.labels)
             inputs.append(packed[0])

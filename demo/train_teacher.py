@@ -22,7 +22,7 @@ from torch import distributed, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo.coco_names import DEMO_CATEGORIES
+from demo.coco_names import ALL_CATEGORIES
 from demo.evaluate import evaluate
 from demo.make_data import make_split
 from demo.scene_batches import SceneBatches
@@ -44,6 +44,11 @@ def build(cfg: Config, backbone: Path | None) -> BaseModel:
     model = MODELS.build(cfg.model)
     model.init_weights()
     return model.to(memory_format=torch.channels_last)
+
+
+def classes_of(cfg: Config) -> tuple[str, ...]:
+    """Category names in label order; mmdet's default is COCO's 80."""
+    return tuple(cfg.metainfo.get("classes", ALL_CATEGORIES))
 
 
 def average_gradients(model: BaseModel) -> None:
@@ -104,8 +109,8 @@ def train(model: BaseModel, cfg: Config, args: argparse.Namespace, rank: int) ->
     Returns:
         The steps taken.
     """
-    batches = SceneBatches(args.seed, args.steps * args.processes, args.batch_size, tuple(cfg.scale))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05)
+    batches = SceneBatches(args.seed, args.steps * args.processes, args.batch_size, tuple(cfg.scale), classes_of(cfg))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.lr, weight_decay=0.05)
     clock, log = Progress(args.steps, args.minutes), Log(args.results) if rank == 0 else None
     model.train()
     for step in range(args.steps):
@@ -140,7 +145,7 @@ def run(rank: int, args: argparse.Namespace, rendezvous: str) -> None:
         return
     images = steps * args.batch_size * args.processes
     meta = dict(config=args.config.name, steps=steps, images=images, seed=args.seed)
-    save(model, args.out, meta | dict(dataset_meta=dict(classes=list(DEMO_CATEGORIES))))
+    save(model, args.out, meta | dict(dataset_meta=dict(classes=list(classes_of(cfg)))))
     metrics = evaluate(model, cfg, args.data)
     (args.results / "metrics.json").write_text(json.dumps(meta | dict(val=metrics), indent=1) + "\n")
     print(json.dumps(metrics, indent=1))
@@ -164,7 +169,7 @@ def main() -> None:
     args = parser.parse_args()
 
     if not (args.data / "annotations/instances_val.json").exists():
-        make_split(args.data, "val", 100)
+        make_split(args.data, "val", 100, categories=classes_of(Config.fromfile(args.config)))
     if args.eval_only:
         cfg = Config.fromfile(args.config)
         model = build(cfg, None)

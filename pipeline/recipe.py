@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.cache.cache import FORMAT, VERSION
-from pipeline.cache.files import digest, sha256_file
+from pipeline.cache.files import sha256_file
 from pipeline.codec import codec_settings
 from pipeline.config import Sections
 from pipeline.data import Images
@@ -23,7 +23,7 @@ def make_recipe(sections: Sections, images: Images, views: Views, teacher: Teach
         "format": [FORMAT, VERSION],
         "teacher": {
             "name": teacher.label if teacher.zoo else None,  # the names of files are no content
-            "model": digest(_without(model, NOT_CONTENT)),
+            "model": _without(model, NOT_CONTENT),
             "preprocess": {k: v for k, v in model["data_preprocessor"].items() if k != "batch_augments"},
             "precision": "float32",
             "tf32": sections.teacher.tf32,

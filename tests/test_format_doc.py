@@ -257,7 +257,7 @@ def test_every_field_is_described(made: dict[str, Path]) -> None:
         sidecar = read_json(root / "pass-0" / "shard-00000.json")
         values = [plan, plan["recipe"], *plan["recipe"].values(), plan["layout"], codec, codec["settings"], manifest]
         values = [value for value in values if value is not plan["recipe"]["teacher"]["preprocess"]]
-        gate = json.loads((root / "gate.json").read_text())
+        gate = read_json(root / "gate.json")
         values += [*manifest["files"].values(), gate, read_json(root / "pass-0/plan.json")]
         values += [sidecar, sidecar["head"], reader.attributes]
         names = {name for value in values for name in fields(value)}

@@ -103,6 +103,25 @@ def test_missing_files_are_named(cache: Path) -> None:
         Cache(cache)
 
 
+def test_a_foreign_table_is_named(cache: Path) -> None:
+    """zarr lists every array it finds in codec/: one that codec.json does not know must not reach the codec."""
+    shutil.copytree(cache / "codec" / "score_mean", cache / "codec" / "extra")
+    with pytest.raises(CorruptCache, match="extra"):
+        Cache(cache).codec_manifest()
+
+
+def test_few_files_stay_open(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cache.cache.OPEN_SHARDS", 2)
+    opened = Cache(cache)
+    keys = [(number, n) for number in opened.passes() for n in range(len(opened.references(number)))]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert len(keys) > 2
+    for _ in range(2):
+        for key in keys:
+            opened.shard(*key).read(0)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
 def test_shards_of_another_cache_are_refused(cache: Path) -> None:
     path = cache / "pass-0" / "shard-00000.json"
     sidecar = read_json(path)

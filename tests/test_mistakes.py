@@ -171,13 +171,14 @@ def test_another_cache(fails, made: dict[str, Path], data: Path, tmp_path: Path)
         assert "sha256" in line and "the cache has '" in line and "the config wants '" in line
     deeper = save_teacher(tmp_path / "deeper", detector("retinanet", depth=34))
     config = make_config(data, deeper, detector("retinanet"), tmp_path)
-    assert "teacher.model: the cache has '" in fails(2, config, there)
+    assert "teacher.model.backbone.depth: the cache has 18, the config wants 34" in fails(2, config, there)
     mine = make_dataset(tmp_path / "data", images=5, seed=3)
     config = make_config(mine, Config.fromfile(made["frs"]).teacher.to_dict(), detector("retinanet"), tmp_path)
     for stage in (1, 2):
         assert "data.annotations_sha256: the cache has '" in fails(stage, config, there)
     assert "views.seed: the cache has 520, the config wants 521" in fails(2, made["frs"], "views.seed=521")
     assert before == sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
+    assert "teacher.min_map asks for 0.900" in fails(1, made["frs"], "teacher.min_map=0.9")
 
 
 def test_student(fails, made: dict[str, Path], tmp_path: Path) -> None:
@@ -193,6 +194,22 @@ def test_student(fails, made: dict[str, Path], tmp_path: Path) -> None:
     cfg.model.data_preprocessor.batch_augments = [{"type": "BatchSyncRandomResize", "random_size_range": (64, 96)}]
     cfg.dump(tmp_path / "augments.py")
     assert "batch_augments" in fails(2, tmp_path / "augments.py")
+
+
+def test_samplers_are_not_ignored(fails, made: dict[str, Path], tmp_path: Path) -> None:
+    """mmdet's stock samplers stand for what the stream does anyway; any other would be a wish not granted."""
+    cfg = Config.fromfile(made["frs"])
+    cfg.train_dataloader.sampler = {"type": "ClassAwareSampler"}
+    cfg.dump(tmp_path / "sampler.py")
+    assert "train_dataloader.sampler: ClassAwareSampler" in fails(2, tmp_path / "sampler.py")
+    cfg.train_dataloader.sampler = {"type": "DefaultSampler", "shuffle": True}
+    cfg.train_dataloader.drop_last = True
+    cfg.dump(tmp_path / "drop.py")
+    assert "train_dataloader.drop_last" in fails(2, tmp_path / "drop.py")
+    cfg.val_evaluator = [{"type": "VOCMetric"}]
+    cfg.cache.dir = str(tmp_path / "new")
+    cfg.dump(tmp_path / "voc.py")
+    assert "expected a CocoMetric" in fails(1, tmp_path / "voc.py")
 
 
 def test_a_changed_image_stops_training(fails, teacher: dict, tmp_path: Path) -> None:

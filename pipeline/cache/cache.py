@@ -14,6 +14,7 @@ tables and every shard's sha256.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.records import SampleRef
 
 FORMAT = "frs-teacher-cache"
 VERSION = 1
+OPEN_SHARDS = 64  # of one process; a cache of COCO has nearly a thousand, and so has the usual limit on open files
 
 
 def pass_folder(root: Path, cache_pass: int) -> Path:
@@ -42,7 +44,7 @@ def differences(cached: Any, wanted: Any, field: str = "") -> list[str]:
         for key in sorted(cached.keys() | wanted.keys()):
             lines += differences(cached.get(key), wanted.get(key), f"{field}.{key}" if field else key)
         return lines
-    return [] if cached == wanted else [f"{field}: the cache has {cached!r}, the config wants {wanted!r}"]
+    return [] if cached == wanted else [f"{field}: the cache has {cached!r:.200}, the config wants {wanted!r:.200}"]
 
 
 class Cache:
@@ -58,7 +60,7 @@ class Cache:
             raise StaleCache(f"{self.root}: expected format {(FORMAT, VERSION)}, found {found}; make the cache anew")
         self.plan_digest = digest(self.plan)
         self.codec_digest = digest(read_json(self.root / "codec.json"))
-        self._readers: dict[tuple[int, int], ShardReader] = {}
+        self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
         self._manifests: dict[int, dict[str, Any]] = {}
 
     @property
@@ -79,10 +81,13 @@ class Cache:
     def codec_manifest(self) -> dict[str, Any]:
         """codec.json, with every file of codec/ checked against it."""
         manifest = read_json(self.root / "codec.json")
-        for name, sha256 in manifest["files"].items():
-            path = self.root / "codec" / name
-            if not path.is_file() or sha256_file(path) != sha256:
-                raise CorruptCache(f"{path}: missing or altered; delete the cache's codec.json and run stage 1 again")
+        folder = self.root / "codec"
+        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        for name in sorted(present | manifest["files"].keys()):
+            if name not in present or sha256_file(folder / name) != manifest["files"].get(name):
+                raise CorruptCache(
+                    f"{folder / name}: missing, altered or foreign; delete the cache's codec.json and run stage 1 again"
+                )
         return manifest
 
     def passes(self) -> list[int]:
@@ -127,7 +132,7 @@ class Cache:
         return {ref.image_id for number in self.passes() for shard in self.references(number) for ref in shard}
 
     def shard(self, cache_pass: int, number: int) -> ShardReader:
-        """The reader of one shard, opened once and checked to belong to this cache."""
+        """The reader of one shard, checked to belong to this cache; those not used for longest are closed again."""
         key = (cache_pass, number)
         if key not in self._readers:
             sidecar = self._listed(cache_pass, shard_name(number).replace(".tar", ".json"))
@@ -135,6 +140,9 @@ class Cache:
             if (reader.sidecar.plan, reader.sidecar.codec) != (self.plan_digest, self.codec_digest):
                 raise StaleCache(f"{reader.path}: made with another plan.json or codec.json; run stage 1 again")
             self._readers[key] = reader
+            if len(self._readers) > OPEN_SHARDS:
+                self._readers.popitem(last=False)[1].close()
+        self._readers.move_to_end(key)
         return self._readers[key]
 
 

@@ -40,12 +40,14 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     expected_passes(sections, views)
     check_existing(root, plan)
     with locked(root):
-        if not (root / "plan.json").exists():
+        if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
             with precision(sections.teacher.tf32):
                 measured = gate.measure(teacher.detector, cfg, sections.teacher.gate_images)
-            log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
-            gate.require(measured, sections.teacher.min_map)
-            write_report(root / "gate.json", measured)
+            write_json(root / "gate.json", measured)
+        measured = read_json(root / "gate.json")  # also of a cache that exists: min_map may have been raised
+        log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
+        gate.require(measured, sections.teacher.min_map)
+        if not (root / "plan.json").exists():
             write_json(root / "plan.json", plan)
         job = Job(root, sections, images, views, teacher, plan, log, progress)
         codec = calibrated(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -53,20 +54,24 @@ class StudentCheckpoint(Hook):
 
 
 class StreamHook(Hook):
-    """Tells the stream its epoch and the distiller its iteration; remembers what validation found."""
+    """Tells the stream its epoch and the distiller its iteration; counts images and the seconds of training alone."""
 
     priority = "VERY_HIGH"
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] | None = None
-        self.images = 0
+        self.images, self.seconds, self._begun = 0, 0.0, 0.0
 
     def before_train_epoch(self, runner: Any) -> None:
+        self._begun = time.perf_counter()
         runner.train_dataloader.dataset.set_epoch(runner.epoch)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         distiller_of(runner.model).iteration = runner.iter
         self.images += len(data_batch["inputs"])
+
+    def after_train_epoch(self, runner: Any) -> None:
+        self.seconds += time.perf_counter() - self._begun
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         self.metrics = {k.rsplit("/", 1)[-1]: float(v) for k, v in (metrics or {}).items()}

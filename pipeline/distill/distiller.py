@@ -23,12 +23,12 @@ from pipeline.teacher.heads import class_head, class_logits, output_shapes
 class Preprocessor(BaseDataPreprocessor):
     """The student's own preprocessor, and beside it whatever the teacher source takes from the batch."""
 
-    def __init__(self, student: nn.Module, source: TeacherSource | None) -> None:
+    def __init__(self, student: nn.Module, source: TeacherSource) -> None:
         super().__init__()
         self.student, self._source = student, source
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        taken = self._source.take(data, self.device) if training and self._source is not None else None
+        taken = self._source.take(data, self.device) if training else None
         own = {"inputs": data["inputs"], "data_samples": data.get("data_samples")}
         ready = self.student(own, training)
         return {**ready, "teacher": taken} if training else ready
@@ -38,12 +38,12 @@ class Distiller(BaseModel):
     """`student` with the FRS losses on top of its own.
 
     Hooks on the student's neck and class head give the features and logits of the pass that its own loss makes: no
-    second head pass. The source is no submodule: a teacher is in neither parameters nor checkpoints. source=None
-    trains the student alone. Raises StudentError where levels or score channels differ from the teacher's.
+    second head pass. The source is no submodule: a teacher is in neither parameters nor checkpoints.
+    Raises StudentError where levels or score channels differ from the teacher's.
     """
 
     def __init__(
-        self, student: BaseModel, source: TeacherSource | None, section: DistillSection, levels: int,
+        self, student: BaseModel, source: TeacherSource, section: DistillSection, levels: int,
         channels: int, score_channels: int,
     ) -> None:  # fmt: skip
         super().__init__(data_preprocessor=Preprocessor(student.data_preprocessor, source))
@@ -61,11 +61,10 @@ class Distiller(BaseModel):
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor", teacher: Any = None) -> Any:
         """mmengine's protocol; in 'loss' mode `teacher` is what the source took from the batch."""
-        source = self._source[0]
-        if mode != "loss" or source is None:
+        if mode != "loss":
             return self.student(inputs, data_samples, mode=mode)
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
-            target = source.output(teacher)
+            target = self._source[0].output(teacher)
         with self._watched() as seen:
             losses = self.student(inputs, data_samples, mode="loss")
         cropped = [zip(tensors, target.levels) for tensors in (seen["features"], seen["logits"])]

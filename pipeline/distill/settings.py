@@ -9,6 +9,8 @@ from pipeline.data import annotation_path, check_annotations
 from pipeline.errors import ConfigError
 from pipeline.mm import Config
 
+# What mmdet's own configs name, and what the stream does in their stead (shuffling, one orientation in a batch).
+STOCK_SAMPLERS = {"sampler": {"DefaultSampler", "InfiniteSampler"}, "batch_sampler": {"AspectRatioBatchSampler"}}
 BATCH_MIXING = "data_preprocessor.batch_augments"
 
 
@@ -46,6 +48,7 @@ def check_training(cfg: Config) -> None:
     preprocessor = cfg.model.get("data_preprocessor", {})
     if preprocessor.get("batch_augments"):
         raise ConfigError(f"model.{BATCH_MIXING}: changes images after the view was checked; remove it")
+    _check_loader(cfg.train_dataloader)
     divisor = preprocessor.get("pad_size_divisor", 1)
     if not isinstance(divisor, int) or divisor < 1 or divisor % 32:
         raise ConfigError(
@@ -55,3 +58,18 @@ def check_training(cfg: Config) -> None:
     check_annotations(
         annotation_path(cfg.val_dataloader.get("dataset"), "val_dataloader.dataset"), None, evaluated=True
     )
+
+
+def _check_loader(loader: Config) -> None:
+    """The stream decides which samples form a batch. What would ask for another choice is refused, not ignored."""
+    for key, stock in STOCK_SAMPLERS.items():
+        kind = (loader.get(key) or {}).get("type")
+        name = kind if isinstance(kind, str) else getattr(kind, "__name__", None)
+        if name is not None and name.rpartition(".")[2] not in stock:
+            raise ConfigError(
+                f"train_dataloader.{key}: {name} cannot choose samples of a cache (an epoch is one pass over all of "
+                f"its views); expected none or one of {sorted(stock)}"
+            )
+    for key in ("collate_fn", "drop_last"):
+        if loader.get(key):
+            raise ConfigError(f"train_dataloader.{key}: has no effect on a cache's stream; remove it")

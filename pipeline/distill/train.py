@@ -46,7 +46,7 @@ def build_runner(cfg: Config, sections: Sections, lesson: Lesson) -> tuple[Runne
         raise ConfigError(f"train_dataloader.batch_size: expected a whole number above 0, found {batch_size!r}")
     student = build(MODELS, cfg.model, "model")
     count = class_count(student)
-    if count != len(lesson.stream.images.classes):
+    if count not in (None, len(lesson.stream.images.classes)):
         raise StudentError(
             f"student predicts {count} classes, the data set and the cache have {len(lesson.stream.images.classes)}"
         )
@@ -105,7 +105,7 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
         "iterations": runner.iter,
         "images": hook.images * get_world_size(),
         "seconds": round(trained, 2),
-        "images_per_second": round(hook.images * get_world_size() / trained, 2),
+        "images_per_second": round(hook.images * get_world_size() / max(hook.seconds, 1e-9), 2),
         "work_dir": str(cfg.work_dir),
         **lesson.provenance,
     }

@@ -25,7 +25,7 @@ def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
     loader_cfg.dataset.indices = images
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its table
         loader = Runner.build_dataloader(loader_cfg, seed=0)
-        metric: Any = build(METRICS, cfg.val_evaluator, "val_evaluator")
+        metric: Any = build(METRICS, coco_metric(cfg.val_evaluator), "val_evaluator")
         metric.dataset_meta = loader.dataset.metainfo
         with torch.no_grad(), image_errors():
             for batch in loader:
@@ -37,6 +37,15 @@ def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
     found = {key.rsplit("/", 1)[-1]: float(value) for key, value in result.items()}
     # Without a single detection the metric returns nothing at all.
     return {"mAP": found.get("bbox_mAP", 0.0), "AP50": found.get("bbox_mAP_50", 0.0), "images": len(dataset)}
+
+
+def coco_metric(evaluators: Any) -> dict[str, Any]:
+    """The config of the CocoMetric among `val_evaluator`, which mmengine takes as a dict or as a list of them."""
+    found = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
+    for metric in found:
+        if isinstance(metric, dict) and str(metric.get("type")).rpartition(".")[2] == "CocoMetric":
+            return metric
+    raise ConfigError(f"val_evaluator: expected a CocoMetric to measure the teacher by, found {found!r:.120}")
 
 
 def require(measured: dict[str, float], minimum: float) -> None:

@@ -36,9 +36,10 @@ def class_logits(output: Any) -> list[Tensor]:
 
 
 def class_count(detector: nn.Module) -> int | None:
-    """Classes that a detector predicts."""
-    roi_head = getattr(detector, "roi_head", None)
-    head = getattr(roi_head, "bbox_head", None) if roi_head is not None else getattr(detector, "bbox_head", None)
+    """Classes that a detector predicts; None where its head does not say."""
+    head = getattr(getattr(detector, "roi_head", None) or detector, "bbox_head", None)
+    if isinstance(head, nn.ModuleList):  # a cascade: every stage predicts the same classes
+        head = head[0]
     return getattr(head, "num_classes", None)
 
 

@@ -60,7 +60,7 @@ class Teacher:
                 f"{path}: trained on {len(trained_on)} classes {trained_on[:3]}..., the dataset has {len(classes)} "
                 f"{classes[:3]}...: the label order must be the same"
             )
-        if count != len(classes):
+        if count not in (None, len(classes)):
             raise TeacherError(f"teacher predicts {count} classes, the dataset has {len(classes)}")
         self._head = class_head(self.detector)
         self.detector.to(device).eval().requires_grad_(False)

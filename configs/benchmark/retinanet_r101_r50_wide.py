@@ -1,0 +1,40 @@
+"""The codec benchmark's student, partly trained: RetinaNet R50 (thin backbone, real neck and head) on a live teacher.
+
+Teacher:   configs/benchmark/teacher_retinanet_r101_wide.py, whose commands come first
+Student:   python stage2_distill.py --config configs/benchmark/retinanet_r101_r50_wide.py
+Then:      python benchmarks/codec.py
+"""
+
+_base_ = ["./teacher_retinanet_r101_wide.py"]
+
+model = dict(
+    backbone=dict(
+        depth=50,
+        frozen_stages=1,
+        norm_eval=False,
+        init_cfg=dict(_delete_=True, type="Pretrained", checkpoint="demo/weights/resnet50_thin.pth"),
+    )
+)
+teacher = dict(
+    config="configs/benchmark/teacher_retinanet_r101_wide.py",
+    checkpoint="work_dirs/benchmark/teacher.pth",
+    source="live",
+    min_map=0.02,
+    gate_images=100,
+)
+cache = dict(dir="work_dirs/benchmark/cache", codec=dict(type="frs"), workers=1)
+distill = dict(feature_weight=0.005, score_weight=0.02, warmup_iters=20)
+
+train_dataloader = dict(batch_size=4, num_workers=1)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2, val_interval=2)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=10, norm_type=2),
+)
+param_scheduler = [dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=30)]
+default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2))
+randomness = dict(seed=520)
+work_dir = "work_dirs/benchmark/student"
