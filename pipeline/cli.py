@@ -70,7 +70,7 @@ class Bar:
     def __init__(self) -> None:
         self._console = Console()
 
-    def start(self, title: str, total: int) -> None:
+    def start(self, title: str, total: int | None) -> None:
         columns = [
             TextColumn("{task.description:11}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[rate]:6.1f} img/s  {task.fields[mb]:8.1f} MB"), TimeRemainingColumn(),

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.frs import frs_losses
 from pipeline.records import TeacherOutput
 
-LOSSES = {"features": "loss_frs_feature", "scores": "loss_frs_score"}
+LOSSES = {"feature": "loss_frs_feature", "score": "loss_frs_score"}
 
 
 @dataclass
@@ -41,7 +41,7 @@ class StudentPass:
     """
 
     def __init__(self, adapted: list[Tensor], logits: list[Tensor], parameters: Sequence[Tensor], exact: TeacherOutput):
-        self._outputs = {"features": adapted, "scores": logits}
+        self._outputs = {"feature": adapted, "score": logits}
         self._parameters = [p for p in parameters if p.requires_grad]
         self._at_exact = self._loss_gradients(exact)
         self._exact = {name: self._backward(name, grads) for name, grads in self._at_exact.items()}
@@ -61,7 +61,7 @@ class StudentPass:
     def _loss_gradients(self, target: TeacherOutput) -> dict[str, list[Tensor]]:
         """dL/d(adapted) and dL/d(logits), one list over the levels each."""
         leaves = {name: [x.detach().requires_grad_() for x in tensors] for name, tensors in self._outputs.items()}
-        found = frs_losses(target, leaves["features"], leaves["scores"])
+        found = frs_losses(target, leaves["feature"], leaves["score"])
         return {name: list(torch.autograd.grad(found[loss], leaves[name])) for name, loss in LOSSES.items()}
 
     def _backward(self, name: str, gradients: list[Tensor]) -> Tensor:
@@ -74,4 +74,4 @@ class StudentPass:
 
 
 def _weighted(vectors: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    return weights["features"] * vectors["features"] + weights["scores"] * vectors["scores"]
+    return weights["feature"] * vectors["feature"] + weights["score"] * vectors["score"]

@@ -47,7 +47,7 @@ def test_kill_and_start_again(made: dict[str, Path], data: Path, teacher: dict, 
     root = tmp_path / "cache"
     command = [sys.executable, str(ROOT / "stage1_cache_teacher.py"), "--config", str(config)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    for wanted in ("pass-0/shard-00000.tar", "pass-0/shard-00002.tar.tmp"):
+    for wanted in ("pass-0/shard-00000.tar", "pass-0/shard-00001.tar"):
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         while process.poll() is None and not (root / wanted).exists():
             time.sleep(0.002)

@@ -23,9 +23,7 @@ model = dict(
     backbone=dict(
         frozen_stages=4,
         norm_eval=True,
-        init_cfg=dict(
-            type="Pretrained", prefix="backbone.", checkpoint="demo/weights/teacher_retinanet_r101_thin.pth"
-        ),
+        init_cfg=dict(type="Pretrained", prefix="backbone.", checkpoint="demo/weights/teacher_retinanet_r101_thin.pth"),
     ),
     neck=dict(out_channels=256),
     bbox_head=dict(num_classes=80, in_channels=256, feat_channels=256),

@@ -1,18 +1,64 @@
-"""Calibration: the codec's bases and tables from a seeded sample of views, once per cache."""
+"""Calibration: the codec's tables and steps from a seeded sample of views, once per cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from pipeline.cache.arrays import encode_chunk
 from pipeline.cache.cache import Cache
 from pipeline.cache.plan import mix
+from pipeline.cache.sidecar import Sidecar
 from pipeline.caching.job import Job
+from pipeline.caching.probe import Probe
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
-from pipeline.codec.base import Codec
+from pipeline.codec.base import Codec, Measure, positions
 from pipeline.mm import plain
 from pipeline.planning import plan_views
 from pipeline.records import TeacherOutput
+
+CHOOSING, REPORTED = 16, 8  # views that choose the codec's steps, and views that its error is reported on
+DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported
+
+
+class ViewSample:
+    """A seeded sample of the first pass's views: those to learn from, those to choose by, those to report on.
+
+    The three are apart, unless there are fewer than four views.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._probe: Probe | None = None
+        seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
+        images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
+        choosing, reported = min(CHOOSING, len(images) // 4), min(REPORTED, len(images) // 4)
+        self.learning = images[choosing + reported :]
+        self._probed = {False: images[:choosing] or images, True: images[choosing:][:reported] or images}
+
+    def outputs(self) -> Iterator[TeacherOutput]:
+        for views in self._views(self.learning):
+            yield self._job.teacher(views)
+
+    def probes(self, reported: bool) -> Iterator[tuple[TeacherOutput, Measure]]:
+        self._probe = self._probe or Probe(self._job.teacher, self._job.sections.views.seed)
+        for views in self._views(self._probed[reported]):
+            for view in views:
+                yield self._probe.measure(view)
+
+    def reported(self) -> Iterator[TeacherOutput]:
+        for views in self._views(self._probed[True]):
+            yield self._job.teacher(views)
+
+    def _views(self, images: list[int]) -> Iterator[list[Tensor]]:
+        shards = plan_views(self._job.images, self._job.views, 0, self._job.plan["layout"], images)
+        batches = [batch for shard in shards for batch in shard.batches]
+        for _, views, _ in self._job.loader(batches).batches(skip_broken=self._job.sections.cache.quarantine):
+            self._job.progress.advance(len(views), 0)
+            yield views
 
 
 def calibrated(job: Job) -> Codec:
@@ -21,27 +67,59 @@ def calibrated(job: Job) -> Codec:
     if (root / "codec.json").exists():
         return load_codec(root, Cache(root).codec_manifest())
     codec = new_codec(codec_settings(plain(dict(job.sections.cache.codec))))
-    batches = calibration_batches(job)
-    count = sum(len(batch) for _, batch in batches)
-    job.log(f"codec    {codec.name}, calibrating on {count} views")
-    job.progress.start("calibration", count)
-
-    def outputs() -> Iterator[TeacherOutput]:
-        for _, views, _ in job.loader(batches).batches(skip_broken=job.sections.cache.quarantine):
-            yield job.teacher(views)
-            job.progress.advance(len(views), 0)
-
+    sample = ViewSample(job)
+    job.log(f"codec    {codec.name}, calibrating on {len(sample.learning)} views")
+    job.progress.start("calibration", None)
     try:
-        codec.calibrate(outputs())
+        codec.calibrate(sample)
+        measured = expectation(codec, sample)
     finally:
         job.progress.stop()
-    save_codec(codec, root, {"views": count})
+    save_codec(codec, root, measured)
+    job.log(told(codec, measured))
     return codec
 
 
-def calibration_batches(job: Job) -> list[Any]:
-    """Batches of equal padded shape over a seeded sample of the first pass's views."""
-    seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
-    sample = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
-    shards = plan_views(job.images, job.views, 0, job.plan["layout"], sample)
-    return [batch for shard in shards for batch in shard.batches]
+def expectation(codec: Codec, sample: ViewSample) -> dict[str, Any]:
+    """What the views to come should cost and lose: bytes a position of every tensor, and the errors of coded values."""
+    views, places, sizes, errors = 0, 0, dict[str, int](), dict[str, float]()
+    for output in sample.reported():
+        samples, measured = codec.encode(output)
+        views, places = views + len(samples), places + len(samples) * positions(output.levels)
+        for name, value in measured.items():
+            errors[name] = errors.get(name, 0.0) + value * len(samples)
+        for encoded in samples:
+            for spec in codec.specs([output.levels], [encoded]):
+                sizes[spec.name] = sizes.get(spec.name, 0) + len(encode_chunk(spec, encoded[spec.name]))
+    return {
+        "views": len(sample.learning),
+        "bytes_per_position": {name: size / places for name, size in sizes.items()},
+        "errors": {name: value / views for name, value in errors.items()},
+    }
+
+
+def told(codec: Codec, measured: dict[str, Any]) -> str:
+    """The calibration in a line or two, for the log."""
+    cost = sum(measured["bytes_per_position"].values())
+    lines = [f"codec    {cost:.2f} bytes a position expected"]
+    if codec.name == "frs":
+        found, s = codec.settings["probe_error"], codec.settings
+        lines.append(
+            f"codec    gradient error on the probe: features {found['feature']:.1%}, scores {found['score']:.1%} "
+            f"(asked: {s['quality']}); {s['feature_rank']} of {codec.channels} and {s['score_rank']} of "
+            f"{codec.score_channels} planes kept"
+        )
+    return "\n".join(lines)
+
+
+def drift(path: Path, sidecar: Sidecar, places: int, expected: dict[str, Any]) -> list[str]:
+    """Lines about a shard of `places` positions that is not what calibration expected; none where it fits."""
+    lines = []
+    for name, value in expected["errors"].items():
+        if value > 0 and sidecar.measured.get(name, 0.0) > DRIFT * value:
+            lines.append(f"{name} {sidecar.measured[name]:.3f}, calibration found {value:.3f}")
+    for name, value in expected["bytes_per_position"].items():
+        found = sidecar.bytes_by_array.get(name, 0) / max(1, places)
+        if found > DRIFT * value:
+            lines.append(f"{found:.2f} bytes a position for {name}, calibration expected {value:.2f}")
+    return [f"warning  {path.parent.name}/{path.name}: {line}; is the sample unlike the rest?" for line in lines]

@@ -9,6 +9,8 @@ from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
 from pipeline.cache.files import digest, read_json, write_json
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.plan import ShardPlan
+from pipeline.cache.sidecar import load_sidecar
+from pipeline.caching.calibrate import drift
 from pipeline.caching.job import Job
 from pipeline.caching.loader import ViewLoader
 from pipeline.caching.shard import write_shard
@@ -20,7 +22,8 @@ from pipeline.replay import environment
 def cache_pass(job: Job, codec: Codec, number: int) -> int:
     """Compute what is missing of one pass. Returns the number of samples computed."""
     folder, plan_digest = pass_folder(job.root, number), digest(job.plan)
-    codec_digest = digest(read_json(job.root / "codec.json"))
+    codec_json = read_json(job.root / "codec.json")
+    codec_digest, expected = digest(codec_json), codec_json["measured"]
     if not (folder / "plan.json").exists():
         shards = plan_views(job.images, job.views, number, job.plan["layout"])
         write_json(folder / "plan.json", {"pass": number, "shards": [shard.to_json() for shard in shards]})
@@ -43,8 +46,12 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
                 if job.sections.cache.quarantine:
                     shard = shard.without(quarantine.search(job.loader(shard.batches)))
                 head = {"pass": number, "shard": n, "plan": plan_digest, "recipe": job.plan["recipe_digest"]}
-                write_shard(job.teacher, codec, job.loader(shard.batches), shard, folder / shard_name(n), head,
-                            codec_digest, job.progress.advance)  # fmt: skip
+                path = folder / shard_name(n)
+                write_shard(job.teacher, codec, job.loader(shard.batches), shard, path, head, codec_digest,
+                            job.progress.advance)  # fmt: skip
+                places = sum(positions(job.teacher.levels(pad)) for _, _, pad in shard.samples)
+                for line in drift(path, load_sidecar(path.with_suffix(".json")), places, expected):
+                    job.log(line)
         finally:
             job.progress.stop()
         kept = [shard.without(set(quarantine.images)) for shard in shards]

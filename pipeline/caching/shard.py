@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ import numpy as np
 
 from pipeline.cache.arrays import ArraySpec, encode_chunk
 from pipeline.cache.plan import ShardPlan
-from pipeline.cache.writer import ShardWriter, shard_head
+from pipeline.cache.writer import Index, ShardWriter, shard_head
 from pipeline.caching.loader import ViewLoader
-from pipeline.codec.base import Codec
-from pipeline.records import RECORD_COLUMNS, THUMBNAIL
+from pipeline.codec.base import Codec, Sample
+from pipeline.records import RECORD_COLUMNS, THUMBNAIL, LevelShapes, ViewRecord
 from pipeline.teacher import Teacher
 
 
@@ -33,41 +33,74 @@ def record_columns(levels: int) -> list[str]:
     return [*RECORD_COLUMNS, *(f"level{n}_{side}" for n in range(levels) for side in ("height", "width"))]
 
 
+Row = tuple[ViewRecord, Sample]
+
+
 def write_shard(
     teacher: Teacher, codec: Codec, loader: ViewLoader, shard: ShardPlan, path: Path, identity: dict[str, Any],
     codec_digest: str, advance: Callable[[int, int], None],
 ) -> None:  # fmt: skip
-    """Compute one shard and commit it with its sidecar. Nothing appears under its name if this fails."""
+    """Compute one shard and commit it with its sidecar. Nothing appears under its name if this fails.
+
+    Samples are written as they come; those of a ragged codec, which are small, wait for the longest of their shard.
+    """
     levels = [teacher.levels(pad) for _, _, pad in shard.samples]
     depth = len(levels[0]) if levels else 0
-    specs = [*codec.specs(levels), *record_specs(depth)] if levels else []
-    attributes = {
-        **identity, "codec_digest": codec_digest, "codec": codec.settings, "levels": depth,
-        "arrays": [spec.name for spec in specs], "record_columns": record_columns(depth),
-    }  # fmt: skip
-    rows = [(image, view) for image, view, _ in shard.samples]
-    index = {
-        "image_id": (np.array([image for image, _ in rows], np.int64), ("sample",)),
-        "view": (np.array([view for _, view in rows], np.int64), ("sample",)),
-        "shapes": (np.array(levels, np.int64).reshape(len(rows), depth, 2), ("sample", "level", "side")),
-    }
-    head = shard_head(specs, attributes, len(rows), index if rows else {})
     errors: dict[str, float] = {}
+    rows: Iterable[list[Row]] = _encoded(teacher, codec, loader, errors, advance)
+    waiting: list[Sample] = []
+    if codec.ragged:
+        rows = list(rows)
+        waiting = [sample for batch in rows for _, sample in batch]
+    specs = [*codec.specs(levels, waiting), *record_specs(depth)] if levels else []
+    head = shard_head(
+        specs, _attributes(codec, codec_digest, specs, depth, identity), len(levels), _index(shard, levels)
+    )
     with (
         ShardWriter(path, specs, head, identity["plan"], codec_digest) as writer,
         ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
     ):
-        for _, views, records in loader.batches():
-            output = teacher(views)
-            samples, measured = codec.encode(output)
-            for name, value in measured.items():
-                errors[name] = errors.get(name, 0.0) + value * len(samples)
-            for sample, record in zip(samples, records):
-                sample["record"], sample["thumbnail"] = record.row(output.levels), record.thumbnail
-            encode = lambda sample: {spec.name: encode_chunk(spec, sample[spec.name]) for spec in specs}  # noqa: E731
+        compress = lambda row: {spec.name: encode_chunk(spec, row[1][spec.name]) for spec in specs}  # noqa: E731
+        for batch in rows:
             size = 0
-            for record, chunks in zip(records, pool.map(encode, samples)):
+            for (record, _), chunks in zip(batch, pool.map(compress, batch)):
                 writer.add(record.image_id, record.view, chunks)
                 size += sum(map(len, chunks.values()))
-            advance(len(samples), size)
-        writer.measured = {name: total / len(rows) for name, total in errors.items()}
+            advance(0, size)
+        writer.measured = {name: total / len(levels) for name, total in errors.items()}
+
+
+def _encoded(
+    teacher: Teacher, codec: Codec, loader: ViewLoader, errors: dict[str, float], advance: Callable[[int, int], None]
+) -> Iterator[list[Row]]:
+    """Batches of encoded samples; sums their errors up."""
+    for _, views, records in loader.batches():
+        output = teacher(views)
+        samples, measured = codec.encode(output)
+        for name, value in measured.items():
+            errors[name] = errors.get(name, 0.0) + value * len(samples)
+        for sample, record in zip(samples, records):
+            sample["record"], sample["thumbnail"] = record.row(output.levels), record.thumbnail
+        advance(len(samples), 0)
+        yield list(zip(records, samples))
+
+
+def _attributes(
+    codec: Codec, codec_digest: str, specs: list[ArraySpec], depth: int, identity: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        **identity, "codec_digest": codec_digest, "codec": codec.settings, "levels": depth,
+        "arrays": [spec.name for spec in specs], "record_columns": record_columns(depth),
+    }  # fmt: skip
+
+
+def _index(shard: ShardPlan, levels: list[LevelShapes]) -> Index:
+    """The small arrays that tell what a shard holds; none where quarantine left nothing."""
+    if not levels:
+        return {}
+    rows = [(image, view) for image, view, _ in shard.samples]
+    return {
+        "image_id": (np.array([image for image, _ in rows], np.int64), ("sample",)),
+        "view": (np.array([view for _, view in rows], np.int64), ("sample",)),
+        "shapes": (np.array(levels, np.int64), ("sample", "level", "side")),
+    }

@@ -6,8 +6,8 @@ Shape legend: B batch, L levels, C channels, K score channels, (H_l, W_l) grid o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,22 @@ from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 Sample = dict[str, np.ndarray]
 
 
+Measure = Callable[[TeacherOutput], dict[str, float]]
+
+
+class CalibrationSample(Protocol):
+    """Teacher outputs that a codec is fitted to; computed anew for each iteration, so that memory is one batch."""
+
+    def outputs(self) -> Iterator[TeacherOutput]:
+        """Those to learn statistics from."""
+
+    def probes(self, reported: bool) -> Iterator[tuple[TeacherOutput, Measure]]:
+        """Other views, one at a time, each with the gradient errors {'feature', 'score'} of what stands in for it.
+
+        `reported`: those on which the error is reported, apart from those that choose.
+        """
+
+
 class Codec(ABC):
     """Turns TeacherOutput into arrays of a shard and back.
 
@@ -27,6 +43,7 @@ class Codec(ABC):
     """
 
     name: str
+    ragged = False  # whether the shape of a shard's arrays is known only once its samples are encoded
 
     def __init__(self, settings: dict[str, Any], tables: dict[str, np.ndarray]) -> None:
         self.settings, self.tables = settings, tables
@@ -34,12 +51,12 @@ class Codec(ABC):
         self.score_channels: int = settings.get("score_channels", 0)
 
     @abstractmethod
-    def calibrate(self, outputs: Iterable[TeacherOutput]) -> None:
-        """Fill `tables` and complete `settings` from a sample of teacher outputs, read once."""
+    def calibrate(self, sample: CalibrationSample) -> None:
+        """Fill `tables` and complete `settings`. Raises CodecError where that cannot be done."""
 
     @abstractmethod
-    def specs(self, levels: Sequence[LevelShapes]) -> list[ArraySpec]:
-        """Arrays of a shard that holds samples of these level shapes."""
+    def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
+        """Arrays of a shard that holds samples of these level shapes; a ragged codec needs the samples too."""
 
     @abstractmethod
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
@@ -111,6 +128,5 @@ def stack(samples: Sequence[Sample], shapes: Sequence[LevelShapes]) -> EncodedBa
         whole = np.zeros((len(parts), *shape), parts[0].dtype)
         for row, part in zip(whole, parts):
             row[tuple(slice(0, n) for n in part.shape)] = part
-        # torch has next to no arithmetic for uint16: it travels as int16 and is widened on the device.
-        arrays[name] = torch.from_numpy(whole.view(np.int16) if whole.dtype == np.uint16 else whole)
+        arrays[name] = torch.from_numpy(whole)
     return EncodedBatch(arrays, tuple(shapes))

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codec.mapcode import BUCKETS, buckets, decode_map, encode_map
+from pipeline.codec.mapcode import BUCKETS
 from pipeline.records import TeacherOutput
 
+TINY = torch.finfo(torch.float32).tiny
 PRIOR = 1e-3  # weight of the level's mean in every bucket, in units of one view: steadies buckets seldom met
 
 
@@ -53,13 +54,12 @@ class Statistics:
         self.roots = [Moments(score_channels) for _ in range(levels)]
         self.score_sums = np.zeros((levels, BUCKETS, score_channels))
 
-    def add(self, output: TeacherOutput) -> None:
+    def add(self, output: TeacherOutput, maps: list[Tensor], buckets: list[Tensor]) -> None:
+        """maps (B, H_l, W_l), the decoded map of every level; buckets the same shape, int64."""
         self.views += output.frs[0].shape[0]
-        for level, frs in enumerate(output.frs):
-            codes = encode_map(frs)
-            maps = decode_map(codes)
-            weight = (maps / maps.sum(dim=(1, 2), keepdim=True).clamp_min(1e-30)).flatten()
-            bucket = buckets(codes).flatten()
+        for level, (m, numbers) in enumerate(zip(maps, buckets)):
+            weight = (m / m.sum(dim=(1, 2), keepdim=True).clamp_min(TINY)).flatten()
+            bucket = numbers.flatten()
             features = output.features[level].movedim(1, -1).flatten(0, 2).float()
             scores = output.scores[level].movedim(1, -1).flatten(0, 2).float()
             self.features[level].add(features, weight, bucket)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pipeline.cache.arrays import ArraySpec
-from pipeline.codec.base import Codec, Sample, first_channels, pack, positions, unpack
+from pipeline.codec.base import CalibrationSample, Codec, Sample, first_channels, pack, positions, unpack
 from pipeline.errors import CodecError
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
@@ -15,15 +15,15 @@ class Lossless(Codec):
 
     name = "lossless"
 
-    def calibrate(self, outputs: Iterable[TeacherOutput]) -> None:
-        first = next(iter(outputs), None)
+    def calibrate(self, sample: CalibrationSample) -> None:
+        first = next(sample.outputs(), None)
         if first is None:
             raise CodecError("calibration: no view of the sample could be read")
         sizes = first_channels(first)
         self.settings.update(sizes)
         self.channels, self.score_channels = sizes["channels"], sizes["score_channels"]
 
-    def specs(self, levels: Sequence[LevelShapes]) -> list[ArraySpec]:
+    def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         p, zstd = max(positions(sample) for sample in levels), self.settings["zstd"]
         return [
             ArraySpec("features", (p, self.channels), "float32", ("position", "channel"), zstd),

@@ -1,4 +1,4 @@
-"""The arithmetic of the frs codec: block DCT, KLT basis, step sizes, zigzag. Pure functions on torch tensors."""
+"""The arithmetic of the frs codec: block DCT, KLT basis, step sizes. Pure functions on torch tensors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import CodecError
-
 BLOCK = 4
-LARGEST = 32767  # zigzag of larger magnitudes would not fit uint16
 
 
 def dct_matrix(device: torch.device | str = "cpu") -> Tensor:
@@ -50,20 +47,6 @@ def klt(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (vectors * signs).astype(np.float32), values
 
 
-def rank_of_energy(values: np.ndarray, energy: float) -> int:
-    """How many leading eigenvalues hold this share of their sum (at least one)."""
-    total = values.sum()
-    if total <= 0:
-        return 1
-    return int(np.searchsorted(np.cumsum(values) / total, energy) + 1)
-
-
-def rms(eigenvalues: list[np.ndarray]) -> float:
-    """Root of the mean over levels of a covariance's trace: how large a residual vector is. 1 where there is none."""
-    total = float(np.mean([values.sum() for values in eigenvalues]))
-    return total**0.5 if total > 0 else 1.0
-
-
 def steps(frs: list[Tensor], step: float) -> list[Tensor]:
     """Quantiser step of every level, (B, 1, 1, 1): step * S_l^0.5 * (sum_l S_l)^-0.3, S_l = sum of the map.
 
@@ -74,18 +57,3 @@ def steps(frs: list[Tensor], step: float) -> list[Tensor]:
     total = torch.stack(sums).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
     scale = total**-0.3
     return [torch.where(s > 0, step * s.sqrt() * scale, torch.ones_like(s))[:, None, None, None] for s in sums]
-
-
-def zigzag(q: Tensor) -> Tensor:
-    """Signed whole numbers (float) -> int32 in [0, 65535]: 0, -1, 1, -2 ... Raises CodecError rather than clip."""
-    largest = float(q.abs().amax()) if q.numel() else 0.0
-    if not largest <= LARGEST:
-        raise CodecError(f"quantised value {largest:.0f} beyond {LARGEST}: the step is too fine for this tensor")
-    q = q.to(torch.int32)
-    return (q << 1) ^ (q >> 31)
-
-
-def unzigzag(stored: Tensor) -> Tensor:
-    """int16 bits as they come from a uint16 array -> float32."""
-    z = stored.to(torch.int32) & 0xFFFF
-    return ((z >> 1) ^ -(z & 1)).float()

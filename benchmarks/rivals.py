@@ -1,0 +1,145 @@
+"""What else one could store: each rival turns a teacher's output into bytes and back, sizes by tensor.
+
+A rival keeps the FRS map in one byte a position as this project does, so that rows differ in features and scores alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import zfpy
+from numcodecs import Blosc, Zstd
+from torch import Tensor
+
+from pipeline.codec.mapcode import CodedMap
+from pipeline.records import TeacherOutput
+
+Stored = tuple[dict[str, int], Callable[[], TeacherOutput]]  # bytes of 'features', 'scores', 'frs'; and how to decode
+Blob = tuple[int, Callable[[], Tensor]]  # bytes of one level of one sample, and how to decode it
+Coder = Callable[[Tensor], Blob]
+ZSTD = Zstd(level=19)
+
+
+def coded_map(output: TeacherOutput) -> tuple[int, list[Tensor]]:
+    """Bytes of the map, and the map as it comes back; batches of one."""
+    coded = CodedMap.encode([m[0] for m in output.frs], 255)
+    return len(Blosc("zstd", 8).encode(coded.to_bytes().numpy())), [m[None] for m in coded.floats()]
+
+
+class Blobs:
+    """Compressed arrays of one tensor, one for each level."""
+
+    def __init__(self, levels: list[Tensor], encode: Coder) -> None:
+        done = [encode(level[0]) for level in levels]
+        self.size = sum(size for size, _ in done)
+        self._decode = [decode for _, decode in done]
+
+    def decode(self) -> list[Tensor]:
+        return [decode()[None] for decode in self._decode]
+
+
+def fp16(x: Tensor) -> Blob:
+    """Half precision, zstd 19."""
+    blob = ZSTD.encode(x.half().numpy())
+    opened = lambda: np.frombuffer(ZSTD.decode(blob), np.float16).reshape(x.shape)  # noqa: E731
+    return len(blob), lambda: torch.from_numpy(opened().copy()).float()
+
+
+def per_channel(bits: int) -> Coder:
+    """Uniform quantiser with a range for each channel of each level, zstd 19."""
+
+    def encode(x: Tensor) -> Blob:
+        low, high = x.amin(dim=(1, 2), keepdim=True), x.amax(dim=(1, 2), keepdim=True)
+        step = ((high - low) / (2**bits - 1)).clamp_min(1e-12)
+        q = torch.round((x - low) / step).to(torch.uint8).numpy()
+        blob = ZSTD.encode(q)  # zstd finds the four bits that a byte leaves empty
+        opened = lambda: np.frombuffer(ZSTD.decode(blob), np.uint8).reshape(x.shape)  # noqa: E731
+        return len(blob) + 8 * len(x), lambda: torch.from_numpy(opened().copy()).float() * step + low
+
+    return encode
+
+
+def zfp(share: float) -> Coder:
+    """zfp with an absolute tolerance of this share of the level's rms."""
+
+    def encode(x: Tensor) -> Blob:
+        tolerance = share * float(x.square().mean().sqrt())
+        blob = zfpy.compress_numpy(x.numpy(), tolerance=max(tolerance, 1e-12))
+        return len(blob), lambda: torch.from_numpy(zfpy.decompress_numpy(blob))
+
+    return encode
+
+
+def top_k(k: int) -> Coder:
+    """The k largest scores of every position with their channel; the rest shares the mean of what is left (TinyViT)."""
+
+    def encode(x: Tensor) -> Blob:
+        count = min(k, len(x))
+        values, channels = x.topk(count, dim=0)
+        rest = ((x.sum(dim=0) - values.sum(dim=0)) / max(1, len(x) - count)).half()
+        parts = (values.half().numpy(), channels.to(torch.int16).numpy(), rest.numpy())
+        size = sum(len(ZSTD.encode(part)) for part in parts)
+
+        def decode() -> Tensor:
+            whole = rest.float()[None].expand(x.shape).clone()
+            return whole.scatter_(0, channels, values.half().float())
+
+        return size, decode
+
+    return encode
+
+
+def thresholded(bits: int, floor: float) -> Callable[[TeacherOutput], Stored]:
+    """Positions where the map is below `floor` are dropped, the others quantised per channel."""
+
+    def encode(output: TeacherOutput) -> Stored:
+        kept = [m[0] >= floor for m in output.frs]
+        cut = lambda levels: [x * k for x, k in zip(levels, kept)]  # noqa: E731
+        return plain(per_channel(bits), per_channel(bits))(
+            TeacherOutput(cut(output.features), cut(output.scores), output.frs)
+        )
+
+    return encode
+
+
+def blosc(output: TeacherOutput) -> Stored:
+    """float32 as they are, Blosc's default (lz4, shuffle)."""
+    default = Blosc()
+
+    def encode(x: Tensor) -> Blob:
+        blob = default.encode(x.contiguous().numpy())
+        return len(blob), lambda: torch.from_numpy(
+            np.frombuffer(default.decode(blob), np.float32).reshape(x.shape).copy()
+        )
+
+    return plain(encode, encode)(output)
+
+
+def plain(
+    features: Coder,
+    scores: Coder,
+) -> Callable[[TeacherOutput], Stored]:
+    """A rival that codes features and scores level by level."""
+
+    def encode(output: TeacherOutput) -> Stored:
+        size, frs = coded_map(output)
+        one, two = Blobs(output.features, features), Blobs(output.scores, scores)
+        decode = lambda: TeacherOutput(one.decode(), two.decode(), frs)  # noqa: E731
+        return {"features": one.size, "scores": two.size, "frs": size}, decode
+
+    return encode
+
+
+RIVALS: dict[str, Callable[[TeacherOutput], Stored]] = {
+    "blosc default, float32": blosc,
+    "fp16 + zstd 19": plain(fp16, fp16),
+    "int8 a channel + zstd 19": plain(per_channel(8), per_channel(8)),
+    "int4 a channel + zstd 19": plain(per_channel(4), per_channel(4)),
+    "zfp, tolerance 1% of rms": plain(zfp(0.01), zfp(0.01)),
+    "zfp, tolerance 10% of rms": plain(zfp(0.1), zfp(0.1)),
+    "top-10 scores, fp16 features": plain(fp16, top_k(10)),
+    "top-100 scores, fp16 features": plain(fp16, top_k(100)),
+    "positions with m < 0.05 dropped, int8": thresholded(8, 0.05),
+}

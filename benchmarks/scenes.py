@@ -1,0 +1,35 @@
+"""Views for the benchmarks: generated scenes, and photographs that no part of this project was made with."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import skimage.data
+import torch
+from torch import Tensor
+
+from demo.coco_names import ALL_CATEGORIES
+from demo.scenes import render
+
+PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "hubble_deep_field", "retina")  # bundled with scikit-image
+SIZES = {"320": (320, 320), "800x1067": (1067, 800)}  # (long, short) side at most
+
+
+def resized(image: np.ndarray, scale: tuple[int, int]) -> Tensor:
+    """(H, W, 3) BGR -> (3, h, w) uint8 within the scale, as mmdet's keep-ratio Resize."""
+    height, width = image.shape[:2]
+    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    image = cv2.resize(image, (int(width * factor + 0.5), int(height * factor + 0.5)))
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def scene(index: int, size: str, split: str = "val") -> Tensor:
+    """A scene of COCO's 80 categories, rendered at the size it is looked at; a 4:3 landscape."""
+    scale = SIZES[size]
+    sides = (int(max(scale) * 0.75), max(scale))
+    return resized(render(77, split, index, ALL_CATEGORIES, sides=sides, portrait=False).image, scale)
+
+
+def photograph(index: int, size: str) -> Tensor:
+    name = PHOTOGRAPHS[index % len(PHOTOGRAPHS)]
+    return resized(getattr(skimage.data, name)()[..., ::-1], SIZES[size])

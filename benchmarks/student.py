@@ -1,0 +1,40 @@
+"""A student as a benchmark needs it: loaded with its adapters, one view at a time, its graph kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.mm import MODELS, Config, build
+from pipeline.teacher import Teacher
+from pipeline.teacher.heads import class_head, class_logits, output_shapes
+from pipeline.teacher.weights import load_plain
+
+
+class Student:
+    """Calls give (adapted features, class logits) of every level, as the distiller would hand them to the losses."""
+
+    def __init__(self, cfg: Config, checkpoint: Path, teacher: Teacher) -> None:
+        cfg.model.backbone.pop("init_cfg", None)
+        self._detector = build(MODELS, cfg.model, "model")
+        found = load_plain(checkpoint)
+        self._detector.load_state_dict(found["state_dict"])
+        levels, own, _ = output_shapes(self._detector, (128, 128))
+        _, channels, _ = output_shapes(teacher.detector, (128, 128))
+        self._adapters = nn.ModuleList(nn.Conv2d(own, channels, 3, padding=1) for _ in levels)
+        self._adapters.load_state_dict(found["frs"]["adapters"])
+        self._detector.to(teacher.device).eval().requires_grad_(True)
+        self._adapters.to(teacher.device).requires_grad_(False)
+
+    def parameters(self) -> list[Tensor]:
+        """The student's own; adapters are no part of it."""
+        return list(self._detector.parameters())
+
+    def __call__(self, view: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        inputs = self._detector.data_preprocessor({"inputs": [view]}, False)["inputs"]
+        features = list(self._detector.extract_feat(inputs))
+        logits = class_logits(class_head(self._detector)(tuple(features)))
+        with torch.enable_grad():
+            return [adapter(f) for adapter, f in zip(self._adapters, features)], logits

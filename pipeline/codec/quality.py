@@ -1,0 +1,67 @@
+"""From the one number that a user gives, the gradient error allowed to each loss, to the codec's steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from pipeline.errors import CodecError
+
+QUALITIES = {"high": 0.01, "balanced": 0.03, "small": 0.10}
+CLOSE = 0.08  # relative distance from the target at which the search ends
+ROUNDS = 4
+TINY = 1e-12
+
+Steps = dict[str, float]
+
+
+def find_steps(
+    errors: Callable[[list[Steps]], list[Steps]], scales: Steps, start: Sequence[float], target: float
+) -> Steps:
+    """The coarsest steps whose errors meet `target`, by log-log interpolation between the steps tried so far.
+
+    `errors` measures several candidates at once: a view's forward pass serves them all. Keys of steps and errors are
+    the tensors; each is searched on its own. Raises CodecError where the target is below what any step can reach.
+    """
+    seen: dict[str, list[tuple[float, float]]] = {what: [] for what in scales}
+    tried = [{what: scale * factor for what, scale in scales.items()} for factor in start]
+    for _ in range(ROUNDS):
+        for steps, found in zip(tried, errors(tried)):
+            for what, step in steps.items():
+                seen[what].append((step, max(found[what], TINY)))
+        guesses = {what: _interpolated(sorted(points), target) for what, points in seen.items()}
+        if all(_met(seen[what], target) for what in seen):
+            break
+        tried = [{what: guess * factor for what, guess in guesses.items()} for factor in (1.0, 0.97)]
+    return {what: _coarsest(what, points, target) for what, points in seen.items()}
+
+
+def _met(points: list[tuple[float, float]], target: float) -> bool:
+    """Whether one point lies close below the target, or the coarsest of all is below it."""
+    return max(points)[1] <= target or any(target * (1 - CLOSE) <= error <= target for _, error in points)
+
+
+def _interpolated(points: list[tuple[float, float]], target: float) -> float:
+    """Step at which the error would be just below the target; beyond the points, the last slope goes on."""
+    aim = target * (1 - CLOSE / 2)
+    for below, above in pairwise(points):
+        if below[1] <= aim < above[1]:
+            break
+    else:
+        below, above = points[:2] if points[0][1] > aim else points[-2:]
+    slope = math.log(above[1] / below[1]) / math.log(above[0] / below[0])
+    if slope < 0.1:  # flat: no step will change the error; go a fixed way
+        return below[0] * (0.25 if below[1] > aim else 4.0)
+    return below[0] * math.exp(min(3.0, max(-3.0, math.log(aim / below[1]) / slope)))
+
+
+def _coarsest(what: str, points: list[tuple[float, float]], target: float) -> float:
+    good = [step for step, error in points if error <= target]
+    if not good:
+        best = min(error for _, error in points)
+        raise CodecError(
+            f"cache.codec.quality: {target} asked, the {what}s' gradient error does not fall below {best:.4f}; ask for "
+            "less, or take the lossless codec"
+        )
+    return max(good)
