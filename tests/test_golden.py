@@ -36,8 +36,10 @@ def decoded(root: Path) -> dict[str, np.ndarray]:
             found |= {f"{index}/features/{level}": y[0].numpy(), f"{index}/scores/{level}": t[0].numpy()}
             found[f"{index}/frs/{level}"] = m[0].numpy()
         for what in ("feature", "score"):
-            order = symbol_order(torch.from_numpy(codec.tables[f"{what}_expected"]).long(), maps.whole())
-            for level, q in enumerate(from_tokens(batch.arrays[f"{what}s"][0], order)):
+            expected = torch.from_numpy(codec.tables[f"{what}_expected"])
+            order = symbol_order(expected, maps.whole())
+            shapes = [(expected.shape[1], 16, -(-h // 4) * -(-w // 4)) for h, w in levels]
+            for level, q in enumerate(from_tokens(batch.arrays[f"{what}s"][0], order, shapes)):
                 found[f"{index}/{what}_symbols/{level}"] = q.numpy().astype(np.int32)
     return found
 

@@ -26,7 +26,7 @@ from pipeline.codec.base import CalibrationSample, Codec, Sample, first_channels
 from pipeline.codec.calibration import Statistics
 from pipeline.codec.mapcode import CodedMap, map_top
 from pipeline.codec.quality import QUALITIES, find_steps
-from pipeline.codec.symbols import from_groups, from_tokens, symbol_order, to_groups, to_tokens
+from pipeline.codec.symbols import FREQUENCIES, from_groups, from_tokens, symbol_order, to_groups, to_tokens
 from pipeline.codec.transform import BLOCK, dct, klt, steps, to_blocks
 from pipeline.errors import CodecError
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
@@ -202,7 +202,7 @@ class Frs(Codec):
             lost = sum(float((q - c).square().sum()) for q, c in zip(rounded, scaled))
             kept = sum(float(c.square().sum()) for c in scaled)
             errors[f"{what}s_error"] = (lost / kept) ** 0.5 if kept > 0 else 0.0
-            expected = tables[f"{what}_expected"].long()
+            expected = tables[f"{what}_expected"]
             for b, sample in enumerate(samples):
                 order = symbol_order(expected, maps.samples[b].whole())
                 sample[f"{what}s"] = to_tokens([to_groups(q[b]) for q in rounded], order).cpu().numpy()
@@ -218,10 +218,12 @@ class Frs(Codec):
         common = canvas(batch.levels)
         maps, tables, planes = BatchMaps(own, common), self._on(batch.arrays["frs"].device), {}
         for what in ("feature", "score"):
-            expected, decoded = tables[f"{what}_expected"].long(), []
+            expected, decoded = tables[f"{what}_expected"], []
             for tokens, sample in zip(batch.arrays[f"{what}s"], own):
-                groups = from_tokens(tokens, symbol_order(expected, sample.whole()))
-                decoded.append([from_groups(g, *map(_up, c.shape)) for g, c in zip(groups, sample.codes)])
+                sides = [(_up(c.shape[0]), _up(c.shape[1])) for c in sample.codes]
+                shapes = [(expected.shape[1], FREQUENCIES, h * w // FREQUENCIES) for h, w in sides]
+                groups = from_tokens(tokens, symbol_order(expected, sample.whole()), shapes)
+                decoded.append([from_groups(g, *side) for g, side in zip(groups, sides)])
             step = steps(maps.floats, self._steps()[what])
             sizes = [(_up(h), _up(w)) for h, w in common]
             planes[what] = [_on_canvas([d[i] for d in decoded], size) * step[i] for i, size in enumerate(sizes)]

@@ -12,6 +12,7 @@ Shape legend: L levels, R planes, F = 16 frequencies of a 4x4 block, N_l blocks 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -50,57 +51,25 @@ def block_sums(whole: Tensor) -> Tensor:
     return to_groups(to_blocks(whole[None]))[0].sum(dim=0)
 
 
-def symbol_order(expected: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-    """Where every symbol of one sample lies in the sorted stream: [(R, 16, N_l)] int64, a permutation of 0..N-1.
+def symbol_order(expected: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    """(N,) int64: the symbols of one sample, listed by level, plane, frequency, block, in falling order of their key.
 
-    expected (L, R, 16) int64: log size of each group at unit strength; maps [(H_l, W_l)] int64, in whole numbers.
-    Descending by expected[l, r, f] + log_class(block) - log_class(level), ties in the order level, plane, frequency,
-    block: what a stable argsort gives, by counting, since a sort of millions is slow.
+    expected (L, R, 16) int16: log size of each group at unit strength; maps [(H_l, W_l)] int64, in whole numbers.
+    The key is expected[l, r, f] + log_class(block) - log_class(level); equal keys keep the order of the list.
     """
-    rows = [(table - log_class(m.sum())).flatten() for table, m in zip(expected, maps)]
-    columns = [log_class(block_sums(m)) for m in maps]
-    top = max(int(row.max() + column.max()) for row, column in zip(rows, columns))
-    low = min(int(row.min() + column.min()) for row, column in zip(rows, columns))
-    counts, firsts = [], []
-    for row, column in zip(rows, columns):
-        below = column.max() - column  # 0 for the strongest blocks
-        histogram = torch.bincount(below, minlength=1)
-        first = top - row - column.max()
-        span = first[:, None] + torch.arange(len(histogram), device=row.device)
-        count = torch.zeros((len(row), top - low + 1), dtype=torch.int64, device=row.device)
-        counts.append(count.scatter_(1, span, histogram.expand(len(row), -1)))
-        firsts.append((first, below))
-    count = torch.cat(counts)
-    total = count.sum(dim=0)
-    start = count.cumsum(dim=0) - count + (total.cumsum(dim=0) - total)
-    order, at = [], 0
-    for (first, below), table in zip(firsts, expected):
-        group = slice(at, at + len(first))
-        at += len(first)
-        rank = _rank_among_equals(below)
-        places = start[group].gather(1, first[:, None] + below[None]) + rank
-        order.append(places.reshape(*table.shape, -1))
-    return order
+    keys = []
+    for table, m in zip(expected, maps):
+        strength = (log_class(block_sums(m)) - log_class(m.sum())).to(torch.int16)
+        keys.append((table.reshape(-1, 1) + strength[None]).flatten())
+    return torch.argsort(torch.cat(keys).neg(), stable=True)
 
 
-def _rank_among_equals(values: Tensor) -> Tensor:
-    """(N,) -> how many equal values stand before each."""
-    order = torch.argsort(values, stable=True)
-    counts = torch.bincount(values)
-    begin = counts.cumsum(0) - counts
-    ranks = torch.empty_like(values)
-    ranks[order] = torch.arange(len(values), device=values.device) - begin[values[order]]
-    return ranks
-
-
-def to_tokens(groups: Sequence[Tensor], order: Sequence[Tensor]) -> Tensor:
+def to_tokens(groups: Sequence[Tensor], order: Tensor) -> Tensor:
     """Quantised [(R, 16, N_l)] (whole floats) -> (T,) int32 tokens: zigzag(q) << 8 | zeros skipped before it.
 
     256 zeros or more are skipped by FILLER tokens of value 0. Raises CodecError rather than clip.
     """
-    stream = torch.empty(sum(g.numel() for g in groups), dtype=torch.float32, device=groups[0].device)
-    for group, places in zip(groups, order):
-        stream[places.flatten()] = group.flatten()
+    stream = torch.cat([group.flatten() for group in groups])[order]
     at = stream.nonzero()[:, 0]
     values = stream[at]
     largest = float(values.abs().amax()) if len(values) else 0.0
@@ -115,12 +84,11 @@ def to_tokens(groups: Sequence[Tensor], order: Sequence[Tensor]) -> Tensor:
     return tokens
 
 
-def from_tokens(tokens: Tensor, order: Sequence[Tensor]) -> list[Tensor]:
-    """(T,) int32 tokens, zeros behind the last -> quantised [(R, 16, N_l)] float32."""
-    count = sum(places.numel() for places in order)
+def from_tokens(tokens: Tensor, order: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+    """(T,) int32 tokens, zeros behind the last -> quantised [(R, 16, N_l)] float32 of the given shapes."""
     at = ((tokens & FILLER).long() + 1).cumsum(0) - 1
     zigzag = tokens >> 8
-    kept = at < count  # the zeros behind the last token step over the end
-    stream = torch.zeros(count, dtype=torch.float32, device=tokens.device)
-    stream[at[kept]] = ((zigzag >> 1) ^ -(zigzag & 1))[kept].float()
-    return [stream[places] for places in order]
+    kept = at < len(order)  # the zeros behind the last token step over the end
+    symbols = torch.zeros(len(order), dtype=torch.float32, device=tokens.device)
+    symbols[order[at[kept]]] = ((zigzag >> 1) ^ -(zigzag & 1))[kept].float()
+    return [part.reshape(shape) for part, shape in zip(symbols.split([prod(s) for s in shapes]), shapes)]
