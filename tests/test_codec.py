@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pipeline.cache.arrays import decode_chunk, encode_chunk
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, Measure, pack, stack, unpack
+from pipeline.codec.fit import learn_order, learn_statistics, set_steps
 from pipeline.codec.frs import Frs
 from pipeline.codec.mapcode import BUCKETS, EMPTY, CodedMap, map_top
 from pipeline.codec.quality import find_steps
@@ -103,16 +104,16 @@ def exact_frs(channels: int, scores: int, step: float) -> Frs:
     """A codec of full rank and given steps: what it loses is rounding alone, and that can be bounded."""
     codec = Frs({"type": "frs", "zstd": 1, "quality": 0.03, "map_top": 255}, {})
     sample = RandomSample(channels, scores, [(16, 24), (8, 12)])
-    codec._learn_statistics(sample.outputs())
-    codec._set_steps({"feature": step, "score": step})
+    learn_statistics(codec, sample.outputs())
+    set_steps(codec, {"feature": step, "score": step})
     full = {what: codec.tables[f"{what}_basis"] for what in ("feature", "score")}
-    codec._learn_order(sample.outputs())
+    learn_order(codec, sample.outputs())
     for what, basis in full.items():
         sizes = codec.tables[f"{what}_expected"]
         lacking = basis.shape[-1] - sizes.shape[1]
         codec.tables[f"{what}_expected"] = np.pad(sizes, [(0, 0), (0, lacking), (0, 0)], mode="edge")
         codec.tables[f"{what}_basis"] = basis
-    codec._use(codec.tables)
+    codec.use(codec.tables)
     return codec
 
 

@@ -111,3 +111,24 @@ def difference(codes: Tensor) -> Tensor:
 def restore(differences: Tensor) -> Tensor:
     """Inverse of `difference`."""
     return (differences.long().cumsum(0).cumsum(1) & 255).to(torch.uint8)
+
+
+class BatchMaps:
+    """The decoded maps of a batch on its common canvas: floats and buckets [(B, H_l, W_l)], zeros beyond own grids."""
+
+    def __init__(self, samples: list[CodedMap], levels: LevelShapes) -> None:
+        self.samples = samples
+        self.floats, self.buckets = (
+            [on_canvas([row[i] for row in rows], size) for i, size in enumerate(levels)]
+            for rows in ([s.floats() for s in samples], [s.buckets() for s in samples])
+        )
+
+
+def on_canvas(samples: list[Tensor], size: tuple[int, ...]) -> Tensor:
+    """[(..., H_b, W_b)] -> (B, ..., H, W), zeros beyond a sample's own grid."""
+    if all(tuple(s.shape[-2:]) == tuple(size) for s in samples):
+        return torch.stack(samples)
+    whole = samples[0].new_zeros((len(samples), *samples[0].shape[:-2], *size))
+    for row, sample in zip(whole, samples):
+        row[..., : sample.shape[-2], : sample.shape[-1]] = sample
+    return whole
