@@ -163,9 +163,10 @@ def test_a_quality_out_of_reach_is_refused() -> None:
         find_steps(lambda tried: [{"feature": 0.02 + s["feature"]} for s in tried], {"feature": 1.0}, [0.1, 0.2], 0.01)
     flat = find_steps(lambda tried: [{"feature": 0.0} for _ in tried], {"feature": 1.0}, [0.1, 0.2], 0.01)
     assert flat["feature"] == 0.2
-    line = find_steps(
-        lambda tried: [{"a": s["a"] ** 0.7, "b": s["b"]} for s in tried], {"a": 1.0, "b": 1.0}, [1e-4, 1], 0.03
-    )
+    power = lambda tried: [{"a": s["a"] ** 0.7, "b": s["b"]} for s in tried]  # noqa: E731
+    line = find_steps(power, {"a": 1.0, "b": 1.0}, [1e-4, 1], 0.03)
+    far = find_steps(power, {"a": 1.0, "b": 1.0}, [1e-6, 1e-5], 0.1)
+    assert far["a"] == pytest.approx(0.1 ** (1 / 0.7), rel=0.15) and far["b"] == pytest.approx(0.1, rel=0.1)
     assert line["a"] == pytest.approx(0.03 ** (1 / 0.7), rel=0.15) and line["b"] == pytest.approx(0.03, rel=0.1)
 
 

@@ -11,6 +11,7 @@ from pipeline.errors import CodecError
 QUALITIES = {"high": 0.01, "balanced": 0.03, "small": 0.10}
 CLOSE = 0.08  # relative distance from the target at which the search ends
 ROUNDS = 4
+FLAT = 1.1  # errors that grow by less than this while the step doubles do not follow it
 TINY = 1e-12
 
 Steps = dict[str, float]
@@ -38,8 +39,11 @@ def find_steps(
 
 
 def _met(points: list[tuple[float, float]], target: float) -> bool:
-    """Whether one point lies close below the target, or the coarsest of all is below it."""
-    return max(points)[1] <= target or any(target * (1 - CLOSE) <= error <= target for _, error in points)
+    """Whether one point lies close below the target, or all do and coarser steps change nothing."""
+    close = any(target * (1 - CLOSE) <= error <= target for _, error in points)
+    step, coarsest = max(points)
+    finer = [error for other, error in points if other <= step / 2]
+    return close or (coarsest <= target and bool(finer) and coarsest < FLAT * max(finer))
 
 
 def _interpolated(points: list[tuple[float, float]], target: float) -> float:
@@ -53,7 +57,7 @@ def _interpolated(points: list[tuple[float, float]], target: float) -> float:
     slope = math.log(above[1] / below[1]) / math.log(above[0] / below[0])
     if slope < 0.1:  # flat: no step will change the error; go a fixed way
         return below[0] * (0.25 if below[1] > aim else 4.0)
-    return below[0] * math.exp(min(3.0, max(-3.0, math.log(aim / below[1]) / slope)))
+    return below[0] * math.exp(min(5.0, max(-5.0, math.log(aim / below[1]) / slope)))
 
 
 def _coarsest(what: str, points: list[tuple[float, float]], target: float) -> float:
