@@ -45,14 +45,17 @@ class SceneSample:
         self._teacher, self._size, self._learning, self._choosing = teacher, size, learning, choosing
         self._probe = Probe(teacher, seed=520)
 
-    def outputs(self) -> Iterator[TeacherOutput]:
-        for index in range(self._learning):
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        for index in self._indices(part):
             yield self._teacher([scenes.scene(index, self._size, "train")])
 
-    def probes(self, reported: bool) -> Iterator[tuple[TeacherOutput, Measure]]:
-        first = 2000 if reported else 1000
-        for index in range(first, first + self._choosing):
+    def probes(self, part: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+        for index in self._indices(part):
             yield self._probe.measure(scenes.scene(index, self._size, "train"))
+
+    def _indices(self, part: str) -> range:
+        first = {"learning": 0, "choosing": 1000, "reported": 2000}[part]
+        return range(first, first + (self._learning if part == "learning" else self._choosing))
 
 
 def calibrated(teacher: Teacher, size: str, quality: str, args: argparse.Namespace) -> Codec:
@@ -140,11 +143,11 @@ def main() -> None:
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--student", type=Path, default=Path("work_dirs/benchmark/student/epoch_1.pth"))
     parser.add_argument("--sizes", nargs="+", choices=list(scenes.SIZES), default=list(scenes.SIZES))
-    parser.add_argument("--views", type=int, nargs=2, default=[12, 3], help="reported at 320 px and at 800x1067")
+    parser.add_argument("--views", type=int, nargs=2, default=[8, 2], help="reported at 320 px and at 800x1067")
     parser.add_argument("--qualities", nargs="+", default=list(QUALITIES))
     parser.add_argument("--without-rivals", action="store_true")
     args = parser.parse_args()
-    args.learning, args.choosing = {"320": 48, "800x1067": 16}, {"320": 12, "800x1067": 4}
+    args.learning, args.choosing = {"320": 48, "800x1067": 12}, {"320": 8, "800x1067": 3}
     warnings.filterwarnings("ignore", category=UserWarning)
 
     _, sections = load_config(args.config)

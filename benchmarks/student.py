@@ -25,12 +25,12 @@ class Student:
         _, channels, _ = output_shapes(teacher.detector, (128, 128))
         self._adapters = nn.ModuleList(nn.Conv2d(own, channels, 3, padding=1) for _ in levels)
         self._adapters.load_state_dict(found["frs"]["adapters"])
-        self._detector.to(teacher.device).eval().requires_grad_(True)
+        self._detector.to(teacher.device).eval()  # frozen stages stay frozen: they have no gradient to err in
         self._adapters.to(teacher.device).requires_grad_(False)
 
     def parameters(self) -> list[Tensor]:
-        """The student's own; adapters are no part of it."""
-        return list(self._detector.parameters())
+        """Those of the student that are trained; adapters are no part of it."""
+        return [p for p in self._detector.parameters() if p.requires_grad]
 
     def __call__(self, view: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         inputs = self._detector.data_preprocessor({"inputs": [view]}, False)["inputs"]

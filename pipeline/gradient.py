@@ -7,6 +7,7 @@ wrongly: convolutions average white error away and let coherent error through.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,27 +18,27 @@ from pipeline.frs import frs_losses
 from pipeline.records import TeacherOutput
 
 LOSSES = {"feature": "loss_frs_feature", "score": "loss_frs_score"}
+Vector = list[Tensor]  # one part for each parameter
 
 
 @dataclass
 class Errors:
-    """Relative L2 error and cosine of a gradient; `total` is the weighted sum of both losses."""
+    """Relative L2 error and cosine of a gradient; `total`: weighted sum of both losses. NaN: no gradient at all."""
 
     relative: dict[str, float]
     cosine: dict[str, float]
 
     @classmethod
     def mean(cls, rows: Sequence[Errors]) -> Errors:
-        names = rows[0].relative
-        average = lambda part: {n: sum(getattr(r, part)[n] for r in rows) / len(rows) for n in names}  # noqa: E731
-        return cls(average("relative"), average("cosine"))
+        """Over the rows that have a gradient."""
+        return cls(_mean([row.relative for row in rows]), _mean([row.cosine for row in rows]))
 
 
 class StudentPass:
     """One forward pass of a student, its graph kept: each further target costs two backward passes.
 
-    adapted (B, C, H_l, W_l) and logits (B, K, H_l, W_l) of every level; `parameters` of the student, without adapters.
-    Shapes as in TeacherOutput, on the target's canvas.
+    adapted (B, C, H_l, W_l) and logits (B, K, H_l, W_l) of every level; `parameters` of the student that are trained,
+    without adapters. Shapes as in TeacherOutput, on the target's canvas.
     """
 
     def __init__(self, adapted: list[Tensor], logits: list[Tensor], parameters: Sequence[Tensor], exact: TeacherOutput):
@@ -52,10 +53,10 @@ class StudentPass:
         at_coded = self._loss_gradients(coded)
         # The backward pass is linear: that of the difference is the difference, without cancellation.
         change = {n: self._backward(n, [c - e for c, e in zip(at_coded[n], self._at_exact[n])]) for n in LOSSES}
-        exact = self._exact | {"total": _weighted(self._exact, weights)}
-        change |= {"total": _weighted(change, weights)}
-        relative = {n: float(change[n].norm() / exact[n].norm()) for n in exact}
-        cosine = {n: float(torch.cosine_similarity(exact[n] + change[n], exact[n], dim=0)) for n in exact}
+        relative, cosine = {}, {}
+        for name, parts in {**{n: [n] for n in LOSSES}, "total": list(LOSSES)}.items():
+            share = {part: weights[part] if name == "total" else 1.0 for part in parts}
+            relative[name], cosine[name] = _compare(self._exact, change, share)
         return Errors(relative, cosine)
 
     def _loss_gradients(self, target: TeacherOutput) -> dict[str, list[Tensor]]:
@@ -64,14 +65,24 @@ class StudentPass:
         found = frs_losses(target, leaves["feature"], leaves["score"])
         return {name: list(torch.autograd.grad(found[loss], leaves[name])) for name, loss in LOSSES.items()}
 
-    def _backward(self, name: str, gradients: list[Tensor]) -> Tensor:
-        """dL/dtheta as one vector, in float64: norms of small differences are asked of it."""
-        found = torch.autograd.grad(
-            self._outputs[name], self._parameters, gradients, retain_graph=True, allow_unused=True
-        )
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, found)]
-        return torch.cat([part.flatten().double() for part in parts])
+    def _backward(self, name: str, gradients: list[Tensor]) -> Vector:
+        """dL/dtheta."""
+        outputs = self._outputs[name]
+        found = torch.autograd.grad(outputs, self._parameters, gradients, retain_graph=True, allow_unused=True)
+        return [p.new_zeros(()) if g is None else g for p, g in zip(self._parameters, found)]
 
 
-def _weighted(vectors: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    return weights["feature"] * vectors["feature"] + weights["score"] * vectors["score"]
+def _compare(exact: dict[str, Vector], change: dict[str, Vector], share: dict[str, float]) -> tuple[float, float]:
+    """|change| / |exact| and the cosine of exact and exact + change, parameter by parameter, in float64."""
+    ee = cc = ec = 0.0
+    for rows in zip(*(zip(exact[name], change[name]) for name in share)):
+        e, c = (sum(w * row[i].double() for w, row in zip(share.values(), rows)) for i in (0, 1))
+        ee, cc, ec = ee + float(e.square().sum()), cc + float(c.square().sum()), ec + float((e * c).sum())
+    if ee == 0:
+        return math.nan, math.nan
+    return math.sqrt(cc / ee), (ee + ec) / math.sqrt(ee * max(ee + 2 * ec + cc, 1e-300))
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    found = {name: [row[name] for row in rows if not math.isnan(row[name])] for name in rows[0]}
+    return {name: sum(values) / len(values) if values else math.nan for name, values in found.items()}

@@ -74,7 +74,9 @@ class TeacherOutput:
         return tuple((f.shape[-2], f.shape[-1]) for f in self.features)
 
     def to(self, device: torch.device | str) -> TeacherOutput:
-        move = lambda tensors: [t.to(device, non_blocking=True) for t in tensors]  # noqa: E731
+        # A copy to the host that does not block may be read before it is there.
+        blocks = torch.device(device).type == "cpu"
+        move = lambda tensors: [t.to(device, non_blocking=not blocks) for t in tensors]  # noqa: E731
         return TeacherOutput(move(self.features), move(self.scores), move(self.frs))
 
 

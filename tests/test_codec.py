@@ -48,12 +48,12 @@ class RandomSample:
     def __init__(self, channels: int, scores: int, sizes: list[tuple[int, int]]) -> None:
         self._make = lambda seed: output(2, sizes, channels, scores, seed)
 
-    def outputs(self) -> Iterator[TeacherOutput]:
-        yield from (self._make(seed) for seed in range(4))
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        seeds = {"learning": range(4), "choosing": (10, 11), "reported": (20, 21)}[part]
+        yield from (self._make(seed) for seed in seeds)
 
-    def probes(self, reported: bool) -> Iterator[tuple[TeacherOutput, Measure]]:
-        for seed in (20, 21) if reported else (10, 11):
-            exact = self._make(seed)
+    def probes(self, part: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+        for exact in self.outputs(part):
             yield exact, lambda coded, exact=exact: weighted_errors(coded, exact)
 
 
@@ -104,10 +104,10 @@ def exact_frs(channels: int, scores: int, step: float) -> Frs:
     """A codec of full rank and given steps: what it loses is rounding alone, and that can be bounded."""
     codec = Frs({"type": "frs", "zstd": 1, "quality": 0.03, "map_top": 255}, {})
     sample = RandomSample(channels, scores, [(16, 24), (8, 12)])
-    learn_statistics(codec, sample.outputs())
+    learn_statistics(codec, sample.outputs("learning"))
     set_steps(codec, {"feature": step, "score": step})
     full = {what: codec.tables[f"{what}_basis"] for what in ("feature", "score")}
-    learn_order(codec, sample.outputs())
+    learn_order(codec, sample.outputs("learning"))
     for what, basis in full.items():
         sizes = codec.tables[f"{what}_expected"]
         lacking = basis.shape[-1] - sizes.shape[1]

@@ -94,13 +94,13 @@ class PlannedSample:
     def __init__(self, teacher: Any) -> None:
         self._teacher = teacher
 
-    def outputs(self) -> Iterator[TeacherOutput]:
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
         for _, views, _ in self._teacher.batches():
             if views[0][1] != 3:
                 yield self._teacher(views)
 
-    def probes(self, reported: bool) -> Iterator[Any]:
-        for exact in self.outputs():
+    def probes(self, part: str) -> Iterator[Any]:
+        for exact in self.outputs(part):
             yield exact, lambda coded, exact=exact: weighted_errors(coded, exact)
 
 

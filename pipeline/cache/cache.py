@@ -26,7 +26,7 @@ from pipeline.records import SampleRef
 
 FORMAT = "frs-teacher-cache"
 VERSION = 1
-OPEN_SHARDS = 64  # of one process; a cache of COCO has nearly a thousand, and so has the usual limit on open files
+OPEN_SHARDS = 320  # of one process: the schedule reads from up to 256 in turn; the usual limit is 1024 files
 
 
 def pass_folder(root: Path, cache_pass: int) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pipeline.cache.arrays import encode_chunk
@@ -16,18 +18,21 @@ from pipeline.caching.job import Job
 from pipeline.caching.probe import Probe
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, Measure, positions
+from pipeline.codec.quality import QUALITIES
 from pipeline.mm import plain
 from pipeline.planning import plan_views
 from pipeline.records import TeacherOutput
+from pipeline.teacher.model import precision
 
-CHOOSING, REPORTED = 16, 8  # views that choose the codec's steps, and views that its error is reported on
+CHOOSING, REPORTED = 12, 8  # views that choose the codec's steps, and views that its error is reported on
+BEYOND = 1.5  # an error on fresh views that is this many times the one asked for is reported
 DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported
 
 
 class ViewSample:
     """A seeded sample of the first pass's views: those to learn from, those to choose by, those to report on.
 
-    The three are apart, unless there are fewer than four views.
+    The three are apart, unless there are fewer than eight views.
     """
 
     def __init__(self, job: Job) -> None:
@@ -35,25 +40,31 @@ class ViewSample:
         self._probe: Probe | None = None
         seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
-        choosing, reported = min(CHOOSING, len(images) // 4), min(REPORTED, len(images) // 4)
-        self.learning = images[choosing + reported :]
-        self._probed = {False: images[:choosing] or images, True: images[choosing:][:reported] or images}
+        choosing, reported = min(CHOOSING, len(images) // 6), min(REPORTED, len(images) // 8)
+        self.parts = {
+            "learning": images[choosing + reported :], "choosing": images[:choosing] or images,
+            "reported": images[choosing:][:reported] or images,
+        }  # fmt: skip
 
-    def outputs(self) -> Iterator[TeacherOutput]:
-        for views in self._views(self.learning):
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        for views in self._views(part):
             yield self._job.teacher(views)
 
-    def probes(self, reported: bool) -> Iterator[tuple[TeacherOutput, Measure]]:
+    def probes(self, part: str) -> Iterator[tuple[TeacherOutput, Measure]]:
         self._probe = self._probe or Probe(self._job.teacher, self._job.sections.views.seed)
-        for views in self._views(self._probed[reported]):
+        for views in self._views(part):
             for view in views:
                 yield self._probe.measure(view)
 
-    def reported(self) -> Iterator[TeacherOutput]:
-        for views in self._views(self._probed[True]):
-            yield self._job.teacher(views)
+    def _views(self, part: str) -> Iterator[list[Tensor]]:
+        found = False
+        for views in self._readable(self.parts[part]):
+            found = True
+            yield views
+        if not found and part != "learning":  # all of these few images are broken and in quarantine
+            yield from self._readable(self.parts["learning"])
 
-    def _views(self, images: list[int]) -> Iterator[list[Tensor]]:
+    def _readable(self, images: list[int]) -> Iterator[list[Tensor]]:
         shards = plan_views(self._job.images, self._job.views, 0, self._job.plan["layout"], images)
         batches = [batch for shard in shards for batch in shard.batches]
         for _, views, _ in self._job.loader(batches).batches(skip_broken=self._job.sections.cache.quarantine):
@@ -68,11 +79,12 @@ def calibrated(job: Job) -> Codec:
         return load_codec(root, Cache(root).codec_manifest())
     codec = new_codec(codec_settings(plain(dict(job.sections.cache.codec))))
     sample = ViewSample(job)
-    job.log(f"codec    {codec.name}, calibrating on {len(sample.learning)} views")
+    job.log(f"codec    {codec.name}, calibrating on {sum(map(len, sample.parts.values()))} views")
     job.progress.start("calibration", None)
     try:
-        codec.calibrate(sample)
-        measured = expectation(codec, sample)
+        with repeatable():
+            codec.calibrate(sample)
+            measured = expectation(codec, sample)
     finally:
         job.progress.stop()
     save_codec(codec, root, measured)
@@ -80,10 +92,22 @@ def calibrated(job: Job) -> Codec:
     return codec
 
 
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """No TF32, no convolution whose sums depend on the order of threads: a killed calibration must repeat itself."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        with precision(False):
+            yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
 def expectation(codec: Codec, sample: ViewSample) -> dict[str, Any]:
     """What the views to come should cost and lose: bytes a position of every tensor, and the errors of coded values."""
     views, places, sizes, errors = 0, 0, dict[str, int](), dict[str, float]()
-    for output in sample.reported():
+    for output in sample.outputs("reported"):
         samples, measured = codec.encode(output)
         views, places = views + len(samples), places + len(samples) * positions(output.levels)
         for name, value in measured.items():
@@ -92,7 +116,7 @@ def expectation(codec: Codec, sample: ViewSample) -> dict[str, Any]:
             for spec in codec.specs([output.levels], [encoded]):
                 sizes[spec.name] = sizes.get(spec.name, 0) + len(encode_chunk(spec, encoded[spec.name]))
     return {
-        "views": len(sample.learning),
+        "views": len(sample.parts["learning"]),
         "bytes_per_position": {name: size / places for name, size in sizes.items()},
         "errors": {name: value / views for name, value in errors.items()},
     }
@@ -104,6 +128,9 @@ def told(codec: Codec, measured: dict[str, Any]) -> str:
     lines = [f"codec    {cost:.2f} bytes a position expected"]
     if codec.name == "frs":
         found, s = codec.settings["probe_error"], codec.settings
+        target = QUALITIES.get(s["quality"], s["quality"])
+        if max(found.values()) > BEYOND * target:
+            lines.append("warning  fresh views err by more than was asked; raise cache.calibration_views")
         lines.append(
             f"codec    gradient error on the probe: features {found['feature']:.1%}, scores {found['score']:.1%} "
             f"(asked: {s['quality']}); {s['feature_rank']} of {codec.channels} and {s['score_rank']} of "

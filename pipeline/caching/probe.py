@@ -20,6 +20,7 @@ from pipeline.records import TeacherOutput
 from pipeline.teacher import Teacher
 from pipeline.teacher.heads import class_head, class_logits
 
+FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")  # as mmdet's students leave them
 NOISE = 0.2  # rms of the noise on a convolution's weights, in units of their rms
 
 
@@ -28,15 +29,19 @@ class Probe:
 
     def __init__(self, teacher: Teacher, seed: int) -> None:
         self._teacher = teacher
-        self._student: Any = copy.deepcopy(teacher.detector).requires_grad_(True)
+        self._student: Any = copy.deepcopy(teacher.detector)
+        for module in self._student.modules():
+            if hasattr(module, "with_cp"):
+                module.with_cp = False  # checkpointing saves memory by recomputing, which autograd.grad does not do
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self._student.parameters():
                 if parameter.dim() == 4:
                     noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
                     parameter.add_(NOISE * parameter.square().mean().sqrt() * noise)
-        head = class_head(self._student)
-        self._parameters = [p for part in (self._student.backbone, self._student.neck, head) for p in part.parameters()]
+        parts = {"backbone": self._student.backbone, "neck": self._student.neck, "head": class_head(self._student)}
+        named = [(f"{name}.{key}", p) for name, part in parts.items() for key, p in part.named_parameters()]
+        self._parameters = [p.requires_grad_() for key, p in named if not key.startswith(FROZEN)]
 
     def measure(self, view: Tensor) -> tuple[TeacherOutput, Measure]:
         """The teacher's output on one view, and the function that tells the errors of a stand-in."""

@@ -15,6 +15,7 @@ from pipeline.cache.plan import ShardPlan
 from pipeline.cache.writer import Index, ShardWriter, shard_head
 from pipeline.caching.loader import ViewLoader
 from pipeline.codec.base import Codec, Sample
+from pipeline.errors import CodecError
 from pipeline.records import RECORD_COLUMNS, THUMBNAIL, LevelShapes, ViewRecord
 from pipeline.teacher import Teacher
 
@@ -76,7 +77,11 @@ def _encoded(
     """Batches of encoded samples; sums their errors up."""
     for _, views, records in loader.batches():
         output = teacher(views)
-        samples, measured = codec.encode(output)
+        try:
+            samples, measured = codec.encode(output)
+        except CodecError as error:
+            named = ", ".join(f"{record.image_id} (view {record.view})" for record in records)
+            raise CodecError(f"images {named}: {error}") from error
         for name, value in measured.items():
             errors[name] = errors.get(name, 0.0) + value * len(samples)
         for sample, record in zip(samples, records):

@@ -39,7 +39,7 @@ def codec_settings(config: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"cache.codec.zstd: expected a whole number from 1 to 9, found {value!r}")
         if key == "quality" and not _named(value) and not _fraction(value):
             raise ConfigError(
-                "cache.codec.quality: expected the gradient error allowed to each loss, between 0.001 and 0.5, or one "
+                "cache.codec.quality: expected the gradient error allowed to each loss, between 0.005 and 0.5, or one "
                 f"of {QUALITIES}, found {value!r}"
             )
     return {**known, **config}
@@ -50,7 +50,7 @@ def _named(value: Any) -> bool:
 
 
 def _fraction(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0.001 <= value <= 0.5
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.005 <= value <= 0.5
 
 
 def new_codec(settings: dict[str, Any]) -> Codec:
@@ -81,6 +81,8 @@ def load_codec(root: Path, manifest: dict[str, Any]) -> Codec:
     try:
         group = zarr.open_group(root / "codec", mode="r")
         tables = {name: np.asarray(array[...]) for name, array in group.arrays()}
-        return CODECS[settings["type"]](dict(settings), tables)
-    except (KeyError, ValueError, FileNotFoundError) as error:
+        codec = CODECS[settings["type"]](dict(settings), tables)
+        codec.validate()
+        return codec
+    except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
         raise CorruptCache(f"{root}/codec: cannot be opened ({error}); remove codec.json, run stage 1") from error

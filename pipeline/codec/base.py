@@ -26,13 +26,13 @@ Measure = Callable[[TeacherOutput], dict[str, float]]
 class CalibrationSample(Protocol):
     """Teacher outputs that a codec is fitted to; computed anew for each iteration, so that memory is one batch."""
 
-    def outputs(self) -> Iterator[TeacherOutput]:
-        """Those to learn statistics from."""
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        """Views of one part: 'learning' (statistics), 'choosing' (steps and ranks) or 'reported'; all are apart."""
 
-    def probes(self, reported: bool) -> Iterator[tuple[TeacherOutput, Measure]]:
-        """Other views, one at a time, each with the gradient errors {'feature', 'score'} of what stands in for it.
+    def probes(self, part: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+        """The same, one view at a time, each with the gradient errors {'feature', 'score'} of what stands in for it.
 
-        `reported`: those on which the error is reported, apart from those that choose.
+        An error is NaN where the exact gradient is zero.
         """
 
 
@@ -65,6 +65,11 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         """On the batch's device; every level on the batch's common canvas, frs = 0 beyond a sample's own grid."""
+
+    def validate(self) -> None:
+        """Raise KeyError or ValueError where settings or tables lack what decoding needs."""
+        if min(self.settings["channels"], self.settings["score_channels"], self.settings["zstd"]) < 1:
+            raise ValueError("settings channels, score_channels or zstd out of range")
 
     def check(self, output: TeacherOutput) -> None:
         """Refuse what no codec may store: other channel counts than calibrated, NaN, infinity, scores not in [0, 1]."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from pipeline.codec.base import CalibrationSample, first_channels
+from pipeline.codec.base import CalibrationSample, Measure, first_channels
 from pipeline.codec.calibration import Statistics
 from pipeline.codec.mapcode import map_top
 from pipeline.codec.quality import QUALITIES, Steps, find_steps
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from pipeline.codec.frs import Frs
 
 KINDS = ("feature", "score")
-DROPPED = 1e-4  # share of the nonzero symbols that the planes left out may hold
-START = [0.0003, 0.0012, 0.005, 0.02, 0.08]  # first steps tried, in units of the residual's rms norm
+DROPPED = 1e-4  # share of a level's nonzero symbols that the planes left out may hold
+START = [0.003, 0.03, 0.3]  # first steps tried, in units of the residual's rms norm
 
 
 def fit(codec: Frs, sample: CalibrationSample) -> None:
@@ -30,10 +31,12 @@ def fit(codec: Frs, sample: CalibrationSample) -> None:
     quality = codec.settings["quality"]
     target = QUALITIES.get(quality, quality)
     codec.settings["map_top"] = map_top(target)
-    scales = learn_statistics(codec, sample.outputs())
-    set_steps(codec, find_steps(lambda tried: probe_errors(codec, sample, tried), scales, START, target))
-    learn_order(codec, sample.outputs())
-    codec.settings["probe_error"] = probe_errors(codec, sample, [codec.steps()], reported=True)[0]
+    scales = learn_statistics(codec, sample.outputs("learning"))
+    errors = lambda tried: probe_errors(codec, sample.probes("choosing"), tried)  # noqa: E731
+    set_steps(codec, find_steps(errors, scales, START, target))
+    learn_order(codec, sample.outputs("learning"))
+    drop_planes(codec, sample.outputs("choosing"))
+    codec.settings["probe_error"] = probe_errors(codec, sample.probes("reported"), [codec.steps()])[0]
 
 
 def set_steps(codec: Frs, chosen: Steps) -> None:
@@ -64,47 +67,62 @@ def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> Steps:
     return {what: float(trace / statistics.views) ** 0.5 or 1.0 for what, trace in traces.items()}
 
 
-def probe_errors(codec: Frs, sample: CalibrationSample, tried: list[Steps], reported: bool = False) -> list[Steps]:
-    """Mean gradient errors {'feature', 'score'} on the probe for every pair of steps."""
-    sums = [dict.fromkeys(KINDS, 0.0) for _ in tried]
-    count = 0
-    for output, measure in sample.probes(reported):
-        count += 1
+def probe_errors(codec: Frs, probes: Iterable[tuple[TeacherOutput, Measure]], tried: list[Steps]) -> list[Steps]:
+    """Mean gradient errors {'feature', 'score'} for every pair of steps; 0 where no view has a gradient."""
+    found: list[dict[str, list[float]]] = [{what: [] for what in KINDS} for _ in tried]
+    for output, measure in probes:
         maps = codec.code(output)
         exact = codec.coefficients(output, maps)
-        for row, chosen in zip(sums, tried):
+        for row, chosen in zip(found, tried):
             for what, error in measure(codec.rounded(exact, maps, chosen)).items():
-                row[what] += error
-    if not count:
-        raise CodecError("calibration: no view to probe; raise cache.calibration_views")
-    return [{what: total / count for what, total in row.items()} for row in sums]
+                if not math.isnan(error):
+                    row[what].append(error)
+        del output, measure, maps, exact  # or this view's graph would stay while the next is made
+    return [{what: sum(errors) / max(1, len(errors)) for what, errors in row.items()} for row in found]
 
 
 def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
-    """Expected size of every group of symbols; planes without nonzero symbols are dropped."""
+    """Expected size of every group of symbols."""
     energy: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
-    nonzero: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
     strength: Any = 0.0
     for output in outputs:
         maps = codec.code(output)
         strength = strength + sum(np.array([float(w.sum()) for w in s.whole()]) for s in maps.samples)
         for what, levels in codec.coefficients(output, maps).items():
             by_level: list[np.ndarray] = []
-            count: Any = 0.0
-            for i, (level, step) in enumerate(zip(levels, steps(maps.floats, codec.steps()[what]))):
+            for i, level in enumerate(levels):
                 # Relative to the level's exponent, as the whole numbers are that stand for the map.
                 octaves = [2.0 ** min(s.exponents[i], 120) for s in maps.samples]
                 sizes = [to_groups(c).square().sum(dim=2).double() * o for c, o in zip(level, octaves)]
                 by_level.append(torch.stack(sizes).sum(dim=0).cpu().numpy())
-                count = count + (level.abs() > step / 2).sum(dim=(0, 2, 3)).double().cpu().numpy()
-            energy[what], nonzero[what] = energy[what] + np.stack(by_level), nonzero[what] + count
+            energy[what] = energy[what] + np.stack(by_level)
+        del output, maps, levels, level
     tables = dict(codec.tables)
     for what in KINDS:
-        total = np.cumsum(nonzero[what])
-        rank = int(np.searchsorted(total, total[-1] * (1 - DROPPED))) + 1
-        size = energy[what][:, :rank] / np.maximum(strength, 1.0)[:, None, None]
+        size = energy[what] / np.maximum(strength, 1.0)[:, None, None]
         expected = np.round(2 * np.log2(np.maximum(size, 1e-12 * max(size.max(), 1e-30))))
         tables[f"{what}_expected"] = expected.astype(np.int16)
+    codec.use(tables)
+
+
+def drop_planes(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
+    """Leave out the last planes where they are all but empty: on every level, on views unknown to the bases."""
+    nonzero: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
+    for output in outputs:
+        maps = codec.code(output)
+        for what, levels in codec.coefficients(output, maps).items():
+            counts = [
+                (level.abs() > step / 2).sum(dim=(0, 2, 3)).cpu().numpy()
+                for level, step in zip(levels, steps(maps.floats, codec.steps()[what]))
+            ]
+            nonzero[what] = nonzero[what] + np.stack(counts)
+    tables = dict(codec.tables)
+    for what in KINDS:
+        counts = nonzero[what] + np.zeros((1, tables[f"{what}_basis"].shape[-1]))
+        total = np.cumsum(counts, axis=1)
+        kept = (total < total[:, -1:] * (1 - DROPPED)).sum(axis=1) + 1
+        rank = int(min(kept.max(), counts.shape[1]))
+        tables[f"{what}_expected"] = tables[f"{what}_expected"][:, :rank].copy()
         tables[f"{what}_basis"] = tables[f"{what}_basis"][..., :rank].copy()
         codec.settings[f"{what}_rank"] = rank
     codec.use(tables)

@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.cache.arrays import ArraySpec
 from pipeline.codec.base import CalibrationSample, Codec, Sample, positions
 from pipeline.codec.fit import KINDS, fit
-from pipeline.codec.mapcode import BatchMaps, CodedMap, on_canvas
+from pipeline.codec.mapcode import BUCKETS, BatchMaps, CodedMap, on_canvas
 from pipeline.codec.symbols import FREQUENCIES, from_groups, from_tokens, symbol_order, to_groups, to_tokens
 from pipeline.codec.transform import BLOCK, dct, steps, to_blocks
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
@@ -44,6 +44,20 @@ class Frs(Codec):
 
     def calibrate(self, sample: CalibrationSample) -> None:
         fit(self, sample)
+
+    def validate(self) -> None:
+        super().validate()
+        levels, channels, rank = self.tables["feature_basis"].shape
+        classes, score_rank = self.tables["score_basis"].shape
+        shapes = {
+            "feature_mean": (levels, BUCKETS, channels), "score_mean": (levels, BUCKETS, classes),
+            "feature_expected": (levels, rank, FREQUENCIES), "score_expected": (levels, score_rank, FREQUENCIES),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            if self.tables[name].shape != shape:
+                raise ValueError(f"table {name}: expected shape {shape}, found {self.tables[name].shape}")
+        if not (1 <= int(self.settings["map_top"]) <= 255 and all(float(step) > 0 for step in self.steps().values())):
+            raise ValueError("settings map_top, feature_step or score_step out of range")
 
     def use(self, tables: dict[str, np.ndarray]) -> None:
         """Take these tables from now on."""
@@ -76,15 +90,23 @@ class Frs(Codec):
         """(B, R, H4, W4) of every level, before quantisation."""
         found: dict[str, list[Tensor]] = {"feature": [], "score": []}
         tables = self._on(output.frs[0].device)
-        for level, (m, bucket) in enumerate(zip(maps.floats, maps.buckets)):
-            root = m.sqrt()[:, None]
-            values = {"feature": output.features[level].float(), "score": output.scores[level].float().sqrt()}
-            for what, value in values.items():
+        for level in range(len(maps.floats)):
+            for what in KINDS:
                 basis = tables[f"{what}_basis"]
                 basis = basis[level] if basis.dim() == 3 else basis
-                residual = root * (value - tables[f"{what}_mean"][level][bucket].movedim(-1, 1))
+                residual = self._residual(output, maps, what, level)
                 found[what].append(dct(to_blocks(torch.einsum("cr,bchw->brhw", basis, residual))))
         return found
+
+    def _residual(self, output: TeacherOutput, maps: BatchMaps, what: str, level: int) -> Tensor:
+        """(B, X, H, W) of one level: sqrt(m) times what the mean of its bucket does not explain."""
+        value = output.features[level].float() if what == "feature" else output.scores[level].float().sqrt()
+        mean = self._on(value.device)[f"{what}_mean"][level][maps.buckets[level]].movedim(-1, 1)
+        return maps.floats[level].sqrt()[:, None] * (value - mean)
+
+    def _energy(self, output: TeacherOutput, maps: BatchMaps, what: str, level: int) -> Tensor:
+        """(B,) squared norm of a level's residual."""
+        return self._residual(output, maps, what, level).square().sum(dim=(1, 2, 3))
 
     def rounded(self, exact: dict[str, list[Tensor]], maps: BatchMaps, chosen: dict[str, float]) -> TeacherOutput:
         """What decoding gives for these coefficients with these steps."""
@@ -115,11 +137,14 @@ class Frs(Codec):
         samples: list[Sample] = [{"frs": coded.to_bytes().cpu().numpy()} for coded in maps.samples]
         errors = {}
         for what, exact in self.coefficients(output, maps).items():
-            scaled = [c / d for c, d in zip(exact, steps(maps.floats, self.steps()[what]))]
+            step = steps(maps.floats, self.steps()[what])
+            scaled = [c / d for c, d in zip(exact, step)]
             rounded = [torch.round(c) for c in scaled]
-            lost = sum(float((q - c).square().sum()) for q, c in zip(rounded, scaled))
-            kept = sum(float(c.square().sum()) for c in scaled)
-            errors[f"{what}s_error"] = (lost / kept) ** 0.5 if kept > 0 else 0.0
+            # By Parseval; what the planes left out hold is lost as well.
+            whole = [self._energy(output, maps, what, i) / d.square().flatten() for i, d in enumerate(step)]
+            lost = sum(float((q - c).square().sum() - c.square().sum()) for q, c in zip(rounded, scaled))
+            total = sum(float(w.sum()) for w in whole)
+            errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
             expected = tables[f"{what}_expected"]
             for b, sample in enumerate(samples):
                 order = symbol_order(expected, maps.samples[b].whole())

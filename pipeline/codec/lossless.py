@@ -16,7 +16,7 @@ class Lossless(Codec):
     name = "lossless"
 
     def calibrate(self, sample: CalibrationSample) -> None:
-        first = next(sample.outputs(), None)
+        first = next(sample.outputs("learning"), None)
         if first is None:
             raise CodecError("calibration: no view of the sample could be read")
         sizes = first_channels(first)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import CorruptCache
 from pipeline.records import LevelShapes
 
 POWER = 4
@@ -53,7 +54,9 @@ class CodedMap:
 
     @classmethod
     def from_bytes(cls, row: Tensor, levels: LevelShapes, top: int) -> CodedMap:
-        """Inverse of `to_bytes`; more bytes may follow."""
+        """Inverse of `to_bytes`; more bytes may follow. Raises CorruptCache where there are fewer."""
+        if len(row) < len(levels) + sum(h * w for h, w in levels):
+            raise CorruptCache(f"a sample's map has {len(row)} bytes, its FPN grids {levels} need more")
         exponents = [int(e) for e in row[: len(levels)]]
         codes, at = [], len(levels)
         for h, w in levels:

@@ -10,7 +10,7 @@ from pipeline.errors import CodecError
 
 QUALITIES = {"high": 0.01, "balanced": 0.03, "small": 0.10}
 CLOSE = 0.08  # relative distance from the target at which the search ends
-ROUNDS = 4
+ROUNDS = 5
 FLAT = 1.1  # errors that grow by less than this while the step doubles do not follow it
 TINY = 1e-12
 
@@ -25,17 +25,18 @@ def find_steps(
     `errors` measures several candidates at once: a view's forward pass serves them all. Keys of steps and errors are
     the tensors; each is searched on its own. Raises CodecError where the target is below what any step can reach.
     """
-    seen: dict[str, list[tuple[float, float]]] = {what: [] for what in scales}
-    tried = [{what: scale * factor for what, scale in scales.items()} for factor in start]
+    seen: dict[str, dict[float, float]] = {what: {} for what in scales}
+    tried = [{what: float(f"{scale * factor:.2g}") for what, scale in scales.items()} for factor in start]
     for _ in range(ROUNDS):
         for steps, found in zip(tried, errors(tried)):
             for what, step in steps.items():
-                seen[what].append((step, max(found[what], TINY)))
-        guesses = {what: _interpolated(sorted(points), target) for what, points in seen.items()}
-        if all(_met(seen[what], target) for what in seen):
+                seen[what][step] = max(found[what], TINY)
+        points = {what: sorted(found.items()) for what, found in seen.items()}
+        if all(_met(found, target) for found in points.values()):
             break
-        tried = [{what: guess * factor for what, guess in guesses.items()} for factor in (1.0, 0.97)]
-    return {what: _coarsest(what, points, target) for what, points in seen.items()}
+        # Few digits: a calibration that is repeated on another day must come to the very same steps.
+        tried = [{what: float(f"{_interpolated(found, target):.4g}") for what, found in points.items()}]
+    return {what: _coarsest(what, found, target) for what, found in points.items()}
 
 
 def _met(points: list[tuple[float, float]], target: float) -> bool:
@@ -56,7 +57,7 @@ def _interpolated(points: list[tuple[float, float]], target: float) -> float:
         below, above = points[:2] if points[0][1] > aim else points[-2:]
     slope = math.log(above[1] / below[1]) / math.log(above[0] / below[0])
     if slope < 0.1:  # flat: no step will change the error; go a fixed way
-        return below[0] * (0.25 if below[1] > aim else 4.0)
+        return points[0][0] * 0.25 if below[1] > aim else points[-1][0] * 4.0
     return below[0] * math.exp(min(5.0, max(-5.0, math.log(aim / below[1]) / slope)))
 
 

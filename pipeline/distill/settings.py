@@ -63,7 +63,10 @@ def check_training(cfg: Config) -> None:
 def _check_loader(loader: Config) -> None:
     """The stream decides which samples form a batch. What would ask for another choice is refused, not ignored."""
     for key, stock in STOCK_SAMPLERS.items():
-        kind = (loader.get(key) or {}).get("type")
+        value = loader.get(key) or {}
+        if not isinstance(value, dict):
+            raise ConfigError(f"train_dataloader.{key}: expected a dict, found {value!r}")
+        kind = value.get("type")
         name = kind if isinstance(kind, str) else getattr(kind, "__name__", None)
         if name is not None and name.rpartition(".")[2] not in stock:
             raise ConfigError(

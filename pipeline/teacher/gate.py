@@ -43,7 +43,9 @@ def coco_metric(evaluators: Any) -> dict[str, Any]:
     """The config of the CocoMetric among `val_evaluator`, which mmengine takes as a dict or as a list of them."""
     found = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
     for metric in found:
-        if isinstance(metric, dict) and str(metric.get("type")).rpartition(".")[2] == "CocoMetric":
+        kind = metric.get("type") if isinstance(metric, dict) else None
+        name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+        if name.rpartition(".")[2] == "CocoMetric":
             return metric
     raise ConfigError(f"val_evaluator: expected a CocoMetric to measure the teacher by, found {found!r:.120}")
 
