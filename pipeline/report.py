@@ -68,12 +68,23 @@ def info_table(found: dict[str, Any]) -> str:
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in errors.items())
         lines.append(f"pass {number}   {found['passes'][number]} views, relative rms error of the coded values: {text}")
     lines += [
-        f"codec    {found['codec']['type']} { ({k: v for k, v in found['codec'].items() if k != 'type'}) }",
+        codec_line(found["codec"]),
         f"teacher  {found['teacher']['name'] or 'from files'}, weights {found['teacher']['sha256'][:16]}",
         f"recipe   {found['recipe'][:16]}",
         f"content  {found['content'][:16]}",
     ]
     return "\n".join(lines)
+
+
+def codec_line(settings: dict[str, Any]) -> str:
+    """What a cache's codec promises."""
+    if "probe_error" not in settings:
+        return f"codec    {settings['type']}, exact"
+    error = settings["probe_error"]
+    return (
+        f"codec    {settings['type']}, quality {settings['quality']}: probe error of the gradient {error['feature']:.1%} "
+        f"(features), {error['score']:.1%} (scores); {settings['feature_rank']} and {settings['score_rank']} planes"
+    )
 
 
 def verify(root: str | Path) -> dict[str, Any]:

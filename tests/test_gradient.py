@@ -1,0 +1,101 @@
+"""The measure of a codec equals what two plain backward passes give, and the probe is a student worth measuring on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.sidecar import load_sidecar
+from pipeline.caching.calibrate import drift
+from pipeline.caching.probe import FROZEN, Probe
+from pipeline.config import load_config
+from pipeline.frs import frs_losses
+from pipeline.gradient import Errors, StudentPass
+from pipeline.records import TeacherOutput
+from pipeline.teacher import Teacher, find_teacher
+from tests.conftest import CLASSES
+from tests.test_codec import output
+
+
+class Small(nn.Module):
+    """Features and logits of two levels from one image, a layer that both share, and one that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.logits = nn.Conv2d(8, 6, 3, padding=1)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        fine = self.stem(x).tanh()
+        levels = [fine, nn.functional.avg_pool2d(fine, 2)]
+        return levels, [self.logits(level) for level in levels]
+
+
+def gradient(student: Small, x: torch.Tensor, target: TeacherOutput, weights: dict[str, float]) -> torch.Tensor:
+    found = frs_losses(target, *student(x))
+    student.zero_grad()
+    (weights["feature"] * found["loss_frs_feature"] + weights["score"] * found["loss_frs_score"]).backward()
+    return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+
+
+def test_errors_are_those_of_plain_backward_passes() -> None:
+    torch.manual_seed(3)
+    student, x = Small(), torch.randn(1, 3, 16, 24)
+    exact = output(1, [(16, 24), (8, 12)], 8, 6, 1)
+    coded = TeacherOutput([f + 0.1 * torch.randn_like(f) for f in exact.features], [s * 0.9 for s in exact.scores],
+                          [m * (1 + 0.01 * torch.randn_like(m)) for m in exact.frs])  # fmt: skip
+    weights = {"feature": 0.3, "score": 2.0}
+    found = StudentPass(*student(x), list(student.parameters()), exact).errors(coded, weights)
+    cases = {"feature": {"feature": 1.0, "score": 0.0}, "score": {"feature": 0.0, "score": 1.0}, "total": weights}
+    for name, share in cases.items():
+        one, two = (gradient(student, x, target, share) for target in (exact, coded))
+        assert found.relative[name] == pytest.approx(float((two - one).norm() / one.norm()), rel=1e-3)
+        assert found.cosine[name] == pytest.approx(float(torch.cosine_similarity(one, two, dim=0)), abs=1e-4)
+    same = StudentPass(*student(x), list(student.parameters()), exact).errors(exact)
+    assert all(value == 0 for value in same.relative.values())
+
+
+def test_a_view_without_gradient_has_no_error() -> None:
+    student, x = Small(), torch.randn(1, 3, 16, 24)
+    exact = output(1, [(16, 24), (8, 12)], 8, 6, 1)
+    blank = TeacherOutput(exact.features, exact.scores, [torch.zeros_like(m) for m in exact.frs])
+    none = StudentPass(*student(x), list(student.parameters()), blank).errors(exact)
+    assert none.relative["total"] != none.relative["total"]  # NaN
+    some = StudentPass(*student(x), list(student.parameters()), exact).errors(blank)
+    assert Errors.mean([none, some]).relative == some.relative
+
+
+def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path]) -> None:
+    _, sections = load_config(str(made["frs"]))
+    teacher = Teacher(find_teacher(sections.teacher), CLASSES, torch.device("cpu"))
+    view = torch.randint(0, 255, (3, 64, 128), dtype=torch.uint8)
+    before = teacher([view])
+    probe = Probe(teacher, seed=1)
+    exact, measure = probe.measure(view)
+    after = teacher([view])
+    assert all(torch.equal(a, b) for a, b in zip(before.features + before.scores, after.features + after.scores))
+    assert measure(exact) == {"feature": 0.0, "score": 0.0}
+    worse = TeacherOutput([f * 1.1 for f in exact.features], [s * 0.9 for s in exact.scores], exact.frs)
+    assert all(0.001 < error < 10 for error in measure(worse).values())
+    frozen = [p for key, p in probe._student.named_parameters() if key.startswith(FROZEN)]
+    assert frozen and not any(p.requires_grad for p in frozen)
+    assert not any(p.requires_grad for p in teacher.detector.parameters())
+
+
+def test_drift_is_told(made: dict[str, Path]) -> None:
+    cache = Cache(made["frs"].parent / "cache")
+    path = cache.root / "pass-0" / "shard-00000.tar"
+    sidecar, expected = load_sidecar(path.with_suffix(".json")), cache.codec_manifest()["measured"]
+    places = int(
+        cache.shard(0, 0).sidecar.bytes_by_array["frs"]
+    )  # about one byte a position before zstd: any number will do
+    generous = {**expected, "bytes_per_position": dict.fromkeys(expected["bytes_per_position"], 1e9)}
+    assert drift(path, sidecar, places, generous) == []
+    narrow = {"errors": dict.fromkeys(expected["errors"], 1e-9), "bytes_per_position": {"features": 1e-9}}
+    lines = drift(path, sidecar, places, narrow)
+    assert len(lines) == 3 and all(line.startswith("warning  pass-0/shard-00000.tar: ") for line in lines)
