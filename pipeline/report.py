@@ -82,8 +82,8 @@ def codec_line(settings: dict[str, Any]) -> str:
         return f"codec    {settings['type']}, exact"
     error = settings["probe_error"]
     return (
-        f"codec    {settings['type']}, quality {settings['quality']}: probe error of the gradient {error['feature']:.1%} "
-        f"(features), {error['score']:.1%} (scores); {settings['feature_rank']} and {settings['score_rank']} planes"
+        f"codec    {settings['type']}, quality {settings['quality']}: gradient error on the probe "
+        f"{error['feature']:.1%} (features), {error['score']:.1%} (scores); {settings['feature_rank']} and {settings['score_rank']} planes"
     )
 
 
