@@ -80,10 +80,10 @@ def codec_line(settings: dict[str, Any]) -> str:
     """What a cache's codec promises."""
     if "probe_error" not in settings:
         return f"codec    {settings['type']}, exact"
-    error = settings["probe_error"]
+    error, ranks = settings["probe_error"], (settings["feature_rank"], settings["score_rank"])
     return (
         f"codec    {settings['type']}, quality {settings['quality']}: gradient error on the probe "
-        f"{error['feature']:.1%} (features), {error['score']:.1%} (scores); {settings['feature_rank']} and {settings['score_rank']} planes"
+        f"{error['feature']:.1%} (features), {error['score']:.1%} (scores); {ranks[0]} and {ranks[1]} planes"
     )
 
 
