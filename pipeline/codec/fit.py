@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.codec.frs import Frs
 
 KINDS = ("feature", "score")
-DROPPED = 1e-4  # share of a level's nonzero symbols that the planes left out may hold
+DROPPED = 5e-3  # share of a level's nonzero symbols that the planes left out may hold
 START = [0.003, 0.03, 0.3]  # first steps tried, in units of the residual's rms norm
 
 

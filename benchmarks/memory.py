@@ -1,0 +1,63 @@
+"""Peak memory of encoding at real size: 720 score channels, batches of 8 at 800x1067, with the benchmark's teacher.
+
+python benchmarks/memory.py --json docs/results/memory.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report, scenes
+from benchmarks.codec import CONFIG, SceneSample
+from pipeline.codec import codec_settings, new_codec
+from pipeline.codec.fit import drop_planes, learn_order, learn_statistics, set_steps
+from pipeline.codec.frs import Frs
+from pipeline.config import load_config
+from pipeline.teacher import Teacher, find_teacher, own_device
+
+
+def peak_gb() -> float:
+    """Largest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--size", choices=list(scenes.SIZES), default="800x1067")
+    args = parser.parse_args()
+
+    _, sections = load_config(CONFIG)
+    teacher = Teacher(find_teacher(sections.teacher), tuple(scenes.ALL_CATEGORIES), own_device())
+    rows = [{"step": "teacher loaded", "peak_gb": peak_gb()}]
+    views = [scenes.scene(index, args.size) for index in range(args.batch_size)]
+    codec = new_codec(codec_settings({"type": "frs"}))
+    assert isinstance(codec, Frs)
+    codec.settings["map_top"] = 99
+    probed = SceneSample(teacher, args.size, 1, 1)
+    for _, measure in probed.probes("choosing"):
+        output = teacher([views[0]])
+        measure(output)
+        rows.append({"step": "one view on the probe", "peak_gb": peak_gb()})
+        del measure, output
+    del probed
+    learn_statistics(codec, (teacher(views) for _ in range(1)))
+    rows.append({"step": "statistics of a batch", "peak_gb": peak_gb()})
+    set_steps(codec, {"feature": 5.0, "score": 0.05})
+    learn_order(codec, (teacher(views) for _ in range(1)))
+    drop_planes(codec, (teacher(views) for _ in range(1)))
+    rows.append({"step": "order of symbols", "peak_gb": peak_gb()})
+    samples, _ = codec.encode(teacher(views))
+    rows.append({"step": f"a batch of {len(samples)} encoded", "peak_gb": peak_gb()})
+    print(report.table(rows, ["step", "peak_gb"]))
+    report.write(args.json, rows, score_channels=codec.score_channels, size=args.size)
+
+
+if __name__ == "__main__":
+    main()
