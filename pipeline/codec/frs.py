@@ -153,19 +153,21 @@ class Frs(Codec):
 
     def coded_maps(self, batch: EncodedBatch) -> list[CodedMap]:
         """The map of every sample, still in whole numbers."""
-        rows = zip(batch.arrays["frs"], batch.levels)
-        return [CodedMap.from_bytes(row, levels, self.settings["map_top"]) for row, levels in rows]
+        rows, top = batch.arrays["frs"], self.settings["map_top"]
+        exponents = rows[:, : len(batch.levels[0])].tolist()
+        return [CodedMap.from_bytes(row, lv, top, e) for row, lv, e in zip(rows, batch.levels, exponents)]
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         own = self.coded_maps(batch)
         common = canvas(batch.levels)
         maps, tables, planes = BatchMaps(own, common), self._on(batch.arrays["frs"].device), {}
+        whole = [sample.whole() for sample in own]
         for what in KINDS:
             expected, decoded = tables[f"{what}_expected"], []
-            for tokens, sample in zip(batch.arrays[f"{what}s"], own):
+            for tokens, sample, numbers in zip(batch.arrays[f"{what}s"], own, whole):
                 sides = [(_up(c.shape[0]), _up(c.shape[1])) for c in sample.codes]
                 shapes = [(expected.shape[1], FREQUENCIES, h * w // FREQUENCIES) for h, w in sides]
-                groups = from_tokens(tokens, symbol_order(expected, sample.whole()), shapes)
+                groups = from_tokens(tokens, symbol_order(expected, numbers), shapes)
                 decoded.append([from_groups(g, *side) for g, side in zip(groups, sides)])
             step = steps(maps.floats, self.steps()[what])
             sizes = [(_up(h), _up(w)) for h, w in common]

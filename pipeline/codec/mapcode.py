@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -53,11 +54,14 @@ class CodedMap:
         return cls(codes, exponents, top)
 
     @classmethod
-    def from_bytes(cls, row: Tensor, levels: LevelShapes, top: int) -> CodedMap:
-        """Inverse of `to_bytes`; more bytes may follow. Raises CorruptCache where there are fewer."""
+    def from_bytes(cls, row: Tensor, levels: LevelShapes, top: int, exponents: list[int] | None = None) -> CodedMap:
+        """Inverse of `to_bytes`; more bytes may follow. Raises CorruptCache where there are fewer.
+
+        `exponents`: the first L bytes where the caller has them on the host already (asking a GPU costs a wait).
+        """
         if len(row) < len(levels) + sum(h * w for h, w in levels):
             raise CorruptCache(f"a sample's map has {len(row)} bytes, its FPN grids {levels} need more")
-        exponents = [int(e) for e in row[: len(levels)]]
+        exponents = row[: len(levels)].tolist() if exponents is None else exponents
         codes, at = [], len(levels)
         for h, w in levels:
             codes.append(restore(row[at : at + h * w].reshape(h, w)))
@@ -72,32 +76,38 @@ class CodedMap:
     def floats(self) -> list[Tensor]:
         """[(H_l, W_l)] float32, by table and a power of two, so that every device gives the same bits."""
         scales = [0.0 if e == EMPTY else 2.0**-e for e in self.exponents]
-        return [self._look_up(_relative(self.top).astype(np.float32), c) * s for c, s in zip(self.codes, scales)]
+        return [_table("float", self.top, 0, c.device)[c.long()] * s for c, s in zip(self.codes, scales)]
 
     def whole(self) -> list[Tensor]:
         """[(H_l, W_l)] int64: m 2^s in whole numbers of 2^-30, whose sums are the same on every device."""
-        table = np.round(_relative(self.top) * UNIT).astype(np.int64)
-        return [self._look_up(table, c) for c in self.codes]
+        return [_table("whole", self.top, 0, c.device)[c.long()] for c in self.codes]
 
     def buckets(self) -> list[Tensor]:
         """[(H_l, W_l)] int64 in [0, BUCKETS): the half octave of m."""
-        with np.errstate(divide="ignore"):
-            halves = np.floor(np.log2(_relative(self.top)) * 2 + 1e-9)
-        out = []
-        for codes, exponent in zip(self.codes, self.exponents):
-            table = np.clip(BUCKETS - 1 + halves - 2 * exponent, 1, BUCKETS - 1)
-            table[0] = 0
-            out.append(self._look_up(table.astype(np.int64), codes))
-        return out
-
-    @staticmethod
-    def _look_up(table: np.ndarray, codes: Tensor) -> Tensor:
-        return torch.from_numpy(table).to(codes.device)[codes.long()]
+        rows = zip(self.codes, self.exponents)
+        return [_table("bucket", self.top, exponent, c.device)[c.long()] for c, exponent in rows]
 
 
 def octave(largest: float) -> int:
     """The s with 2^-(s+1) <= largest < 2^-s (0 also for 1); EMPTY for what float32 calls zero."""
     return EMPTY if largest < TINIEST else max(0, -int(np.frexp(largest)[1]))
+
+
+@lru_cache(maxsize=512)
+def _table(what: str, top: int, exponent: int, device: torch.device) -> Tensor:
+    """(256,) what each code stands for; kept on the device, where a copy at each use would stop the stream."""
+    relative = _relative(top)
+    if what == "float":
+        table = relative.astype(np.float32)
+    elif what == "whole":
+        table = np.round(relative * UNIT).astype(np.int64)
+    else:
+        with np.errstate(divide="ignore"):
+            halves = np.floor(np.log2(relative) * 2 + 1e-9)
+        table = np.clip(BUCKETS - 1 + halves - 2 * exponent, 1, BUCKETS - 1)
+        table[0] = 0
+        table = table.astype(np.int64)
+    return torch.from_numpy(table).to(device)
 
 
 def _relative(top: int) -> np.ndarray:

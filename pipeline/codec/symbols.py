@@ -12,6 +12,7 @@ Shape legend: L levels, R planes, F = 16 frequencies of a 4x4 block, N_l blocks 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -29,7 +30,12 @@ _BOUNDS = np.array([round(2 ** (k / 2)) for k in range(110)], np.int64)
 
 def log_class(sums: Tensor) -> Tensor:
     """Whole sums (int64) -> about 2 log2(sum) + 1, exactly the same on every device; 0 for 0."""
-    return torch.searchsorted(torch.from_numpy(_BOUNDS).to(sums.device), sums, right=True)
+    return torch.searchsorted(_bounds(sums.device), sums, right=True)
+
+
+@lru_cache(maxsize=16)
+def _bounds(device: torch.device) -> Tensor:
+    return torch.from_numpy(_BOUNDS).to(device)
 
 
 def to_groups(planes: Tensor) -> Tensor:
@@ -88,7 +94,9 @@ def from_tokens(tokens: Tensor, order: Tensor, shapes: Sequence[tuple[int, int, 
     """(T,) int32 tokens, zeros behind the last -> quantised [(R, 16, N_l)] float32 of the given shapes."""
     at = ((tokens & FILLER).long() + 1).cumsum(0) - 1
     zigzag = tokens >> 8
-    kept = at < len(order)  # the zeros behind the last token step over the end
-    symbols = torch.zeros(len(order), dtype=torch.float32, device=tokens.device)
-    symbols[order[at[kept]]] = ((zigzag >> 1) ^ -(zigzag & 1))[kept].float()
+    # The zeros behind the last token step over the end, into a spare place.
+    stream = torch.zeros(len(order) + 1, dtype=torch.float32, device=tokens.device)
+    stream[at.clamp_max(len(order))] = ((zigzag >> 1) ^ -(zigzag & 1)).float()
+    symbols = torch.empty(len(order), dtype=torch.float32, device=tokens.device)
+    symbols[order] = stream[:-1]
     return [part.reshape(shape) for part, shape in zip(symbols.split([prod(s) for s in shapes]), shapes)]
