@@ -67,8 +67,8 @@ def main() -> None:
                 options, size = cached(args.rates[0] if name == "alone" else name, work)
             options += args.options + (ALONE if name == "alone" else [])
             summary = student(name, seed, options, work)
-            found = {"mAP": summary["mAP"], "AP50": summary["AP50"]}
-            rows.append({"teacher": name, "seed": seed, "kb_view": 0.0 if name == "alone" else size, **found})
+            scores = {"mAP": summary["mAP"], "AP50": summary["AP50"]}
+            rows.append({"teacher": name, "seed": seed, "kb_view": 0.0 if name == "alone" else size, **scores})
             print(report.table(rows[-1:], list(rows[-1])), flush=True)
             report.write(args.json, rows, options=args.options)
     table = []
