@@ -23,6 +23,7 @@ from pipeline.distill.settings import check_training
 from pipeline.errors import ConfigError, StudentError
 from pipeline.mm import MODELS, Config, build, config_errors
 from pipeline.stream import Stream, stream_loader
+from pipeline.teacher import own_device
 from pipeline.teacher.heads import class_count
 
 # Handed to mmengine's Runner as the config has them.
@@ -52,6 +53,8 @@ def build_runner(cfg: Config, sections: Sections, lesson: Lesson) -> tuple[Runne
         )
     check_start(cfg, student, lesson.provenance["content"])
     guard_loading()
+    if own_device().type == "cpu":  # a sixth faster there; results differ in the last digits only
+        student.to(memory_format=torch.channels_last)
     model = Distiller(
         student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
     )  # fmt: skip

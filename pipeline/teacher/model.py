@@ -65,6 +65,8 @@ class Teacher:
         self._head = class_head(self.detector)
         self.detector.to(device).eval().requires_grad_(False)
         self.detector.dataset_meta = {"classes": classes}
+        if device.type == "cpu":  # a sixth faster there; the live teacher does the same
+            self.detector.to(memory_format=torch.channels_last)
         self.device, self._tf32 = device, tf32
         self._levels: dict[tuple[int, int], LevelShapes] = {}
 
