@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -80,7 +81,9 @@ def _made(count: int, workers: int, make: functools.partial) -> Iterator[tuple[d
     if workers <= 1:
         yield from map(make, range(count))
         return
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    # Spawned, not forked: a child of a process that has used OpenCV's threads waits for them for ever.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield from pool.map(make, range(count), chunksize=16)
 
 

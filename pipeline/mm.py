@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
+
 from pipeline.mmcv_ops import install
 
 OPS = install()  # 'compiled', 'torchvision' or 'torch'
@@ -25,6 +27,9 @@ with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     register_all_modules(init_default_scope=True)
 
 from pipeline.errors import ConfigError, brief  # noqa: E402
+
+# Loader workers are forked, and a child of a process that has used OpenCV's threads may wait for them for ever.
+cv2.setNumThreads(0)
 
 __all__ = ["DATASETS", "METRICS", "MODELS", "OPS", "TRANSFORMS", "Config", "ConfigDict", "build", "config_errors"]
 
