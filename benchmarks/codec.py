@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report, rivals, scenes
 from benchmarks.student import Student
-from pipeline.cache.arrays import decode_chunk, encode_chunk
+from pipeline.cache.arrays import decode_chunk, encode_sample
 from pipeline.caching.probe import Probe
 from pipeline.codec import codec_settings, new_codec
 from pipeline.codec.base import Codec, Measure, stack
@@ -75,7 +75,7 @@ def ours(codec: Codec) -> Callable[[TeacherOutput], rivals.Stored]:
     def encode(output: TeacherOutput) -> rivals.Stored:
         (sample,), _ = codec.encode(output)
         specs = codec.specs([output.levels], [sample])
-        chunks = {spec.name: encode_chunk(spec, sample[spec.name]) for spec in specs}
+        chunks = encode_sample(specs, sample)
 
         def decode() -> TeacherOutput:
             arrays = {spec.name: decode_chunk(spec, chunks[spec.name]) for spec in specs}
@@ -90,11 +90,10 @@ def host_ms(codec: Codec, output: TeacherOutput, repeats: int = 20) -> tuple[flo
     """Milliseconds a view that the CPU spends beside the device: compressing its chunks, checking and opening them."""
     (sample,), _ = codec.encode(output)
     specs = codec.specs([output.levels], [sample])
-    chunks = {spec.name: encode_chunk(spec, sample[spec.name]) for spec in specs}
+    chunks = encode_sample(specs, sample)
     begun = time.perf_counter()
     for _ in range(repeats):
-        for spec in specs:
-            encode_chunk(spec, sample[spec.name])
+        encode_sample(specs, sample)
     half = time.perf_counter()
     for _ in range(repeats):
         for spec in specs:
@@ -162,8 +161,9 @@ def main() -> None:
         own = {q: calibrated(teacher, size, q, args) for q in (*args.qualities, "lossless")}
         codecs: dict[str, Any] = {} if args.without_rivals else dict(rivals.RIVALS)
         codecs |= {f"{codec.name} {quality}": ours(codec) for quality, codec in own.items()}
-        for data, make in (("scenes", scenes.scene), ("photographs", scenes.photograph)):
-            views = [make(i, size) for i in range(count)]
+        photographs = min(count, len(scenes.PHOTOGRAPHS))
+        for data, make, number in (("scenes", scenes.scene, count), ("photographs", scenes.photograph, photographs)):
+            views = [make(i, size) for i in range(number)]
             for name, found in measure(codecs, teacher, student, views, weights).items():
                 codec = own.get(name.partition(" ")[2]) if name.startswith(("frs ", "lossless")) else None
                 quality = QUALITIES[name.partition(" ")[2]] if codec and codec.name == "frs" else None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.mm import MODELS, Config, build
 from pipeline.teacher import Teacher
-from pipeline.teacher.heads import class_head, class_logits, output_shapes
+from pipeline.teacher.heads import dense_outputs, output_shapes
 from pipeline.teacher.weights import load_plain
 
 
@@ -34,7 +34,6 @@ class Student:
 
     def __call__(self, view: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         inputs = self._detector.data_preprocessor({"inputs": [view]}, False)["inputs"]
-        features = list(self._detector.extract_feat(inputs))
-        logits = class_logits(class_head(self._detector)(tuple(features)))
+        features, logits = dense_outputs(self._detector, inputs)
         with torch.enable_grad():
             return [adapter(f) for adapter, f in zip(self._adapters, features)], logits

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.manifest import verify_pass
+from pipeline.codec.quality import promise
 from pipeline.errors import CacheError
 
 
@@ -68,23 +69,12 @@ def info_table(found: dict[str, Any]) -> str:
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in errors.items())
         lines.append(f"pass {number}   {found['passes'][number]} views, relative rms error of the coded values: {text}")
     lines += [
-        codec_line(found["codec"]),
+        f"codec    {promise(found['codec'])}",
         f"teacher  {found['teacher']['name'] or 'from files'}, weights {found['teacher']['sha256'][:16]}",
         f"recipe   {found['recipe'][:16]}",
         f"content  {found['content'][:16]}",
     ]
     return "\n".join(lines)
-
-
-def codec_line(settings: dict[str, Any]) -> str:
-    """What a cache's codec promises."""
-    if "probe_error" not in settings:
-        return f"codec    {settings['type']}, exact"
-    error, ranks = settings["probe_error"], (settings["feature_rank"], settings["score_rank"])
-    return (
-        f"codec    {settings['type']}, quality {settings['quality']}: gradient error on the probe "
-        f"{error['feature']:.1%} (features), {error['score']:.1%} (scores); {ranks[0]} and {ranks[1]} planes"
-    )
 
 
 def verify(root: str | Path) -> dict[str, Any]:

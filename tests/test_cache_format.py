@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk, spec_from_metadata
+from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk, encode_sample, spec_from_metadata
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import canonical
 from pipeline.cache.reader import ShardReader
@@ -42,7 +42,7 @@ def write(path: Path, rows: list[dict[str, np.ndarray]]) -> Path:
     head = shard_head(SPECS, {"arrays": [spec.name for spec in SPECS]}, len(rows), index)
     with ShardWriter(path, SPECS, head, "plan", "codec") as writer:
         for n, row in enumerate(rows):
-            writer.add(n, 0, {spec.name: encode_chunk(spec, row[spec.name]) for spec in SPECS})
+            writer.add(n, 0, encode_sample(SPECS, row))
     return path
 
 

@@ -5,7 +5,7 @@ Student:   python stage2_distill.py --config configs/benchmark/retinanet_r101_r5
 Then:      python benchmarks/codec.py
 """
 
-_base_ = ["./teacher_retinanet_r101_wide.py"]
+_base_ = ["./teacher_retinanet_r101_wide.py", "../demo/schedule.py"]
 
 model = dict(
     backbone=dict(
@@ -28,14 +28,6 @@ distill = dict(feature_weight=0.0001, score_weight=0.02, warmup_iters=20)
 
 train_dataloader = dict(batch_size=4, num_workers=1)
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=1, val_interval=1)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10, norm_type=2),
-)
 param_scheduler = [dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=30)]
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=1))
-randomness = dict(seed=520)
 work_dir = "work_dirs/benchmark/student"

@@ -7,7 +7,7 @@ Commands  python demo/make_data.py --out work_dirs/demo/data
 Result    docs/results/demo.md
 """
 
-_base_ = "./teacher_retinanet_r101.py"
+_base_ = ["./teacher_retinanet_r101.py", "./schedule.py"]
 
 model = dict(
     backbone=dict(
@@ -31,13 +31,6 @@ distill = dict(feature_weight=0.00005, score_weight=0.02, warmup_iters=300)
 
 train_dataloader = dict(batch_size=4, num_workers=1)
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=8)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10, norm_type=2),
-)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=8, T_max=8, convert_to_iter_based=True),
@@ -45,5 +38,4 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=20), checkpoint=dict(type="CheckpointHook", interval=4, max_keep_ckpts=1)
 )
-randomness = dict(seed=520)
 work_dir = "work_dirs/demo/retinanet_r50"

@@ -8,6 +8,7 @@ Blosc (zstd, byte shuffle) where the array is compressed, crc32c. Source: zarr v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -101,6 +102,11 @@ def encode_chunk(spec: ArraySpec, sample: np.ndarray) -> bytes:
     else:
         payload = bytes(Blosc(cname="zstd", clevel=spec.level, shuffle=Blosc.SHUFFLE).encode(data))
     return payload + crc32c(payload).to_bytes(4, "little")
+
+
+def encode_sample(specs: Sequence[ArraySpec], sample: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """The chunks of one sample, by array."""
+    return {spec.name: encode_chunk(spec, sample[spec.name]) for spec in specs}
 
 
 def decode_chunk(spec: ArraySpec, chunk: bytes) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.cache.arrays import encode_chunk
+from pipeline.cache.arrays import encode_sample
 from pipeline.cache.cache import Cache
 from pipeline.cache.plan import mix
 from pipeline.cache.sidecar import Sidecar
@@ -18,7 +18,7 @@ from pipeline.caching.job import Job
 from pipeline.caching.probe import Probe
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, Measure, positions
-from pipeline.codec.quality import QUALITIES
+from pipeline.codec.quality import asked, promise
 from pipeline.mm import plain
 from pipeline.planning import plan_views
 from pipeline.records import TeacherOutput
@@ -113,8 +113,8 @@ def expectation(codec: Codec, sample: ViewSample) -> dict[str, Any]:
         for name, value in measured.items():
             errors[name] = errors.get(name, 0.0) + value * len(samples)
         for encoded in samples:
-            for spec in codec.specs([output.levels], [encoded]):
-                sizes[spec.name] = sizes.get(spec.name, 0) + len(encode_chunk(spec, encoded[spec.name]))
+            for name, chunk in encode_sample(codec.specs([output.levels], [encoded]), encoded).items():
+                sizes[name] = sizes.get(name, 0) + len(chunk)
     return {
         "views": len(sample.parts["learning"]),
         "bytes_per_position": {name: size / places for name, size in sizes.items()},
@@ -125,17 +125,10 @@ def expectation(codec: Codec, sample: ViewSample) -> dict[str, Any]:
 def told(codec: Codec, measured: dict[str, Any]) -> str:
     """The calibration in a line or two, for the log."""
     cost = sum(measured["bytes_per_position"].values())
-    lines = [f"codec    {cost:.2f} bytes a position expected"]
-    if codec.name == "frs":
-        found, s = codec.settings["probe_error"], codec.settings
-        target = QUALITIES.get(s["quality"], s["quality"])
-        if max(found.values()) > BEYOND * target:
-            lines.append("warning  fresh views err by more than was asked; raise cache.calibration_views")
-        lines.append(
-            f"codec    gradient error on the probe: features {found['feature']:.1%}, scores {found['score']:.1%} "
-            f"(asked: {s['quality']}); {s['feature_rank']} of {codec.channels} and {s['score_rank']} of "
-            f"{codec.score_channels} planes kept"
-        )
+    lines = [f"codec    {promise(codec.settings)}", f"codec    {cost:.2f} bytes a position expected"]
+    found = codec.settings.get("probe_error")
+    if found and max(found.values()) > BEYOND * asked(codec.settings["quality"]):
+        lines.append("warning  fresh views err by more than was asked; raise cache.calibration_views")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from pipeline.codec.base import Measure
 from pipeline.gradient import LOSSES, StudentPass
 from pipeline.records import TeacherOutput
 from pipeline.teacher import Teacher
-from pipeline.teacher.heads import class_head, class_logits
+from pipeline.teacher.heads import class_head, dense_outputs
 
 FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")  # as mmdet's students leave them
 NOISE = 0.2  # rms of the noise on a convolution's weights, in units of their rms
@@ -47,8 +47,7 @@ class Probe:
         """The teacher's output on one view, and the function that tells the errors of a stand-in."""
         exact = self._teacher([view])
         inputs = self._student.data_preprocessor({"inputs": [view]}, False)["inputs"]
-        features = list(self._student.extract_feat(inputs))
-        logits = class_logits(class_head(self._student)(tuple(features)))
+        features, logits = dense_outputs(self._student, inputs)
         done = StudentPass(features, logits, self._parameters, exact)
 
         def errors(coded: TeacherOutput) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cache.arrays import ArraySpec, encode_chunk
+from pipeline.cache.arrays import ArraySpec, encode_sample
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.writer import Index, ShardWriter, shard_head
 from pipeline.caching.loader import ViewLoader
@@ -61,10 +61,9 @@ def write_shard(
         ShardWriter(path, specs, head, identity["plan"], codec_digest) as writer,
         ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
     ):
-        compress = lambda row: {spec.name: encode_chunk(spec, row[1][spec.name]) for spec in specs}  # noqa: E731
         for batch in rows:
             size = 0
-            for (record, _), chunks in zip(batch, pool.map(compress, batch)):
+            for (record, _), chunks in zip(batch, pool.map(lambda row: encode_sample(specs, row[1]), batch)):
                 writer.add(record.image_id, record.view, chunks)
                 size += sum(map(len, chunks.values()))
             advance(0, size)

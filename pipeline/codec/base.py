@@ -18,8 +18,6 @@ from pipeline.errors import CodecError
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 
 Sample = dict[str, np.ndarray]
-
-
 Measure = Callable[[TeacherOutput], dict[str, float]]
 
 
@@ -71,6 +69,11 @@ class Codec(ABC):
         if min(self.settings["channels"], self.settings["score_channels"], self.settings["zstd"]) < 1:
             raise ValueError("settings channels, score_channels or zstd out of range")
 
+    def learn_channels(self, output: TeacherOutput) -> None:
+        """Take C and K from the first output that calibration sees."""
+        self.channels, self.score_channels = output.features[0].shape[1], output.scores[0].shape[1]
+        self.settings.update(channels=self.channels, score_channels=self.score_channels)
+
     def check(self, output: TeacherOutput) -> None:
         """Refuse what no codec may store: other channel counts than calibrated, NaN, infinity, scores not in [0, 1]."""
         found = (output.features[0].shape[1], output.scores[0].shape[1])
@@ -83,17 +86,9 @@ class Codec(ABC):
                 raise CodecError(f"level {level}: scores outside [0, 1]; are they sigmoid probabilities?")
 
 
-def first_channels(output: TeacherOutput) -> dict[str, int]:
-    return {"channels": output.features[0].shape[1], "score_channels": output.scores[0].shape[1]}
-
-
-def aligned(side: int, multiple: int) -> int:
-    return -(-side // multiple) * multiple
-
-
-def positions(levels: LevelShapes, multiple: int = 1) -> int:
-    """Positions of all levels, each side rounded up to `multiple`."""
-    return sum(aligned(h, multiple) * aligned(w, multiple) for h, w in levels)
+def positions(levels: LevelShapes) -> int:
+    """Positions of all levels."""
+    return sum(h * w for h, w in levels)
 
 
 def pack(levels: Sequence[Tensor]) -> Tensor:
@@ -101,27 +96,23 @@ def pack(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.flatten(2) for level in levels], dim=2)
 
 
-def unpack(packed: Tensor, shapes: tuple[LevelShapes, ...], multiple: int = 1) -> list[Tensor]:
-    """(B, X, >= P) -> [(B, X, H_l, W_l)] on the common canvas, zeros beyond each sample's own grid.
+def unpack(packed: Tensor, shapes: tuple[LevelShapes, ...]) -> list[Tensor]:
+    """(B, X, >= P) -> [(B, X, H_l, W_l)] on the common canvas, zeros beyond each sample's own grid."""
+    rows = [x.split([h * w for h, w in own] + [x.shape[1] - positions(own)], 1) for x, own in zip(packed, shapes)]
+    return [
+        on_canvas([row[level].unflatten(1, own[level]) for row, own in zip(rows, shapes)], size)
+        for level, size in enumerate(canvas(shapes))
+    ]
 
-    With `multiple` the sides of every level, own and canvas, are rounded up to it.
-    """
-    size = [[(aligned(h, multiple), aligned(w, multiple)) for h, w in sample] for sample in shapes]
-    same = all(sample == size[0] for sample in size)
-    common = [(aligned(h, multiple), aligned(w, multiple)) for h, w in canvas(shapes)]
-    out, at = [], [0] * len(shapes)
-    for level, (height, width) in enumerate(common):
-        if same:
-            part = packed[..., at[0] : at[0] + height * width].unflatten(2, (height, width))
-            at[0] += height * width
-        else:
-            part = packed.new_zeros((*packed.shape[:2], height, width))
-            for b, sample in enumerate(size):
-                h, w = sample[level]
-                part[b, :, :h, :w] = packed[b, :, at[b] : at[b] + h * w].unflatten(1, (h, w))
-                at[b] += h * w
-        out.append(part)
-    return out
+
+def on_canvas(samples: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """[(..., H_b, W_b)] -> (B, ..., H, W), zeros beyond a sample's own grid."""
+    if all(tuple(s.shape[-2:]) == size for s in samples):
+        return torch.stack(list(samples))
+    whole = samples[0].new_zeros((len(samples), *samples[0].shape[:-2], *size))
+    for row, sample in zip(whole, samples):
+        row[..., : sample.shape[-2], : sample.shape[-1]] = sample
+    return whole
 
 
 def stack(samples: Sequence[Sample], shapes: Sequence[LevelShapes]) -> EncodedBatch:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipeline.codec.base import CalibrationSample, Measure, first_channels
+from pipeline.codec.base import CalibrationSample, Measure
 from pipeline.codec.calibration import Statistics
 from pipeline.codec.mapcode import map_top
-from pipeline.codec.quality import QUALITIES, Steps, find_steps
+from pipeline.codec.quality import Steps, asked, find_steps
 from pipeline.codec.symbols import to_groups
 from pipeline.codec.transform import klt, steps
 from pipeline.errors import CodecError
@@ -28,8 +28,7 @@ START = [0.003, 0.03, 0.3]  # first steps tried, in units of the residual's rms 
 
 def fit(codec: Frs, sample: CalibrationSample) -> None:
     """Complete the codec's settings and tables. Raises CodecError: nothing to learn from, quality out of reach."""
-    quality = codec.settings["quality"]
-    target = QUALITIES.get(quality, quality)
+    target = asked(codec.settings["quality"])
     codec.settings["map_top"] = map_top(target)
     scales = learn_statistics(codec, sample.outputs("learning"))
     errors = lambda tried: probe_errors(codec, sample.probes("choosing"), tried)  # noqa: E731
@@ -48,8 +47,7 @@ def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> Steps:
     statistics: Statistics | None = None
     for output in outputs:
         if statistics is None:
-            codec.settings.update(first_channels(output))
-            codec.channels, codec.score_channels = output.features[0].shape[1], output.scores[0].shape[1]
+            codec.learn_channels(output)
             statistics = Statistics(len(output.features), codec.channels, codec.score_channels)
         codec.check(output)
         maps = codec.code(output)
@@ -72,7 +70,7 @@ def probe_errors(codec: Frs, probes: Iterable[tuple[TeacherOutput, Measure]], tr
     found: list[dict[str, list[float]]] = [{what: [] for what in KINDS} for _ in tried]
     for output, measure in probes:
         maps = codec.code(output)
-        exact = codec.coefficients(output, maps)
+        exact, _ = codec.coefficients(output, maps)
         for row, chosen in zip(found, tried):
             for what, error in measure(codec.rounded(exact, maps, chosen)).items():
                 if not math.isnan(error):
@@ -88,7 +86,7 @@ def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
     for output in outputs:
         maps = codec.code(output)
         strength = strength + sum(np.array([float(w.sum()) for w in s.whole()]) for s in maps.samples)
-        for what, levels in codec.coefficients(output, maps).items():
+        for what, levels in codec.coefficients(output, maps)[0].items():
             by_level: list[np.ndarray] = []
             for i, level in enumerate(levels):
                 # Relative to the level's exponent, as the whole numbers are that stand for the map.
@@ -110,7 +108,7 @@ def drop_planes(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
     nonzero: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
     for output in outputs:
         maps = codec.code(output)
-        for what, levels in codec.coefficients(output, maps).items():
+        for what, levels in codec.coefficients(output, maps)[0].items():
             counts = [
                 (level.abs() > step / 2).sum(dim=(0, 2, 3)).cpu().numpy()
                 for level, step in zip(levels, steps(maps.floats, codec.steps()[what]))

@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
-from pipeline.codec.base import CalibrationSample, Codec, Sample, positions
+from pipeline.codec.base import CalibrationSample, Codec, Sample, on_canvas, positions
 from pipeline.codec.fit import KINDS, fit
-from pipeline.codec.mapcode import BUCKETS, BatchMaps, CodedMap, on_canvas
+from pipeline.codec.mapcode import BUCKETS, BatchMaps, CodedMap
 from pipeline.codec.symbols import FREQUENCIES, from_groups, from_tokens, symbol_order, to_groups, to_tokens
 from pipeline.codec.transform import BLOCK, dct, steps, to_blocks
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 
 TINY = torch.finfo(torch.float32).tiny
+Levels = list[Tensor]
 
 
 class Frs(Codec):
@@ -86,68 +87,66 @@ class Frs(Codec):
         samples = [CodedMap.encode([m[b] for m in output.frs], top) for b in range(len(output.frs[0]))]
         return BatchMaps(samples, output.levels)
 
-    def coefficients(self, output: TeacherOutput, maps: BatchMaps) -> dict[str, list[Tensor]]:
-        """(B, R, H4, W4) of every level, before quantisation."""
-        found: dict[str, list[Tensor]] = {"feature": [], "score": []}
-        tables = self._on(output.frs[0].device)
-        for level in range(len(maps.floats)):
+    def _basis(self, what: str, level: int, device: torch.device) -> Tensor:
+        """(X, R); features have one for each level, scores one for all."""
+        basis = self._on(device)[f"{what}_basis"]
+        return basis[level] if basis.dim() == 3 else basis
+
+    def _mean(self, what: str, level: int, maps: BatchMaps) -> Tensor:
+        """(B, X, H, W) what the map alone lets one expect."""
+        buckets = maps.buckets[level]
+        return self._on(buckets.device)[f"{what}_mean"][level][buckets].movedim(-1, 1)
+
+    def coefficients(self, output: TeacherOutput, maps: BatchMaps) -> tuple[dict[str, Levels], dict[str, Levels]]:
+        """Of every level: (B, R, H4, W4) before quantisation; (B,) squared norm of the residual they stand for."""
+        planes: dict[str, Levels] = {what: [] for what in KINDS}
+        energy: dict[str, Levels] = {what: [] for what in KINDS}
+        for level, m in enumerate(maps.floats):
             for what in KINDS:
-                basis = tables[f"{what}_basis"]
-                basis = basis[level] if basis.dim() == 3 else basis
-                residual = self._residual(output, maps, what, level)
-                found[what].append(dct(to_blocks(torch.einsum("cr,bchw->brhw", basis, residual))))
-        return found
+                value = output.features[level].float() if what == "feature" else output.scores[level].float().sqrt()
+                residual = m.sqrt()[:, None] * (value - self._mean(what, level, maps))
+                rotated = torch.einsum("cr,bchw->brhw", self._basis(what, level, m.device), residual)
+                planes[what].append(dct(to_blocks(rotated)))
+                energy[what].append(residual.square().sum(dim=(1, 2, 3)))
+        return planes, energy
 
-    def _residual(self, output: TeacherOutput, maps: BatchMaps, what: str, level: int) -> Tensor:
-        """(B, X, H, W) of one level: sqrt(m) times what the mean of its bucket does not explain."""
-        value = output.features[level].float() if what == "feature" else output.scores[level].float().sqrt()
-        mean = self._on(value.device)[f"{what}_mean"][level][maps.buckets[level]].movedim(-1, 1)
-        return maps.floats[level].sqrt()[:, None] * (value - mean)
-
-    def _energy(self, output: TeacherOutput, maps: BatchMaps, what: str, level: int) -> Tensor:
-        """(B,) squared norm of a level's residual."""
-        return self._residual(output, maps, what, level).square().sum(dim=(1, 2, 3))
-
-    def rounded(self, exact: dict[str, list[Tensor]], maps: BatchMaps, chosen: dict[str, float]) -> TeacherOutput:
+    def rounded(self, exact: dict[str, Levels], maps: BatchMaps, chosen: dict[str, float]) -> TeacherOutput:
         """What decoding gives for these coefficients with these steps."""
         planes = {}
         for what, levels in exact.items():
             planes[what] = [torch.round(c / d) * d for c, d in zip(levels, steps(maps.floats, chosen[what]))]
         return self._rebuild(planes, maps)
 
-    def _rebuild(self, planes: dict[str, list[Tensor]], maps: BatchMaps) -> TeacherOutput:
+    def _rebuild(self, planes: dict[str, Levels], maps: BatchMaps) -> TeacherOutput:
         """Coefficients times step, (B, R, H4, W4) of every level -> what the teacher said."""
-        tables = self._on(maps.floats[0].device)
-        out: dict[str, list[Tensor]] = {what: [] for what in planes}
+        out: dict[str, Levels] = {what: [] for what in planes}
         for what, levels in planes.items():
             for level, (coefficients, m) in enumerate(zip(levels, maps.floats)):
-                basis = tables[f"{what}_basis"]
-                basis = basis[level] if basis.dim() == 3 else basis
                 blocks = dct(coefficients, inverse=True)[..., : m.shape[1], : m.shape[2]]
-                residual = torch.einsum("cr,brhw->bchw", basis, blocks)
-                mean = tables[f"{what}_mean"][level][maps.buckets[level]].movedim(-1, 1)
+                residual = torch.einsum("cr,brhw->bchw", self._basis(what, level, m.device), blocks)
                 # Where m = 0 nothing was coded (and nothing is asked): the mean stands.
                 root = m.sqrt()[:, None]
-                out[what].append(mean + torch.where(root > 0, residual / root.clamp_min(TINY), 0.0))
+                explained = torch.where(root > 0, residual / root.clamp_min(TINY), 0.0)
+                out[what].append(self._mean(what, level, maps) + explained)
         return TeacherOutput(out["feature"], [u * u.abs() for u in out["score"]], maps.floats)
 
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
         self.check(output)
         maps, tables = self.code(output), self._on(output.frs[0].device)
+        whole = [coded.whole() for coded in maps.samples]
+        planes, energy = self.coefficients(output, maps)
         samples: list[Sample] = [{"frs": coded.to_bytes().cpu().numpy()} for coded in maps.samples]
         errors = {}
-        for what, exact in self.coefficients(output, maps).items():
+        for what, exact in planes.items():
             step = steps(maps.floats, self.steps()[what])
             scaled = [c / d for c, d in zip(exact, step)]
             rounded = [torch.round(c) for c in scaled]
             # By Parseval; what the planes left out hold is lost as well.
-            whole = [self._energy(output, maps, what, i) / d.square().flatten() for i, d in enumerate(step)]
             lost = sum(float((q - c).square().sum() - c.square().sum()) for q, c in zip(rounded, scaled))
-            total = sum(float(w.sum()) for w in whole)
+            total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy[what], step))
             errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
-            expected = tables[f"{what}_expected"]
             for b, sample in enumerate(samples):
-                order = symbol_order(expected, maps.samples[b].whole())
+                order = symbol_order(tables[f"{what}_expected"], whole[b])
                 sample[f"{what}s"] = to_tokens([to_groups(q[b]) for q in rounded], order).cpu().numpy()
         return samples, errors
 
@@ -165,15 +164,15 @@ class Frs(Codec):
         for what in KINDS:
             expected, decoded = tables[f"{what}_expected"], []
             for tokens, sample, numbers in zip(batch.arrays[f"{what}s"], own, whole):
-                sides = [(_up(c.shape[0]), _up(c.shape[1])) for c in sample.codes]
+                sides = [whole_blocks(*c.shape) for c in sample.codes]
                 shapes = [(expected.shape[1], FREQUENCIES, h * w // FREQUENCIES) for h, w in sides]
                 groups = from_tokens(tokens, symbol_order(expected, numbers), shapes)
                 decoded.append([from_groups(g, *side) for g, side in zip(groups, sides)])
             step = steps(maps.floats, self.steps()[what])
-            sizes = [(_up(h), _up(w)) for h, w in common]
+            sizes = [whole_blocks(*size) for size in common]
             planes[what] = [on_canvas([d[i] for d in decoded], size) * step[i] for i, size in enumerate(sizes)]
         return self._rebuild(planes, maps)
 
 
-def _up(side: int) -> int:
-    return -(-side // BLOCK) * BLOCK
+def whole_blocks(height: int, width: int) -> tuple[int, int]:
+    return -(-height // BLOCK) * BLOCK, -(-width // BLOCK) * BLOCK

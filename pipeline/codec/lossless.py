@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.cache.arrays import ArraySpec
-from pipeline.codec.base import CalibrationSample, Codec, Sample, first_channels, pack, positions, unpack
+from pipeline.codec.base import CalibrationSample, Codec, Sample, pack, positions, unpack
 from pipeline.errors import CodecError
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
@@ -19,9 +19,7 @@ class Lossless(Codec):
         first = next(sample.outputs("learning"), None)
         if first is None:
             raise CodecError("calibration: no view of the sample could be read")
-        sizes = first_channels(first)
-        self.settings.update(sizes)
-        self.channels, self.score_channels = sizes["channels"], sizes["score_channels"]
+        self.learn_channels(first)
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         p, zstd = max(positions(sample) for sample in levels), self.settings["zstd"]

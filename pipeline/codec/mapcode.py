@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.codec.base import on_canvas
 from pipeline.errors import CorruptCache
 from pipeline.records import LevelShapes
 
@@ -135,13 +136,3 @@ class BatchMaps:
             [on_canvas([row[i] for row in rows], size) for i, size in enumerate(levels)]
             for rows in ([s.floats() for s in samples], [s.buckets() for s in samples])
         )
-
-
-def on_canvas(samples: list[Tensor], size: tuple[int, ...]) -> Tensor:
-    """[(..., H_b, W_b)] -> (B, ..., H, W), zeros beyond a sample's own grid."""
-    if all(tuple(s.shape[-2:]) == tuple(size) for s in samples):
-        return torch.stack(samples)
-    whole = samples[0].new_zeros((len(samples), *samples[0].shape[:-2], *size))
-    for row, sample in zip(whole, samples):
-        row[..., : sample.shape[-2], : sample.shape[-1]] = sample
-    return whole

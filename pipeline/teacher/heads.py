@@ -35,6 +35,12 @@ def class_logits(output: Any) -> list[Tensor]:
     return list(logits)
 
 
+def dense_outputs(detector: Any, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """(FPN features, class logits) of every level, for preprocessed images (B, 3, H, W)."""
+    features = list(detector.extract_feat(inputs))
+    return features, class_logits(class_head(detector)(tuple(features)))
+
+
 def class_count(detector: nn.Module) -> int | None:
     """Classes that a detector predicts; None where its head does not say."""
     head = getattr(getattr(detector, "roi_head", None) or detector, "bbox_head", None)
@@ -43,14 +49,19 @@ def class_count(detector: nn.Module) -> int | None:
     return getattr(head, "num_classes", None)
 
 
-def output_shapes(detector: nn.Module, pad_shape: tuple[int, int]) -> tuple[LevelShapes, int, int]:
-    """(level shapes, C, K) for a padded view, worked out without computing anything (torch's meta device)."""
+def ghost(detector: nn.Module) -> nn.Module:
+    """A copy that computes shapes alone (torch's meta device)."""
     class_head(detector)
-    ghost = copy.deepcopy(detector).to("meta").eval()
+    return copy.deepcopy(detector).to("meta").eval()
+
+
+def output_shapes(detector: nn.Module, pad_shape: tuple[int, int]) -> tuple[LevelShapes, int, int]:
+    """(level shapes, C, K) for a padded view, of a detector or its `ghost` (which saves the copy)."""
+    if next(detector.parameters()).device.type != "meta":
+        detector = ghost(detector)
     try:
         with torch.no_grad():
-            features = ghost.extract_feat(torch.empty((1, 3, *pad_shape), device="meta"))  # type: ignore[operator]
-            logits = class_logits(class_head(ghost)(features))
+            features, logits = dense_outputs(detector, torch.empty((1, 3, *pad_shape), device="meta"))
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError) as error:
         raise ConfigError(
             f"{type(detector).__name__}: backbone, neck and head do not fit together (in_channels?): {brief(error)}"

@@ -15,7 +15,7 @@ from pipeline.errors import TeacherError
 from pipeline.frs import frs_map
 from pipeline.mm import MODELS, build
 from pipeline.records import LevelShapes, TeacherOutput
-from pipeline.teacher.heads import class_count, class_head, class_logits, output_shapes
+from pipeline.teacher.heads import class_count, dense_outputs, ghost, output_shapes
 from pipeline.teacher.weights import classes_of, load_strict, read_checkpoint
 from pipeline.teacher.zoo import TeacherSpec
 from pipeline.views import PAD, padded
@@ -62,18 +62,18 @@ class Teacher:
             )
         if count not in (None, len(classes)):
             raise TeacherError(f"teacher predicts {count} classes, the dataset has {len(classes)}")
-        self._head = class_head(self.detector)
         self.detector.to(device).eval().requires_grad_(False)
         self.detector.dataset_meta = {"classes": classes}
         if device.type == "cpu":  # a sixth faster there; the live teacher does the same
             self.detector.to(memory_format=torch.channels_last)
         self.device, self._tf32 = device, tf32
+        self._ghost = ghost(self.detector)
         self._levels: dict[tuple[int, int], LevelShapes] = {}
 
     def levels(self, pad_shape: tuple[int, int]) -> LevelShapes:
         """FPN grids for a padded view (H, W)."""
         if pad_shape not in self._levels:
-            self._levels[pad_shape], *_ = output_shapes(self.detector, pad_shape)
+            self._levels[pad_shape], *_ = output_shapes(self._ghost, pad_shape)
         return self._levels[pad_shape]
 
     @torch.no_grad()
@@ -84,8 +84,8 @@ class Teacher:
             raise ValueError(f"a teacher batch holds one padded shape, found {sorted(shapes)}")
         with precision(self._tf32):
             inputs = self.detector.data_preprocessor({"inputs": list(views)}, False)["inputs"]
-            features = list(self.detector.extract_feat(inputs))
-            scores = [logits.float().sigmoid() for logits in class_logits(self._head(tuple(features)))]
+            features, logits = dense_outputs(self.detector, inputs)
+            scores = [level.float().sigmoid() for level in logits]
         return TeacherOutput([f.float() for f in features], scores, [frs_map(s) for s in scores])
 
     def by_shape(self, views: Sequence[Tensor]) -> TeacherOutput:
