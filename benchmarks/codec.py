@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--config", default=CONFIG)
-    parser.add_argument("--student", type=Path, default=Path("work_dirs/benchmark/student/epoch_1.pth"))
+    parser.add_argument("--student", type=Path, default=Path("work_dirs/benchmark/student/epoch_6.pth"))
     parser.add_argument("--sizes", nargs="+", choices=list(scenes.SIZES), default=list(scenes.SIZES))
     parser.add_argument("--views", type=int, nargs=2, default=[8, 2], help="reported at 320 px and at 800x1067")
     parser.add_argument("--qualities", nargs="+", default=list(QUALITIES))

@@ -32,7 +32,7 @@ class Blobs:
     """Compressed arrays of one tensor, one for each level."""
 
     def __init__(self, levels: list[Tensor], encode: Coder) -> None:
-        done = [encode(level[0]) for level in levels]
+        done = [encode(level[0].contiguous()) for level in levels]
         self.size = sum(size for size, _ in done)
         self._decode = [decode for _, decode in done]
 
