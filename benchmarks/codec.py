@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import report, rivals, scenes
 from benchmarks.student import Student
 from pipeline.cache.arrays import decode_chunk, encode_sample
+from pipeline.caching.calibrate import TUNING
 from pipeline.caching.probe import Probe
 from pipeline.codec import codec_settings, new_codec
 from pipeline.codec.base import Codec, Measure, stack
@@ -43,15 +44,18 @@ class SceneSample:
 
     def __init__(self, teacher: Teacher, size: str, learning: int, choosing: int) -> None:
         self._teacher, self._size, self._learning, self._choosing = teacher, size, learning, choosing
-        self._probe = Probe(teacher, seed=520)
+        self._probes: dict[str, Probe] = {}
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
         for index in self._indices(part):
             yield self._teacher([scenes.scene(index, self._size, "train")])
 
-    def probes(self, part: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+    def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+        if what not in self._probes:
+            some = [scenes.scene(i, self._size, "train") for i in self._indices("choosing")[:TUNING]]
+            self._probes[what] = Probe(self._teacher, what, 520, some)
         for index in self._indices(part):
-            yield self._probe.measure(scenes.scene(index, self._size, "train"))
+            yield self._probes[what].measure(scenes.scene(index, self._size, "train"))
 
     def _indices(self, part: str) -> range:
         first = {"learning": 0, "choosing": 1000, "reported": 2000}[part]
@@ -108,7 +112,7 @@ def measure(
     sums: dict[str, dict[str, Any]] = {name: {"sizes": [], "errors": [], "encode": [], "decode": []} for name in codecs}
     for view in views:
         exact = teacher([view])
-        done = StudentPass(*student(view), student.parameters(), exact)
+        done = StudentPass(student(view), student.parameters(), exact)
         for name, encode in codecs.items():
             start = time.perf_counter()
             sizes, decode = encode(exact.to("cpu") if name in rivals.RIVALS else exact)

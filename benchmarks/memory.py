@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import report, scenes
 from benchmarks.codec import CONFIG, SceneSample
 from pipeline.codec import codec_settings, new_codec
-from pipeline.codec.fit import drop_planes, learn_order, learn_statistics, set_steps
+from pipeline.codec.fit import drop_planes, learn_order, learn_statistics
 from pipeline.codec.frs import Frs
 from pipeline.config import load_config
 from pipeline.teacher import Teacher, find_teacher, own_device
@@ -41,15 +41,15 @@ def main() -> None:
     assert isinstance(codec, Frs)
     codec.settings["map_top"] = 99
     probed = SceneSample(teacher, args.size, 1, 1)
-    for _, measure in probed.probes("choosing"):
-        output = teacher([views[0]])
-        measure(output)
-        rows.append({"step": "one view on the probe", "peak_gb": peak_gb()})
-        del measure, output
+    for what in ("feature", "score"):
+        for output, measure in probed.probes("choosing", what):
+            measure(output)
+            rows.append({"step": f"one view on the probe, {what} loss", "peak_gb": peak_gb()})
+            del measure, output
     del probed
     learn_statistics(codec, (teacher(views) for _ in range(1)))
     rows.append({"step": "statistics of a batch", "peak_gb": peak_gb()})
-    set_steps(codec, {"feature": 5.0, "score": 0.05})
+    codec.settings.update(feature_step=5.0, score_step=0.05)
     learn_order(codec, (teacher(views) for _ in range(1)))
     drop_planes(codec, (teacher(views) for _ in range(1)))
     rows.append({"step": "order of symbols", "peak_gb": peak_gb()})

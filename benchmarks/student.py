@@ -14,7 +14,7 @@ from pipeline.teacher.weights import load_plain
 
 
 class Student:
-    """Calls give (adapted features, class logits) of every level, as the distiller would hand them to the losses."""
+    """Calls give adapted features and class logits of every level, as the distiller would hand them to the losses."""
 
     def __init__(self, cfg: Config, checkpoint: Path, teacher: Teacher) -> None:
         cfg.model.backbone.pop("init_cfg", None)
@@ -32,8 +32,9 @@ class Student:
         """Those of the student that are trained; adapters are no part of it."""
         return [p for p in self._detector.parameters() if p.requires_grad]
 
-    def __call__(self, view: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def __call__(self, view: Tensor) -> dict[str, list[Tensor]]:
         inputs = self._detector.data_preprocessor({"inputs": [view]}, False)["inputs"]
         features, logits = dense_outputs(self._detector, inputs)
         with torch.enable_grad():
-            return [adapter(f) for adapter, f in zip(self._adapters, features)], logits
+            adapted = [adapter(f) for adapter, f in zip(self._adapters, features)]
+        return {"feature": adapted, "score": logits}

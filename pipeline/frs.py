@@ -34,9 +34,14 @@ def score_loss(teacher: Tensor, logits: Tensor, frs: Tensor) -> Tensor:
     return (frs[:, None] * entropy).sum() / frs.sum().clamp_min(TINY)
 
 
+def frs_loss(what: str, target: TeacherOutput, own: list[Tensor]) -> Tensor:
+    """The 'feature' or 'score' loss, summed over the levels, before its weight. Computed in float32 also under AMP."""
+    loss = {"feature": feature_loss, "score": score_loss}[what]
+    return torch.stack([loss(t, o.float(), m) for t, o, m in zip(target.values(what), own, target.frs)]).sum()
+
+
 def frs_losses(target: TeacherOutput, adapted: list[Tensor], logits: list[Tensor]) -> dict[str, Tensor]:
-    """Both losses, summed over the levels, before their weights. Computed in float32 also under AMP."""
-    rows = list(zip(target.features, target.scores, target.frs, adapted, logits))
-    feature = [feature_loss(y, a.float(), m) for y, _, m, a, _ in rows]
-    score = [score_loss(t, s.float(), m) for _, t, m, _, s in rows]
-    return {"loss_frs_feature": torch.stack(feature).sum(), "loss_frs_score": torch.stack(score).sum()}
+    """Both losses under the names that a training log shows."""
+    return {
+        "loss_frs_feature": frs_loss("feature", target, adapted), "loss_frs_score": frs_loss("score", target, logits)
+    }  # fmt: skip

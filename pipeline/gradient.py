@@ -8,16 +8,15 @@ wrongly: convolutions average white error away and let coherent error through.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pipeline.frs import frs_losses
+from pipeline.frs import TINY, frs_loss
 from pipeline.records import TeacherOutput
 
-LOSSES = {"feature": "loss_frs_feature", "score": "loss_frs_score"}
 Vector = list[Tensor]  # one part for each parameter
 
 
@@ -35,41 +34,65 @@ class Errors:
 
 
 class StudentPass:
-    """One forward pass of a student, its graph kept: each further target costs two backward passes.
+    """One forward pass of a student, its graph kept: each further target costs a backward pass for each loss.
 
-    adapted (B, C, H_l, W_l) and logits (B, K, H_l, W_l) of every level; `parameters` of the student that are trained,
-    without adapters. Shapes as in TeacherOutput, on the target's canvas.
+    outputs: what the 'feature' loss compares, adapted (B, C, H_l, W_l) of every level, or what the 'score' loss does,
+    logits (B, K, H_l, W_l), or both, on the target's canvas; `parameters` of the student that are trained, without
+    adapters.
     """
 
-    def __init__(self, adapted: list[Tensor], logits: list[Tensor], parameters: Sequence[Tensor], exact: TeacherOutput):
-        self._outputs = {"feature": adapted, "score": logits}
+    def __init__(self, outputs: dict[str, list[Tensor]], parameters: Sequence[Tensor], exact: TeacherOutput) -> None:
+        self._outputs = outputs
         self._parameters = [p for p in parameters if p.requires_grad]
         self._at_exact = self._loss_gradients(exact)
         self._exact = {name: self._backward(name, grads) for name, grads in self._at_exact.items()}
 
     def errors(self, coded: TeacherOutput, weights: dict[str, float] | None = None) -> Errors:
-        """How far the gradients of `coded` are from those of the exact target, over both losses and their sum."""
-        weights = weights or dict.fromkeys(LOSSES, 1.0)
+        """How far the gradients of `coded` are from those of the exact target, over each loss and their sum."""
+        weights = weights or dict.fromkeys(self._outputs, 1.0)
         at_coded = self._loss_gradients(coded)
         # The backward pass is linear: that of the difference is the difference, without cancellation.
-        change = {n: self._backward(n, [c - e for c, e in zip(at_coded[n], self._at_exact[n])]) for n in LOSSES}
+        change = {
+            name: self._backward(name, [c - e for c, e in zip(grads, self._at_exact[name])])
+            for name, grads in at_coded.items()
+        }
         relative, cosine = {}, {}
-        for name, parts in {**{n: [n] for n in LOSSES}, "total": list(LOSSES)}.items():
+        for name, parts in {**{n: [n] for n in change}, "total": list(change)}.items():
             share = {part: weights[part] if name == "total" else 1.0 for part in parts}
             relative[name], cosine[name] = _compare(self._exact, change, share)
         return Errors(relative, cosine)
 
     def _loss_gradients(self, target: TeacherOutput) -> dict[str, list[Tensor]]:
         """dL/d(adapted) and dL/d(logits), one list over the levels each."""
-        leaves = {name: [x.detach().requires_grad_() for x in tensors] for name, tensors in self._outputs.items()}
-        found = frs_losses(target, leaves["feature"], leaves["score"])
-        return {name: list(torch.autograd.grad(found[loss], leaves[name])) for name, loss in LOSSES.items()}
+        found = {}
+        for name, outputs in self._outputs.items():
+            leaves = [x.detach().requires_grad_() for x in outputs]
+            found[name] = list(torch.autograd.grad(frs_loss(name, target, leaves), leaves))
+        return found
 
     def _backward(self, name: str, gradients: list[Tensor]) -> Vector:
         """dL/dtheta."""
         outputs = self._outputs[name]
         found = torch.autograd.grad(outputs, self._parameters, gradients, retain_graph=True, allow_unused=True)
         return [p.new_zeros(()) if g is None else g for p, g in zip(self._parameters, found)]
+
+
+def unexplained(what: str, views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> float:
+    """Share of the teacher's variance that a student leaves unexplained, weighted as the 'feature' or 'score' loss is.
+
+    views: (exact output, what the student says of it: adapted features or sigmoid scores). Of every level
+    sum m (y - a)^2 / sum m, over the same around the level's mean: 0 for the teacher itself, 1 for a student that knows
+    no more than the means.
+    """
+    wrong, moments = 0.0, dict[int, list[Tensor]]()
+    for exact, guessed in views:
+        for level, (m, y, a) in enumerate(zip(exact.frs, exact.values(what), guessed)):
+            weight = (m / m.sum().clamp_min(TINY))[:, None]
+            wrong += float((weight * (y - a).square()).sum())
+            sums = [weight.sum(), (weight * y).sum(dim=(0, 2, 3)), (weight * y.square()).sum()]
+            moments[level] = [old + new for old, new in zip(moments[level], sums)] if level in moments else sums
+    variance = sum(float(square - total.square().sum() / n.clamp_min(TINY)) for n, total, square in moments.values())
+    return wrong / max(variance, TINY)
 
 
 def _compare(exact: dict[str, Vector], change: dict[str, Vector], share: dict[str, float]) -> tuple[float, float]:

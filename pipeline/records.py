@@ -73,6 +73,10 @@ class TeacherOutput:
     def levels(self) -> LevelShapes:
         return tuple((f.shape[-2], f.shape[-1]) for f in self.features)
 
+    def values(self, what: str) -> list[Tensor]:
+        """What the 'feature' loss or the 'score' loss compares with the student."""
+        return {"feature": self.features, "score": self.scores}[what]
+
     def to(self, device: torch.device | str) -> TeacherOutput:
         # A copy to the host that does not block may be read before it is there.
         blocks = torch.device(device).type == "cpu"

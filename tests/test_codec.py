@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from pipeline.cache.arrays import decode_chunk, encode_sample
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, Measure, pack, stack, unpack
-from pipeline.codec.fit import learn_order, learn_statistics, set_steps
+from pipeline.codec.fit import learn_order, learn_statistics
 from pipeline.codec.frs import Frs
 from pipeline.codec.mapcode import BUCKETS, EMPTY, CodedMap, map_top
-from pipeline.codec.quality import find_steps
+from pipeline.codec.quality import find_step
 from pipeline.codec.symbols import from_groups, from_tokens, log_class, symbol_order, to_groups, to_tokens
 from pipeline.codec.transform import dct, klt
 from pipeline.errors import CodecError, ConfigError
@@ -52,18 +52,15 @@ class RandomSample:
         seeds = {"learning": range(4), "choosing": (10, 11), "reported": (20, 21)}[part]
         yield from (self._make(seed) for seed in seeds)
 
-    def probes(self, part: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+    def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
         for exact in self.outputs(part):
-            yield exact, lambda coded, exact=exact: weighted_errors(coded, exact)
+            yield exact, lambda coded, exact=exact: weighted_error(what, coded, exact)
 
 
-def weighted_errors(coded: TeacherOutput, exact: TeacherOutput) -> dict[str, float]:
-    errors = {}
-    for what, a, b in (("feature", coded.features, exact.features), ("score", coded.scores, exact.scores)):
-        lost = sum(float((m[:, None] * (x - y) ** 2).sum() / m.sum()) for x, y, m in zip(a, b, exact.frs))
-        kept = sum(float((m[:, None] * y**2).sum() / m.sum()) for y, m in zip(b, exact.frs))
-        errors[what] = (lost / kept) ** 0.5
-    return errors
+def weighted_error(what: str, coded: TeacherOutput, exact: TeacherOutput) -> float:
+    pairs = list(zip(coded.values(what), exact.values(what), exact.frs))
+    lost = sum(float((m[:, None] * (x - y) ** 2).sum() / m.sum()) for x, y, m in pairs)
+    return (lost / sum(float((m[:, None] * y**2).sum() / m.sum()) for _, y, m in pairs)) ** 0.5
 
 
 def calibrated(kind: str, channels: int = 8, scores: int = 6, levels: int = 2, **settings_: Any) -> Codec:
@@ -106,7 +103,7 @@ def exact_frs(channels: int, scores: int, step: float) -> Frs:
     codec = Frs({"type": "frs", "zstd": 1, "quality": 0.03, "map_top": 255}, {})
     sample = RandomSample(channels, scores, [(16, 24), (8, 12)])
     learn_statistics(codec, sample.outputs("learning"))
-    set_steps(codec, {"feature": step, "score": step})
+    codec.settings.update(feature_step=step, score_step=step)
     full = {what: codec.tables[f"{what}_basis"] for what in ("feature", "score")}
     learn_order(codec, sample.outputs("learning"))
     for what, basis in full.items():
@@ -145,10 +142,9 @@ def test_frs_error_is_bounded_by_its_step(sizes: list, batch: int, scale: float,
 @pytest.mark.parametrize("quality", [0.01, 0.03, 0.10])
 def test_the_quality_asked_for_is_what_comes_out(quality: float) -> None:
     codec = calibrated("frs", quality=quality)
-    found = [weighted_errors(round_trip(codec, exact), exact) for exact in (output(2, [(16, 24), (8, 12)], 8, 6, n)
-             for n in range(30, 36))]  # fmt: skip
+    fresh = [output(2, [(16, 24), (8, 12)], 8, 6, n) for n in range(30, 36)]
     for what in ("feature", "score"):
-        mean = sum(row[what] for row in found) / len(found)
+        mean = sum(weighted_error(what, round_trip(codec, exact), exact) for exact in fresh) / len(fresh)
         assert quality / 1.5 < mean < quality * 1.5
         assert quality / 1.5 < codec.settings["probe_error"][what] < quality * 1.5
 
@@ -161,14 +157,13 @@ def test_quality_names() -> None:
 
 def test_a_quality_out_of_reach_is_refused() -> None:
     with pytest.raises(CodecError, match=r"does not fall below 0\.02"):
-        find_steps(lambda tried: [{"feature": 0.02 + s["feature"]} for s in tried], {"feature": 1.0}, [0.1, 0.2], 0.01)
-    flat = find_steps(lambda tried: [{"feature": 0.0} for _ in tried], {"feature": 1.0}, [0.1, 0.2], 0.01)
-    assert flat["feature"] == 0.2
-    power = lambda tried: [{"a": s["a"] ** 0.7, "b": s["b"]} for s in tried]  # noqa: E731
-    line = find_steps(power, {"a": 1.0, "b": 1.0}, [1e-4, 1], 0.03)
-    far = find_steps(power, {"a": 1.0, "b": 1.0}, [1e-6, 1e-5], 0.1)
-    assert far["a"] == pytest.approx(0.1 ** (1 / 0.7), rel=0.15) and far["b"] == pytest.approx(0.1, rel=0.1)
-    assert line["a"] == pytest.approx(0.03 ** (1 / 0.7), rel=0.15) and line["b"] == pytest.approx(0.03, rel=0.1)
+        find_step("feature", lambda tried: [0.02 + step for step in tried], [0.1, 0.2], 0.01)
+    assert find_step("feature", lambda tried: [0.0 for _ in tried], [0.1, 0.2], 0.01) == 0.2
+    for power in (0.7, 1.0):
+        errors = lambda tried, power=power: [step**power for step in tried]  # noqa: E731
+        for start, target in (([1e-4, 1], 0.03), ([1e-6, 1e-5], 0.1)):
+            found = find_step("feature", errors, start, target)
+            assert found**power <= target and found == pytest.approx(target ** (1 / power), rel=0.15)
 
 
 @pytest.mark.parametrize("scores", [1, 3, 80, 720])

@@ -23,7 +23,7 @@ from pipeline.caching.shard import write_shard
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, stack
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
-from tests.test_codec import weighted_errors
+from tests.test_codec import weighted_error
 
 DOC = Path(__file__).parent.parent / "docs" / "format.md"
 SHARD = "cache/pass-0/shard-00000.tar"  # as the blocks name it
@@ -99,9 +99,9 @@ class PlannedSample:
             if views[0][1] != 3:
                 yield self._teacher(views)
 
-    def probes(self, part: str) -> Iterator[Any]:
+    def probes(self, part: str, what: str) -> Iterator[Any]:
         for exact in self.outputs(part):
-            yield exact, lambda coded, exact=exact: weighted_errors(coded, exact)
+            yield exact, lambda coded, exact=exact: weighted_error(what, coded, exact)
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from torch import nn
 from pipeline.cache.cache import Cache
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.caching.calibrate import drift
-from pipeline.caching.probe import FROZEN, Probe
+from pipeline.caching.probe import FROZEN, LOUDEST, Probe
 from pipeline.config import load_config
 from pipeline.frs import frs_losses
-from pipeline.gradient import Errors, StudentPass
+from pipeline.gradient import Errors, StudentPass, unexplained
 from pipeline.records import TeacherOutput
 from pipeline.teacher import Teacher, find_teacher
 from tests.conftest import CLASSES
@@ -36,6 +36,10 @@ class Small(nn.Module):
         return levels, [self.logits(level) for level in levels]
 
 
+def both(student: Small, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+    return dict(zip(("feature", "score"), student(x)))
+
+
 def gradient(student: Small, x: torch.Tensor, target: TeacherOutput, weights: dict[str, float]) -> torch.Tensor:
     found = frs_losses(target, *student(x))
     student.zero_grad()
@@ -50,38 +54,56 @@ def test_errors_are_those_of_plain_backward_passes() -> None:
     coded = TeacherOutput([f + 0.1 * torch.randn_like(f) for f in exact.features], [s * 0.9 for s in exact.scores],
                           [m * (1 + 0.01 * torch.randn_like(m)) for m in exact.frs])  # fmt: skip
     weights = {"feature": 0.3, "score": 2.0}
-    found = StudentPass(*student(x), list(student.parameters()), exact).errors(coded, weights)
+    found = StudentPass(both(student, x), list(student.parameters()), exact).errors(coded, weights)
     cases = {"feature": {"feature": 1.0, "score": 0.0}, "score": {"feature": 0.0, "score": 1.0}, "total": weights}
     for name, share in cases.items():
         one, two = (gradient(student, x, target, share) for target in (exact, coded))
         assert found.relative[name] == pytest.approx(float((two - one).norm() / one.norm()), rel=1e-3)
         assert found.cosine[name] == pytest.approx(float(torch.cosine_similarity(one, two, dim=0)), abs=1e-4)
-    same = StudentPass(*student(x), list(student.parameters()), exact).errors(exact)
+    same = StudentPass(both(student, x), list(student.parameters()), exact).errors(exact)
     assert all(value == 0 for value in same.relative.values())
+    for name, outputs in both(student, x).items():  # one loss alone
+        alone = StudentPass({name: outputs}, list(student.parameters()), exact).errors(coded)
+        assert alone.relative[name] == alone.relative["total"] == pytest.approx(found.relative[name], rel=1e-6)
 
 
 def test_a_view_without_gradient_has_no_error() -> None:
     student, x = Small(), torch.randn(1, 3, 16, 24)
     exact = output(1, [(16, 24), (8, 12)], 8, 6, 1)
     blank = TeacherOutput(exact.features, exact.scores, [torch.zeros_like(m) for m in exact.frs])
-    none = StudentPass(*student(x), list(student.parameters()), blank).errors(exact)
+    none = StudentPass(both(student, x), list(student.parameters()), blank).errors(exact)
     assert none.relative["total"] != none.relative["total"]  # NaN
-    some = StudentPass(*student(x), list(student.parameters()), exact).errors(blank)
+    some = StudentPass(both(student, x), list(student.parameters()), exact).errors(blank)
     assert Errors.mean([none, some]).relative == some.relative
 
 
-def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path]) -> None:
+def test_unexplained_variance() -> None:
+    views = [output(1, [(16, 24), (8, 12)], 8, 6, n) for n in (1, 2, 3)]
+    for what in ("feature", "score"):
+        assert unexplained(what, [(view, view.values(what)) for view in views]) == 0.0
+        level_means = []
+        for level in range(2):
+            weights = [view.frs[level] / view.frs[level].sum() for view in views]
+            sums = [(w * view.values(what)[level]).sum(dim=(0, 2, 3)) for w, view in zip(weights, views)]
+            level_means.append(sum(sums)[None, :, None, None] / 3)
+        means = [(view, [m.expand_as(y) for m, y in zip(level_means, view.values(what))]) for view in views]
+        assert unexplained(what, means) == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("what", ["feature", "score"])
+def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path], what: str) -> None:
     _, sections = load_config(str(made["frs"]))
     teacher = Teacher(find_teacher(sections.teacher), CLASSES, torch.device("cpu"))
     view = torch.randint(0, 255, (3, 64, 128), dtype=torch.uint8)
     before = teacher([view])
-    probe = Probe(teacher, seed=1)
+    probe = Probe(teacher, what, 1, [view])
     exact, measure = probe.measure(view)
     after = teacher([view])
     assert all(torch.equal(a, b) for a, b in zip(before.features + before.scores, after.features + after.scores))
-    assert measure(exact) == {"feature": 0.0, "score": 0.0}
+    assert measure(exact) == 0.0
     worse = TeacherOutput([f * 1.1 for f in exact.features], [s * 0.9 for s in exact.scores], exact.frs)
-    assert all(0.001 < error < 10 for error in measure(worse).values())
+    assert 0.001 < measure(worse) < 10
+    assert 0 < probe.noise <= LOUDEST
     frozen = [p for key, p in probe._student.named_parameters() if key.startswith(FROZEN)]
     assert frozen and not any(p.requires_grad for p in frozen)
     assert not any(p.requires_grad for p in teacher.detector.parameters())

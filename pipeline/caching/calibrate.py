@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.records import TeacherOutput
 from pipeline.teacher.model import precision
 
 CHOOSING, REPORTED = 12, 8  # views that choose the codec's steps, and views that its error is reported on
+TUNING = 4  # views that the probe's noise is found on
 BEYOND = 1.5  # an error on fresh views that is this many times the one asked for is reported
 DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported
 
@@ -37,7 +39,7 @@ class ViewSample:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._probe: Probe | None = None
+        self._probes: dict[str, Probe] = {}
         seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
         choosing, reported = min(CHOOSING, len(images) // 6), min(REPORTED, len(images) // 8)
@@ -50,11 +52,14 @@ class ViewSample:
         for views in self._views(part):
             yield self._job.teacher(views)
 
-    def probes(self, part: str) -> Iterator[tuple[TeacherOutput, Measure]]:
-        self._probe = self._probe or Probe(self._job.teacher, self._job.sections.views.seed)
+    def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+        if what not in self._probes:
+            some = islice((view for views in self._views("choosing") for view in views), TUNING)
+            self._probes[what] = Probe(self._job.teacher, what, self._job.sections.views.seed, list(some))
+            self._job.log(f"probe    noise {self._probes[what].noise:.2g} on its weights for the {what} loss")
         for views in self._views(part):
             for view in views:
-                yield self._probe.measure(view)
+                yield self._probes[what].measure(view)
 
     def _views(self, part: str) -> Iterator[list[Tensor]]:
         found = False

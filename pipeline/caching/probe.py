@@ -1,57 +1,87 @@
 """A student that nobody trained: the teacher itself with noise on its weights, to measure gradients on.
 
 Stage 1 has no student, yet the error that a user asks for is that of the gradient on a student's parameters. A copy of
-the teacher whose convolutions are off by a fifth of their size answers like a partly trained student: its features
-are near the teacher's and wrong in a structured way, and its layers average errors as a student's do. How near this
-comes to really trained students is measured in docs/results/codec.md.
+the teacher whose convolutions are off answers like a partly trained student: its features are near the teacher's and
+wrong in a structured way, and its layers average errors as a student's do. The error of a gradient depends on how far
+the student still is from the teacher, so the noise is scaled until the probe leaves as much of the teacher unexplained
+as students do in the middle of their training. How near this comes to them: docs/results/codec.md.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.codec.base import Measure
-from pipeline.gradient import LOSSES, StudentPass
+from pipeline.gradient import StudentPass, unexplained
 from pipeline.records import TeacherOutput
 from pipeline.teacher import Teacher
-from pipeline.teacher.heads import class_head, dense_outputs
+from pipeline.teacher.heads import class_head, class_logits
 
 FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")  # as mmdet's students leave them
-NOISE = 0.2  # rms of the noise on a convolution's weights, in units of their rms
+UNEXPLAINED = {"feature": 0.1, "score": 0.35}  # share of the teacher's variance that a part-trained student misses
+START, CLOSE, ROUNDS = 0.12, 0.1, 6  # noise tried first, relative error of that share at which its search ends
+LOUDEST = 1.0
 
 
 class Probe:
-    """Gradient errors of what stands in for a teacher's output, one view at a time."""
+    """Errors of the gradient of one loss, 'feature' or 'score', of what stands in for a teacher's output.
 
-    def __init__(self, teacher: Teacher, seed: int) -> None:
-        self._teacher = teacher
+    `noise`: rms of the noise on convolutions in units of their rms, found on `views`, a few (3, h, w) uint8.
+    """
+
+    def __init__(self, teacher: Teacher, what: str, seed: int, views: Sequence[Tensor]) -> None:
+        self._teacher, self._what, self._seed = teacher, what, seed
         self._student: Any = copy.deepcopy(teacher.detector)
         for module in self._student.modules():
             if hasattr(module, "with_cp"):
                 module.with_cp = False  # checkpointing saves memory by recomputing, which autograd.grad does not do
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in self._student.parameters():
-                if parameter.dim() == 4:
-                    noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
-                    parameter.add_(NOISE * parameter.square().mean().sqrt() * noise)
-        parts = {"backbone": self._student.backbone, "neck": self._student.neck, "head": class_head(self._student)}
-        named = [(f"{name}.{key}", p) for name, part in parts.items() for key, p in part.named_parameters()]
-        self._parameters = [p.requires_grad_() for key, p in named if not key.startswith(FROZEN)]
+        self.noise = self._tuned(views)
+        trained = [p for key, p in self._parameters(self._student) if not key.startswith(FROZEN)]
+        self._trained = [p.requires_grad_() for p in trained]
 
     def measure(self, view: Tensor) -> tuple[TeacherOutput, Measure]:
-        """The teacher's output on one view, and the function that tells the errors of a stand-in."""
+        """The teacher's output on one view, and the function that tells the error of a stand-in."""
         exact = self._teacher([view])
+        done = StudentPass({self._what: self._answer(view)}, self._trained, exact)
+        return exact, lambda coded: done.errors(coded).relative[self._what]
+
+    def _answer(self, view: Tensor) -> list[Tensor]:
+        """Features, or class logits, of every level."""
         inputs = self._student.data_preprocessor({"inputs": [view]}, False)["inputs"]
-        features, logits = dense_outputs(self._student, inputs)
-        done = StudentPass(features, logits, self._parameters, exact)
+        features = list(self._student.extract_feat(inputs))
+        return features if self._what == "feature" else class_logits(class_head(self._student)(tuple(features)))
 
-        def errors(coded: TeacherOutput) -> dict[str, float]:
-            found = done.errors(coded).relative
-            return {what: found[what] for what in LOSSES}
+    def _parameters(self, detector: Any) -> list[tuple[str, Tensor]]:
+        """Those that what is asked for depends on, by name."""
+        parts = {"backbone": detector.backbone, "neck": detector.neck}
+        if self._what == "score":
+            parts["head"] = class_head(detector)
+        return [(f"{name}.{key}", p) for name, part in parts.items() for key, p in part.named_parameters()]
 
-        return exact, errors
+    @torch.no_grad()
+    def _tuned(self, views: Sequence[Tensor]) -> float:
+        """The noise that leaves the wanted share unexplained; this share grows about as the noise's square."""
+        guess = (lambda x: x) if self._what == "feature" else torch.sigmoid
+        amount = START
+        for _ in range(ROUNDS):
+            self._set_noise(amount)
+            left = unexplained(self._what, ((self._teacher([v]), [guess(x) for x in self._answer(v)]) for v in views))
+            ratio = UNEXPLAINED[self._what] / max(left, 1e-6)
+            if abs(ratio - 1) <= CLOSE:
+                break
+            amount = min(LOUDEST, float(f"{amount * min(4.0, max(0.25, math.sqrt(ratio))):.2g}"))
+        return amount
+
+    def _set_noise(self, amount: float) -> None:
+        """The teacher's weights, and noise of this amount on the convolutions."""
+        generator = torch.Generator().manual_seed(self._seed)
+        for (_, noisy), (_, clean) in zip(self._parameters(self._student), self._parameters(self._teacher.detector)):
+            if clean.dim() == 4:
+                noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+                noisy.copy_(clean + amount * clean.square().mean().sqrt() * noise)

@@ -18,7 +18,7 @@ from pipeline.errors import CodecError
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 
 Sample = dict[str, np.ndarray]
-Measure = Callable[[TeacherOutput], dict[str, float]]
+Measure = Callable[[TeacherOutput], float]  # of what stands in for an exact output
 
 
 class CalibrationSample(Protocol):
@@ -27,10 +27,10 @@ class CalibrationSample(Protocol):
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
         """Views of one part: 'learning' (statistics), 'choosing' (steps and ranks) or 'reported'; all are apart."""
 
-    def probes(self, part: str) -> Iterator[tuple[TeacherOutput, Measure]]:
-        """The same, one view at a time, each with the gradient errors {'feature', 'score'} of what stands in for it.
+    def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+        """The same, one view at a time, each with the error of the gradient of the 'feature' or the 'score' loss.
 
-        An error is NaN where the exact gradient is zero.
+        It is NaN where the exact gradient is zero.
         """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from pipeline.codec.base import CalibrationSample, Measure
 from pipeline.codec.calibration import Statistics
 from pipeline.codec.mapcode import map_top
-from pipeline.codec.quality import Steps, asked, find_steps
+from pipeline.codec.quality import asked, find_step
 from pipeline.codec.symbols import to_groups
 from pipeline.codec.transform import klt, steps
 from pipeline.errors import CodecError
@@ -31,18 +32,17 @@ def fit(codec: Frs, sample: CalibrationSample) -> None:
     target = asked(codec.settings["quality"])
     codec.settings["map_top"] = map_top(target)
     scales = learn_statistics(codec, sample.outputs("learning"))
-    errors = lambda tried: probe_errors(codec, sample.probes("choosing"), tried)  # noqa: E731
-    set_steps(codec, find_steps(errors, scales, START, target))
+    for what in KINDS:
+        errors = lambda tried: probe_errors(codec, what, sample.probes("choosing", what), tried)  # noqa: B023, E731
+        codec.settings[f"{what}_step"] = find_step(what, errors, [factor * scales[what] for factor in START], target)
     learn_order(codec, sample.outputs("learning"))
     drop_planes(codec, sample.outputs("choosing"))
-    codec.settings["probe_error"] = probe_errors(codec, sample.probes("reported"), [codec.steps()])[0]
+    codec.settings["probe_error"] = {
+        what: probe_errors(codec, what, sample.probes("reported", what), [codec.steps()[what]])[0] for what in KINDS
+    }
 
 
-def set_steps(codec: Frs, chosen: Steps) -> None:
-    codec.settings.update({f"{what}_step": step for what, step in chosen.items()})
-
-
-def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> Steps:
+def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> dict[str, float]:
     """Means, and bases of full rank. Returns the rms norm of both residuals, the natural unit of their steps."""
     statistics: Statistics | None = None
     for output in outputs:
@@ -65,18 +65,21 @@ def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> Steps:
     return {what: float(trace / statistics.views) ** 0.5 or 1.0 for what, trace in traces.items()}
 
 
-def probe_errors(codec: Frs, probes: Iterable[tuple[TeacherOutput, Measure]], tried: list[Steps]) -> list[Steps]:
-    """Mean gradient errors {'feature', 'score'} for every pair of steps; 0 where no view has a gradient."""
-    found: list[dict[str, list[float]]] = [{what: [] for what in KINDS} for _ in tried]
+def probe_errors(
+    codec: Frs, what: str, probes: Iterable[tuple[TeacherOutput, Measure]], tried: list[float]
+) -> list[float]:
+    """Mean gradient error of one tensor for each of several steps; 0 where no view has a gradient."""
+    found: list[list[float]] = [[] for _ in tried]
     for output, measure in probes:
         maps = codec.code(output)
-        exact, _ = codec.coefficients(output, maps)
-        for row, chosen in zip(found, tried):
-            for what, error in measure(codec.rounded(exact, maps, chosen)).items():
-                if not math.isnan(error):
-                    row[what].append(error)
-        del output, measure, maps, exact  # or this view's graph would stay while the next is made
-    return [{what: sum(errors) / max(1, len(errors)) for what, errors in row.items()} for row in found]
+        exact, _ = codec.coefficients(output, maps, what)
+        for errors, step in zip(found, tried):
+            coded = {"frs": maps.floats, f"{what}s": codec.rounded(exact, maps, what, step)}
+            error = measure(replace(output, **coded))
+            if not math.isnan(error):
+                errors.append(error)
+        del output, measure, maps, exact, coded  # or this view's graph would stay while the next is made
+    return [sum(errors) / max(1, len(errors)) for errors in found]
 
 
 def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
@@ -86,7 +89,8 @@ def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
     for output in outputs:
         maps = codec.code(output)
         strength = strength + sum(np.array([float(w.sum()) for w in s.whole()]) for s in maps.samples)
-        for what, levels in codec.coefficients(output, maps)[0].items():
+        for what in KINDS:
+            levels, _ = codec.coefficients(output, maps, what)
             by_level: list[np.ndarray] = []
             for i, level in enumerate(levels):
                 # Relative to the level's exponent, as the whole numbers are that stand for the map.
@@ -108,7 +112,8 @@ def drop_planes(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
     nonzero: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
     for output in outputs:
         maps = codec.code(output)
-        for what, levels in codec.coefficients(output, maps)[0].items():
+        for what in KINDS:
+            levels, _ = codec.coefficients(output, maps, what)
             counts = [
                 (level.abs() > step / 2).sum(dim=(0, 2, 3)).cpu().numpy()
                 for level, step in zip(levels, steps(maps.floats, codec.steps()[what]))

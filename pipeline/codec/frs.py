@@ -97,53 +97,47 @@ class Frs(Codec):
         buckets = maps.buckets[level]
         return self._on(buckets.device)[f"{what}_mean"][level][buckets].movedim(-1, 1)
 
-    def coefficients(self, output: TeacherOutput, maps: BatchMaps) -> tuple[dict[str, Levels], dict[str, Levels]]:
+    def coefficients(self, output: TeacherOutput, maps: BatchMaps, what: str) -> tuple[Levels, Levels]:
         """Of every level: (B, R, H4, W4) before quantisation; (B,) squared norm of the residual they stand for."""
-        planes: dict[str, Levels] = {what: [] for what in KINDS}
-        energy: dict[str, Levels] = {what: [] for what in KINDS}
-        for level, m in enumerate(maps.floats):
-            for what in KINDS:
-                value = output.features[level].float() if what == "feature" else output.scores[level].float().sqrt()
-                residual = m.sqrt()[:, None] * (value - self._mean(what, level, maps))
-                rotated = torch.einsum("cr,bchw->brhw", self._basis(what, level, m.device), residual)
-                planes[what].append(dct(to_blocks(rotated)))
-                energy[what].append(residual.square().sum(dim=(1, 2, 3)))
+        planes, energy = [], []
+        for level, (m, value) in enumerate(zip(maps.floats, output.values(what))):
+            plain = value.float() if what == "feature" else value.float().sqrt()
+            residual = m.sqrt()[:, None] * (plain - self._mean(what, level, maps))
+            rotated = torch.einsum("cr,bchw->brhw", self._basis(what, level, m.device), residual)
+            planes.append(dct(to_blocks(rotated)))
+            energy.append(residual.square().sum(dim=(1, 2, 3)))
         return planes, energy
 
-    def rounded(self, exact: dict[str, Levels], maps: BatchMaps, chosen: dict[str, float]) -> TeacherOutput:
-        """What decoding gives for these coefficients with these steps."""
-        planes = {}
-        for what, levels in exact.items():
-            planes[what] = [torch.round(c / d) * d for c, d in zip(levels, steps(maps.floats, chosen[what]))]
-        return self._rebuild(planes, maps)
+    def rounded(self, exact: Levels, maps: BatchMaps, what: str, step: float) -> Levels:
+        """What decoding gives for these coefficients with this step."""
+        return self._rebuild([torch.round(c / d) * d for c, d in zip(exact, steps(maps.floats, step))], maps, what)
 
-    def _rebuild(self, planes: dict[str, Levels], maps: BatchMaps) -> TeacherOutput:
+    def _rebuild(self, planes: Levels, maps: BatchMaps, what: str) -> Levels:
         """Coefficients times step, (B, R, H4, W4) of every level -> what the teacher said."""
-        out: dict[str, Levels] = {what: [] for what in planes}
-        for what, levels in planes.items():
-            for level, (coefficients, m) in enumerate(zip(levels, maps.floats)):
-                blocks = dct(coefficients, inverse=True)[..., : m.shape[1], : m.shape[2]]
-                residual = torch.einsum("cr,brhw->bchw", self._basis(what, level, m.device), blocks)
-                # Where m = 0 nothing was coded (and nothing is asked): the mean stands.
-                root = m.sqrt()[:, None]
-                explained = torch.where(root > 0, residual / root.clamp_min(TINY), 0.0)
-                out[what].append(self._mean(what, level, maps) + explained)
-        return TeacherOutput(out["feature"], [u * u.abs() for u in out["score"]], maps.floats)
+        out = []
+        for level, (coefficients, m) in enumerate(zip(planes, maps.floats)):
+            blocks = dct(coefficients, inverse=True)[..., : m.shape[1], : m.shape[2]]
+            residual = torch.einsum("cr,brhw->bchw", self._basis(what, level, m.device), blocks)
+            # Where m = 0 nothing was coded (and nothing is asked): the mean stands.
+            root = m.sqrt()[:, None]
+            value = self._mean(what, level, maps) + torch.where(root > 0, residual / root.clamp_min(TINY), 0.0)
+            out.append(value if what == "feature" else value * value.abs())
+        return out
 
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
         self.check(output)
         maps, tables = self.code(output), self._on(output.frs[0].device)
         whole = [coded.whole() for coded in maps.samples]
-        planes, energy = self.coefficients(output, maps)
         samples: list[Sample] = [{"frs": coded.to_bytes().cpu().numpy()} for coded in maps.samples]
         errors = {}
-        for what, exact in planes.items():
+        for what in KINDS:
+            exact, energy = self.coefficients(output, maps, what)
             step = steps(maps.floats, self.steps()[what])
             scaled = [c / d for c, d in zip(exact, step)]
             rounded = [torch.round(c) for c in scaled]
             # By Parseval; what the planes left out hold is lost as well.
             lost = sum(float((q - c).square().sum() - c.square().sum()) for q, c in zip(rounded, scaled))
-            total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy[what], step))
+            total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy, step))
             errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
             for b, sample in enumerate(samples):
                 order = symbol_order(tables[f"{what}_expected"], whole[b])
@@ -159,7 +153,8 @@ class Frs(Codec):
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         own = self.coded_maps(batch)
         common = canvas(batch.levels)
-        maps, tables, planes = BatchMaps(own, common), self._on(batch.arrays["frs"].device), {}
+        maps, tables = BatchMaps(own, common), self._on(batch.arrays["frs"].device)
+        out: dict[str, Levels] = {}
         whole = [sample.whole() for sample in own]
         for what in KINDS:
             expected, decoded = tables[f"{what}_expected"], []
@@ -170,8 +165,9 @@ class Frs(Codec):
                 decoded.append([from_groups(g, *side) for g, side in zip(groups, sides)])
             step = steps(maps.floats, self.steps()[what])
             sizes = [whole_blocks(*size) for size in common]
-            planes[what] = [on_canvas([d[i] for d in decoded], size) * step[i] for i, size in enumerate(sizes)]
-        return self._rebuild(planes, maps)
+            planes = [on_canvas([d[i] for d in decoded], size) * step[i] for i, size in enumerate(sizes)]
+            out[what] = self._rebuild(planes, maps, what)
+        return TeacherOutput(out["feature"], out["score"], maps.floats)
 
 
 def whole_blocks(height: int, width: int) -> tuple[int, int]:

@@ -15,8 +15,6 @@ ROUNDS = 5
 FLAT = 1.1  # errors that grow by less than this while the step doubles do not follow it
 TINY = 1e-12
 
-Steps = dict[str, float]
-
 
 def asked(quality: str | float) -> float:
     """The gradient error allowed to each loss, of a named step or a number."""
@@ -35,26 +33,22 @@ def promise(settings: dict[str, Any]) -> str:
     )
 
 
-def find_steps(
-    errors: Callable[[list[Steps]], list[Steps]], scales: Steps, start: Sequence[float], target: float
-) -> Steps:
-    """The coarsest steps whose errors meet `target`, by log-log interpolation between the steps tried so far.
+def find_step(what: str, errors: Callable[[list[float]], list[float]], start: Sequence[float], target: float) -> float:
+    """The coarsest step whose error meets `target`, by log-log interpolation between the steps tried so far.
 
-    `errors` measures several candidates at once: a view's forward pass serves them all. Keys of steps and errors are
-    the tensors; each is searched on its own. Raises CodecError where the target is below what any step can reach.
+    `errors` measures several candidates at once: a view's forward pass serves them all. Raises CodecError where the
+    target is below what any step can reach.
     """
-    seen: dict[str, dict[float, float]] = {what: {} for what in scales}
-    tried = [{what: float(f"{scale * factor:.2g}") for what, scale in scales.items()} for factor in start]
+    seen: dict[float, float] = {}
+    tried = [float(f"{step:.2g}") for step in start]
     for _ in range(ROUNDS):
-        for steps, found in zip(tried, errors(tried)):
-            for what, step in steps.items():
-                seen[what][step] = max(found[what], TINY)
-        points = {what: sorted(found.items()) for what, found in seen.items()}
-        if all(_met(found, target) for found in points.values()):
+        seen |= {step: max(error, TINY) for step, error in zip(tried, errors(tried))}
+        points = sorted(seen.items())
+        if _met(points, target):
             break
-        # Few digits: a calibration that is repeated on another day must come to the very same steps.
-        tried = [{what: float(f"{_interpolated(found, target):.4g}") for what, found in points.items()}]
-    return {what: _coarsest(what, found, target) for what, found in points.items()}
+        # Few digits: a calibration that is repeated on another day must come to the very same step.
+        tried = [float(f"{_interpolated(points, target):.4g}")]
+    return _coarsest(what, points, target)
 
 
 def _met(points: list[tuple[float, float]], target: float) -> bool:
