@@ -9,7 +9,7 @@ Train:     python demo/train_teacher.py --config configs/benchmark/teacher_retin
                --results docs/results/benchmark_teacher --steps 2000
 """
 
-_base_ = "../demo/teacher_retinanet_r101.py"
+_base_ = "../demo/teacher_frozen_r101.py"
 
 data_root = "work_dirs/benchmark/data/"
 metainfo = dict(_delete_=True)  # nothing in place of the demo's 16: mmdet's own 80
@@ -20,11 +20,6 @@ val_evaluator = dict(ann_file=data_root + "annotations/instances_val.json")
 test_evaluator = val_evaluator
 
 model = dict(
-    backbone=dict(
-        frozen_stages=4,
-        norm_eval=True,
-        init_cfg=dict(type="Pretrained", prefix="backbone.", checkpoint="demo/weights/teacher_retinanet_r101_thin.pth"),
-    ),
     neck=dict(out_channels=256),
     bbox_head=dict(num_classes=80, in_channels=256, feat_channels=256),
 )
