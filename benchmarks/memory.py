@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report, scenes
-from benchmarks.codec import CONFIG, SceneSample
+from benchmarks.codec import CONFIG
+from benchmarks.sample import DrawnSample
 from pipeline.codec import codec_settings, new_codec
 from pipeline.codec.fit import drop_planes, learn_order, learn_statistics
 from pipeline.codec.frs import Frs
@@ -40,7 +41,7 @@ def main() -> None:
     codec = new_codec(codec_settings({"type": "frs"}))
     assert isinstance(codec, Frs)
     codec.settings["map_top"] = 99
-    probed = SceneSample(teacher, args.size, 1, 1)
+    probed = DrawnSample(teacher, lambda _: views[0], 1, 1)
     for what in ("feature", "score"):
         for output, measure in probed.probes("choosing", what):
             measure(output)

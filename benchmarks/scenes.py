@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import skimage.data
@@ -12,7 +14,7 @@ from demo.coco_names import ALL_CATEGORIES
 from demo.scenes import render
 
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "hubble_deep_field", "retina")  # bundled with scikit-image
-SIZES = {"320": (320, 320), "800x1067": (1067, 800)}  # (long, short) side at most
+SIZES = {"288x192": (288, 192), "320": (320, 320), "800x1067": (1067, 800)}  # (long, short) side at most
 
 
 def resized(image: np.ndarray, scale: tuple[int, int]) -> Tensor:
@@ -23,11 +25,11 @@ def resized(image: np.ndarray, scale: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def scene(index: int, size: str, split: str = "val") -> Tensor:
-    """A scene of COCO's 80 categories, rendered at the size it is looked at; a 4:3 landscape."""
+def scene(index: int, size: str, split: str = "val", categories: Sequence[str] = ALL_CATEGORIES) -> Tensor:
+    """A scene rendered at the size it is looked at; a 4:3 landscape."""
     scale = SIZES[size]
     sides = (int(max(scale) * 0.75), max(scale))
-    return resized(render(77, split, index, ALL_CATEGORIES, sides=sides, portrait=False).image, scale)
+    return resized(render(77, split, index, tuple(categories), sides=sides, portrait=False).image, scale)
 
 
 def photograph(index: int, size: str) -> Tensor:

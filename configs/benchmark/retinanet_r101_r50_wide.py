@@ -27,10 +27,10 @@ cache = dict(dir="work_dirs/benchmark/cache", codec=dict(type="frs"), workers=1)
 distill = dict(feature_weight=0.0005, score_weight=0.02, warmup_iters=20)
 
 train_dataloader = dict(batch_size=4, num_workers=1)
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=6, val_interval=6)
+train_cfg = dict(max_epochs=6, val_interval=6)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=30),
     dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=6, T_max=6, convert_to_iter_based=True),
 ]
-default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=1))
+default_hooks = dict(checkpoint=dict(interval=6))
 work_dir = "work_dirs/benchmark/student"

@@ -30,12 +30,4 @@ cache = dict(dir="work_dirs/demo/cache", codec=dict(type="frs"), shard_samples=6
 distill = dict(feature_weight=0.00005, score_weight=0.02, warmup_iters=300)
 
 train_dataloader = dict(batch_size=4, num_workers=1)
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=8)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=8, T_max=8, convert_to_iter_based=True),
-]
-default_hooks = dict(
-    logger=dict(type="LoggerHook", interval=20), checkpoint=dict(type="CheckpointHook", interval=4, max_keep_ckpts=1)
-)
 work_dir = "work_dirs/demo/retinanet_r50"

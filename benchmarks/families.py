@@ -1,0 +1,85 @@
+"""What was asked of a codec against what really trained students of four detector families find.
+
+python benchmarks/families.py --json docs/results/families.json
+
+Needs the teachers and students that the commands in configs/demo/ make. The codec is calibrated on generated scenes by
+the probe alone, as stage 1 does; the errors are those of each family's own distilled student on other scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report, scenes
+from benchmarks.measure import measure, ours
+from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.student import Student
+from pipeline.config import load_config
+from pipeline.gradient import unexplained
+from pipeline.mm import Config
+from pipeline.teacher import Teacher, find_teacher, own_device
+
+FAMILIES = ("retinanet", "gfl", "fcos", "faster_rcnn")
+QUALITIES = (0.01, 0.03, 0.1)
+COLUMNS = ["family", "score_channels", "loss", "missed", "asked", "probe", "found", "found_over_asked", "kb_view"]
+
+
+def missed(what: str, teacher: Teacher, student: Student, views: list[Tensor]) -> float:
+    """Share of the teacher's variance that this student has not learnt."""
+    guess = torch.sigmoid if what == "score" else torch.Tensor.clone
+    with torch.no_grad():
+        return unexplained(what, ((teacher([view]), [guess(x) for x in student(view)[what]]) for view in views))
+
+
+def rows_of(family: str, qualities: list[float], count: int) -> list[dict[str, Any]]:
+    """Every quality of one family, one row for each loss."""
+    path = f"configs/demo/{family}_r101_r50.py"
+    cfg, sections = load_config(path)
+    classes = tuple(cfg.metainfo.classes)
+    teacher = Teacher(find_teacher(sections.teacher), classes, own_device())
+    student = Student(Config.fromfile(path), Path(cfg.work_dir) / "epoch_8.pth", teacher)
+    draw = partial(scenes.scene, size="288x192", categories=classes)
+    sample = DrawnSample(teacher, partial(draw, split="train"), 48, 12)
+    views = [draw(n) for n in range(count)]
+    shares = {what: missed(what, teacher, student, views) for what in ("feature", "score")}
+    rows = []
+    for quality in qualities:
+        codec = calibrated(sample, quality)
+        found = measure({"frs": ours(codec)}, teacher, student, views, {"feature": 1.0, "score": 1.0})["frs"]
+        for what, share in shares.items():
+            error = found[f"err_{what}s"]
+            rows.append({
+                "family": family, "score_channels": codec.score_channels, "loss": what, "missed": share,
+                "asked": quality, "probe": codec.settings["probe_error"][what], "found": error,
+                "found_over_asked": error / quality, "kb_view": found["kb_view"], "views": count,
+            })  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--qualities", nargs="+", type=float, default=list(QUALITIES))
+    parser.add_argument("--views", type=int, default=16)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    rows: list[dict[str, Any]] = []
+    for family in args.families:
+        rows += rows_of(family, args.qualities, args.views)
+        report.write(args.json, rows)
+    print(report.table(rows, COLUMNS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What a codec costs and does: bytes, milliseconds, and errors of a real student's gradient."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks import rivals
+from benchmarks.student import Student
+from pipeline.cache.arrays import decode_chunk, encode_sample
+from pipeline.codec.base import Codec, stack
+from pipeline.gradient import Errors, StudentPass
+from pipeline.records import TeacherOutput
+from pipeline.teacher import Teacher
+
+
+def ours(codec: Codec) -> Callable[[TeacherOutput], rivals.Stored]:
+    """A codec of this project as a row of the table: through the very chunks that a shard holds."""
+
+    def encode(output: TeacherOutput) -> rivals.Stored:
+        (sample,), _ = codec.encode(output)
+        specs = codec.specs([output.levels], [sample])
+        chunks = encode_sample(specs, sample)
+
+        def decode() -> TeacherOutput:
+            arrays = {spec.name: decode_chunk(spec, chunks[spec.name]) for spec in specs}
+            return codec.decode(stack([arrays], [output.levels]))
+
+        return {name: len(chunk) for name, chunk in chunks.items()}, decode
+
+    return encode
+
+
+def host_ms(codec: Codec, output: TeacherOutput, repeats: int = 20) -> tuple[float, float]:
+    """Milliseconds a view that the CPU spends beside the device: compressing its chunks, checking and opening them."""
+    (sample,), _ = codec.encode(output)
+    specs = codec.specs([output.levels], [sample])
+    chunks = encode_sample(specs, sample)
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        encode_sample(specs, sample)
+    half = time.perf_counter()
+    for _ in range(repeats):
+        for spec in specs:
+            decode_chunk(spec, chunks[spec.name])
+    return (half - begun) / repeats * 1e3, (time.perf_counter() - half) / repeats * 1e3
+
+
+def measure(
+    codecs: dict[str, Any], teacher: Teacher, student: Student, views: list[torch.Tensor], weights: dict[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Mean bytes, milliseconds and gradient errors of every codec over the views."""
+    sums: dict[str, dict[str, Any]] = {name: {"sizes": [], "errors": [], "encode": [], "decode": []} for name in codecs}
+    for view in views:
+        exact = teacher([view])
+        done = StudentPass(student(view), student.parameters(), exact)
+        for name, encode in codecs.items():
+            start = time.perf_counter()
+            sizes, decode = encode(exact.to("cpu") if name in rivals.RIVALS else exact)
+            middle = time.perf_counter()
+            coded = decode().to(teacher.device)
+            row = sums[name]
+            row["decode"].append(time.perf_counter() - middle)
+            row["encode"].append(middle - start)
+            row["sizes"].append(sizes)
+            row["errors"].append(done.errors(coded, weights))
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    pixels = mean([view.shape[1] * view.shape[2] for view in views])
+    found = {}
+    for name, row in sums.items():
+        kb = {part: mean([sizes[part] for sizes in row["sizes"]]) / 1e3 for part in ("features", "scores", "frs")}
+        errors = Errors.mean(row["errors"])
+        found[name] = {
+            "kb_view": sum(kb.values()), "kb_features": kb["features"], "kb_scores": kb["scores"], "kb_map": kb["frs"],
+            "kb_megapixel": sum(kb.values()) / pixels * 1e6,
+            "err_features": errors.relative["feature"], "err_scores": errors.relative["score"],
+            "err_total": errors.relative["total"], "cosine_features": errors.cosine["feature"],
+            "cosine_scores": errors.cosine["score"], "cosine_total": errors.cosine["total"],
+            "encode_ms": mean(row["encode"]) * 1e3, "decode_ms": mean(row["decode"]) * 1e3, "views": len(views),
+        }  # fmt: skip
+    return found

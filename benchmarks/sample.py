@@ -1,0 +1,51 @@
+"""Views to calibrate a codec on, drawn by number: what a cache's own images are to stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+from pipeline.caching.calibrate import TUNING
+from pipeline.caching.probe import Probe
+from pipeline.codec import codec_settings, new_codec
+from pipeline.codec.base import Codec, Measure
+from pipeline.records import TeacherOutput
+from pipeline.teacher import Teacher
+
+SEED = 520
+FIRST = {"learning": 0, "choosing": 1000, "reported": 2000}  # number of the first view of every part
+
+
+class DrawnSample:
+    """`draw` gives the view (3, h, w) uint8 of a number; `learning` and `choosing` say how many there are."""
+
+    def __init__(self, teacher: Teacher, draw: Callable[[int], Tensor], learning: int, choosing: int) -> None:
+        self._teacher, self._draw, self._learning, self._choosing = teacher, draw, learning, choosing
+        self._probes: dict[str, Probe] = {}
+
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        for view in self._views(part):
+            yield self._teacher([view])
+
+    def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+        if what not in self._probes:
+            some = [self._draw(FIRST["choosing"] + n) for n in range(min(TUNING, self._choosing))]
+            self._probes[what] = Probe(self._teacher, what, SEED, some)
+        for view in self._views(part):
+            yield self._probes[what].measure(view)
+
+    def _views(self, part: str) -> Iterator[Tensor]:
+        count = self._learning if part == "learning" else self._choosing
+        yield from (self._draw(FIRST[part] + n) for n in range(count))
+
+
+def calibrated(sample: DrawnSample, quality: str | float) -> Codec:
+    """The project's own codec, as stage 1 would calibrate it; quality may be 'lossless'."""
+    codec = new_codec(
+        codec_settings({"type": "lossless"} if quality == "lossless" else {"type": "frs", "quality": quality})
+    )
+    codec.calibrate(sample)
+    found = {key: value for key, value in codec.settings.items() if "rank" in key or "step" in key or "error" in key}
+    print(f"calibrated {codec.name} {quality}: {found}", flush=True)
+    return codec

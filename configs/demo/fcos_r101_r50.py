@@ -1,0 +1,31 @@
+"""Demo: FCOS R101 teaches FCOS R50, both thin, on the demo's 300 images.
+
+Teacher:   configs/demo/teacher_fcos_r101.py, whose command comes first
+Commands:  python stage1_cache_teacher.py --config configs/demo/fcos_r101_r50.py
+           python stage2_distill.py --config configs/demo/fcos_r101_r50.py
+"""
+
+_base_ = ["./teacher_fcos_r101.py", "./schedule.py"]
+
+model = dict(
+    backbone=dict(
+        depth=50,
+        frozen_stages=1,
+        norm_eval=False,
+        init_cfg=dict(_delete_=True, type="Pretrained", checkpoint="demo/weights/resnet50_thin.pth"),
+    )
+)
+teacher = dict(
+    config="configs/demo/teacher_fcos_r101.py",
+    checkpoint="work_dirs/families/fcos.pth",
+    min_map=0.1,
+    gate_images=50,
+)
+views = dict(seed=520, check="exact")
+cache = dict(
+    dir="work_dirs/families/fcos_cache", codec=dict(type="frs"), shard_samples=64, calibration_views=48, workers=1
+)
+distill = dict(feature_weight=0.0001, score_weight=0.02, warmup_iters=300)
+
+train_dataloader = dict(batch_size=4, num_workers=1)
+work_dir = "work_dirs/families/fcos_r50"
