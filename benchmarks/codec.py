@@ -28,6 +28,7 @@ from pipeline.teacher import Teacher, find_teacher, own_device
 
 VIEWS = {"320": (48, 8, 8), "800x1067": (12, 4, 4)}  # that calibrate, that choose the steps, that report
 CONFIG = "configs/benchmark/retinanet_r101_r50_wide.py"
+STUDENT = Path("work_dirs/benchmark/student/epoch_6.pth")
 COLUMNS = ["codec", "size", "data", "quality", "kb_view", "kb_features", "kb_scores", "kb_map", "kb_megapixel",
            "err_features", "err_scores", "err_total", "cosine_total", "encode_ms", "decode_ms"]  # fmt: skip
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--config", default=CONFIG)
-    parser.add_argument("--student", type=Path, default=Path("work_dirs/benchmark/student/epoch_6.pth"))
+    parser.add_argument("--student", type=Path, default=STUDENT)
     parser.add_argument("--sizes", nargs="+", choices=list(VIEWS), default=list(VIEWS))
     parser.add_argument("--qualities", nargs="+", default=list(QUALITIES))
     parser.add_argument("--without-rivals", action="store_true")

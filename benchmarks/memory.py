@@ -1,6 +1,8 @@
-"""Peak memory of encoding at real size: 720 score channels, batches of 8 at 800x1067, with the benchmark's teacher.
+"""Peak memory of stage 1's calibration and encoding at real size: RetinaNet R101, 720 score channels, batches of 8.
 
 python benchmarks/memory.py --json docs/results/memory.json
+
+The weights are random: memory does not ask what they are. Batches are of one view, repeated.
 """
 
 from __future__ import annotations
@@ -8,23 +10,37 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
+import tempfile
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report, scenes
-from benchmarks.codec import CONFIG
 from benchmarks.sample import DrawnSample
 from pipeline.codec import codec_settings, new_codec
 from pipeline.codec.fit import drop_planes, learn_order, learn_statistics
 from pipeline.codec.frs import Frs
-from pipeline.config import load_config
+from pipeline.config import TeacherSection
+from pipeline.mm import MODELS, build
 from pipeline.teacher import Teacher, find_teacher, own_device
 
 
 def peak_gb() -> float:
     """Largest resident set of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def random_teacher(path: Path) -> Teacher:
+    """mmdet's RetinaNet R101, loaded from a file as any teacher is."""
+    spec = find_teacher(TeacherSection(name="retinanet_r101_fpn_2x_coco", checkpoint=str(path)))
+    torch.manual_seed(0)
+    spec.cfg.model.backbone.init_cfg = None
+    model = build(MODELS, spec.cfg.model, "teacher")
+    model.init_weights()
+    torch.save({"state_dict": model.state_dict()}, path)
+    return Teacher(spec, tuple(scenes.ALL_CATEGORIES), own_device())
 
 
 def main() -> None:
@@ -34,10 +50,10 @@ def main() -> None:
     parser.add_argument("--size", choices=list(scenes.SIZES), default="800x1067")
     args = parser.parse_args()
 
-    _, sections = load_config(CONFIG)
-    teacher = Teacher(find_teacher(sections.teacher), tuple(scenes.ALL_CATEGORIES), own_device())
+    with tempfile.TemporaryDirectory() as folder:
+        teacher = random_teacher(Path(folder) / "random.pth")
     rows = [{"step": "teacher loaded", "peak_gb": peak_gb()}]
-    views = [scenes.scene(0, args.size)] * args.batch_size  # of one padded shape; memory does not ask what is on them
+    views = [scenes.scene(0, args.size)] * args.batch_size
     codec = new_codec(codec_settings({"type": "frs"}))
     assert isinstance(codec, Frs)
     codec.settings["map_top"] = 99
@@ -48,9 +64,9 @@ def main() -> None:
             rows.append({"step": f"one view on the probe, {what} loss", "peak_gb": peak_gb()})
             del measure, output
     del probed
-    learn_statistics(codec, (teacher(views) for _ in range(1)))
+    scales = learn_statistics(codec, (teacher(views) for _ in range(1)))
     rows.append({"step": "statistics of a batch", "peak_gb": peak_gb()})
-    codec.settings.update(feature_step=5.0, score_step=0.05)
+    codec.settings.update({f"{what}_step": 0.03 * scale for what, scale in scales.items()})
     learn_order(codec, (teacher(views) for _ in range(1)))
     drop_planes(codec, (teacher(views) for _ in range(1)))
     rows.append({"step": "order of symbols", "peak_gb": peak_gb()})

@@ -9,6 +9,14 @@ import pytest
 import torch
 
 from benchmarks import report, rivals, scenes
+from benchmarks.measure import measure, ours
+from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.student import Student
+from pipeline.config import load_config
+from pipeline.distill.train import train_student
+from pipeline.mm import Config
+from pipeline.teacher import Teacher, find_teacher
+from tests.conftest import CLASSES
 from tests.test_codec import output
 
 EXACT = output(1, [(16, 24), (8, 12)], 8, 30, 4)
@@ -35,6 +43,23 @@ def test_rivals_are_honest(name: str) -> None:
         for level, (values, channels) in zip(coded.scores, kept):
             assert torch.allclose(level.gather(1, channels), values, atol=1e-3)
     assert max(float((a - b).abs().max()) for a, b in zip(coded.frs, EXACT.frs)) < 0.02
+
+
+def test_the_table_is_measured_on_a_real_student(made: dict[str, Path], tmp_path: Path) -> None:
+    cfg, sections = load_config(str(made["frs"]), {"work_dir": str(tmp_path)})
+    train_student(cfg, sections)
+    teacher = Teacher(find_teacher(sections.teacher), CLASSES, torch.device("cpu"))
+    student = Student(Config.fromfile(made["frs"]), tmp_path / "epoch_1.pth", teacher)
+    draw = lambda n: torch.randint(0, 255, (3, 64, 128), generator=torch.Generator().manual_seed(n)).byte()  # noqa: E731
+    sample = DrawnSample(teacher, draw, 6, 3)
+    codecs = {f"{q}": ours(calibrated(sample, q)) for q in (0.3, 0.02, "lossless")}
+    weights = {"feature": 1.0, "score": 1.0}
+    table = measure(codecs | {"fp16": rivals.RIVALS["fp16 + zstd 19"]}, teacher, student, [draw(90)], weights)
+    assert table["lossless"]["err_total"] == 0
+    assert 0 < table["0.02"]["err_features"] < table["0.3"]["err_features"] < 1
+    assert table["0.3"]["kb_view"] < table["0.02"]["kb_view"] < table["fp16"]["kb_view"] < table["lossless"]["kb_view"]
+    parts = [table["0.3"][f"kb_{part}"] for part in ("features", "scores", "map")]
+    assert min(parts) > 0 and sum(parts) == pytest.approx(table["0.3"]["kb_view"])
 
 
 def test_views_fit_their_scale(tmp_path: Path) -> None:

@@ -130,7 +130,11 @@ def expectation(codec: Codec, sample: ViewSample) -> dict[str, Any]:
 def told(codec: Codec, measured: dict[str, Any]) -> str:
     """The calibration in a line or two, for the log."""
     cost = sum(measured["bytes_per_position"].values())
-    lines = [f"codec    {promise(codec.settings)}", f"codec    {cost:.2f} bytes a position expected"]
+    kept = (f"{1 - error**2:.2%} of the {name.removesuffix('_error')}'" for name, error in measured["errors"].items())
+    lines = [
+        f"codec    {promise(codec.settings)}",
+        f"codec    keeps {' and '.join(kept)} weighted energy; {cost:.2f} bytes a position expected",
+    ]
     found = codec.settings.get("probe_error")
     if found and max(found.values()) > BEYOND * asked(codec.settings["quality"]):
         lines.append("warning  fresh views err by more than was asked; raise cache.calibration_views")

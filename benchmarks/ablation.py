@@ -1,0 +1,136 @@
+"""What single parts of the codec bring: other grids for the FRS map, and planes in the place of tokens.
+
+python benchmarks/ablation.py --json docs/results/ablation.json
+
+Teacher and student are those of benchmarks/codec.py. A map's error is that of the gradient with the map alone decoded
+and all else exact; planes and tokens hold the same symbols, so that only their bytes differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numcodecs import Blosc
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report, scenes
+from benchmarks.codec import CONFIG, STUDENT, VIEWS
+from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.student import Student
+from pipeline.cache.arrays import encode_sample
+from pipeline.codec.fit import KINDS
+from pipeline.codec.frs import Frs
+from pipeline.codec.mapcode import EMPTY, CodedMap, difference, octave
+from pipeline.codec.transform import steps
+from pipeline.config import load_config
+from pipeline.gradient import Errors, StudentPass
+from pipeline.mm import Config
+from pipeline.records import TeacherOutput
+from pipeline.teacher import Teacher, find_teacher, own_device
+
+Coded = tuple[int, list[Tensor]]  # bytes, and the map as it comes back, [(H_l, W_l)]
+OCTAVE = 16  # codes an octave of the logarithmic grids
+ZSTD = Blosc("zstd", 8, Blosc.SHUFFLE)
+
+
+def log_grid(relative: bool, maps: list[Tensor]) -> Coded:
+    """m = 2^-s 2^-((255 - c) / 16) for codes c = 1..255, 0 for 0; s the level's octave, or 0 for all levels."""
+    rows, back = [], []
+    for m in maps:
+        s = octave(float(m.max())) if relative else 0
+        scale = 2.0 ** -(0 if s == EMPTY else s)
+        code = torch.round(255 + OCTAVE * torch.log2(m.clamp_min(1e-38) / scale)).clamp(0, 255)
+        rows.append(difference(code.to(torch.uint8)).flatten())
+        back.append(torch.where(code > 0, scale * 2 ** ((code - 255) / OCTAVE), 0.0))
+    return len(ZSTD.encode(torch.cat(rows).numpy())), back
+
+
+def fourth_root(top: int, maps: list[Tensor]) -> Coded:
+    """The project's own."""
+    coded = CodedMap.encode(maps, top)
+    return len(ZSTD.encode(coded.to_bytes().numpy())), coded.floats()
+
+
+GRIDS: dict[str, Callable[[list[Tensor]], Coded]] = {
+    "log2 to 2^-16, absolute": partial(log_grid, False),
+    "log2 to 2^-16, relative to the level": partial(log_grid, True),
+    **{f"fourth root, {top} codes, relative": partial(fourth_root, top) for top in (255, 128, 64, 32)},
+}
+
+
+def map_rows(teacher: Teacher, student: Student, views: list[Tensor], size: str) -> list[dict[str, Any]]:
+    errors: dict[str, list[Errors]] = {name: [] for name in GRIDS}
+    kb = dict.fromkeys(GRIDS, 0.0)
+    for view in views:
+        exact = teacher([view])
+        done = StudentPass(student(view), student.parameters(), exact)
+        for name, encode in GRIDS.items():
+            used, maps = encode([m[0].cpu() for m in exact.frs])
+            kb[name] += used / 1e3 / len(views)
+            errors[name].append(done.errors(replace(exact, frs=[m[None].to(teacher.device) for m in maps])))
+    means = {name: Errors.mean(rows).relative for name, rows in errors.items()}
+    return [
+        {"part": "map", "size": size, "variant": name, "kb": kb[name], "err_features": error["feature"],
+         "err_scores": error["score"], "views": len(views)}
+        for name, error in means.items()
+    ]  # fmt: skip
+
+
+def plane_bytes(codec: Frs, output: TeacherOutput, what: str) -> int:
+    """Bytes of the same symbols as zigzag uint16 planes, plane by plane, behind the same zstd."""
+    maps = codec.code(output)
+    exact, _ = codec.coefficients(output, maps, what)
+    whole = [torch.round(c / d)[0].flatten(1) for c, d in zip(exact, steps(maps.floats, codec.steps()[what]))]
+    q = torch.cat(whole, dim=1).to(torch.int32)
+    return len(ZSTD.encode(((q << 1) ^ (q >> 31)).cpu().numpy().astype(np.uint16)))
+
+
+def token_rows(codec: Frs, teacher: Teacher, views: list[Tensor], size: str) -> list[dict[str, Any]]:
+    kb = {(variant, what): 0.0 for what in KINDS for variant in ("planes", "tokens")}
+    for view in views:
+        output = teacher([view])
+        (sample,), _ = codec.encode(output)
+        chunks = encode_sample(codec.specs([output.levels], [sample]), sample)
+        for what in KINDS:
+            kb["planes", what] += plane_bytes(codec, output, what) / 1e3 / len(views)
+            kb["tokens", what] += len(chunks[f"{what}s"]) / 1e3 / len(views)
+    return [
+        {"part": f"{what}s", "size": size, "variant": variant, "kb": used, "views": len(views)}
+        for (variant, what), used in kb.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sizes", nargs="+", choices=list(VIEWS), default=list(VIEWS))
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    _, sections = load_config(CONFIG)
+    teacher = Teacher(find_teacher(sections.teacher), tuple(scenes.ALL_CATEGORIES), own_device())
+    student = Student(Config.fromfile(CONFIG), STUDENT, teacher)
+    rows: list[dict[str, Any]] = []
+    for size in args.sizes:
+        *calibrating, count = VIEWS[size]
+        views = [scenes.scene(n, size) for n in range(count)]
+        rows += map_rows(teacher, student, views, size)
+        codec = calibrated(DrawnSample(teacher, partial(scenes.scene, size=size, split="train"), *calibrating), 0.03)
+        assert isinstance(codec, Frs)
+        rows += token_rows(codec, teacher, views, size)
+        report.write(args.json, rows)
+    print(report.table(rows, ["part", "size", "variant", "kb", "err_features", "err_scores"]))
+
+
+if __name__ == "__main__":
+    main()
