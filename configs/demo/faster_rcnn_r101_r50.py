@@ -29,7 +29,7 @@ cache = dict(
     calibration_views=48,
     workers=1,
 )
-distill = dict(feature_weight=0.0001, score_weight=0.02, warmup_iters=300)
+distill = dict(feature_weight=0.001, score_weight=0.1, warmup_iters=300)
 
 train_dataloader = dict(batch_size=4, num_workers=1)
 work_dir = "work_dirs/families/faster_rcnn_r50"

@@ -25,7 +25,7 @@ views = dict(seed=520, check="exact")
 cache = dict(
     dir="work_dirs/families/fcos_cache", codec=dict(type="frs"), shard_samples=64, calibration_views=48, workers=1
 )
-distill = dict(feature_weight=0.0001, score_weight=0.02, warmup_iters=300)
+distill = dict(feature_weight=0.0008, score_weight=0.05, warmup_iters=300)
 
 train_dataloader = dict(batch_size=4, num_workers=1)
 work_dir = "work_dirs/families/fcos_r50"

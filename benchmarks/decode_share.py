@@ -1,0 +1,120 @@
+"""Decoding and the two losses as a share of a student's training step: RetinaNet R50, 720 score channels, 800x1067.
+
+python benchmarks/decode_share.py --json docs/results/decode_share.json
+
+Every part runs on the same device in turn, round by round, and the median of each part's times counts. The student's
+weights are random: time does not ask what they are. The teacher is that of benchmarks/codec.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report, scenes
+from benchmarks.codec import CONFIG
+from benchmarks.sample import DrawnSample, calibrated
+from pipeline.codec.base import stack
+from pipeline.config import load_config
+from pipeline.frs import frs_losses
+from pipeline.mm import MODELS, Config, build
+from pipeline.records import TeacherOutput
+from pipeline.teacher import Teacher, find_teacher, own_device
+
+SIZE = "800x1067"
+
+
+def student_step(views: list[torch.Tensor], device: torch.device) -> Callable[[], None]:
+    """Forward, loss, backward and update of a plain student on these views, each with one box."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    cfg = Config.fromfile("configs/coco/retinanet_r101_r50_2x.py")
+    cfg.model.backbone.init_cfg = None
+    model = build(MODELS, cfg.model, "model").to(device)
+    if device.type == "cpu":
+        model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    samples = []
+    for view in views:
+        boxes = InstanceData(bboxes=torch.tensor([[99.0, 99.0, 399.0, 399.0]]), labels=torch.tensor([3]))
+        sample = DetDataSample(metainfo={"img_shape": tuple(view.shape[1:]), "scale_factor": (1.0, 1.0)})
+        sample.gt_instances, sample.ignored_instances = boxes, InstanceData(bboxes=torch.zeros(0, 4))
+        samples.append(sample)
+
+    def step() -> None:
+        data = model.data_preprocessor({"inputs": list(views), "data_samples": samples}, True)
+        loss, _ = model.parse_losses(model(**data, mode="loss"))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def both_losses(target: TeacherOutput) -> Callable[[], None]:
+    """Forward and backward of the losses down to what the student's adapters and head give."""
+    own = [[torch.zeros_like(x).requires_grad_() for x in levels] for levels in (target.features, target.scores)]
+
+    def run() -> None:
+        torch.autograd.grad(sum(frs_losses(target, *own).values()), [x for levels in own for x in levels])
+
+    return run
+
+
+def seconds(part: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    part()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quality", default="balanced")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    device = own_device()
+    _, sections = load_config(CONFIG)
+    teacher = Teacher(find_teacher(sections.teacher), tuple(scenes.ALL_CATEGORIES), device)
+    codec = calibrated(DrawnSample(teacher, partial(scenes.scene, size=SIZE, split="train"), 6, 2), args.quality)
+    views = [scenes.scene(n, SIZE) for n in range(args.batch_size)]
+    output = teacher(views)
+    samples, _ = codec.encode(output)
+    encoded = stack(samples, [output.levels] * len(samples)).to(device)
+    parts = {
+        "student step": student_step(views, device),
+        "decode": lambda: codec.decode(encoded),
+        "losses": both_losses(codec.decode(encoded)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(args.rounds + 1):
+        for name, part in parts.items():
+            times[name].append(seconds(part, device))
+    found = {name: median(values[1:]) for name, values in times.items()}  # the first round warms up
+    step = found["student step"]
+    rows = [{"part": name, "ms": value * 1e3, "share": value / step} for name, value in found.items()]
+    rows.append({"part": "decode + losses", "share": (found["decode"] + found["losses"]) / step})
+    report.write(args.json, rows, batch_size=args.batch_size, quality=args.quality, rounds=args.rounds)
+    print(report.table(rows, ["part", "ms", "share"]))
+
+
+if __name__ == "__main__":
+    main()
