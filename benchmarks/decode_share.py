@@ -68,7 +68,8 @@ def both_losses(target: TeacherOutput) -> Callable[[], None]:
     own = [[torch.zeros_like(x).requires_grad_() for x in levels] for levels in (target.features, target.scores)]
 
     def run() -> None:
-        torch.autograd.grad(sum(frs_losses(target, *own).values()), [x for levels in own for x in levels])
+        losses = list(frs_losses(target, *own).values())
+        torch.autograd.grad(losses, [x for levels in own for x in levels])
 
     return run
 

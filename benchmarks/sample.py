@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from torch import Tensor
 
-from pipeline.caching.calibrate import TUNING
+from pipeline.caching.calibrate import FITTING, TUNING
 from pipeline.caching.probe import Probe
 from pipeline.codec import codec_settings, new_codec
 from pipeline.codec.base import Codec, Measure
@@ -30,8 +31,8 @@ class DrawnSample:
 
     def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
         if what not in self._probes:
-            some = [self._draw(FIRST["choosing"] + n) for n in range(min(TUNING, self._choosing))]
-            self._probes[what] = Probe(self._teacher, what, SEED, some)
+            tuning, fitting = islice(self._views("choosing"), TUNING), islice(self._views("learning"), FITTING)
+            self._probes[what] = Probe(self._teacher, what, SEED, list(tuning), list(fitting))
         for view in self._views(part):
             yield self._probes[what].measure(view)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.sidecar import load_sidecar
+from pipeline.caching.adapters import RIDGE, fit_adapters
 from pipeline.caching.calibrate import drift
 from pipeline.caching.probe import FROZEN, LOUDEST, Probe
 from pipeline.config import load_config
@@ -90,13 +91,33 @@ def test_unexplained_variance() -> None:
         assert unexplained(what, means) == pytest.approx(1.0, rel=1e-3)
 
 
+def test_adapters_are_the_weighted_regression() -> None:
+    torch.manual_seed(5)
+    truth = nn.Conv2d(6, 6, 3, padding=1)
+    views = []
+    for _ in range(16):
+        features = [torch.randn(1, 6, 16, 24), torch.randn(1, 6, 8, 12)]
+        maps = [torch.rand(1, *x.shape[-2:]) for x in features]
+        maps[1][..., 6:] = 0  # what carries no weight may be anything
+        exact = [truth(x).detach() for x in features]
+        exact[1][..., 6:] = 1e3
+        views.append((TeacherOutput(exact, features, maps), features))
+    # Weights shrink by about RIDGE / (1 + RIDGE); bias and directions are the true ones.
+    for level, fitted in enumerate(fit_adapters(views).weights):
+        slope = float((fitted * truth.weight).sum() / truth.weight.square().sum())
+        assert slope == pytest.approx(1 / (1 + RIDGE), abs=0.03), level
+        assert float(torch.cosine_similarity(fitted.flatten(), truth.weight.flatten(), dim=0)) > 0.98
+    blank = [(TeacherOutput(e.features, e.scores, [torch.zeros_like(m) for m in e.frs]), f) for e, f in views]
+    assert all(float(w.abs().max()) == 0 for w in fit_adapters(blank).weights)
+
+
 @pytest.mark.parametrize("what", ["feature", "score"])
 def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path], what: str) -> None:
     _, sections = load_config(str(made["frs"]))
     teacher = Teacher(find_teacher(sections.teacher), CLASSES, torch.device("cpu"))
-    view = torch.randint(0, 255, (3, 64, 128), dtype=torch.uint8)
+    view, *others = torch.randint(0, 255, (8, 3, 64, 128), dtype=torch.uint8)
     before = teacher([view])
-    probe = Probe(teacher, what, 1, [view])
+    probe = Probe(teacher, what, 1, others[:2], others[2:])
     exact, measure = probe.measure(view)
     after = teacher([view])
     assert all(torch.equal(a, b) for a, b in zip(before.features + before.scores, after.features + after.scores))

@@ -26,7 +26,7 @@ from pipeline.records import TeacherOutput
 from pipeline.teacher.model import precision
 
 CHOOSING, REPORTED = 12, 8  # views that choose the codec's steps, and views that its error is reported on
-TUNING = 4  # views that the probe's noise is found on
+TUNING, FITTING = 12, 12  # views that the probe's noise is found on, and its adapters
 BEYOND = 1.5  # an error on fresh views that is this many times the one asked for is reported
 DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported
 
@@ -54,8 +54,9 @@ class ViewSample:
 
     def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
         if what not in self._probes:
-            some = islice((view for views in self._views("choosing") for view in views), TUNING)
-            self._probes[what] = Probe(self._job.teacher, what, self._job.sections.views.seed, list(some))
+            first = lambda part, count: list(islice((v for views in self._views(part) for v in views), count))  # noqa: E731
+            seed, tuning, fitting = self._job.sections.views.seed, first("choosing", TUNING), first("learning", FITTING)
+            self._probes[what] = Probe(self._job.teacher, what, seed, tuning, fitting)
             self._job.log(f"probe    noise {self._probes[what].noise:.2g} on its weights for the {what} loss")
         for views in self._views(part):
             for view in views:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.caching.adapters import fit_adapters
 from pipeline.codec.base import Measure
 from pipeline.gradient import StudentPass, unexplained
 from pipeline.records import TeacherOutput
@@ -24,24 +25,27 @@ from pipeline.teacher import Teacher
 from pipeline.teacher.heads import class_head, class_logits
 
 FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")  # as mmdet's students leave them
-UNEXPLAINED = {"feature": 0.1, "score": 0.35}  # share of the teacher's variance that a part-trained student misses
-START, CLOSE, ROUNDS = 0.12, 0.1, 6  # noise tried first, relative error of that share at which its search ends
+UNEXPLAINED = {"feature": 0.12, "score": 0.35}  # share of the teacher's variance that a part-trained student misses
+START, CLOSE, ROUNDS = 0.15, 0.12, 6  # noise tried first, relative error of that share at which its search ends
 LOUDEST = 1.0
 
 
 class Probe:
     """Errors of the gradient of one loss, 'feature' or 'score', of what stands in for a teacher's output.
 
-    `noise`: rms of the noise on convolutions in units of their rms, found on `views`, a few (3, h, w) uint8.
+    `noise`: rms of the noise on convolutions in units of their rms, found on `tuning`; for features the adapters are
+    fitted on `fitting`. Both are a few views, (3, h, w) uint8.
     """
 
-    def __init__(self, teacher: Teacher, what: str, seed: int, views: Sequence[Tensor]) -> None:
+    def __init__(
+        self, teacher: Teacher, what: str, seed: int, tuning: Sequence[Tensor], fitting: Sequence[Tensor]
+    ) -> None:
         self._teacher, self._what, self._seed = teacher, what, seed
         self._student: Any = copy.deepcopy(teacher.detector)
         for module in self._student.modules():
             if hasattr(module, "with_cp"):
                 module.with_cp = False  # checkpointing saves memory by recomputing, which autograd.grad does not do
-        self.noise = self._tuned(views)
+        self._tune(tuning, fitting)
         trained = [p for key, p in self._parameters(self._student) if not key.startswith(FROZEN)]
         self._trained = [p.requires_grad_() for p in trained]
 
@@ -52,10 +56,14 @@ class Probe:
         return exact, lambda coded: done.errors(coded).relative[self._what]
 
     def _answer(self, view: Tensor) -> list[Tensor]:
-        """Features, or class logits, of every level."""
-        inputs = self._student.data_preprocessor({"inputs": [view]}, False)["inputs"]
-        features = list(self._student.extract_feat(inputs))
-        return features if self._what == "feature" else class_logits(class_head(self._student)(tuple(features)))
+        """Adapted features, or class logits, of every level."""
+        features = self._features(view)
+        if self._what == "feature":
+            return self._adapters(features)
+        return class_logits(class_head(self._student)(tuple(features)))
+
+    def _features(self, view: Tensor) -> list[Tensor]:
+        return list(self._student.extract_feat(self._student.data_preprocessor({"inputs": [view]}, False)["inputs"]))
 
     def _parameters(self, detector: Any) -> list[tuple[str, Tensor]]:
         """Those that what is asked for depends on, by name."""
@@ -65,21 +73,23 @@ class Probe:
         return [(f"{name}.{key}", p) for name, part in parts.items() for key, p in part.named_parameters()]
 
     @torch.no_grad()
-    def _tuned(self, views: Sequence[Tensor]) -> float:
-        """The noise that leaves the wanted share unexplained; this share grows about as the noise's square."""
-        guess = (lambda x: x) if self._what == "feature" else torch.sigmoid
+    def _tune(self, tuning: Sequence[Tensor], fitting: Sequence[Tensor]) -> None:
+        """Find the noise that leaves the wanted share unexplained; this share grows about as the noise's square."""
+        guess = torch.sigmoid if self._what == "score" else lambda x: x
         amount = START
         for _ in range(ROUNDS):
             self._set_noise(amount)
-            left = unexplained(self._what, ((self._teacher([v]), [guess(x) for x in self._answer(v)]) for v in views))
+            if self._what == "feature":
+                self._adapters = fit_adapters((self._teacher([view]), self._features(view)) for view in fitting)
+            left = unexplained(self._what, ((self._teacher([v]), [guess(x) for x in self._answer(v)]) for v in tuning))
             ratio = UNEXPLAINED[self._what] / max(left, 1e-6)
             if abs(ratio - 1) <= CLOSE:
                 break
             amount = min(LOUDEST, float(f"{amount * min(4.0, max(0.25, math.sqrt(ratio))):.2g}"))
-        return amount
 
     def _set_noise(self, amount: float) -> None:
         """The teacher's weights, and noise of this amount on the convolutions."""
+        self.noise = amount
         generator = torch.Generator().manual_seed(self._seed)
         for (_, noisy), (_, clean) in zip(self._parameters(self._student), self._parameters(self._teacher.detector)):
             if clean.dim() == 4:
