@@ -13,6 +13,16 @@ from pipeline.teacher.heads import output_shapes
 from pipeline.views import Views
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# Views an image, positions of a padded 800x1067 view, score channels, epochs; the teacher's FPN has 256 channels.
+COCO = {
+    "retinanet_r101_r50_2x": (2, 18134, 720, 24),
+    "retinanet_r101_r18_2x": (2, 18134, 720, 24),
+    "retinanet_r101_r50_fpn384_2x": (2, 18134, 720, 24),
+    "gfl_r101_r50_1x": (2, 18134, 80, 12),
+    "gfl_r101_r50_ms2x": (4, 18134, 80, 24),
+    "faster_rcnn_r101_r50_1x": (2, 72471, 3, 12),
+    "fcos_r101_r50_ms2x": (4, 18134, 80, 24),
+}
 SHIPPED = sorted(p for p in CONFIGS.rglob("*.py") if not p.name.startswith(("teacher_", "schedule")))
 
 
@@ -21,7 +31,7 @@ def test_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
     cfg, sections = load_config(str(path))
     pipeline = [dict(step) for step in cfg.train_dataloader.dataset.pipeline]
-    assert Views(pipeline, sections.views.seed, sections.views.count).count == 2
+    views = Views(pipeline, sections.views.seed, sections.views.count)
     spec = find_teacher(sections.teacher)
     teacher, student = MODELS.build(spec.cfg.model), MODELS.build(cfg.model)
     assert teacher.backbone.depth == 101
@@ -30,8 +40,16 @@ def test_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert taught[0] == own[0] and taught[2] == own[2]
     if "coco" in path.parts:
         positions = sum(h * w for h, w in taught[0])
-        assert (positions, taught[1], taught[2]) == (18134, 256, 720)
+        assert (views.count, positions, taught[2], cfg.train_cfg.max_epochs) == COCO[path.stem]
+        assert taught[1] == 256 and views.finite == (path.stem != "gfl_r101_r50_ms2x")
+        assert cfg.randomness.seed == 520 and sections.distill.warmup_iters == 500
         assert spec.url is not None and spec.url.endswith(".pth") and spec.checkpoint.name == spec.url.split("/")[-1]
+    else:
+        assert views.count == 2 and views.finite
+
+
+def test_every_row_of_the_paper_has_a_config() -> None:
+    assert {path.stem for path in SHIPPED if "coco" in path.parts} == set(COCO)
 
 
 def test_second_student_is_short() -> None:

@@ -1,0 +1,18 @@
+"""FCOS R101 -> R50 on COCO, both 2x on two scales: the paper's fifth row.
+
+Purpose   the table of arXiv 2111.00674 (teacher 40.8, student alone 38.5, FRS 40.9); caffe-style backbones, group-normed heads
+Data      data/coco/{annotations,train2017,val2017} as mmdet expects it; other places: --cfg-options data_root=...
+Commands  python stage1_cache_teacher.py --config configs/coco/fcos_r101_r50_ms2x.py
+          python stage2_distill.py       --config configs/coco/fcos_r101_r50_ms2x.py
+          torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
+Views     four an image (short side 640 or 800, flip or not): four passes cover any number of epochs exactly
+Not run   the result of this config has not been measured by this project yet
+"""
+
+_base_ = "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py"
+
+teacher = dict(name="fcos_r101-caffe_fpn_gn-head_ms-640-800-2x_coco", min_map=0.36, gate_images=500)
+views = dict(seed=520, check="exact")
+cache = dict(dir="work_dirs/coco/fcos_r101_ms2x/cache", codec=dict(type="frs"), batch_size=8, workers=8)
+distill = dict(feature_weight=0.01, score_weight=0.05, warmup_iters=500)
+randomness = dict(seed=520)
