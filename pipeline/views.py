@@ -47,6 +47,21 @@ def choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:
     return [transform] if kind in FIXED else None
 
 
+def recognised(transforms: list[dict[str, Any]], options: list[list[dict[str, Any]] | None], count: int) -> str:
+    """The rule in words: '2 distinct views: resize 1333x800 x flip', '4 seeded draws: RandomResize x flip'."""
+    parts = []
+    for transform, option in zip(transforms, options):
+        scales = [o.get("scale") or (o.get("scales") or [None])[0] for o in option or []]
+        if option and all(isinstance(scale, list | tuple) for scale in scales):
+            parts.append("resize " + " or ".join("x".join(map(str, scale)) for scale in scales))
+        elif transform["type"] == "RandomFlip" and (option is None or len(option) > 1):
+            parts.append("flip")
+        elif option is None:
+            parts.append(transform["type"])
+    what = "seeded draw" if None in options else "distinct view"
+    return f"{count} {what}{'s' * (count != 1)}: {' x '.join(parts) or 'the image'}"
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """numpy's and random's global generators seeded inside, as they were outside."""
@@ -89,6 +104,7 @@ class Views:
             if count not in (None, len(combinations)):
                 raise ConfigError(f"views.count: the transforms have {len(combinations)} views, found {count}")
             self.count, self.finite = len(combinations), True
+        self.recognised = recognised(middle, options, self.count)
         make = lambda cfg: build(TRANSFORMS, dict(cfg), f"transform {cfg['type']}")  # noqa: E731
         self._load, self._pack = make(pipeline[0]), make(pipeline[-1])
         self._steps = [[make(cfg) for cfg in combination] for combination in combinations]
