@@ -60,11 +60,15 @@ class CacheSection:
 
 @dataclass(frozen=True)
 class DistillSection:
-    """Weights of the two losses, and the iterations over which both rise linearly from 0 (method.md's table)."""
+    """Weights of the two losses, and the iterations over which both rise linearly from 0 (method.md's table).
+
+    `inherit_from_teacher`: start the student's neck and head from the teacher's weights wherever shapes agree.
+    """
 
     feature_weight: float
     score_weight: float
     warmup_iters: int = 500
+    inherit_from_teacher: bool = False
 
 
 @dataclass(frozen=True)

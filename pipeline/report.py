@@ -96,6 +96,8 @@ def stage2_table(summary: dict[str, Any]) -> str:
     source = f"cache {summary['content'][:16]}" if summary["content"] else "live teacher"
     if summary.get("views_check") == "close":
         source += " (views.check='close': pixels were compared by thumbnail only)"
+    if summary.get("inherit_from_teacher"):
+        source += ", inheriting the teacher's neck and head"
     return "\n".join([
         f"student  mAP {summary['mAP']:.3f}, AP50 {summary['AP50']:.3f} after {summary['epochs']} epochs",
         f"taught   by {source}",

@@ -21,9 +21,11 @@ from mmdet.apis import inference_detector, init_detector
 from pipeline import cli
 from pipeline.cache.cache import Cache
 from pipeline.config import load_config
+from pipeline.distill.inherit import inherit
 from pipeline.distill.settings import apply_flags
 from pipeline.distill.train import train_student
-from pipeline.mm import Config
+from pipeline.errors import ConfigError, StudentError
+from pipeline.mm import MODELS, Config
 from tests.conftest import detector, make_config, make_dataset, stage1
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +102,6 @@ def test_student_is_stock_mmdet(made: dict[str, Path], data: Path) -> None:
     found = inference_detector(model, picture).pred_instances
     cfg = Config.fromfile(config)
     cfg.model.test_cfg.score_thr = 0.0
-    from pipeline.mm import MODELS
 
     again = MODELS.build(cfg.model).eval()
     again.load_state_dict(checkpoint["state_dict"])
@@ -117,6 +118,34 @@ def test_resume_goes_on(made: dict[str, Path]) -> None:
     assert again["epochs"] == 2 and again["images"] == first["images"]
     done = stage2(config, resume="auto", **{"train_cfg.max_epochs": 2})
     assert done["images"] == 0 and done["mAP"] == again["mAP"]
+
+
+def test_a_student_may_inherit_neck_and_head(
+    made: dict[str, Path], teacher: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, _ = load_config(str(made["frs"]))
+    taught = torch.load(teacher["checkpoint"], weights_only=True)["state_dict"]
+    fitting = [key for key in taught if not key.startswith("backbone.")]
+    torch.manual_seed(0)
+    student = MODELS.build(cfg.model)
+    before = {key: value.clone() for key, value in student.backbone.state_dict().items()}
+    assert inherit(student, Path(teacher["checkpoint"])) == len(fitting) > 10
+    assert all(torch.equal(student.state_dict()[key], taught[key]) for key in fitting)
+    assert all(torch.equal(value, before[key]) for key, value in student.backbone.state_dict().items())
+    wide = {**cfg.model, "neck": {**cfg.model.neck, "out_channels": 24},
+            "bbox_head": {**cfg.model.bbox_head, "in_channels": 24, "feat_channels": 24}}  # fmt: skip
+    assert inherit(MODELS.build(wide), Path(teacher["checkpoint"])) < len(fitting)  # biases of the outputs alone
+    with pytest.raises(StudentError, match="no tensor of"):
+        inherit(torch.nn.Linear(3, 3), Path(teacher["checkpoint"]))
+
+    starts = []
+    monkeypatch.setattr("pipeline.distill.inherit.inherit", lambda model, path: starts.append(path) or 1)
+    options = {"distill.inherit_from_teacher": True, "work_dir": str(tmp_path), "train_cfg.max_epochs": 1}
+    assert stage2(made["frs"], **options)["inherit_from_teacher"] is True
+    stage2(made["frs"], resume="auto", **{**options, "train_cfg.max_epochs": 2})  # a resumed student keeps its own
+    assert starts == [Path(teacher["checkpoint"])]
+    with pytest.raises(ConfigError, match="drop one"):
+        stage2(made["frs"], **options, load_from=str(tmp_path / "epoch_1.pth"))
 
 
 def test_second_student_reuses_the_cache(made: dict[str, Path], tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import distributed
 
@@ -17,13 +19,14 @@ from pipeline.config import Sections
 from pipeline.data import image_errors
 from pipeline.distill.checkpoint import StreamHook, StudentCheckpoint
 from pipeline.distill.distiller import Distiller
+from pipeline.distill.inherit import InheritHook
 from pipeline.distill.lesson import Lesson, prepare_lesson
 from pipeline.distill.loading import check_start, guard_loading
 from pipeline.distill.settings import check_training
 from pipeline.errors import ConfigError, StudentError
 from pipeline.mm import MODELS, Config, build, config_errors
 from pipeline.stream import Stream, stream_loader
-from pipeline.teacher import own_device
+from pipeline.teacher import find_teacher, own_device
 from pipeline.teacher.heads import class_count
 
 # Handed to mmengine's Runner as the config has them.
@@ -40,7 +43,18 @@ def join_processes(cfg: Config) -> None:
         cfg.setdefault("model_wrapper_cfg", wrapper)
 
 
-def build_runner(cfg: Config, sections: Sections, lesson: Lesson) -> tuple[Runner, StreamHook]:
+def inheriting(cfg: Config, sections: Sections) -> list[InheritHook]:
+    """The hook that a config asks for; the weights must be there before the cache is compared with them."""
+    if not sections.distill.inherit_from_teacher:
+        return []
+    if cfg.get("load_from") and not cfg.get("resume"):
+        raise ConfigError("distill.inherit_from_teacher and load_from both say where the head starts; drop one")
+    return [InheritHook(find_teacher(sections.teacher).weights())]
+
+
+def build_runner(
+    cfg: Config, sections: Sections, lesson: Lesson, more_hooks: Sequence[Hook] = ()
+) -> tuple[Runner, StreamHook]:
     """mmengine's Runner around a Distiller and a Stream."""
     batch_size = cfg.train_dataloader.get("batch_size")
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -69,7 +83,7 @@ def build_runner(cfg: Config, sections: Sections, lesson: Lesson) -> tuple[Runne
             work_dir=cfg.work_dir,
             train_dataloader=stream_loader(stream, cfg.train_dataloader.get("num_workers", 0)),
             default_hooks=hooks,
-            custom_hooks=[*(cfg.get("custom_hooks") or []), hook, StudentCheckpoint(lesson.provenance)],
+            custom_hooks=[*(cfg.get("custom_hooks") or []), hook, StudentCheckpoint(lesson.provenance), *more_hooks],
             cfg=cfg,
             **{key: cfg.get(key) for key in PASSED_ON},
             resume=cfg.get("resume", False),
@@ -91,9 +105,10 @@ def build_runner(cfg: Config, sections: Sections, lesson: Lesson) -> tuple[Runne
 def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
     """Train and evaluate. Returns the summary (mAP, AP50 as fractions). Raises PipelineError."""
     check_training(cfg)
+    inherit = inheriting(cfg, sections)
     lesson = prepare_lesson(cfg, sections)
     begun = time.perf_counter()
-    runner, hook = build_runner(cfg, sections, lesson)
+    runner, hook = build_runner(cfg, sections, lesson, inherit)
     with image_errors():
         runner.train()
         trained = time.perf_counter() - begun
@@ -110,6 +125,7 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
         "seconds": round(trained, 2),
         "images_per_second": round(hook.images * get_world_size() / max(hook.seconds, 1e-9), 2),
         "work_dir": str(cfg.work_dir),
+        "inherit_from_teacher": sections.distill.inherit_from_teacher,
         **lesson.provenance,
     }
     if is_main_process():
