@@ -25,7 +25,7 @@ from pipeline.planning import plan_views
 from pipeline.records import TeacherOutput
 from pipeline.teacher.model import precision
 
-CHOOSING, REPORTED = 12, 8  # views that choose the codec's steps, and views that its error is reported on
+CHOOSING, REPORTED = 24, 16  # views that choose the codec's steps, and views that its error is reported on
 TUNING, FITTING = 12, 12  # views that the probe's noise is found on, and its adapters
 BEYOND = 1.5  # an error on fresh views that is this many times the one asked for is reported
 DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported
