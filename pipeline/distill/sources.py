@@ -37,10 +37,10 @@ class LiveTeacher:
     """Runs the teacher on the batch's own pixels, each view on its own padded grid as in the cache."""
 
     def __init__(self, teacher: Teacher) -> None:
-        self._teacher = teacher
+        self.teacher = teacher
 
     def take(self, data: dict[str, Any], device: torch.device) -> Any:
         return list(data["inputs"])
 
     def output(self, taken: Any) -> TeacherOutput:
-        return self._teacher.by_shape(taken)
+        return self.teacher.by_shape(taken)

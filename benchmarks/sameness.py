@@ -1,0 +1,159 @@
+"""Is a cached teacher the same teacher? Losses and a student's gradients, cached against live, over four families.
+
+python benchmarks/sameness.py --json docs/results/sameness.json
+
+Both stages' own code on the demo's data: caches are made by stage 1 (into --work), batches come from stage 2's stream,
+the students are those that the commands in configs/demo/ train. Beside the two codecs stand two shortcuts that this
+project does not take: padding the whole batch, and flipping the outputs instead of caching the flipped view.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report
+from benchmarks.families import FAMILIES
+from pipeline.config import load_config
+from pipeline.distill.distiller import Distiller
+from pipeline.distill.lesson import Lesson, prepare_lesson
+from pipeline.distill.sources import LiveTeacher, TeacherSource
+from pipeline.frs import frs_map
+from pipeline.mm import MODELS, Config, build
+from pipeline.records import TeacherOutput
+from pipeline.stream import Stream
+from pipeline.teacher import Teacher, own_device
+from pipeline.teacher.heads import dense_outputs
+from pipeline.teacher.weights import load_plain
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ["family", "teacher", "loss_features", "loss_scores", "gradient", "batches"]
+
+
+class WholeBatch(LiveTeacher):
+    """The reference implementation's way: every view padded to the batch's canvas, all of which enters the loss."""
+
+    def output(self, taken: list[Tensor]) -> TeacherOutput:
+        detector = self.teacher.detector
+        with torch.no_grad():
+            inputs = detector.data_preprocessor({"inputs": taken}, False)["inputs"]
+            features, logits = dense_outputs(detector, inputs)
+        scores = [level.float().sigmoid() for level in logits]
+        return TeacherOutput([f.float() for f in features], scores, [frs_map(s) for s in scores])
+
+
+class Flipped(LiveTeacher):
+    """The mirrored view's outputs, mirrored back: what flipping a cache's contents would give."""
+
+    def output(self, taken: list[Tensor]) -> TeacherOutput:
+        exact = self.teacher.by_shape(taken)
+        mirrored = self.teacher.by_shape([view.flip(2) for view in taken])
+        for b, view in enumerate(taken):
+            for y, t, m in zip(mirrored.features, mirrored.scores, mirrored.frs):
+                stride = 2 ** round(torch.tensor(max(v.shape[2] for v in taken) / y.shape[-1]).log2().item())
+                columns = -(-view.shape[2] // stride)  # of the picture itself; the padding stays on the right
+                for tensor in (y[b], t[b], m[b]):
+                    tensor[..., :columns] = tensor[..., :columns].flip(-1)
+        assert mirrored.levels == exact.levels
+        return mirrored
+
+
+def gradients(model: Distiller, batch: dict[str, Any]) -> tuple[dict[str, float], list[Tensor]]:
+    """Both weighted losses, and the gradient of their sum on the student's trained parameters."""
+    losses = model(**model.data_preprocessor(batch, True), mode="loss")
+    own = {name: losses[name] for name in ("loss_frs_feature", "loss_frs_score")}
+    parameters = [p for p in model.student.parameters() if p.requires_grad]
+    found = torch.autograd.grad(list(own.values()), parameters, allow_unused=True)
+    return {name: float(loss.detach()) for name, loss in own.items()}, [g for g in found if g is not None]
+
+
+def distiller(cfg: Config, lesson: Lesson, source: TeacherSource, sections: Any) -> Distiller:
+    """The trained student of a config in evaluation mode: its batch norms must not answer to the other batches."""
+    student = build(MODELS, cfg.model, "model")
+    model = Distiller(student, source, sections.distill, lesson.levels, lesson.channels, lesson.score_channels)
+    found = load_plain(Path(cfg.work_dir) / "epoch_8.pth")
+    student.load_state_dict(found["state_dict"])
+    model.adapters.load_state_dict(found["frs"]["adapters"])
+    model.iteration = sections.distill.warmup_iters
+    return model.to(own_device()).eval()
+
+
+def sources(path: str, work: Path, family: str) -> Iterator[tuple[str, dict[str, Any], type[LiveTeacher] | None]]:
+    """(name, config options, kind of live teacher or None for a cache), the live teacher itself first."""
+    yield "live", {"teacher.source": "live"}, LiveTeacher
+    for codec in ("lossless", "frs"):
+        options = {"cache.codec.type": codec, "cache.dir": str(work / family / codec)}
+        command = [sys.executable, "stage1_cache_teacher.py", "--config", path, "--cfg-options"]
+        given = [f"{key}={value}" for key, value in options.items()]
+        subprocess.run([*command, *given], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        yield codec, options, None
+    yield "whole-batch padding", {"teacher.source": "live"}, WholeBatch
+    yield "flipped outputs", {"teacher.source": "live"}, Flipped
+
+
+def rows_of(family: str, work: Path, batches: int, batch_size: int) -> list[dict[str, Any]]:
+    path = f"configs/demo/{family}_r101_r50.py"
+    exact: list[tuple[dict[str, float], list[Tensor]]] = []
+    rows = []
+    for name, options, kind in sources(path, work, family):
+        cfg, sections = load_config(path, options)
+        lesson = prepare_lesson(cfg, sections)
+        source = lesson.teacher if kind is None else kind(live_of(lesson))
+        model = distiller(cfg, lesson, source, sections)
+        stream = Stream(lesson.stream, batch_size, seed=0)
+        found = [gradients(model, batch) for batch in islice(iter(stream), batches)]
+        exact = exact or found
+        rows.append({"family": family, "teacher": name, "batches": len(found), **compare(exact, found)})
+        print(report.table(rows[-1:], COLUMNS).splitlines()[1], flush=True)
+    return rows[1:]
+
+
+def live_of(lesson: Lesson) -> Teacher:
+    assert isinstance(lesson.teacher, LiveTeacher)
+    return lesson.teacher.teacher
+
+
+def compare(exact: list[Any], found: list[Any]) -> dict[str, float]:
+    """Largest relative difference of a batch's losses, mean relative L2 difference of its gradients."""
+    worst = {"loss_frs_feature": 0.0, "loss_frs_score": 0.0}
+    errors = []
+    for (losses, gradient), (other, changed) in zip(exact, found):
+        for name, value in losses.items():
+            worst[name] = max(worst[name], abs(other[name] - value) / abs(value))
+        change = sum(float((a - b).double().square().sum()) for a, b in zip(gradient, changed))
+        errors.append((change / sum(float(a.double().square().sum()) for a in gradient)) ** 0.5)
+    return {
+        "loss_features": worst["loss_frs_feature"], "loss_scores": worst["loss_frs_score"],
+        "gradient": sum(errors) / len(errors),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--work", type=Path, default=Path("work_dirs/sameness"))
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    rows: list[dict[str, Any]] = []
+    for family in args.families:
+        rows += rows_of(family, args.work.resolve(), args.batches, args.batch_size)
+        report.write(args.json, rows, batch_size=args.batch_size)
+    print(report.table(rows, COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
