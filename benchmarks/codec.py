@@ -26,7 +26,7 @@ from pipeline.config import load_config
 from pipeline.mm import Config
 from pipeline.teacher import Teacher, find_teacher, own_device
 
-VIEWS = {"320": (48, 16, 8), "800x1067": (12, 4, 4)}  # that calibrate, that choose the steps, that report
+VIEWS = {"320": (48, 16, 8), "800x1067": (12, 3, 3)}  # that calibrate, that choose the steps, that report
 CONFIG = "configs/benchmark/retinanet_r101_r50_wide.py"
 STUDENT = Path("work_dirs/benchmark/student/epoch_6.pth")
 COLUMNS = ["codec", "size", "data", "quality", "kb_view", "kb_features", "kb_scores", "kb_map", "kb_megapixel",
