@@ -25,7 +25,7 @@ from pipeline.teacher import Teacher
 from pipeline.teacher.heads import class_head, class_logits
 
 FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")  # as mmdet's students leave them
-UNEXPLAINED = {"feature": 0.09, "score": 0.33}  # share of the teacher's variance that a part-trained student misses
+UNEXPLAINED = {"feature": 0.06, "score": 0.22}  # share of the teacher's variance that a part-trained student misses
 START, CLOSE, ROUNDS = 0.15, 0.12, 6  # noise tried first, relative error of that share at which its search ends
 LOUDEST = 1.0
 
