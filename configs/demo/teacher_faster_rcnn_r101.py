@@ -1,7 +1,8 @@
 """The demo's Faster R-CNN teacher: the RetinaNet teacher's backbone, frozen, under heads of a quarter's width.
 
-Train:  python demo/train_teacher.py --config configs/demo/teacher_faster_rcnn_r101.py --steps 1500 \
-            --out work_dirs/families/faster_rcnn.pth --results work_dirs/families/faster_rcnn
+Train:   python demo/train_teacher.py --config configs/demo/teacher_faster_rcnn_r101.py --steps 2000 --minutes 5 \
+             --out work_dirs/families/faster_rcnn.pth --results work_dirs/families/faster_rcnn
+Result:  mAP 0.425, AP50 0.710 on the 100 val images after 270 steps of 12 scenes, on two shared cores
 """
 
 _base_ = "./teacher_frozen_r101.py"

@@ -1,7 +1,8 @@
 """The demo's FCOS teacher: the RetinaNet teacher's backbone, frozen, under an FCOS neck and head of a quarter's width.
 
-Train:  python demo/train_teacher.py --config configs/demo/teacher_fcos_r101.py --steps 1500 \
-            --out work_dirs/families/fcos.pth --results work_dirs/families/fcos
+Train:   python demo/train_teacher.py --config configs/demo/teacher_fcos_r101.py --steps 2000 --minutes 5 \
+             --out work_dirs/families/fcos.pth --results work_dirs/families/fcos
+Result:  mAP 0.298, AP50 0.561 on the 100 val images after 390 steps of 12 scenes, on two shared cores
 """
 
 _base_ = "./teacher_frozen_r101.py"

@@ -1,7 +1,8 @@
 """The demo's GFL teacher: the RetinaNet teacher's backbone, frozen, under a GFL neck and head of a quarter's width.
 
-Train:  python demo/train_teacher.py --config configs/demo/teacher_gfl_r101.py --steps 1500 \
-            --out work_dirs/families/gfl.pth --results work_dirs/families/gfl
+Train:   python demo/train_teacher.py --config configs/demo/teacher_gfl_r101.py --steps 2000 --minutes 9 --processes 1 \
+             --out work_dirs/families/gfl.pth --results work_dirs/families/gfl
+Result:  mAP 0.454, AP50 0.694 on the 100 val images after 741 steps of 6 scenes, on two shared cores
 """
 
 _base_ = "./teacher_frozen_r101.py"
