@@ -29,7 +29,7 @@ from pipeline.teacher import Teacher, find_teacher, own_device
 
 def peak_gb() -> float:
     """Largest resident set of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # given in KiB
 
 
 def random_teacher(path: Path) -> Teacher:
