@@ -44,6 +44,14 @@ def test_finite_views_are_counted() -> None:
     assert Views(pipeline(RESIZE, FLIP), 0, None).count == 2
     assert Views(pipeline(CHOICE, FLIP), 0, None).count == 4
 
+    assert Views(pipeline(RESIZE, {**FLIP, "prob": 1.0}), 0, None).count == 1
+    with pytest.raises(ConfigError, match=r"views.count.*RandomResize"):
+        Views(pipeline(RANGE, FLIP), 0, None)
+    with pytest.raises(ConfigError, match=r"views.count.*RandomFlip"):
+        Views(pipeline(RESIZE, {**FLIP, "prob": 0.3}), 0, None)
+    with pytest.raises(ConfigError, match="have 2 views"):
+        Views(pipeline(RESIZE, FLIP), 0, 3)
+
 
 def test_the_rule_is_told_in_words() -> None:
     told = lambda *steps, count=None: Views(pipeline(*steps), 0, count).recognised  # noqa: E731
@@ -52,13 +60,6 @@ def test_the_rule_is_told_in_words() -> None:
     assert told(RESIZE, FLIP) == "2 distinct views: resize 128x64 x flip"
     assert told(CHOICE, FLIP) == "4 distinct views: resize 128x64 or 160x96 x flip"
     assert told(RANGE, FLIP, COLOUR, count=3) == "3 seeded draws: RandomResize x flip x PhotoMetricDistortion"
-    assert Views(pipeline(RESIZE, {**FLIP, "prob": 1.0}), 0, None).count == 1
-    with pytest.raises(ConfigError, match=r"views.count.*RandomResize"):
-        Views(pipeline(RANGE, FLIP), 0, None)
-    with pytest.raises(ConfigError, match=r"views.count.*RandomFlip"):
-        Views(pipeline(RESIZE, {**FLIP, "prob": 0.3}), 0, None)
-    with pytest.raises(ConfigError, match="have 2 views"):
-        Views(pipeline(RESIZE, FLIP), 0, 3)
 
 
 @pytest.mark.parametrize("name", ["Mosaic", "MixUp", "CachedMosaic", "CopyPaste"])
