@@ -5,16 +5,9 @@ Student:   python stage2_distill.py --config configs/benchmark/retinanet_r101_r5
 Then:      python benchmarks/codec.py
 """
 
-_base_ = ["./teacher_retinanet_r101_wide.py", "../demo/schedule.py"]
+_base_ = ["./teacher_retinanet_r101_wide.py", "../demo/student.py"]
 
-model = dict(
-    backbone=dict(
-        depth=50,
-        frozen_stages=1,
-        norm_eval=False,
-        init_cfg=dict(_delete_=True, type="Pretrained", checkpoint="demo/weights/resnet50_thin.pth"),
-    )
-)
+model = dict(backbone=_base_.thin_r50)
 teacher = dict(
     config="configs/benchmark/teacher_retinanet_r101_wide.py",
     checkpoint="work_dirs/benchmark/teacher.pth",
@@ -22,7 +15,7 @@ teacher = dict(
     min_map=0.02,
     gate_images=100,
 )
-cache = dict(dir="work_dirs/benchmark/cache", codec=dict(type="frs"), workers=1)
+cache = dict(dir="work_dirs/benchmark/cache")
 # These features are large (the raw loss starts near 80,000): the paper's 0.005 would drown all else in 900 steps.
 distill = dict(feature_weight=0.0005, score_weight=0.02, warmup_iters=20)
 

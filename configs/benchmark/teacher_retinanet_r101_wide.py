@@ -6,7 +6,7 @@ is the demo teacher's and stays frozen, so that two cores train the rest within 
 Data:      python demo/make_data.py --out work_dirs/benchmark/data --categories 80 --train 600 --val 100
 Train:     python demo/train_teacher.py --config configs/benchmark/teacher_retinanet_r101_wide.py \
                --data work_dirs/benchmark/data --out work_dirs/benchmark/teacher.pth \
-               --results docs/results/benchmark_teacher --steps 2000
+               --results work_dirs/benchmark/teacher --steps 6000 --minutes 40
 """
 
 _base_ = "../demo/teacher_frozen_r101.py"

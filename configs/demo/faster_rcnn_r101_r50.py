@@ -5,30 +5,16 @@ Commands:  python stage1_cache_teacher.py --config configs/demo/faster_rcnn_r101
            python stage2_distill.py --config configs/demo/faster_rcnn_r101_r50.py
 """
 
-_base_ = ["./teacher_faster_rcnn_r101.py", "./schedule.py"]
+_base_ = ["./teacher_faster_rcnn_r101.py", "./student.py"]
 
-model = dict(
-    backbone=dict(
-        depth=50,
-        frozen_stages=1,
-        norm_eval=False,
-        init_cfg=dict(_delete_=True, type="Pretrained", checkpoint="demo/weights/resnet50_thin.pth"),
-    )
-)
+model = dict(backbone=_base_.thin_r50)
 teacher = dict(
     config="configs/demo/teacher_faster_rcnn_r101.py",
     checkpoint="work_dirs/families/faster_rcnn.pth",
     min_map=0.1,
     gate_images=50,
 )
-views = dict(seed=520, check="exact")
-cache = dict(
-    dir="work_dirs/families/faster_rcnn_cache",
-    codec=dict(type="frs"),
-    shard_samples=64,
-    calibration_views=48,
-    workers=1,
-)
+cache = dict(dir="work_dirs/families/faster_rcnn_cache")
 distill = dict(feature_weight=0.001, score_weight=0.1, warmup_iters=300)
 
 train_dataloader = dict(batch_size=4, num_workers=1)
