@@ -27,17 +27,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import report, scenes
 from benchmarks.codec import CONFIG, STUDENT, VIEWS
 from benchmarks.sample import DrawnSample, calibrated
-from benchmarks.student import Student
+from benchmarks.student import Student, load_teacher
 from pipeline.cache.arrays import encode_sample
 from pipeline.codec.fit import KINDS
 from pipeline.codec.frs import Frs
 from pipeline.codec.mapcode import EMPTY, CodedMap, difference, octave
+from pipeline.codec.symbols import zigzag
 from pipeline.codec.transform import steps
-from pipeline.config import load_config
 from pipeline.gradient import Errors, StudentPass
 from pipeline.mm import Config
 from pipeline.records import TeacherOutput
-from pipeline.teacher import Teacher, find_teacher, own_device
+from pipeline.teacher import Teacher
 
 Coded = tuple[int, list[Tensor]]  # bytes, and the map as it comes back, [(H_l, W_l)]
 OCTAVE = 16  # codes an octave of the logarithmic grids
@@ -92,8 +92,7 @@ def plane_bytes(codec: Frs, output: TeacherOutput, what: str) -> int:
     maps = codec.code(output)
     exact, _ = codec.coefficients(output, maps, what)
     whole = [torch.round(c / d)[0].flatten(1) for c, d in zip(exact, steps(maps.floats, codec.steps()[what]))]
-    q = torch.cat(whole, dim=1).to(torch.int32)
-    return len(ZSTD.encode(((q << 1) ^ (q >> 31)).cpu().numpy().astype(np.uint16)))
+    return len(ZSTD.encode(zigzag(torch.cat(whole, dim=1).to(torch.int32)).cpu().numpy().astype(np.uint16)))
 
 
 def token_rows(codec: Frs, teacher: Teacher, views: list[Tensor], size: str) -> list[dict[str, Any]]:
@@ -117,8 +116,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=list(VIEWS), default=list(VIEWS))
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
-    _, sections = load_config(CONFIG)
-    teacher = Teacher(find_teacher(sections.teacher), tuple(scenes.ALL_CATEGORIES), own_device())
+    teacher, _ = load_teacher(CONFIG)
     student = Student(Config.fromfile(CONFIG), STUDENT, teacher)
     rows: list[dict[str, Any]] = []
     for size in args.sizes:

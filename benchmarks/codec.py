@@ -20,11 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import report, rivals, scenes
 from benchmarks.measure import host_ms, measure, ours
 from benchmarks.sample import DrawnSample, calibrated
-from benchmarks.student import Student
+from benchmarks.student import Student, load_teacher
 from pipeline.codec.quality import QUALITIES
-from pipeline.config import load_config
 from pipeline.mm import Config
-from pipeline.teacher import Teacher, find_teacher, own_device
 
 VIEWS = {"320": (48, 16, 8), "800x1067": (12, 3, 3)}  # that calibrate, that choose the steps, that report
 CONFIG = "configs/benchmark/retinanet_r101_r50_wide.py"
@@ -44,9 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
 
-    _, sections = load_config(args.config)
-    classes = tuple(scenes.ALL_CATEGORIES)
-    teacher = Teacher(find_teacher(sections.teacher), classes, own_device())
+    teacher, sections = load_teacher(args.config)
     student = Student(Config.fromfile(args.config), args.student, teacher)
     weights = {"feature": sections.distill.feature_weight, "score": sections.distill.score_weight}
     rows: list[dict[str, Any]] = []

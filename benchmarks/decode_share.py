@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import report, scenes
 from benchmarks.codec import CONFIG
 from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.student import load_teacher
 from pipeline.codec.base import stack
-from pipeline.config import load_config
 from pipeline.frs import frs_losses
 from pipeline.mm import MODELS, Config, build
 from pipeline.records import TeacherOutput
-from pipeline.teacher import Teacher, find_teacher, own_device
+from pipeline.teacher import own_device
 
 SIZE = "800x1067"
 
@@ -93,8 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
     device = own_device()
-    _, sections = load_config(CONFIG)
-    teacher = Teacher(find_teacher(sections.teacher), tuple(scenes.ALL_CATEGORIES), device)
+    teacher, _ = load_teacher(CONFIG)
     codec = calibrated(DrawnSample(teacher, partial(scenes.scene, size=SIZE, split="train"), 6, 2), args.quality)
     views = [scenes.scene(n, SIZE) for n in range(args.batch_size)]
     output = teacher(views)

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import report, scenes
 from benchmarks.measure import measure, ours
 from benchmarks.sample import DrawnSample, calibrated
-from benchmarks.student import Student
-from pipeline.config import load_config
+from benchmarks.student import Student, load_teacher
+from demo.train_teacher import classes_of
 from pipeline.gradient import unexplained
 from pipeline.mm import Config
-from pipeline.teacher import Teacher, find_teacher, own_device
+from pipeline.teacher import Teacher
 
 FAMILIES = ("retinanet", "gfl", "fcos", "faster_rcnn")
 QUALITIES = (0.01, 0.03, 0.1)
@@ -44,11 +44,9 @@ def missed(what: str, teacher: Teacher, student: Student, views: list[Tensor]) -
 def rows_of(family: str, qualities: list[float], count: int) -> list[dict[str, Any]]:
     """Every quality of one family, one row for each loss."""
     path = f"configs/demo/{family}_r101_r50.py"
-    cfg, sections = load_config(path)
-    classes = tuple(cfg.metainfo.classes)
-    teacher = Teacher(find_teacher(sections.teacher), classes, own_device())
-    student = Student(Config.fromfile(path), Path(cfg.work_dir) / "epoch_8.pth", teacher)
-    draw = partial(scenes.scene, size="288x192", categories=classes)
+    cfg, (teacher, _) = Config.fromfile(path), load_teacher(path)
+    student = Student(cfg, Path(cfg.work_dir) / "epoch_8.pth", teacher)
+    draw = partial(scenes.scene, size="288x192", categories=classes_of(cfg))
     sample = DrawnSample(teacher, partial(draw, split="train"), 48, 12)
     views = [draw(n) for n in range(count)]
     shares = {what: missed(what, teacher, student, views) for what in ("feature", "score")}

@@ -29,12 +29,10 @@ from pipeline.config import load_config
 from pipeline.distill.distiller import Distiller
 from pipeline.distill.lesson import Lesson, prepare_lesson
 from pipeline.distill.sources import LiveTeacher, TeacherSource
-from pipeline.frs import frs_map
 from pipeline.mm import MODELS, Config, build
 from pipeline.records import TeacherOutput
 from pipeline.stream import Stream
 from pipeline.teacher import Teacher, own_device
-from pipeline.teacher.heads import dense_outputs
 from pipeline.teacher.weights import load_plain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,12 +43,7 @@ class WholeBatch(LiveTeacher):
     """The reference implementation's way: every view padded to the batch's canvas, all of which enters the loss."""
 
     def output(self, taken: list[Tensor]) -> TeacherOutput:
-        detector = self.teacher.detector
-        with torch.no_grad():
-            inputs = detector.data_preprocessor({"inputs": taken}, False)["inputs"]
-            features, logits = dense_outputs(detector, inputs)
-        scores = [level.float().sigmoid() for level in logits]
-        return TeacherOutput([f.float() for f in features], scores, [frs_map(s) for s in scores])
+        return self.teacher.padded_together(taken)
 
 
 class Flipped(LiveTeacher):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from torch import Tensor
 
-from pipeline.caching.calibrate import FITTING, TUNING
-from pipeline.caching.probe import Probe
+from pipeline.caching.probe import Probes
 from pipeline.codec import codec_settings, new_codec
 from pipeline.codec.base import Codec, Measure
 from pipeline.records import TeacherOutput
@@ -23,18 +21,14 @@ class DrawnSample:
 
     def __init__(self, teacher: Teacher, draw: Callable[[int], Tensor], learning: int, choosing: int) -> None:
         self._teacher, self._draw, self._learning, self._choosing = teacher, draw, learning, choosing
-        self._probes: dict[str, Probe] = {}
+        self._probes = Probes(teacher, SEED, self._views, print)
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
         for view in self._views(part):
             yield self._teacher([view])
 
     def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
-        if what not in self._probes:
-            tuning, fitting = islice(self._views("choosing"), TUNING), islice(self._views("learning"), FITTING)
-            self._probes[what] = Probe(self._teacher, what, SEED, list(tuning), list(fitting))
-        for view in self._views(part):
-            yield self._probes[what].measure(view)
+        return self._probes(part, what)
 
     def _views(self, part: str) -> Iterator[Tensor]:
         count = self._learning if part == "learning" else self._choosing

@@ -7,10 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from demo.train_teacher import classes_of
+from pipeline.config import Sections, load_config
 from pipeline.mm import MODELS, Config, build
-from pipeline.teacher import Teacher
+from pipeline.teacher import Teacher, find_teacher, own_device
 from pipeline.teacher.heads import dense_outputs, output_shapes
 from pipeline.teacher.weights import load_plain
+
+
+def load_teacher(path: str) -> tuple[Teacher, Sections]:
+    """The teacher of a config, and its sections."""
+    cfg, sections = load_config(path)
+    return Teacher(find_teacher(sections.teacher), classes_of(cfg), own_device()), sections
 
 
 class Student:

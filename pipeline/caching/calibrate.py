@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.plan import mix
 from pipeline.cache.sidecar import Sidecar
 from pipeline.caching.job import Job
-from pipeline.caching.probe import Probe
+from pipeline.caching.probe import Probes
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, Measure, positions
 from pipeline.codec.quality import asked, promise
@@ -26,7 +25,6 @@ from pipeline.records import TeacherOutput
 from pipeline.teacher.model import precision
 
 CHOOSING, REPORTED = 24, 16  # views that choose the codec's steps, and views that its error is reported on
-TUNING, FITTING = 12, 12  # views that the probe's noise is found on, and its adapters
 BEYOND = 1.5  # an error on fresh views that is this many times the one asked for is reported
 DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported
 
@@ -39,7 +37,8 @@ class ViewSample:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._probes: dict[str, Probe] = {}
+        flat = lambda part: (view for views in self._views(part) for view in views)  # noqa: E731
+        self._probes = Probes(job.teacher, job.sections.views.seed, flat, job.log)
         seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
         choosing, reported = min(CHOOSING, len(images) // 6), min(REPORTED, len(images) // 8)
@@ -53,14 +52,7 @@ class ViewSample:
             yield self._job.teacher(views)
 
     def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
-        if what not in self._probes:
-            first = lambda part, count: list(islice((v for views in self._views(part) for v in views), count))  # noqa: E731
-            seed, tuning, fitting = self._job.sections.views.seed, first("choosing", TUNING), first("learning", FITTING)
-            self._probes[what] = Probe(self._job.teacher, what, seed, tuning, fitting)
-            self._job.log(f"probe    noise {self._probes[what].noise:.2g} on its weights for the {what} loss")
-        for views in self._views(part):
-            for view in views:
-                yield self._probes[what].measure(view)
+        return self._probes(part, what)
 
     def _views(self, part: str) -> Iterator[list[Tensor]]:
         found = False

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1") 
 UNEXPLAINED = {"feature": 0.06, "score": 0.22}  # share of the teacher's variance that a part-trained student misses
 START, CLOSE, ROUNDS = 0.15, 0.12, 6  # noise tried first, relative error of that share at which its search ends
 LOUDEST = 1.0
+TUNING, FITTING = 12, 12  # views that the noise is found on, and the adapters
 
 
 class Probe:
@@ -95,3 +97,23 @@ class Probe:
             if clean.dim() == 4:
                 noise = torch.randn(clean.shape, generator=generator).to(clean.device)
                 noisy.copy_(clean + amount * clean.square().mean().sqrt() * noise)
+
+
+class Probes:
+    """One probe for each loss, made when it is first asked for; `views` gives the views of a part of the sample."""
+
+    def __init__(
+        self, teacher: Teacher, seed: int, views: Callable[[str], Iterator[Tensor]], told: Callable[[str], None]
+    ) -> None:
+        self._teacher, self._seed, self._views, self._told = teacher, seed, views, told
+        self._made: dict[str, Probe] = {}
+
+    def __call__(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+        """CalibrationSample.probes."""
+        if what not in self._made:
+            first = lambda part, count: list(islice(self._views(part), count))  # noqa: E731
+            tuning, fitting = first("choosing", TUNING), first("learning", FITTING)
+            self._made[what] = Probe(self._teacher, what, self._seed, tuning, fitting)
+            self._told(f"probe    noise {self._made[what].noise:.2g} on its weights for the {what} loss")
+        for view in self._views(part):
+            yield self._made[what].measure(view)

@@ -84,19 +84,23 @@ def to_tokens(groups: Sequence[Tensor], order: Tensor) -> Tensor:
     gaps = torch.diff(at, prepend=at.new_full((1,), -1)) - 1
     fillers = torch.div(gaps, FILLER + 1, rounding_mode="floor")
     tokens = torch.full((len(at) + int(fillers.sum()),), FILLER, dtype=torch.int32, device=at.device)
-    q = values.to(torch.int32)
-    zigzag = (q << 1) ^ (q >> 31)
-    tokens[torch.arange(len(at), device=at.device) + fillers.cumsum(0)] = (zigzag << 8) | (gaps % 256).to(torch.int32)
+    signed = zigzag(values.to(torch.int32))
+    tokens[torch.arange(len(at), device=at.device) + fillers.cumsum(0)] = (signed << 8) | (gaps % 256).to(torch.int32)
     return tokens
+
+
+def zigzag(q: Tensor) -> Tensor:
+    """int32: 0, -1, 1, -2, 2 ... -> 0, 1, 2, 3, 4 ..."""
+    return (q << 1) ^ (q >> 31)
 
 
 def from_tokens(tokens: Tensor, order: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
     """(T,) int32 tokens, zeros behind the last -> quantised [(R, 16, N_l)] float32 of the given shapes."""
     at = ((tokens & FILLER).long() + 1).cumsum(0) - 1
-    zigzag = tokens >> 8
+    signed = tokens >> 8
     # The zeros behind the last token step over the end, into a spare place.
     stream = torch.zeros(len(order) + 1, dtype=torch.float32, device=tokens.device)
-    stream[at.clamp_max(len(order))] = ((zigzag >> 1) ^ -(zigzag & 1)).float()
+    stream[at.clamp_max(len(order))] = ((signed >> 1) ^ -(signed & 1)).float()
     symbols = torch.empty(len(order), dtype=torch.float32, device=tokens.device)
     symbols[order] = stream[:-1]
     return [part.reshape(shape) for part, shape in zip(symbols.split([prod(s) for s in shapes]), shapes)]

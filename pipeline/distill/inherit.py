@@ -21,12 +21,12 @@ class InheritHook(Hook):
     """
 
     def __init__(self, weights: Path) -> None:
-        self.weights, self.inherited = weights, 0
+        self.weights = weights
 
     def before_train(self, runner: Any) -> None:
         if runner.iter == 0:
-            self.inherited = inherit(distiller_of(runner.model).student, self.weights)
-            runner.logger.info(f"inherited {self.inherited} tensors of the teacher's neck and head")
+            count = inherit(distiller_of(runner.model).student, self.weights)
+            runner.logger.info(f"inherited {count} tensors of the teacher's neck and head")
 
 
 def inherit(student: nn.Module, weights: Path) -> int:

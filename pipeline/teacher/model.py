@@ -76,12 +76,16 @@ class Teacher:
             self._levels[pad_shape], *_ = output_shapes(self._ghost, pad_shape)
         return self._levels[pad_shape]
 
-    @torch.no_grad()
     def __call__(self, views: Sequence[Tensor]) -> TeacherOutput:
         """views: (3, h, w) uint8 each, equal once padded to multiples of 32."""
         shapes = {padded(view.shape[1:]) for view in views}
         if len(shapes) != 1:
             raise ValueError(f"a teacher batch holds one padded shape, found {sorted(shapes)}")
+        return self.padded_together(views)
+
+    @torch.no_grad()
+    def padded_together(self, views: Sequence[Tensor]) -> TeacherOutput:
+        """Views of any shapes, padded to the largest of them: not what a cache holds, see docs/design.md."""
         with precision(self._tf32):
             inputs = self.detector.data_preprocessor({"inputs": list(views)}, False)["inputs"]
             features, logits = dense_outputs(self.detector, inputs)
