@@ -27,7 +27,7 @@ from benchmarks.codec import CONFIG
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import load_teacher
 from pipeline.codec.base import stack
-from pipeline.frs import frs_losses
+from pipeline.losses import distillation_loss
 from pipeline.mm import MODELS, Config, build
 from pipeline.records import TeacherOutput
 from pipeline.teacher import own_device
@@ -68,7 +68,7 @@ def both_losses(target: TeacherOutput) -> Callable[[], None]:
     own = [[torch.zeros_like(x).requires_grad_() for x in levels] for levels in (target.features, target.scores)]
 
     def run() -> None:
-        losses = list(frs_losses(target, *own).values())
+        losses = [distillation_loss(name, target, x) for name, x in zip(("feature", "score"), own)]
         torch.autograd.grad(losses, [x for levels in own for x in levels])
 
     return run

@@ -59,16 +59,16 @@ def main() -> None:
     codec.settings["map_top"] = 99
     probed = DrawnSample(teacher, lambda _: views[0], 1, 1)
     for what in ("feature", "score"):
-        for output, measure in probed.probes("choosing", what):
+        for output, measure in probed.probes("choosing", [what]):
             measure(output)
             rows.append({"step": f"one view on the probe, {what} loss", "peak_gb": peak_gb()})
             del measure, output
     del probed
-    scales = learn_statistics(codec, (teacher(views) for _ in range(1)))
+    scales = learn_statistics(codec, teacher(views).each())
     rows.append({"step": "statistics of a batch", "peak_gb": peak_gb()})
     codec.settings.update({f"{what}_step": 0.03 * scale for what, scale in scales.items()})
-    learn_order(codec, (teacher(views) for _ in range(1)))
-    drop_planes(codec, (teacher(views) for _ in range(1)))
+    learn_order(codec, teacher(views).each())
+    drop_planes(codec, teacher(views).each())
     rows.append({"step": "order of symbols", "peak_gb": peak_gb()})
     samples, _ = codec.encode(teacher(views))
     rows.append({"step": f"a batch of {len(samples)} encoded", "peak_gb": peak_gb()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -27,8 +27,8 @@ class DrawnSample:
         for view in self._views(part):
             yield self._teacher([view])
 
-    def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
-        return self._probes(part, what)
+    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+        return self._probes(part, losses)
 
     def _views(self, part: str) -> Iterator[Tensor]:
         count = self._learning if part == "learning" else self._choosing

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.codec import codec_settings
 from pipeline.errors import ConfigError, brief
+from pipeline.losses import FEATURE_LOSSES
 from pipeline.mm import Config, plain
 
 
@@ -62,12 +63,14 @@ class CacheSection:
 class DistillSection:
     """Weights of the two losses, and the iterations over which both rise linearly from 0 (method.md's table).
 
+    `feature_loss`: 'frs', 'pkd' or 'cwd'; the last two want a lossless cache or one of codec profile 'universal'.
     `inherit_from_teacher`: start the student's neck and head from the teacher's weights wherever shapes agree.
     """
 
     feature_weight: float
     score_weight: float
     warmup_iters: int = 500
+    feature_loss: str = "frs"
     inherit_from_teacher: bool = False
 
 
@@ -84,7 +87,11 @@ KINDS = {"teacher": TeacherSection, "views": ViewsSection, "cache": CacheSection
 RUNNER_KEYS = ("auto_scale_lr", "custom_hooks", "default_hooks", "env_cfg", "launcher", "load_from", "log_level",
                "log_processor", "optim_wrapper", "param_scheduler", "randomness", "resume", "visualizer")  # fmt: skip
 NEEDED_DICTS = ("model", "model.backbone", "train_dataloader", "train_dataloader.dataset")
-CHOICES = {"teacher.source": ("cache", "live"), "views.check": ("exact", "close")}
+CHOICES = {
+    "teacher.source": ("cache", "live"),
+    "views.check": ("exact", "close"),
+    "distill.feature_loss": tuple(FEATURE_LOSSES),
+}
 AT_LEAST = {
     "teacher.gate_images": 1, "views.count": 1, "views.tolerance": 0, "cache.passes": 1, "cache.batch_size": 1,
     "cache.shard_samples": 1, "cache.calibration_views": 1, "cache.workers": 0, "distill.warmup_iters": 0,

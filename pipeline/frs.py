@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.records import TeacherOutput
-
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -32,16 +30,3 @@ def score_loss(teacher: Tensor, logits: Tensor, frs: Tensor) -> Tensor:
     """
     entropy = F.binary_cross_entropy_with_logits(logits, teacher, reduction="none")
     return (frs[:, None] * entropy).sum() / frs.sum().clamp_min(TINY)
-
-
-def frs_loss(what: str, target: TeacherOutput, own: list[Tensor]) -> Tensor:
-    """The 'feature' or 'score' loss, summed over the levels, before its weight. Computed in float32 also under AMP."""
-    loss = {"feature": feature_loss, "score": score_loss}[what]
-    return torch.stack([loss(t, o.float(), m) for t, o, m in zip(target.values(what), own, target.frs)]).sum()
-
-
-def frs_losses(target: TeacherOutput, adapted: list[Tensor], logits: list[Tensor]) -> dict[str, Tensor]:
-    """Both losses under the names that a training log shows."""
-    return {
-        "loss_frs_feature": frs_loss("feature", target, adapted), "loss_frs_score": frs_loss("score", target, logits)
-    }  # fmt: skip

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.frs import TINY, frs_loss
+from pipeline.frs import TINY
+from pipeline.losses import distillation_loss
 from pipeline.records import TeacherOutput
 
 Vector = list[Tensor]  # one part for each parameter
@@ -36,9 +37,9 @@ class Errors:
 class StudentPass:
     """One forward pass of a student, its graph kept: each further target costs a backward pass for each loss.
 
-    outputs: what the 'feature' loss compares, adapted (B, C, H_l, W_l) of every level, or what the 'score' loss does,
-    logits (B, K, H_l, W_l), or both, on the target's canvas; `parameters` of the student that are trained, without
-    adapters.
+    outputs: for each loss by name what it compares, on the target's canvas: features (B, C, H_l, W_l) of every level,
+    adapted where the loss adapts them, or logits (B, K, H_l, W_l); `parameters` of the student that are trained,
+    without adapters.
     """
 
     def __init__(self, outputs: dict[str, list[Tensor]], parameters: Sequence[Tensor], exact: TeacherOutput) -> None:
@@ -63,11 +64,11 @@ class StudentPass:
         return Errors(relative, cosine)
 
     def _loss_gradients(self, target: TeacherOutput) -> dict[str, list[Tensor]]:
-        """dL/d(adapted) and dL/d(logits), one list over the levels each."""
+        """dL/d(output) of every loss, one list over the levels each."""
         found = {}
         for name, outputs in self._outputs.items():
             leaves = [x.detach().requires_grad_() for x in outputs]
-            found[name] = list(torch.autograd.grad(frs_loss(name, target, leaves), leaves))
+            found[name] = list(torch.autograd.grad(distillation_loss(name, target, leaves), leaves))
         return found
 
     def _backward(self, name: str, gradients: list[Tensor]) -> Vector:

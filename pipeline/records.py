@@ -6,6 +6,7 @@ Everything here is plain data: no record knows where it came from (live teacher 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,11 +64,13 @@ class TeacherOutput:
 
     features[l] (B, C, H_l, W_l); scores[l] (B, K, H_l, W_l), sigmoid of the class logits; frs[l] (B, H_l, W_l) in
     [0, 1], the FRS map max_K(scores), zero outside a sample's own padded grid, so that nothing there enters a loss.
+    Losses that do not weigh by the map ask `inside`.
     """
 
     features: list[Tensor]
     scores: list[Tensor]
     frs: list[Tensor]
+    grids: tuple[LevelShapes, ...] | None = None  # each sample's own; None: all fill the canvas
 
     @property
     def levels(self) -> LevelShapes:
@@ -77,11 +80,25 @@ class TeacherOutput:
         """What the 'feature' loss or the 'score' loss compares with the student."""
         return {"feature": self.features, "score": self.scores}[what]
 
+    def each(self) -> Iterator[TeacherOutput]:
+        """Its samples one by one, still padded as the batch is."""
+        for b in range(len(self.frs[0])):
+            features, scores, frs = ([t[b : b + 1] for t in part] for part in (self.features, self.scores, self.frs))
+            yield TeacherOutput(features, scores, frs, self.grids and self.grids[b : b + 1])
+
+    def inside(self) -> list[Tensor]:
+        """[(B, H_l, W_l)] bool: whether a position is of the sample's own grid."""
+        masks = [torch.ones_like(m, dtype=torch.bool) for m in self.frs]
+        for b, grid in enumerate(self.grids or ()):
+            for mask, (h, w) in zip(masks, grid):
+                mask[b, h:], mask[b, :, w:] = False, False
+        return masks
+
     def to(self, device: torch.device | str) -> TeacherOutput:
         # A copy to the host that does not block may be read before it is there.
         blocks = torch.device(device).type == "cpu"
         move = lambda tensors: [t.to(device, non_blocking=not blocks) for t in tensors]  # noqa: E731
-        return TeacherOutput(move(self.features), move(self.scores), move(self.frs))
+        return TeacherOutput(move(self.features), move(self.scores), move(self.frs), self.grids)
 
 
 @dataclass(frozen=True)

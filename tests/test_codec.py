@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.codec.quality import find_step
 from pipeline.codec.symbols import from_groups, from_tokens, log_class, symbol_order, to_groups, to_tokens
 from pipeline.codec.transform import dct, klt
 from pipeline.errors import CodecError, ConfigError
+from pipeline.losses import WEIGHTED, compared
 from pipeline.records import TeacherOutput, canvas
 
 
@@ -52,13 +53,14 @@ class RandomSample:
         seeds = {"learning": range(4), "choosing": (10, 11), "reported": (20, 21)}[part]
         yield from (self._make(seed) for seed in seeds)
 
-    def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
         for exact in self.outputs(part):
-            yield exact, lambda coded, exact=exact: weighted_error(what, coded, exact)
+            yield exact, lambda coded, exact=exact: {loss: weighted_error(loss, coded, exact) for loss in losses}
 
 
-def weighted_error(what: str, coded: TeacherOutput, exact: TeacherOutput) -> float:
-    pairs = list(zip(coded.values(what), exact.values(what), exact.frs))
+def weighted_error(loss: str, coded: TeacherOutput, exact: TeacherOutput) -> float:
+    what, ones = compared(loss), [torch.ones_like(m) for m in exact.frs]
+    pairs = list(zip(coded.values(what), exact.values(what), exact.frs if loss in WEIGHTED else ones))
     lost = sum(float((m[:, None] * (x - y) ** 2).sum() / m.sum()) for x, y, m in pairs)
     return (lost / sum(float((m[:, None] * y**2).sum() / m.sum()) for _, y, m in pairs)) ** 0.5
 

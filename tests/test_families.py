@@ -17,8 +17,8 @@ from pipeline.stream import Stream
 from tests.conftest import FAMILIES, detector, make_config, save_teacher, stage1
 
 
-def distiller_and_batch(config: Path, source: str, batch: int = 0) -> tuple[Distiller, dict]:
-    cfg, sections = load_config(str(config), {"teacher.source": source})
+def distiller_and_batch(config: Path, source: str, batch: int = 0, loss: str = "frs") -> tuple[Distiller, dict]:
+    cfg, sections = load_config(str(config), {"teacher.source": source, "distill.feature_loss": loss})
     lesson = prepare_lesson(cfg, sections)
     torch.manual_seed(3)
     student = MODELS.build(cfg.model)
@@ -33,7 +33,7 @@ def step(model: Distiller, batch: dict) -> tuple[dict[str, torch.Tensor], dict[s
     torch.manual_seed(4)
     np.random.seed(4)
     losses = model(**model.data_preprocessor(batch, True), mode="loss")
-    own = {name: value for name, value in losses.items() if name.startswith("loss_frs")}
+    own = {name: value for name, value in losses.items() if name.startswith(("loss_frs", "loss_pkd", "loss_cwd"))}
     names, parameters = zip(*((n, p) for n, p in model.student.named_parameters() if p.requires_grad))
     gradients = torch.autograd.grad(sum(own.values()), parameters, allow_unused=True)
     return own, {name: g for name, g in zip(names, gradients) if g is not None}
@@ -92,6 +92,20 @@ def test_live_equals_cached_and_reference(family: str, data: Path, tmp_path: Pat
     assert cached_gradients.keys() == live_gradients.keys() and cached_gradients
     flat = [torch.cat([g[n].flatten() for n in g]) for g in (cached_gradients, live_gradients)]
     assert torch.linalg.norm(flat[0] - flat[1]) <= 1e-5 * torch.linalg.norm(flat[1])
+
+
+@pytest.mark.parametrize("loss", ["pkd", "cwd"])
+def test_one_cache_serves_other_losses(loss: str, made: dict[str, Path]) -> None:
+    cached_model, cached_batch = distiller_and_batch(made["lossless"], "cache", loss=loss)
+    assert len({tuple(v.shape) for v in cached_batch["inputs"]}) > 1, "the batch should mix shapes"
+    cached, gradients = step(cached_model, cached_batch)
+    live, wanted = step(*distiller_and_batch(made["lossless"], "live", loss=loss))
+    assert set(cached) == {"loss_frs_score", f"loss_{loss}_feature"}
+    for name, value in cached.items():
+        assert 0 < value.item() == pytest.approx(live[name].item(), rel=1e-5)
+    flat = [torch.cat([g[n].flatten() for n in g]) for g in (gradients, wanted)]
+    assert torch.linalg.norm(flat[0] - flat[1]) <= 1e-5 * torch.linalg.norm(flat[1])
+    assert not list(cached_model.adapters.parameters())  # both are as wide: nothing stands between
 
 
 @pytest.mark.parametrize("family", FAMILIES)

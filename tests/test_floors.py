@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     ["errors", "records", "mmcv_ops"],
     ["cache"],
-    ["codec", "frs", "gradient", "replay", "mm"],
+    ["codec", "frs", "pkd", "cwd", "losses", "gradient", "replay", "mm"],
     ["config", "data", "views"],
     ["planning"],
     ["teacher", "stream"],
@@ -20,7 +20,20 @@ FLOORS = [
     ["__main__"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-WITHOUT_MMDET = ["errors", "records", "cache", "codec", "frs", "gradient", "replay", "report", "__main__"]
+WITHOUT_MMDET = [
+    "errors",
+    "records",
+    "cache",
+    "codec",
+    "frs",
+    "pkd",
+    "cwd",
+    "losses",
+    "gradient",
+    "replay",
+    "report",
+    "__main__",
+]
 
 
 def modules() -> dict[Path, str]:

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.cache.reader import ShardReader
 from pipeline.caching.shard import write_shard
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, stack
+from pipeline.codec.fit import PROFILES
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
 from tests.test_codec import weighted_error
 
@@ -99,22 +100,22 @@ class PlannedSample:
             if views[0][1] != 3:
                 yield self._teacher(views)
 
-    def probes(self, part: str, what: str) -> Iterator[Any]:
+    def probes(self, part: str, losses: Sequence[str]) -> Iterator[Any]:
         for exact in self.outputs(part):
-            yield exact, lambda coded, exact=exact: weighted_error(what, coded, exact)
+            yield exact, lambda coded, exact=exact: {loss: weighted_error(loss, coded, exact) for loss in losses}
 
 
 @pytest.fixture(scope="session")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_mixed(tmp_path_factory.mktemp("mixed"))
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {profile: make_mixed(tmp_path_factory.mktemp(profile), profile) for profile in PROFILES}
 
 
-def make_mixed(root: Path) -> Path:
+def make_mixed(root: Path, profile: str) -> Path:
     """A cache folder of one shard whose samples have different grids, some with a map of zeros."""
     pads = list(GRIDS)
     plan = ShardPlan(((pads[0], ((1, 0), (2, 1))), (pads[1], ((3, 0),)), (pads[2], ((4, 3), (5, 2)))))
     teacher: Any = PlannedTeacher(plan)
-    codec = new_codec(codec_settings({"type": "frs", "quality": 0.01}))
+    codec = new_codec(codec_settings({"type": "frs", "quality": 0.01, "profile": profile}))
     codec.calibrate(PlannedSample(teacher))
     save_codec(codec, root, {"views": 5})
     identity = {"pass": 0, "shard": 0, "plan": "plan", "recipe": "recipe"}
@@ -123,11 +124,11 @@ def make_mixed(root: Path) -> Path:
     return root
 
 
-@pytest.fixture(params=["frs", "lossless", "mixed"])
+@pytest.fixture(params=["frs", "lossless", "mixed frs", "mixed universal"])
 def cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The page's `cache` folder, beside which its blocks run."""
-    if request.param == "mixed":
-        root = request.getfixturevalue("mixed")
+    if request.param.startswith("mixed"):
+        root = request.getfixturevalue("mixed")[request.param.removeprefix("mixed ")]
     else:
         root = request.getfixturevalue("made")[request.param].parent / "cache"
     (tmp_path / "cache").symlink_to(root)
@@ -204,9 +205,11 @@ def test_numpy_decodes_as_the_codec_does(cache: Path) -> None:
                 assert a.dtype == np.float32 and np.array_equal(a, b.numpy())
 
 
-def test_decoded_numbers_are_the_teachers(mixed: Path) -> None:
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_decoded_numbers_are_the_teachers(mixed: dict[str, Path], profile: str) -> None:
     """The page and the codec could be wrong together: the numbers must also be near what went in."""
-    reader, codec = ShardReader(mixed / "pass-0" / "shard-00000.tar"), codec_of(mixed)
+    root = mixed[profile]
+    reader, codec = ShardReader(root / "pass-0" / "shard-00000.tar"), codec_of(root)
     pads = list(GRIDS)
     exact = PlannedTeacher(ShardPlan(()))([(pads[0], 1), (pads[0], 2)])
     features, scores, frs = decoded(codec, reader.read(1))

@@ -14,8 +14,8 @@ from pipeline.caching.adapters import RIDGE, fit_adapters
 from pipeline.caching.calibrate import drift
 from pipeline.caching.probe import FROZEN, LOUDEST, Probe
 from pipeline.config import load_config
-from pipeline.frs import frs_losses
 from pipeline.gradient import Errors, StudentPass, unexplained
+from pipeline.losses import distillation_loss
 from pipeline.records import TeacherOutput
 from pipeline.teacher import Teacher, find_teacher
 from tests.conftest import CLASSES
@@ -42,9 +42,9 @@ def both(student: Small, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
 
 
 def gradient(student: Small, x: torch.Tensor, target: TeacherOutput, weights: dict[str, float]) -> torch.Tensor:
-    found = frs_losses(target, *student(x))
+    found = {name: distillation_loss(name, target, own) for name, own in both(student, x).items()}
     student.zero_grad()
-    (weights["feature"] * found["loss_frs_feature"] + weights["score"] * found["loss_frs_score"]).backward()
+    (weights["feature"] * found["feature"] + weights["score"] * found["score"]).backward()
     return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
 
 
@@ -118,12 +118,12 @@ def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path], what: str) -> 
     view, *others = torch.randint(0, 255, (8, 3, 64, 128), dtype=torch.uint8)
     before = teacher([view])
     probe = Probe(teacher, what, 1, others[:2], others[2:])
-    exact, measure = probe.measure(view)
+    exact, measured = probe.measure(view, [what])
     after = teacher([view])
     assert all(torch.equal(a, b) for a, b in zip(before.features + before.scores, after.features + after.scores))
-    assert measure(exact) == 0.0
+    assert measured(exact)[what] == 0.0
     worse = TeacherOutput([f * 1.1 for f in exact.features], [s * 0.9 for s in exact.scores], exact.frs)
-    assert 0.001 < measure(worse) < 10
+    assert 0.001 < measured(worse)[what] < 10
     assert 0 < probe.noise <= LOUDEST
     frozen = [p for key, p in probe._student.named_parameters() if key.startswith(FROZEN)]
     assert frozen and not any(p.requires_grad for p in frozen)

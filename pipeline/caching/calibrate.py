@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,10 @@ class ViewSample:
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
         for views in self._views(part):
-            yield self._job.teacher(views)
+            yield from self._job.teacher(views).each()  # what fitting makes of a view is several times its size
 
-    def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
-        return self._probes(part, what)
+    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+        return self._probes(part, losses)
 
     def _views(self, part: str) -> Iterator[list[Tensor]]:
         found = False

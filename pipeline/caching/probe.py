@@ -21,6 +21,7 @@ from torch import Tensor
 from pipeline.caching.adapters import fit_adapters
 from pipeline.codec.base import Measure
 from pipeline.gradient import StudentPass, unexplained
+from pipeline.losses import ADAPTED, compared
 from pipeline.records import TeacherOutput
 from pipeline.teacher import Teacher
 from pipeline.teacher.heads import class_head, class_logits
@@ -33,8 +34,9 @@ TUNING, FITTING = 12, 12  # views that the noise is found on, and the adapters
 
 
 class Probe:
-    """Errors of the gradient of one loss, 'feature' or 'score', of what stands in for a teacher's output.
+    """Errors of the gradients of what stands in for a teacher's output, by the losses that compare `what`.
 
+    what: 'feature' or 'score'; the probe is made for FRS's loss of it.
     `noise`: rms of the noise on convolutions in units of their rms, found on `tuning`; for features the adapters are
     fitted on `fitting`. Both are a few views, (3, h, w) uint8.
     """
@@ -51,18 +53,17 @@ class Probe:
         trained = [p for key, p in self._parameters(self._student) if not key.startswith(FROZEN)]
         self._trained = [p.requires_grad_() for p in trained]
 
-    def measure(self, view: Tensor) -> tuple[TeacherOutput, Measure]:
-        """The teacher's output on one view, and the function that tells the error of a stand-in."""
-        exact = self._teacher([view])
-        done = StudentPass({self._what: self._answer(view)}, self._trained, exact)
-        return exact, lambda coded: done.errors(coded).relative[self._what]
+    def measure(self, view: Tensor, losses: Sequence[str]) -> tuple[TeacherOutput, Measure]:
+        """The teacher's output on one view, and the function that tells the errors of a stand-in."""
+        exact, features = self._teacher([view]), self._features(view)
+        done = StudentPass({name: self._answer(features, name) for name in losses}, self._trained, exact)
+        return exact, lambda coded: done.errors(coded).relative
 
-    def _answer(self, view: Tensor) -> list[Tensor]:
-        """Adapted features, or class logits, of every level."""
-        features = self._features(view)
-        if self._what == "feature":
-            return self._adapters(features)
-        return class_logits(class_head(self._student)(tuple(features)))
+    def _answer(self, features: list[Tensor], loss: str) -> list[Tensor]:
+        """What a loss compares: features, adapted or not, or class logits, of every level."""
+        if self._what == "score":
+            return class_logits(class_head(self._student)(tuple(features)))
+        return self._adapters(features) if loss in ADAPTED else features
 
     def _features(self, view: Tensor) -> list[Tensor]:
         return list(self._student.extract_feat(self._student.data_preprocessor({"inputs": [view]}, False)["inputs"]))
@@ -83,7 +84,10 @@ class Probe:
             self._set_noise(amount)
             if self._what == "feature":
                 self._adapters = fit_adapters((self._teacher([view]), self._features(view)) for view in fitting)
-            left = unexplained(self._what, ((self._teacher([v]), [guess(x) for x in self._answer(v)]) for v in tuning))
+            left = unexplained(
+                self._what,
+                ((self._teacher([v]), [guess(x) for x in self._answer(self._features(v), self._what)]) for v in tuning),
+            )
             ratio = UNEXPLAINED[self._what] / max(left, 1e-6)
             if abs(ratio - 1) <= CLOSE:
                 break
@@ -100,7 +104,7 @@ class Probe:
 
 
 class Probes:
-    """One probe for each loss, made when it is first asked for; `views` gives the views of a part of the sample."""
+    """One probe for features and one for scores, made when first asked for; `views`: those of a part."""
 
     def __init__(
         self, teacher: Teacher, seed: int, views: Callable[[str], Iterator[Tensor]], told: Callable[[str], None]
@@ -108,12 +112,13 @@ class Probes:
         self._teacher, self._seed, self._views, self._told = teacher, seed, views, told
         self._made: dict[str, Probe] = {}
 
-    def __call__(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
+    def __call__(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
         """CalibrationSample.probes."""
+        (what,) = {compared(loss) for loss in losses}
         if what not in self._made:
             first = lambda part, count: list(islice(self._views(part), count))  # noqa: E731
             tuning, fitting = first("choosing", TUNING), first("learning", FITTING)
             self._made[what] = Probe(self._teacher, what, self._seed, tuning, fitting)
             self._told(f"probe    noise {self._made[what].noise:.2g} on its weights for the {what} loss")
         for view in self._views(part):
-            yield self._made[what].measure(view)
+            yield self._made[what].measure(view, losses)

@@ -11,6 +11,7 @@ import zarr
 
 from pipeline.cache.files import sha256_file, sync, write_json
 from pipeline.codec.base import Codec
+from pipeline.codec.fit import PROFILES
 from pipeline.codec.frs import Frs
 from pipeline.codec.lossless import Lossless
 from pipeline.codec.quality import QUALITIES
@@ -20,7 +21,7 @@ CODECS: dict[str, type[Codec]] = {Lossless.name: Lossless, Frs.name: Frs}
 DEFAULTS: dict[str, dict[str, Any]] = {
     Lossless.name: {"zstd": 1},
     # Blosc's 8 is zstd 15: 8% smaller than 5 (zstd 9), and tokens are so few that it costs 20 ms a view at most.
-    Frs.name: {"zstd": 8, "quality": "balanced"},
+    Frs.name: {"zstd": 8, "quality": "balanced", "profile": "frs"},
 }
 
 
@@ -37,6 +38,8 @@ def codec_settings(config: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"cache.codec.{key}: unknown key; the {name} codec knows {sorted(known)}")
         if key == "zstd" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 9):
             raise ConfigError(f"cache.codec.zstd: expected a whole number from 1 to 9, found {value!r}")
+        if key == "profile" and value not in PROFILES:
+            raise ConfigError(f"cache.codec.profile: expected one of {sorted(PROFILES)}, found {value!r}")
         if key == "quality" and not _named(value) and not _fraction(value):
             raise ConfigError(
                 "cache.codec.quality: expected the gradient error allowed to each loss, between 0.005 and 0.5, or one "

@@ -18,7 +18,7 @@ from pipeline.errors import CodecError
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 
 Sample = dict[str, np.ndarray]
-Measure = Callable[[TeacherOutput], float]  # of what stands in for an exact output
+Measure = Callable[[TeacherOutput], dict[str, float]]  # what stands in for an exact output -> error of each loss
 
 
 class CalibrationSample(Protocol):
@@ -27,10 +27,10 @@ class CalibrationSample(Protocol):
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
         """Views of one part: 'learning' (statistics), 'choosing' (steps and ranks) or 'reported'; all are apart."""
 
-    def probes(self, part: str, what: str) -> Iterator[tuple[TeacherOutput, Measure]]:
-        """The same, one view at a time, each with the error of the gradient of the 'feature' or the 'score' loss.
+    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+        """The same, one view at a time, each with the error of the gradient of these losses (pipeline/losses.py).
 
-        It is NaN where the exact gradient is zero.
+        All of them compare the same tensor. An error is NaN where the exact gradient is zero.
         """
 
 
@@ -63,6 +63,10 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         """On the batch's device; every level on the batch's common canvas, frs = 0 beyond a sample's own grid."""
+
+    def gradient_error(self, loss: str) -> float:
+        """What this codec does to the gradient of a loss (pipeline/losses.py), measured at calibration on a probe."""
+        return self.settings["probe_error"][loss]
 
     def validate(self) -> None:
         """Raise KeyError or ValueError where settings or tables lack what decoding needs."""

@@ -54,15 +54,17 @@ class Statistics:
         self.roots = [Moments(score_channels) for _ in range(levels)]
         self.score_sums = np.zeros((levels, BUCKETS, score_channels))
 
-    def add(self, output: TeacherOutput, maps: list[Tensor], buckets: list[Tensor]) -> None:
-        """maps (B, H_l, W_l), the decoded map of every level; buckets the same shape, int64."""
+    def add(self, output: TeacherOutput, own: list[Tensor], maps: list[Tensor], buckets: list[Tensor]) -> None:
+        """maps (B, H_l, W_l): the decoded map of every level, what scores count; own: what features count; buckets."""
         self.views += output.frs[0].shape[0]
-        for level, (m, numbers) in enumerate(zip(maps, buckets)):
-            weight = (m / m.sum(dim=(1, 2), keepdim=True).clamp_min(TINY)).flatten()
+        for level, numbers in enumerate(buckets):
+            counted, weight = (
+                (m[level] / m[level].sum(dim=(1, 2), keepdim=True).clamp_min(TINY)).flatten() for m in (own, maps)
+            )
             bucket = numbers.flatten()
             features = output.features[level].movedim(1, -1).flatten(0, 2).float()
             scores = output.scores[level].movedim(1, -1).flatten(0, 2).float()
-            self.features[level].add(features, weight, bucket)
+            self.features[level].add(features, counted, bucket)
             self.roots[level].add(scores.sqrt(), weight, bucket)
             one_hot = torch.nn.functional.one_hot(bucket, BUCKETS).to(scores.dtype)
             self.score_sums[level] += (one_hot.T @ (scores * weight[:, None])).double().cpu().numpy()

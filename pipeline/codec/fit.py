@@ -15,8 +15,9 @@ from pipeline.codec.calibration import Statistics
 from pipeline.codec.mapcode import map_top
 from pipeline.codec.quality import asked, find_step
 from pipeline.codec.symbols import to_groups
-from pipeline.codec.transform import klt, steps
+from pipeline.codec.transform import klt
 from pipeline.errors import CodecError
+from pipeline.losses import FEATURE_LOSSES
 from pipeline.records import TeacherOutput
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 KINDS = ("feature", "score")
 DROPPED = 5e-3  # share of a level's nonzero symbols that the planes left out may hold
+# Feature losses (pipeline/losses.py) whose gradients a profile's step is chosen for.
+PROFILES = {"frs": ("feature",), "universal": ("feature", "pkd", "cwd")}
 START = [0.003, 0.03, 0.3]  # first steps tried, in units of the residual's rms norm
 
 
@@ -33,13 +36,15 @@ def fit(codec: Frs, sample: CalibrationSample) -> None:
     codec.settings["map_top"] = map_top(target)
     scales = learn_statistics(codec, sample.outputs("learning"))
     for what in KINDS:
-        errors = lambda tried: probe_errors(codec, what, sample.probes("choosing", what), tried)  # noqa: B023, E731
+        losses = PROFILES[codec.settings["profile"]] if what == "feature" else ("score",)
+        errors = lambda tried: worst(probe_errors(codec, what, sample.probes("choosing", losses), tried))  # noqa: B023, E731
         codec.settings[f"{what}_step"] = find_step(what, errors, [factor * scales[what] for factor in START], target)
     learn_order(codec, sample.outputs("learning"))
     drop_planes(codec, sample.outputs("choosing"))
-    codec.settings["probe_error"] = {
-        what: probe_errors(codec, what, sample.probes("reported", what), [codec.steps()[what]])[0] for what in KINDS
-    }
+    codec.settings["probe_error"] = {}
+    for what, losses in (("feature", tuple(FEATURE_LOSSES.values())), ("score", ("score",))):
+        (found,) = probe_errors(codec, what, sample.probes("reported", losses), [codec.steps()[what]])
+        codec.settings["probe_error"] |= found
 
 
 def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> dict[str, float]:
@@ -51,7 +56,7 @@ def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> dict[str, 
             statistics = Statistics(len(output.features), codec.channels, codec.score_channels)
         codec.check(output)
         maps = codec.code(output)
-        statistics.add(output, maps.floats, maps.buckets)
+        statistics.add(output, codec.weights("feature", maps).floats, maps.floats, maps.buckets)
     if statistics is None:
         raise CodecError("calibration: no view of the sample could be read")
     feature_mean, feature_covs, score_mean, score_cov = statistics.result()
@@ -67,41 +72,46 @@ def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> dict[str, 
 
 def probe_errors(
     codec: Frs, what: str, probes: Iterable[tuple[TeacherOutput, Measure]], tried: list[float]
-) -> list[float]:
-    """Mean gradient error of one tensor for each of several steps; 0 where no view has a gradient."""
-    found: list[list[float]] = [[] for _ in tried]
+) -> list[dict[str, float]]:
+    """Of each of several steps the mean gradient error of every loss; 0 where no view has a gradient."""
+    found: list[dict[str, list[float]]] = [{} for _ in tried]
     for output, measure in probes:
         maps = codec.code(output)
         exact, _ = codec.coefficients(output, maps, what)
         for errors, step in zip(found, tried):
-            coded = {"frs": maps.floats, f"{what}s": codec.rounded(exact, maps, what, step)}
-            error = measure(replace(output, **coded))
-            if not math.isnan(error):
-                errors.append(error)
+            coded: dict[str, Any] = {"frs": maps.floats, f"{what}s": codec.rounded(exact, maps, what, step)}
+            for loss, error in measure(replace(output, **coded)).items():
+                errors.setdefault(loss, []).extend([] if math.isnan(error) else [error])
         del output, measure, maps, exact, coded  # or this view's graph would stay while the next is made
-    return [sum(errors) / max(1, len(errors)) for errors in found]
+    return [{loss: sum(e) / max(1, len(e)) for loss, e in errors.items() if loss != "total"} for errors in found]
+
+
+def worst(errors: list[dict[str, float]]) -> list[float]:
+    """Of each step the error of the loss that it harms most."""
+    return [max(row.values(), default=0.0) for row in errors]
 
 
 def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
     """Expected size of every group of symbols."""
     energy: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
-    strength: Any = 0.0
+    strength: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
     for output in outputs:
         maps = codec.code(output)
-        strength = strength + sum(np.array([float(w.sum()) for w in s.whole()]) for s in maps.samples)
         for what in KINDS:
+            samples = codec.weights(what, maps).samples
+            strength[what] = strength[what] + sum(np.array([float(w.sum()) for w in s.whole()]) for s in samples)
             levels, _ = codec.coefficients(output, maps, what)
             by_level: list[np.ndarray] = []
             for i, level in enumerate(levels):
                 # Relative to the level's exponent, as the whole numbers are that stand for the map.
-                octaves = [2.0 ** min(s.exponents[i], 120) for s in maps.samples]
+                octaves = [2.0 ** min(s.exponents[i], 120) for s in samples]
                 sizes = [to_groups(c).square().sum(dim=2).double() * o for c, o in zip(level, octaves)]
                 by_level.append(torch.stack(sizes).sum(dim=0).cpu().numpy())
             energy[what] = energy[what] + np.stack(by_level)
         del output, maps, levels, level
     tables = dict(codec.tables)
     for what in KINDS:
-        size = energy[what] / np.maximum(strength, 1.0)[:, None, None]
+        size = energy[what] / np.maximum(strength[what], 1.0)[:, None, None]
         expected = np.round(2 * np.log2(np.maximum(size, 1e-12 * max(size.max(), 1e-30))))
         tables[f"{what}_expected"] = expected.astype(np.int16)
     codec.use(tables)
@@ -116,7 +126,7 @@ def drop_planes(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
             levels, _ = codec.coefficients(output, maps, what)
             counts = [
                 (level.abs() > step / 2).sum(dim=(0, 2, 3)).cpu().numpy()
-                for level, step in zip(levels, steps(maps.floats, codec.steps()[what]))
+                for level, step in zip(levels, codec.step_sizes(what, maps))
             ]
             nonzero[what] = nonzero[what] + np.stack(counts)
     tables = dict(codec.tables)

@@ -6,7 +6,8 @@ With m the decoded FRS map, S_l its sum over level l, U a KLT basis and mu / t0 
     scores     q = rint( DCT4x4[ U^T sqrt(m) (sqrt(t) - sqrt(t0_l)) ] / D_l ),   t = u |u| after decoding u
     D_l = step * S_l^0.5 * (sum_l S_l)^-0.3,   steps: chosen for `quality`, the gradient error of each loss on a probe
 
-The feature loss is plain squared error between sqrt(m) y and sqrt(m) a, so that is what is transformed. The symbols q
+The feature loss is plain squared error between sqrt(m) y and sqrt(m) a, so that is what is transformed; a cache of the
+`universal` profile serves losses that do not weigh by m, and puts 1 for m in the line of the features. The symbols q
 are stored as tokens in the order of their expected size (symbols.py). Decoding runs on the training device; the host
 only checks crcs and runs zstd. u |u| is not clipped to [0, m]: that would bias the sum over neighbours.
 docs/format.md has the same in 60 lines of numpy.
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
 from pipeline.codec.base import CalibrationSample, Codec, Sample, on_canvas, positions
-from pipeline.codec.fit import KINDS, fit
+from pipeline.codec.fit import KINDS, PROFILES, fit
 from pipeline.codec.mapcode import BUCKETS, BatchMaps, CodedMap
 from pipeline.codec.symbols import FREQUENCIES, from_groups, from_tokens, symbol_order, to_groups, to_tokens
 from pipeline.codec.transform import BLOCK, dct, steps, to_blocks
@@ -59,6 +60,8 @@ class Frs(Codec):
                 raise ValueError(f"table {name}: expected shape {shape}, found {self.tables[name].shape}")
         if not (1 <= int(self.settings["map_top"]) <= 255 and all(float(step) > 0 for step in self.steps().values())):
             raise ValueError("settings map_top, feature_step or score_step out of range")
+        if self.settings.get("profile", "frs") not in PROFILES:
+            raise ValueError(f"profile {self.settings['profile']!r} is not known here")
 
     def use(self, tables: dict[str, np.ndarray]) -> None:
         """Take these tables from now on."""
@@ -87,6 +90,15 @@ class Frs(Codec):
         samples = [CodedMap.encode([m[b] for m in output.frs], top) for b in range(len(output.frs[0]))]
         return BatchMaps(samples, output.levels)
 
+    def weights(self, what: str, maps: BatchMaps) -> BatchMaps:
+        """What a position counts: its m, or 1 for the features of the universal profile."""
+        universal = what == "feature" and self.settings.get("profile") == "universal"
+        return maps.everywhere() if universal else maps
+
+    def step_sizes(self, what: str, maps: BatchMaps, step: float | None = None) -> Levels:
+        """D_l (B, 1, 1, 1) of every level; `step`: one to try in the place of the codec's own."""
+        return steps(self.weights(what, maps).floats, self.settings[f"{what}_step"] if step is None else step)
+
     def _basis(self, what: str, level: int, device: torch.device) -> Tensor:
         """(X, R); features have one for each level, scores one for all."""
         basis = self._on(device)[f"{what}_basis"]
@@ -100,7 +112,7 @@ class Frs(Codec):
     def coefficients(self, output: TeacherOutput, maps: BatchMaps, what: str) -> tuple[Levels, Levels]:
         """Of every level: (B, R, H4, W4) before quantisation; (B,) squared norm of the residual they stand for."""
         planes, energy = [], []
-        for level, (m, value) in enumerate(zip(maps.floats, output.values(what))):
+        for level, (m, value) in enumerate(zip(self.weights(what, maps).floats, output.values(what))):
             plain = value.float() if what == "feature" else value.float().sqrt()
             residual = m.sqrt()[:, None] * (plain - self._mean(what, level, maps))
             rotated = torch.einsum("cr,bchw->brhw", self._basis(what, level, m.device), residual)
@@ -110,12 +122,13 @@ class Frs(Codec):
 
     def rounded(self, exact: Levels, maps: BatchMaps, what: str, step: float) -> Levels:
         """What decoding gives for these coefficients with this step."""
-        return self._rebuild([torch.round(c / d) * d for c, d in zip(exact, steps(maps.floats, step))], maps, what)
+        sizes = self.step_sizes(what, maps, step)
+        return self._rebuild([torch.round(c / d) * d for c, d in zip(exact, sizes)], maps, what)
 
     def _rebuild(self, planes: Levels, maps: BatchMaps, what: str) -> Levels:
         """Coefficients times step, (B, R, H4, W4) of every level -> what the teacher said."""
         out = []
-        for level, (coefficients, m) in enumerate(zip(planes, maps.floats)):
+        for level, (coefficients, m) in enumerate(zip(planes, self.weights(what, maps).floats)):
             blocks = dct(coefficients, inverse=True)[..., : m.shape[1], : m.shape[2]]
             residual = torch.einsum("cr,brhw->bchw", self._basis(what, level, m.device), blocks)
             # Where m = 0 nothing was coded (and nothing is asked): the mean stands.
@@ -127,20 +140,19 @@ class Frs(Codec):
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
         self.check(output)
         maps, tables = self.code(output), self._on(output.frs[0].device)
-        whole = [coded.whole() for coded in maps.samples]
         samples: list[Sample] = [{"frs": coded.to_bytes().cpu().numpy()} for coded in maps.samples]
         errors = {}
         for what in KINDS:
             exact, energy = self.coefficients(output, maps, what)
-            step = steps(maps.floats, self.steps()[what])
+            step = self.step_sizes(what, maps)
             scaled = [c / d for c, d in zip(exact, step)]
             rounded = [torch.round(c) for c in scaled]
             # By Parseval; what the planes left out hold is lost as well.
             lost = sum(float((q - c).square().sum() - c.square().sum()) for q, c in zip(rounded, scaled))
             total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy, step))
             errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
-            for b, sample in enumerate(samples):
-                order = symbol_order(tables[f"{what}_expected"], whole[b])
+            for b, (sample, weight) in enumerate(zip(samples, self.weights(what, maps).samples)):
+                order = symbol_order(tables[f"{what}_expected"], weight.whole())
                 sample[f"{what}s"] = to_tokens([to_groups(q[b]) for q in rounded], order).cpu().numpy()
         return samples, errors
 
@@ -151,23 +163,21 @@ class Frs(Codec):
         return [CodedMap.from_bytes(row, lv, top, e) for row, lv, e in zip(rows, batch.levels, exponents)]
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
-        own = self.coded_maps(batch)
         common = canvas(batch.levels)
-        maps, tables = BatchMaps(own, common), self._on(batch.arrays["frs"].device)
+        maps, tables = BatchMaps(self.coded_maps(batch), common), self._on(batch.arrays["frs"].device)
         out: dict[str, Levels] = {}
-        whole = [sample.whole() for sample in own]
         for what in KINDS:
             expected, decoded = tables[f"{what}_expected"], []
-            for tokens, sample, numbers in zip(batch.arrays[f"{what}s"], own, whole):
-                sides = [whole_blocks(*c.shape) for c in sample.codes]
+            for tokens, weight in zip(batch.arrays[f"{what}s"], self.weights(what, maps).samples):
+                sides = [whole_blocks(*c.shape) for c in weight.codes]
                 shapes = [(expected.shape[1], FREQUENCIES, h * w // FREQUENCIES) for h, w in sides]
-                groups = from_tokens(tokens, symbol_order(expected, numbers), shapes)
+                groups = from_tokens(tokens, symbol_order(expected, weight.whole()), shapes)
                 decoded.append([from_groups(g, *side) for g, side in zip(groups, sides)])
-            step = steps(maps.floats, self.steps()[what])
+            step = self.step_sizes(what, maps)
             sizes = [whole_blocks(*size) for size in common]
             planes = [on_canvas([d[i] for d in decoded], size) * step[i] for i, size in enumerate(sizes)]
             out[what] = self._rebuild(planes, maps, what)
-        return TeacherOutput(out["feature"], out["score"], maps.floats)
+        return TeacherOutput(out["feature"], out["score"], maps.floats, batch.levels)
 
 
 def whole_blocks(height: int, width: int) -> tuple[int, int]:

@@ -21,6 +21,9 @@ class Lossless(Codec):
             raise CodecError("calibration: no view of the sample could be read")
         self.learn_channels(first)
 
+    def gradient_error(self, loss: str) -> float:
+        return 0.0
+
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         p, zstd = max(positions(sample) for sample in levels), self.settings["zstd"]
         return [
@@ -43,4 +46,5 @@ class Lossless(Codec):
             unpack(batch.arrays["features"].transpose(1, 2), batch.levels),
             unpack(batch.arrays["scores"].transpose(1, 2), batch.levels),
             [level[:, 0] for level in frs],
+            batch.levels,
         )

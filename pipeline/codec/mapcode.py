@@ -131,8 +131,18 @@ class BatchMaps:
     """The decoded maps of a batch on its common canvas: floats and buckets [(B, H_l, W_l)], zeros beyond own grids."""
 
     def __init__(self, samples: list[CodedMap], levels: LevelShapes) -> None:
-        self.samples = samples
+        self.samples, self._levels = samples, levels
+        self._ones: BatchMaps | None = None
         self.floats, self.buckets = (
             [on_canvas([row[i] for row in rows], size) for i, size in enumerate(levels)]
             for rows in ([s.floats() for s in samples], [s.buckets() for s in samples])
         )
+
+    def everywhere(self) -> BatchMaps:
+        """The same grids with m = 1 at every position of a sample's own."""
+        if self._ones is None:
+            ones = [
+                CodedMap([torch.full_like(c, s.top) for c in s.codes], [0] * len(s.codes), s.top) for s in self.samples
+            ]
+            self._ones = BatchMaps(ones, self._levels)
+        return self._ones

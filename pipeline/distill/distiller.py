@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.config import DistillSection
 from pipeline.distill.sources import TeacherSource
 from pipeline.errors import StudentError
-from pipeline.frs import frs_losses
+from pipeline.losses import ADAPTED, FEATURE_LOSSES, distillation_loss
 from pipeline.teacher.heads import class_head, class_logits, output_shapes
 
 
@@ -57,7 +58,11 @@ class Distiller(BaseModel):
                 f"student has {own_scores} class score channels a position, the teacher's outputs have "
                 f"{score_channels}: classes and anchors must be the same"
             )
-        self.adapters = nn.ModuleList(nn.Conv2d(own_channels, channels, 3, padding=1) for _ in range(levels))
+        self._loss = FEATURE_LOSSES[section.feature_loss]
+        # A loss without adapters needs some where the widths differ.
+        kernel = 3 if self._loss in ADAPTED else 1 if own_channels != channels else 0
+        adapter = partial(nn.Conv2d, own_channels, channels, kernel, padding=kernel // 2) if kernel else nn.Identity
+        self.adapters = nn.ModuleList(adapter() for _ in range(levels))
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor", teacher: Any = None) -> Any:
         """mmengine's protocol; in 'loss' mode `teacher` is what the source took from the batch."""
@@ -70,10 +75,10 @@ class Distiller(BaseModel):
         cropped = [zip(tensors, target.levels) for tensors in (seen["features"], seen["logits"])]
         features, logits = ([self._crop(t, size) for t, size in pairs] for pairs in cropped)
         adapted = [adapter(feature) for adapter, feature in zip(self.adapters, features)]
-        found = frs_losses(target, adapted, logits)
+        feature, score = distillation_loss(self._loss, target, adapted), distillation_loss("score", target, logits)
         ramp = self.ramp()
-        losses["loss_frs_feature"] = self.section.feature_weight * ramp * found["loss_frs_feature"]
-        losses["loss_frs_score"] = self.section.score_weight * ramp * found["loss_frs_score"]
+        losses[f"loss_{self.section.feature_loss}_feature"] = self.section.feature_weight * ramp * feature
+        losses["loss_frs_score"] = self.section.score_weight * ramp * score
         return losses
 
     def ramp(self) -> float:

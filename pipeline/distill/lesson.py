@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import sha256_file
 from pipeline.cache.plan import references
 from pipeline.codec import load_codec
+from pipeline.codec.base import Codec
+from pipeline.codec.fit import PROFILES
+from pipeline.codec.quality import asked
 from pipeline.config import Sections
 from pipeline.data import Images
 from pipeline.distill.sources import CachedTeacher, LiveTeacher, TeacherSource
-from pipeline.errors import CacheError
+from pipeline.errors import CacheError, ConfigError
+from pipeline.losses import FEATURE_LOSSES
 from pipeline.mm import Config
 from pipeline.planning import expected_passes, layout_of, plan_views, require_images
 from pipeline.recipe import make_recipe
@@ -20,6 +25,8 @@ from pipeline.stream import StreamSource
 from pipeline.teacher import Teacher, find_teacher, own_device
 from pipeline.teacher.heads import output_shapes
 from pipeline.views import Views
+
+TOLERATED = 0.1  # gradient error that is let pass whatever quality was asked for
 
 
 @dataclass
@@ -60,13 +67,27 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
         require_images(cache.root, number, {ref.image_id for refs in shards for ref in refs} | left_out, images)
     made_with = {number: cache.manifest(number)["environment"] for number in passes}
     codec = load_codec(cache.root, cache.codec_manifest())
+    require_served(codec, sections.distill.feature_loss, cache.root)
     source = StreamSource(passes, images, views, cache, sections.views.check, sections.views.tolerance, made_with)
     levels = cache.shard(*next((r.cache_pass, r.shard) for p in passes.values() for s in p for r in s))
     provenance = {"teacher": "cache", "content": cache.content(), "recipe": cache.plan["recipe_digest"]}
+    provenance["feature_loss_error"] = codec.gradient_error(FEATURE_LOSSES[sections.distill.feature_loss])
     return Lesson(
         source, CachedTeacher(codec), levels.attributes["levels"], codec.channels, codec.score_channels,
         {**provenance, "views_check": sections.views.check},
     )  # fmt: skip
+
+
+def require_served(codec: Codec, loss: str, root: Path) -> None:
+    """Raise ConfigError where the codec, made for other losses, spoils this one."""
+    error = codec.gradient_error(FEATURE_LOSSES[loss])
+    bound = max(TOLERATED, 2 * asked(codec.settings["quality"])) if error else 0.0
+    made_for_it = FEATURE_LOSSES[loss] in PROFILES[codec.settings.get("profile", "frs")]
+    if error > bound and not made_for_it:
+        raise ConfigError(
+            f"distill.feature_loss={loss!r}: expected a gradient error of at most {bound:.0%}, {root} was measured to "
+            f"give it {error:.0%}; make a cache with cache.codec.profile='universal' or cache.codec.type='lossless'"
+        )
 
 
 def live_lesson(sections: Sections, images: Images, views: Views) -> Lesson:

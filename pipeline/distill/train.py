@@ -125,6 +125,7 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
         "seconds": round(trained, 2),
         "images_per_second": round(hook.images * get_world_size() / max(hook.seconds, 1e-9), 2),
         "work_dir": str(cfg.work_dir),
+        "feature_loss": sections.distill.feature_loss,
         "inherit_from_teacher": sections.distill.inherit_from_teacher,
         **lesson.provenance,
     }

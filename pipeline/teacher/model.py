@@ -106,10 +106,11 @@ class Teacher:
             return next(iter(parts.values()))
         first = next(iter(parts.values()))
         blank = lambda like, size: like.new_zeros((len(views), *like.shape[1:-2], *size))  # noqa: E731
-        whole = TeacherOutput(*(
+        features, scores, frs = (
             [blank(t, size) for t, size in zip(tensors, canvas)]
             for tensors in (first.features, first.scores, first.frs)
-        ))  # fmt: skip
+        )
+        whole = TeacherOutput(features, scores, frs, tuple(self.levels(padded(view.shape[1:])) for view in views))
         for shape, indices in groups.items():
             for level, (h, w) in enumerate(self.levels(shape)):
                 whole.features[level][indices, :, :h, :w] = parts[shape].features[level]
