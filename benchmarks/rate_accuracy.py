@@ -22,6 +22,8 @@ from benchmarks import report
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/demo/retinanet_r101_r50.py"
+TEACHERS = ("alone", "live", "0.3", "0.1", "0.03", "0.01", "lossless")
+FEEDS = "0.3"  # the cache that brings the one without a teacher its images
 ALONE = ["distill.feature_weight=0", "distill.score_weight=0"]
 
 
@@ -51,26 +53,27 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("work_dirs/rate_accuracy"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[520, 521, 522])
-    parser.add_argument("--rates", nargs="+", default=["0.3", "0.1", "0.03", "0.01", "lossless"])
+    parser.add_argument("--teachers", nargs="+", default=list(TEACHERS), help="alone, live, lossless or a quality")
     parser.add_argument("--options", nargs="*", default=[], help="config values for every student")
     args = parser.parse_args()
     rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
     done = {(row["teacher"], row["seed"]) for row in rows}
     for seed in args.seeds:  # a whole curve for each seed, so that a run cut short still says something
-        for name in ("alone", "live", *args.rates):
+        for name in args.teachers:
             if (name, seed) in done:
                 continue
             work = args.work.resolve()
             if name == "live":
                 options, size = ["teacher.source=live"], 0.0
             else:  # alone: fed by a cache, as that costs least, but with weights of 0
-                options, size = cached(args.rates[0] if name == "alone" else name, work)
+                options, size = cached(FEEDS if name == "alone" else name, work)
             options += args.options + (ALONE if name == "alone" else [])
             summary = student(name, seed, options, work)
             scores = {"mAP": summary["mAP"], "AP50": summary["AP50"]}
             rows.append({"teacher": name, "seed": seed, "kb_view": 0.0 if name == "alone" else size, **scores})
             print(report.table(rows[-1:], list(rows[-1])), flush=True)
             report.write(args.json, rows, options=args.options)
+    report.write(args.json, rows, options=args.options)
     table = []
     for name in dict.fromkeys(row["teacher"] for row in rows):
         found = [row for row in rows if row["teacher"] == name]
