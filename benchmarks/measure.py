@@ -53,6 +53,7 @@ def measure(
     codecs: dict[str, Any], teacher: Teacher, student: Student, views: list[torch.Tensor], weights: dict[str, float]
 ) -> dict[str, dict[str, Any]]:
     """Mean bytes, milliseconds and gradient errors of every codec over the views."""
+    weights = {student.loss: weights["feature"], "score": weights["score"]}
     sums: dict[str, dict[str, Any]] = {name: {"sizes": [], "errors": [], "encode": [], "decode": []} for name in codecs}
     for view in views:
         exact = teacher([view])
@@ -76,8 +77,8 @@ def measure(
         found[name] = {
             "kb_view": sum(kb.values()), "kb_features": kb["features"], "kb_scores": kb["scores"], "kb_map": kb["frs"],
             "kb_megapixel": sum(kb.values()) / pixels * 1e6,
-            "err_features": errors.relative["feature"], "err_scores": errors.relative["score"],
-            "err_total": errors.relative["total"], "cosine_features": errors.cosine["feature"],
+            "err_features": errors.relative[student.loss], "err_scores": errors.relative["score"],
+            "err_total": errors.relative["total"], "cosine_features": errors.cosine[student.loss],
             "cosine_scores": errors.cosine["score"], "cosine_total": errors.cosine["total"],
             "encode_ms": mean(row["encode"]) * 1e3, "decode_ms": mean(row["decode"]) * 1e3, "views": len(views),
         }  # fmt: skip

@@ -24,7 +24,6 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
-from benchmarks.families import FAMILIES
 from pipeline.config import load_config
 from pipeline.distill.distiller import Distiller
 from pipeline.distill.lesson import Lesson, prepare_lesson
@@ -36,6 +35,7 @@ from pipeline.teacher import Teacher, own_device
 from pipeline.teacher.weights import load_plain
 
 ROOT = Path(__file__).resolve().parents[1]
+FAMILIES = ("retinanet", "gfl", "fcos", "faster_rcnn")
 COLUMNS = ["family", "teacher", "loss_features", "loss_scores", "gradient", "batches"]
 
 

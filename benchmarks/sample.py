@@ -35,11 +35,10 @@ class DrawnSample:
         yield from (self._draw(FIRST[part] + n) for n in range(count))
 
 
-def calibrated(sample: DrawnSample, quality: str | float) -> Codec:
+def calibrated(sample: DrawnSample, quality: str | float, profile: str = "frs") -> Codec:
     """The project's own codec, as stage 1 would calibrate it; quality may be 'lossless'."""
-    codec = new_codec(
-        codec_settings({"type": "lossless"} if quality == "lossless" else {"type": "frs", "quality": quality})
-    )
+    lossy = {"type": "frs", "quality": quality, "profile": profile}
+    codec = new_codec(codec_settings({"type": "lossless"} if quality == "lossless" else lossy))
     codec.calibrate(sample)
     found = {key: value for key, value in codec.settings.items() if "rank" in key or "step" in key or "error" in key}
     print(f"calibrated {codec.name} {quality}: {found}", flush=True)

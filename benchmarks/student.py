@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from demo.train_teacher import classes_of
 from pipeline.config import Sections, load_config
+from pipeline.distill.distiller import new_adapters
+from pipeline.losses import FEATURE_LOSSES
 from pipeline.mm import MODELS, Config, build
 from pipeline.teacher import Teacher, find_teacher, own_device
 from pipeline.teacher.heads import dense_outputs, output_shapes
@@ -22,7 +24,10 @@ def load_teacher(path: str) -> tuple[Teacher, Sections]:
 
 
 class Student:
-    """Calls give adapted features and class logits of every level, as the distiller would hand them to the losses."""
+    """Calls give features and class logits of every level, by the losses that the distiller would hand them to.
+
+    `loss`: the config's feature loss by its name in pipeline/losses.py.
+    """
 
     def __init__(self, cfg: Config, checkpoint: Path, teacher: Teacher) -> None:
         cfg.model.backbone.pop("init_cfg", None)
@@ -31,7 +36,8 @@ class Student:
         self._detector.load_state_dict(found["state_dict"])
         levels, own, _ = output_shapes(self._detector, (128, 128))
         _, channels, _ = output_shapes(teacher.detector, (128, 128))
-        self._adapters = nn.ModuleList(nn.Conv2d(own, channels, 3, padding=1) for _ in levels)
+        self.loss = FEATURE_LOSSES[cfg.distill.get("feature_loss", "frs")]
+        self._adapters = new_adapters(self.loss, len(levels), own, channels)
         self._adapters.load_state_dict(found["frs"]["adapters"])
         self._detector.to(teacher.device).eval()  # frozen stages stay frozen: they have no gradient to err in
         self._adapters.to(teacher.device).requires_grad_(False)
@@ -45,4 +51,4 @@ class Student:
         features, logits = dense_outputs(self._detector, inputs)
         with torch.enable_grad():
             adapted = [adapter(f) for adapter, f in zip(self._adapters, features)]
-        return {"feature": adapted, "score": logits}
+        return {self.loss: adapted, "score": logits}

@@ -20,7 +20,8 @@ HEADINGS = {
 COLUMNS = {
     "codec": ["codec", "kb_view", "kb_features", "kb_scores", "kb_map", "err_features", "err_scores", "err_total",
               "cosine_total", "encode_ms", "decode_ms", "host_encode_ms", "host_decode_ms"],
-    "family": ["family", "score_channels", "loss", "missed", "asked", "probe", "found", "found_over_asked", "kb_view"],
+    "student": ["student", "score_channels", "loss", "missed", "asked", "probe", "found", "found_over_asked",
+                "kb_view"],
     "part": ["part", "size", "variant", "kb", "err_features", "err_scores"],
 }  # fmt: skip
 SHARES = ("err_", "missed", "asked", "probe", "found")

@@ -181,7 +181,21 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         known = {*cfg.keys(), *KINDS, *RUNNER_KEYS}
         if top not in known:
             raise ConfigError(f"--cfg-options {key}: unknown key; {suggest(top, known)}")
+    old = cfg.get("data_root")
     try:
         cfg.merge_from_dict(options)
     except Exception as error:
         raise ConfigError(f"--cfg-options: {brief(error)}") from error
+    if "data_root" in options and isinstance(old, str):
+        cfg.merge_from_dict(moved({key: cfg[key] for key in cfg}, old, str(options["data_root"])))
+
+
+def moved(value: Any, old: str, new: str) -> Any:
+    """`value` with every path below `old` now below `new`: in a config data_root is spelled out wherever it is used."""
+    if isinstance(value, dict):
+        return {key: moved(inner, old, new) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(moved(inner, old, new) for inner in value)
+    if isinstance(value, str) and f"{value}/".startswith(f"{old.rstrip('/')}/"):
+        return f"{new.rstrip('/')}/{value[len(old.rstrip('/')) :].lstrip('/')}"
+    return value

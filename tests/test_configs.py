@@ -72,3 +72,12 @@ def test_the_papers_teachers_are_in_the_zoo(name: str) -> None:
     spec = find_teacher(TeacherSection(name=name))
     assert spec.url is not None and spec.url.startswith("https://") and "r101" in spec.url
     assert spec.cfg.model.backbone.depth == 101
+
+
+def test_data_root_moves_every_path() -> None:
+    path = str(CONFIGS / "coco" / "retinanet_r101_r50_2x.py")
+    (before, _), (after, _) = load_config(path), load_config(path, {"data_root": "/mnt/my coco"})
+    assert str(after.pretty_text).count("/mnt/my coco") == str(before.pretty_text).count("data/coco/") > 5
+    assert "data/coco" not in after.pretty_text
+    assert after.val_evaluator.ann_file == "/mnt/my coco/annotations/instances_val2017.json"
+    assert after.train_dataloader.dataset.pipeline == before.train_dataloader.dataset.pipeline

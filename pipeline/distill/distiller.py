@@ -35,6 +35,16 @@ class Preprocessor(BaseDataPreprocessor):
         return {**ready, "teacher": taken} if training else ready
 
 
+def new_adapters(loss: str, levels: int, own: int, channels: int) -> nn.ModuleList:
+    """What stands between the student's features and the teacher's, for each level; not shared.
+
+    A loss that asks for no adapters gets 1x1 ones where the widths differ.
+    """
+    kernel = 3 if loss in ADAPTED else 1 if own != channels else 0
+    adapter = partial(nn.Conv2d, own, channels, kernel, padding=kernel // 2) if kernel else nn.Identity
+    return nn.ModuleList(adapter() for _ in range(levels))
+
+
 class Distiller(BaseModel):
     """`student` with the FRS losses on top of its own.
 
@@ -59,10 +69,7 @@ class Distiller(BaseModel):
                 f"{score_channels}: classes and anchors must be the same"
             )
         self._loss = FEATURE_LOSSES[section.feature_loss]
-        # A loss without adapters needs some where the widths differ.
-        kernel = 3 if self._loss in ADAPTED else 1 if own_channels != channels else 0
-        adapter = partial(nn.Conv2d, own_channels, channels, kernel, padding=kernel // 2) if kernel else nn.Identity
-        self.adapters = nn.ModuleList(adapter() for _ in range(levels))
+        self.adapters = new_adapters(self._loss, levels, own_channels, channels)
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor", teacher: Any = None) -> Any:
         """mmengine's protocol; in 'loss' mode `teacher` is what the source took from the batch."""
