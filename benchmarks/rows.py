@@ -1,0 +1,118 @@
+"""The paper's rows at real width: each COCO config through both stages, with random weights, on a handful of images.
+
+python benchmarks/rows.py --json docs/results/rows.json
+
+Stage 1 and stage 2 are run as a user runs them, on 80-class scenes laid out as COCO is; only data_root, the teacher's
+file and the number of images differ from a real run. Peak memory is what the system counted for each command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report
+from demo.coco_names import ALL_CATEGORIES
+from pipeline.config import load_config
+from pipeline.mm import MODELS, build
+from pipeline.teacher import find_teacher
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ["row", "score_channels", "views", "kb_view", "smaller_than_fp16", "probe_features", "probe_scores",
+           "stage1_s", "stage1_gb", "stage2_s", "stage2_gb", "steps", "loss", "loss_frs_feature",
+           "loss_frs_score"]  # fmt: skip
+
+
+def lay_out(root: Path, images: int) -> None:
+    """Generated scenes under COCO's own file names."""
+    made = root / "made"
+    command = [sys.executable, "demo/make_data.py", "--out", str(made), "--categories", "80", "--size", "480", "640"]
+    subprocess.run([*command, "--train", str(images), "--val", "2"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    (root / "annotations").mkdir(exist_ok=True)
+    for split in ("train", "val"):
+        for link, target in ((f"annotations/instances_{split}2017.json", f"annotations/instances_{split}.json"),
+                             (f"{split}2017", split)):  # fmt: skip
+            (root / link).unlink(missing_ok=True)
+            (root / link).symlink_to(made / target)
+
+
+def random_teacher(config: Path, out: Path) -> int:
+    """Weights file of this config's teacher as mmdet initialises it. Returns its score channels."""
+    _, sections = load_config(str(config))
+    spec = find_teacher(sections.teacher)
+    torch.manual_seed(0)
+    spec.cfg.model.backbone.init_cfg = None
+    model = build(MODELS, spec.cfg.model, "teacher")
+    model.init_weights()
+    torch.save({"state_dict": model.state_dict(), "meta": {"dataset_meta": {"classes": tuple(ALL_CATEGORIES)}}}, out)
+    head = getattr(model, "rpn_head", None) or model.bbox_head
+    return int(getattr(head, "num_base_priors", 1) * head.cls_out_channels)
+
+
+def run(command: list[str], log: Path) -> tuple[float, float]:
+    """Seconds and peak resident GB of one command, its largest process. Raises RuntimeError with the log."""
+    begun = time.perf_counter()
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)}\n{log.read_text()[-2000:]}")
+    return time.perf_counter() - begun, usage.ru_maxrss * 1024 / 1e9
+
+
+def row(config: Path, work: Path) -> dict[str, Any]:
+    """One config through both stages."""
+    folder = work / config.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    channels = random_teacher(config, folder / "teacher.pth")
+    given = {"data_root": work / "coco", "teacher.checkpoint": folder / "teacher.pth", "teacher.min_map": 0,
+             "teacher.gate_images": 1, "cache.dir": folder / "cache", "cache.workers": 1, "cache.batch_size": 2,
+             "model.backbone.init_cfg": None, "train_dataloader.batch_size": 2, "train_dataloader.num_workers": 1,
+             "val_dataloader.num_workers": 0, "val_dataloader.persistent_workers": False,
+             "train_cfg.max_epochs": 1, "default_hooks.logger.interval": 1}  # fmt: skip
+    options = ["--config", str(config), "--cfg-options", *(f"{key}={value}" for key, value in given.items())]
+    seconds, gb = run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
+    cache = json.loads((folder / "cache" / "summary.json").read_text())
+    error = json.loads((folder / "cache" / "codec.json").read_text())["settings"]["probe_error"]
+    learn_s, learn_gb = run(["stage2_distill.py", *options, f"work_dir={folder / 'run'}"], folder / "stage2.log")
+    losses = re.findall(r"Epoch\(train\).* (loss: .*)", (folder / "stage2.log").read_text())
+    last = dict(re.findall(r"(loss\w*): ([\d.einf+-]+)", losses[-1]))
+    return {
+        "row": config.stem, "score_channels": channels, "views": cache["views"],
+        "kb_view": cache["bytes_per_view"] / 1e3, "smaller_than_fp16": cache["ratio_to_fp16"],
+        "probe_features": error["feature"], "probe_scores": error["score"], "stage1_s": seconds, "stage1_gb": gb,
+        "stage2_s": learn_s, "stage2_gb": learn_gb, "steps": len(losses),
+        **{name: float(last[name]) for name in ("loss", "loss_frs_feature", "loss_frs_score")},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rows", nargs="+", default=sorted(p.stem for p in (ROOT / "configs/coco").glob("*.py")))
+    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--work", type=Path, default=Path("work_dirs/rows"))
+    args = parser.parse_args()
+    work = args.work.resolve()
+    lay_out(work / "coco", args.images)
+    rows = []
+    for name in args.rows:
+        rows.append(row(ROOT / "configs" / "coco" / f"{name}.py", work))
+        print(report.table(rows[-1:], COLUMNS), flush=True)
+        report.write(args.json, rows, images=args.images)
+    print(report.table(rows, COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
