@@ -18,7 +18,7 @@ from pipeline.data import Images
 from pipeline.errors import ConfigError, ReplayMismatch, ViewError
 from pipeline.records import FLIPS, SampleRef, ViewRecord
 from pipeline.replay import check_replay, environment
-from pipeline.stream.schedule import epoch_batches, rank_batches
+from pipeline.stream.schedule import epoch_batches, share
 from pipeline.views import Views, padded
 
 LOAD, PACK = {"type": "LoadImageFromFile"}, {"type": "PackDetInputs"}
@@ -184,10 +184,12 @@ def test_an_epoch_is_exact(sizes: list[int], batch: int, world: int, epoch: int)
     assert sorted(ref.image_id for b in batches for ref in b) == list(range(image))
     assert all(len({ref.landscape for ref in b}) == 1 and len(b) <= batch for b in batches)
     assert batches == epoch_batches(shards, 520, epoch, batch)
-    ranks = [rank_batches(batches, r, world) for r in range(world)]
-    assert len({len(r) for r in ranks}) == 1
-    together = [b for step in zip(*ranks) for b in step]
-    assert together[: len(batches)] == batches
+    for whole in batches:
+        parts = [share(whole, rank, world) for rank in range(world)]
+        together = [ref for part in parts for ref in part]
+        assert all(parts) and set(together) == set(whole)
+        assert len(together) == len(whole) or len(whole) < world  # nothing is repeated but to give every rank a sample
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_epochs_differ() -> None:

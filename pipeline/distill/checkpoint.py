@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
 
 from pipeline.distill.distiller import Distiller
 from pipeline.errors import StudentError
@@ -37,7 +40,11 @@ class StudentCheckpoint(Hook):
         # Of the hub only what resuming needs and is plain: best score, kept checkpoints.
         info = (checkpoint.pop("message_hub", None) or {}).get("runtime_info", {})
         kept = {k: v for k, v in info.items() if k.startswith(RUNTIME_INFO) and isinstance(v, PLAIN)}
-        checkpoint["frs"] = {"adapters": adapters, "runtime_info": kept, **self.provenance}
+        stream = runner.train_dataloader.dataset
+        checkpoint["frs"] = {
+            "adapters": adapters, "runtime_info": kept, **self.provenance,
+            "done": runner.train_loop.done, "steps": len(stream), "global_batch": stream.global_batch,
+        }  # fmt: skip
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         state = {STUDENT + k: v for k, v in checkpoint["state_dict"].items()}
@@ -48,13 +55,43 @@ class StudentCheckpoint(Hook):
         if wrong:
             raise StudentError(f"checkpoint does not fit the student: {len(wrong)} keys differ (first: {wrong[0]})")
         checkpoint["state_dict"] = state
+        if runner._resume:
+            self._go_on(runner, checkpoint)
         for key, value in checkpoint.get("frs", {}).get("runtime_info", {}).items():
             runner.message_hub.update_info(key, value)
         checkpoint["message_hub"] = runner.message_hub.state_dict()
 
+    @staticmethod
+    def _go_on(runner: Any, checkpoint: dict) -> None:
+        """Behind the last step made. Inside an epoch that takes steps of as many samples. Raises StudentError."""
+        stream, found = runner.train_dataloader.dataset, checkpoint.get("frs", {})
+        done, before = found.get("done", 0), found.get("global_batch", stream.global_batch)
+        if done == found.get("steps"):  # saved behind an epoch's last step: what is left of it is its evaluation
+            done = len(stream)
+        elif done and before != stream.global_batch:
+            raise StudentError(
+                f"the checkpoint lies inside an epoch of {before} samples a step, this run's steps have "
+                f"{stream.global_batch} (batch size times ranks): resume with as many, or from an epoch's end"
+            )
+        runner.train_loop.done = done
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(CheckpointHook):
+    """mmengine's, which removes what `max_keep_ckpts` has too many of before it writes: here one whole file stays."""
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+        spare = Path(runner.work_dir) / "previous.pth"
+        if is_main_process() and self.last_ckpt and Path(self.last_ckpt).is_file():
+            spare.unlink(missing_ok=True)
+            spare.hardlink_to(self.last_ckpt)
+        super()._save_checkpoint_with_step(runner, step, meta)
+        if is_main_process():
+            spare.unlink(missing_ok=True)
+
 
 class StreamHook(Hook):
-    """Tells the stream its epoch and the distiller its iteration; counts images and the seconds of training alone."""
+    """Tells the distiller its iteration; counts images and the seconds of training alone."""
 
     priority = "VERY_HIGH"
 
@@ -64,7 +101,6 @@ class StreamHook(Hook):
 
     def before_train_epoch(self, runner: Any) -> None:
         self._begun = time.perf_counter()
-        runner.train_dataloader.dataset.set_epoch(runner.epoch)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         distiller_of(runner.model).iteration = runner.iter

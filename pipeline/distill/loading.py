@@ -9,13 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmengine.runner import find_latest_checkpoint
+from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from pipeline.errors import ConfigError, StaleCache, StudentError
+from pipeline.errors import ConfigError, StaleCache, StudentError, TeacherError
 from pipeline.mm import Config
 from pipeline.teacher.weights import load_plain, read_checkpoint
+
+RESUMABLE = {"state_dict", "optimizer", "frs"}  # what a checkpoint of stage 2 has beside numbers
 
 
 def guard_loading() -> None:
@@ -27,6 +29,26 @@ def guard_loading() -> None:
         if isinstance(content.get("meta"), dict):
             content["meta"].pop("config", None)
         return content
+
+
+def find_start(cfg: Config) -> None:
+    """--resume without a file: set load_from to the newest whole checkpoint of the work dir, if there is one.
+
+    mmengine's `last_checkpoint` and the file it names are written in place: a kill may leave either empty or torn.
+    Raises StudentError where there are checkpoints and none is whole.
+    """
+    if not cfg.get("resume") or cfg.get("load_from"):
+        return
+    found = sorted(Path(cfg.work_dir).glob("*.pth"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in found:
+        try:
+            if load_plain(path).keys() >= RESUMABLE:
+                cfg.load_from = str(path)
+                return
+        except TeacherError as error:
+            print_log(f"left aside: {error}", "current")
+    if found:
+        raise StudentError(f"{cfg.work_dir}: none of its {len(found)} .pth files can be resumed; drop --resume")
 
 
 def check_start(cfg: Config, student: nn.Module, content: str | None) -> None:
@@ -43,11 +65,10 @@ def check_start(cfg: Config, student: nn.Module, content: str | None) -> None:
         if path and "://" not in path:
             read_checkpoint(Path(path))
         return
-    path = path or find_latest_checkpoint(cfg.work_dir)
     if not path:
         return
     found = load_plain(Path(path))
-    missing = [key for key in ("state_dict", "optimizer", "frs") if key not in found]
+    missing = sorted(RESUMABLE - found.keys())
     if missing or "epoch" not in found.get("meta", {}):
         raise StudentError(f"{path}: not a checkpoint of stage 2 (no {(missing or ['meta.epoch'])[0]}); drop --resume")
     learned_from = found["frs"].get("content")

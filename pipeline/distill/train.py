@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 from torch import distributed
 
 from pipeline.cache.files import write_report
 from pipeline.config import Sections
 from pipeline.data import image_errors
-from pipeline.distill.checkpoint import StreamHook, StudentCheckpoint
+from pipeline.distill.checkpoint import StreamHook, StudentCheckpoint, WholeCheckpointHook
 from pipeline.distill.distiller import Distiller
 from pipeline.distill.inherit import InheritHook
 from pipeline.distill.lesson import Lesson, prepare_lesson
-from pipeline.distill.loading import check_start, guard_loading
+from pipeline.distill.loading import check_start, find_start, guard_loading
+from pipeline.distill.loop import ExactTrainLoop
 from pipeline.distill.settings import check_training
 from pipeline.errors import ConfigError, StudentError
 from pipeline.mm import MODELS, Config, build, config_errors
@@ -30,7 +31,7 @@ from pipeline.teacher import find_teacher, own_device
 from pipeline.teacher.heads import class_count
 
 # Handed to mmengine's Runner as the config has them.
-PASSED_ON = ("val_dataloader", "train_cfg", "val_cfg", "val_evaluator", "optim_wrapper", "param_scheduler", "load_from",
+PASSED_ON = ("val_dataloader", "val_cfg", "val_evaluator", "optim_wrapper", "param_scheduler", "load_from",
              "log_processor", "visualizer")  # fmt: skip
 
 
@@ -59,12 +60,16 @@ def build_runner(
     batch_size = cfg.train_dataloader.get("batch_size")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigError(f"train_dataloader.batch_size: expected a whole number above 0, found {batch_size!r}")
+    seed = (cfg.get("randomness") or {}).get("seed")
+    if seed is not None:
+        set_random_seed(seed)  # mmengine's Runner does so too late for the adapters
     student = build(MODELS, cfg.model, "model")
     count = class_count(student)
     if count not in (None, len(lesson.stream.images.classes)):
         raise StudentError(
             f"student predicts {count} classes, the data set and the cache have {len(lesson.stream.images.classes)}"
         )
+    find_start(cfg)
     check_start(cfg, student, lesson.provenance["content"])
     guard_loading()
     if own_device().type == "cpu":  # a sixth faster there; results differ in the last digits only
@@ -73,9 +78,13 @@ def build_runner(
         student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
     )  # fmt: skip
     join_processes(cfg)
-    stream = Stream(lesson.stream, batch_size, seed=(cfg.get("randomness") or {}).get("seed") or 0)
+    stream = Stream(lesson.stream, batch_size, seed=seed or 0)
     hook = StreamHook()
     hooks = copy.deepcopy(dict(cfg.get("default_hooks") or {}))
+    saving = hooks.get("checkpoint")
+    if isinstance(saving, dict) and saving.get("type") == "CheckpointHook":
+        hooks["checkpoint"] = {**saving, "type": WholeCheckpointHook.__name__}
+    exact_settings = {key: value for key, value in cfg.train_cfg.items() if key not in ("type", "by_epoch")}
     hooks["sampler_seed"] = None  # there is no sampler: the stream's schedule is a function of the epoch
     with config_errors("stage 2's runner"):
         runner = Runner(
@@ -85,6 +94,7 @@ def build_runner(
             default_hooks=hooks,
             custom_hooks=[*(cfg.get("custom_hooks") or []), hook, StudentCheckpoint(lesson.provenance), *more_hooks],
             cfg=cfg,
+            train_cfg={"type": ExactTrainLoop.__name__, **exact_settings},
             **{key: cfg.get(key) for key in PASSED_ON},
             resume=cfg.get("resume", False),
             launcher=cfg.get("launcher", "none"),

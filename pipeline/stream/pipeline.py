@@ -16,7 +16,7 @@ from pipeline.codec.base import stack
 from pipeline.data import Images
 from pipeline.records import SampleRef, ViewRecord
 from pipeline.replay import check_replay
-from pipeline.stream.schedule import Batch, epoch_batches, rank_batches
+from pipeline.stream.schedule import Batch, epoch_batches, share
 from pipeline.views import Views
 
 Read = list[tuple[SampleRef, dict[str, np.ndarray] | None]]
@@ -38,6 +38,7 @@ class StreamSource:
 class Stream(wds.DataPipeline):
     """Ready batches {'inputs', 'data_samples', 'teacher'} of one epoch, for DataLoader(batch_size=None).
 
+    batch_size: of one rank.
     `teacher` is the EncodedBatch of the cache, or None where the teacher is live. Workers take turns, so the order
     of batches is the schedule's for any number of them. Raises CorruptCache, ReplayMismatch, DataError.
     """
@@ -48,23 +49,31 @@ class Stream(wds.DataPipeline):
         self.metainfo = source.images.metainfo
         self._rank, self._world = 0, 1
         # Shared memory, so that workers which outlive an epoch learn of the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._planned: tuple[int, list[Batch]] | None = None
+        self._epoch, self._start = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._planned: tuple[tuple[int, int], list[Batch]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
 
+    def set_start(self, batches: int) -> None:
+        """Leave out this many batches of the epoch, which an earlier run has made."""
+        self._start.fill_(batches)
+
     def set_rank(self, rank: int, world: int) -> None:
         self._rank, self._world = rank, world
 
+    @property
+    def global_batch(self) -> int:
+        return self.batch_size * self._world
+
     def batches(self) -> list[Batch]:
-        """This rank's batches of the current epoch."""
-        epoch = int(self._epoch)
-        if self._planned is None or self._planned[0] != epoch:
+        """The current epoch's batches of all ranks together."""
+        key = (int(self._epoch), self.global_batch)
+        if self._planned is None or self._planned[0] != key:
             numbers = sorted(self.source.passes)
-            shards = self.source.passes[numbers[epoch % len(numbers)]]
-            self._planned = (epoch, epoch_batches(shards, self.seed, epoch, self.batch_size))
-        return rank_batches(self._planned[1], self._rank, self._world)
+            shards = self.source.passes[numbers[key[0] % len(numbers)]]
+            self._planned = (key, epoch_batches(shards, self.seed, *key))
+        return self._planned[1]
 
     def __len__(self) -> int:
         return len(self.batches())
@@ -72,7 +81,8 @@ class Stream(wds.DataPipeline):
     def _schedule(self) -> Iterator[Batch]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        yield from self.batches()[first::step]
+        for batch in self.batches()[int(self._start) + first :: step]:
+            yield share(batch, self._rank, self._world)
 
     def _read(self, batches: Iterable[Batch]) -> Iterator[Read]:
         cache = self.source.cache

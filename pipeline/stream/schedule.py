@@ -1,4 +1,7 @@
-"""Which samples form which batch of an epoch: a function of (samples, seed, epoch), never of ranks or workers.
+"""Which samples form which batch of an epoch: a function of (samples, seed, epoch, global batch size) alone.
+
+A batch here is that of one step, over all ranks; each rank takes its share of it. So neither the number of ranks nor
+that of workers changes what a step learns from, and a run can go on with another number of either.
 
 Shards are dealt to canonical streams in an order drawn for the epoch; a stream reads its shards one after another and
 shuffles within a window of a few. Landscape and portrait views are batched apart (as mmdet's AspectRatioBatchSampler);
@@ -54,7 +57,10 @@ def _stream_batches(
     return full, pools
 
 
-def rank_batches(batches: list[Batch], rank: int, world: int) -> list[Batch]:
-    """Batches t * world + rank. Every rank gets equally many: the last round is filled up from the epoch's start."""
-    rounds = -(-len(batches) // world)
-    return [batches[(t * world + rank) % len(batches)] for t in range(rounds)]
+def share(batch: Batch, rank: int, world: int) -> Batch:
+    """One rank's part of a step's batch, as even as can be.
+
+    Only what is left over at an epoch's end may be too small for every rank to get a sample: it is then repeated.
+    """
+    whole = batch * -(-world // len(batch))
+    return whole[rank * len(whole) // world : (rank + 1) * len(whole) // world]
