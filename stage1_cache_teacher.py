@@ -1,11 +1,13 @@
 """Run the teacher once over every view of the training images and leave its outputs in a verified cache.
 
 python stage1_cache_teacher.py --config configs/demo/retinanet_r101_r50.py
+torchrun --nproc-per-node 8 stage1_cache_teacher.py --config configs/coco/retinanet_r101_r50_2x.py
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 
 from pipeline import cli
 
@@ -22,7 +24,8 @@ def main() -> None:
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
     summary = cache_teacher(cfg, sections, cli.log, cli.Bar())
-    cli.log(stage1_table(sections.cache.dir, summary))
+    if os.environ.get("RANK", "0") == "0":
+        cli.log(stage1_table(sections.cache.dir, summary))
 
 
 if __name__ == "__main__":

@@ -88,12 +88,15 @@ def write_report(path: Path, value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the cache folder for writing. The lock dies with the process, so a kill never leaves it behind."""
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for writing; raise CacheError where another process does, or wait for it.
+
+    The lock dies with the process, so a kill never leaves it behind.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             raise CacheError(f"{folder}: another process is writing this cache; wait for it or stop it") from error
         yield

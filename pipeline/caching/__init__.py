@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import FORMAT, VERSION, Cache, differences
 from pipeline.cache.files import digest, locked, read_json, sha256_file, write_json, write_report
 from pipeline.caching.calibrate import calibrated
-from pipeline.caching.job import Job, Log, Progress
+from pipeline.caching.job import Job
 from pipeline.caching.passes import cache_pass
+from pipeline.caching.ranks import Log, Progress, Ranks
 from pipeline.config import Sections
 from pipeline.data import Images
 from pipeline.errors import CacheError, StaleCache
@@ -23,8 +25,12 @@ from pipeline.views import Views
 
 
 def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress) -> dict[str, Any]:
-    """Make, complete or grow the cache of a config. Returns its summary. Raises PipelineError."""
-    begun = time.perf_counter()
+    """Make, complete or grow the cache of a config. Returns its summary. Raises PipelineError.
+
+    Under torchrun the ranks share the shards; gate, calibration, plans and manifests are the leader's.
+    """
+    begun, ranks = time.perf_counter(), Ranks()
+    log = ranks.log(log)
     images = Images(cfg.train_dataloader.dataset)
     views = Views(images.pipeline, sections.views.seed, sections.views.count)
     spec = find_teacher(sections.teacher)
@@ -34,27 +40,39 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     device = own_device()
     teacher = Teacher(spec, images.classes, device, sections.teacher.tf32)
     weights = sha256_file(spec.weights())
-    log(f"teacher  {spec.label}, weights {weights[:12]}, on {device}")
+    on = f"{device}" if ranks.world == 1 else f"{ranks.world} ranks"
+    log(f"teacher  {spec.label}, weights {weights[:12]}, on {on}")
     root = Path(sections.cache.dir)
     plan = make_plan(sections, recipe, weights)
-    expected_passes(sections, views)
+    numbers = expected_passes(sections, views)
     check_existing(root, plan)
-    with locked(root):
-        if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
-            with precision(sections.teacher.tf32):
-                measured = gate.measure(teacher.detector, cfg, sections.teacher.gate_images)
-            write_json(root / "gate.json", measured)
-        measured = read_json(root / "gate.json")  # also of a cache that exists: min_map may have been raised
-        log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
-        gate.require(measured, sections.teacher.min_map)
-        if not (root / "plan.json").exists():
-            write_json(root / "plan.json", plan)
-        job = Job(root, sections, images, views, teacher, plan, log, progress)
+    job = Job(root, sections, images, views, teacher, plan, log, progress, ranks)
+    with locked(root) if ranks.leads else nullcontext():
+        if ranks.leads:
+            pass_gate(cfg, job)
+            calibrated(job)
+        ranks.join()
+        job.progress = ranks.progress(progress)
         codec = calibrated(job)
-        computed = sum(cache_pass(job, codec, number) for number in expected_passes(sections, views))
+        computed = sum(cache_pass(job, codec, number) for number in numbers)
         summary = summarise(root, computed, time.perf_counter() - begun)
-        write_report(root / "summary.json", summary)
+        if ranks.leads:
+            write_report(root / "summary.json", summary)
+        ranks.leave()
     return summary
+
+
+def pass_gate(cfg: Config, job: Job) -> None:
+    """Nothing is cached of a teacher that does not detect. Writes plan.json, the cache's identity, behind it."""
+    root, section = job.root, job.sections.teacher
+    if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
+        with precision(section.tf32):
+            write_json(root / "gate.json", gate.measure(job.teacher.detector, cfg, section.gate_images))
+    measured = read_json(root / "gate.json")  # also of a cache that exists: min_map may have been raised
+    job.log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
+    gate.require(measured, section.min_map)
+    if not (root / "plan.json").exists():
+        write_json(root / "plan.json", job.plan)
 
 
 def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
-from pipeline.cache.files import digest, read_json, write_json
+from pipeline.cache.files import digest, locked, read_json, write_json
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.sidecar import load_sidecar
@@ -20,28 +20,31 @@ from pipeline.replay import environment
 
 
 def cache_pass(job: Job, codec: Codec, number: int) -> int:
-    """Compute what is missing of one pass. Returns the number of samples computed."""
+    """Compute what is missing of one pass, shards dealt out to the ranks. Returns how many samples that was."""
     folder, plan_digest = pass_folder(job.root, number), digest(job.plan)
     codec_json = read_json(job.root / "codec.json")
     codec_digest, expected = digest(codec_json), codec_json["measured"]
-    if not (folder / "plan.json").exists():
+    if job.ranks.leads and not (folder / "plan.json").exists():
         shards = plan_views(job.images, job.views, number, job.plan["layout"])
         write_json(folder / "plan.json", {"pass": number, "shards": [shard.to_json() for shard in shards]})
+    job.ranks.meet()
     shards = load_pass_plan(job.root, number)
     require_images(job.root, number, {image for shard in shards for image, _, _ in shard.samples}, job.images)
     quarantine = Quarantine(folder)
     kept = [shard.without(set(quarantine.images)) for shard in shards]
-    missing = [
+    missing = job.ranks.told([
         n
         for n, shard in enumerate(kept)
-        if not shard_done(job.root, number, n, plan_digest, codec_digest, [sample[:2] for sample in shard.samples])
-    ]
+        if job.ranks.leads
+        and not shard_done(job.root, number, n, plan_digest, codec_digest, [sample[:2] for sample in shard.samples])
+    ])  # fmt: skip
     if missing or not (folder / "manifest.json").exists():
-        (folder / "manifest.json").unlink(missing_ok=True)  # a pass is complete only when its manifest is there
+        if job.ranks.leads:
+            (folder / "manifest.json").unlink(missing_ok=True)  # a pass is complete only when its manifest is there
         total = sum(len(kept[n].samples) for n in missing)
         job.progress.start(f"pass {number + 1}", total)
         try:
-            for n in missing:
+            for n in job.ranks.claim(f"pass {number}", missing):
                 shard = kept[n]
                 if job.sections.cache.quarantine:
                     shard = shard.without(quarantine.search(job.loader(shard.batches)))
@@ -52,12 +55,16 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
                 places = sum(positions(job.teacher.levels(pad)) for _, _, pad in shard.samples)
                 for line in drift(path, load_sidecar(path.with_suffix(".json")), places, expected):
                     job.log(line)
+            job.ranks.meet()
         finally:
             job.progress.stop()
+        quarantine = Quarantine(folder)
         kept = [shard.without(set(quarantine.images)) for shard in shards]
-        write_manifest(
-            job.root, number, plan_digest, len(shards), raw_fp16(job, kept, codec), quarantine.rows(), environment()
-        )
+        if job.ranks.leads:
+            write_manifest(
+                job.root, number, plan_digest, len(shards), raw_fp16(job, kept, codec), quarantine.rows(), environment()
+            )
+        job.ranks.meet()
     return sum(len(kept[n].samples) for n in missing)
 
 
@@ -74,8 +81,9 @@ class Quarantine:
         """Read every view once; remember those that fail."""
         found = {image: str(error) for image, error in loader.broken()}
         if found:
-            self.images |= found
-            write_json(self._path, {"images": self.rows()})
+            with locked(self._path.parent, wait=True):  # other ranks find some too
+                self.images |= Quarantine(self._path.parent).images | found
+                write_json(self._path, {"images": self.rows()})
         return set(self.images)
 
     def rows(self) -> list[list[Any]]:
