@@ -3,10 +3,10 @@
 Both losses divide by the map's sum over a level: what counts is the map RELATIVE to its level, so each level has an
 exponent s, the octave of its maximum, and m = 2^-s (c / top)^4 for codes c = 0..top. Measured (benchmarks/ablation.py):
 on one absolute grid down to 2^-16 levels where the teacher sees nothing fall off the grid, and the features' gradient
-errs by 23%; relative to the level 0.2%, on this grid 0.1%. The fourth root spends the codes where the map is large but never lets wide weak areas round
-to zero together, as a linear or square-root grid does. `top` follows the quality asked for. Encoder and decoder both
-use the DECODED map for weights, buckets and level sums. Stored are differences to the neighbours above and left: a
-quarter fewer bytes.
+errs by 23%; relative to the level 0.2%, on this grid 0.1%. The fourth root spends the codes where the map is large but
+never lets wide weak areas round to zero together, as a linear or square-root grid does. `top` follows the quality asked
+for. Encoder and decoder both use the DECODED map for weights, buckets and level sums. Stored are differences to the
+neighbours above and left: a quarter fewer bytes.
 """
 
 from __future__ import annotations
