@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -183,6 +184,15 @@ def test_loader_workers_change_nothing(made: dict[str, Path]) -> None:
         runs.append(epochs)
     assert runs[0] == runs[1] and runs[0][0] != runs[0][1]
     assert sorted(i for batch in runs[0][0] for i in batch) == list(range(100, 112))
+
+
+def test_a_spawned_worker_opens_its_own_shards(made: dict[str, Path]) -> None:
+    cache = Cache(made["frs"].parent / "cache")
+    before = cache.shard(0, 0).read(0)
+    travelled = pickle.dumps(cache)
+    cache.shard(0, 0).close()
+    after = pickle.loads(travelled).shard(0, 0).read(0)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_quarantine(data: Path, teacher: dict, tmp_path: Path) -> None:

@@ -131,6 +131,10 @@ class Cache:
         """Ids of the images that any complete pass holds."""
         return {ref.image_id for number in self.passes() for shard in self.references(number) for ref in shard}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files: a worker process that is spawned, not forked, opens its own."""
+        return {**self.__dict__, "_readers": OrderedDict()}
+
     def shard(self, cache_pass: int, number: int) -> ShardReader:
         """The reader of one shard, checked to belong to this cache; those not used for longest are closed again."""
         key = (cache_pass, number)
