@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -71,7 +72,26 @@ def run(command: list[str], log: Path) -> tuple[float, float]:
     return time.perf_counter() - begun, usage.ru_maxrss * 1024 / 1e9
 
 
-def row(config: Path, work: Path) -> dict[str, Any]:
+def shrunk(config: Path, factor: float) -> dict[str, Any]:
+    """The options that make every scale of this config's pipelines `factor` times as large."""
+    cfg, _ = load_config(str(config))
+    found = {}
+    for loader in ("train_dataloader", "val_dataloader"):
+        for number, transform in enumerate(cfg[loader].dataset.pipeline):
+            for key in {"scale", "scales"} & transform.keys():
+                scales = np.array(transform[key]) * factor
+                found[f"{loader}.dataset.pipeline.{number}.{key}"] = plain_scales(scales.round().astype(int).tolist())
+    return found
+
+
+def plain_scales(value: list[Any]) -> str:
+    """[[800, 480], ...] or [800, 480] as --cfg-options wants it."""
+    if isinstance(value[0], list):
+        return "[" + ",".join(map(plain_scales, value)) + "]"
+    return f"({value[0]},{value[1]})"
+
+
+def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
     """One config through both stages."""
     folder = work / config.stem
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +100,7 @@ def row(config: Path, work: Path) -> dict[str, Any]:
              "teacher.gate_images": 1, "cache.dir": folder / "cache", "cache.workers": 1, "cache.batch_size": 2,
              "model.backbone.init_cfg": None, "train_dataloader.batch_size": 2, "train_dataloader.num_workers": 1,
              "val_dataloader.num_workers": 0, "val_dataloader.persistent_workers": False,
-             "train_cfg.max_epochs": 1, "default_hooks.logger.interval": 1}  # fmt: skip
+             "train_cfg.max_epochs": 1, "default_hooks.logger.interval": 1, **shrunk(config, factor)}  # fmt: skip
     options = ["--config", str(config), "--cfg-options", *(f"{key}={value}" for key, value in given.items())]
     seconds, gb = run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
     cache = json.loads((folder / "cache" / "summary.json").read_text())
@@ -102,15 +122,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", nargs="+", default=sorted(p.stem for p in (ROOT / "configs/coco").glob("*.py")))
     parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--shrink", type=float, default=0.6, help="0.6: the short side of 800 becomes 480")
     parser.add_argument("--work", type=Path, default=Path("work_dirs/rows"))
     args = parser.parse_args()
     work = args.work.resolve()
     lay_out(work / "coco", args.images)
     rows = []
     for name in args.rows:
-        rows.append(row(ROOT / "configs" / "coco" / f"{name}.py", work))
+        rows.append(row(ROOT / "configs" / "coco" / f"{name}.py", work, args.shrink))
         print(report.table(rows[-1:], COLUMNS), flush=True)
-        report.write(args.json, rows, images=args.images)
+        report.write(args.json, rows, images=args.images, shrink=args.shrink)
     print(report.table(rows, COLUMNS))
 
 

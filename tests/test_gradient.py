@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.sidecar import load_sidecar
+from pipeline.caching import adapters
 from pipeline.caching.adapters import RIDGE, fit_adapters
 from pipeline.caching.calibrate import drift
 from pipeline.caching.probe import FROZEN, LOUDEST, Probe
@@ -108,6 +109,24 @@ def test_adapters_are_the_weighted_regression() -> None:
         assert slope == pytest.approx(1 / (1 + RIDGE), abs=0.03), level
         assert float(torch.cosine_similarity(fitted.flatten(), truth.weight.flatten(), dim=0)) > 0.98
     blank = [(TeacherOutput(e.features, e.scores, [torch.zeros_like(m) for m in e.frs]), f) for e, f in views]
+    assert all(float(w.abs().max()) == 0 for w in fit_adapters(blank).weights)
+
+
+def test_adapters_of_large_levels_are_found_on_some_of_their_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampled by weight, the regression comes out as it does on all positions; a blank level still gives nothing."""
+    torch.manual_seed(6)
+    views = []
+    for _ in range(4):
+        x = torch.randn(1, 4, 64, 80)
+        noisy = nn.functional.conv2d(x, torch.ones(4, 4, 3, 3) / 6, padding=1) + torch.randn(1, 4, 64, 80)
+        views.append((TeacherOutput([noisy], [x], [torch.rand(1, 64, 80) ** 8]), [x]))
+    blank = [(TeacherOutput(e.features, e.scores, [torch.zeros_like(m) for m in e.frs]), f) for e, f in views]
+    monkeypatch.setattr(adapters, "POSITIONS", 64 * 80)
+    (whole,) = fit_adapters(views).weights
+    monkeypatch.setattr(adapters, "POSITIONS", 2048)
+    (some,) = fit_adapters(views).weights
+    assert not torch.equal(some, whole)
+    assert float((some - whole).norm() / whole.norm()) < 0.25  # of 4 x 2048 positions, 36 weights a channel
     assert all(float(w.abs().max()) == 0 for w in fit_adapters(blank).weights)
 
 
