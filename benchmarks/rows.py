@@ -3,7 +3,8 @@
 python benchmarks/rows.py --json docs/results/rows.json
 
 Stage 1 and stage 2 are run as a user runs them, on 80-class scenes laid out as COCO is; only data_root, the teacher's
-file and the number of images differ from a real run. Peak memory is what the system counted for each command.
+file, the number of images and their scale (times --shrink) differ from a real run. Peak memory is what the system
+counted for each command.
 """
 
 from __future__ import annotations
