@@ -19,7 +19,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.files import digest, read_json
 from pipeline.cache.plan import ShardPlan, mix
 from pipeline.cache.reader import ShardReader
-from pipeline.caching.shard import write_shard
+from pipeline.caching.shard import start_shard
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, stack
 from pipeline.codec.fit import PROFILES
@@ -61,7 +61,7 @@ def unpack(shard: str = SHARD) -> dict[str, Any]:
 
 
 class PlannedTeacher:
-    """Stands in for teacher and loader of `write_shard`: batches of seeded numbers on the grids of GRIDS."""
+    """Stands in for teacher and loader of `start_shard`: batches of seeded numbers on the grids of GRIDS."""
 
     def __init__(self, plan: ShardPlan) -> None:
         self._plan = plan
@@ -120,7 +120,8 @@ def make_mixed(root: Path, profile: str) -> Path:
     save_codec(codec, root, {"views": 5})
     identity = {"pass": 0, "shard": 0, "plan": "plan", "recipe": "recipe"}
     tar = root / "pass-0" / "shard-00000.tar"
-    write_shard(teacher, codec, teacher, plan, tar, identity, digest(read_json(root / "codec.json")), lambda *_: None)
+    codec_digest = digest(read_json(root / "codec.json"))
+    start_shard(teacher, codec, teacher.batches(), plan, tar, identity, codec_digest, lambda _: None)()
     return root
 
 

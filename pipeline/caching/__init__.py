@@ -13,6 +13,7 @@ from pipeline.caching.calibrate import calibrated
 from pipeline.caching.job import Job
 from pipeline.caching.passes import cache_pass
 from pipeline.caching.ranks import Log, Progress, Ranks
+from pipeline.codec.base import Codec
 from pipeline.config import Sections
 from pipeline.data import Images
 from pipeline.errors import CacheError, StaleCache
@@ -29,7 +30,22 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
 
     Under torchrun the ranks share the shards; gate, calibration, plans and manifests are the leader's.
     """
-    begun, ranks = time.perf_counter(), Ranks()
+    begun = time.perf_counter()
+    job = open_job(cfg, sections, log, progress)
+    numbers = expected_passes(sections, job.views)
+    with locked(job.root) if job.ranks.leads else nullcontext():
+        codec = agreed_codec(cfg, job)
+        computed = sum(cache_pass(job, codec, number) for number in numbers)
+        summary = summarise(job.root, computed, time.perf_counter() - begun)
+        if job.ranks.leads:
+            write_report(job.root / "summary.json", summary)
+        job.ranks.leave()
+    return summary
+
+
+def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> Job:
+    """Check and build everything that stage 1 works with; nothing is written yet."""
+    ranks = Ranks()
     log = ranks.log(log)
     images = Images(cfg.train_dataloader.dataset)
     views = Views(images.pipeline, sections.views.seed, sections.views.count)
@@ -42,24 +58,20 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     weights = sha256_file(spec.weights())
     on = f"{device}" if ranks.world == 1 else f"{ranks.world} ranks"
     log(f"teacher  {spec.label}, weights {weights[:12]}, on {on}")
-    root = Path(sections.cache.dir)
-    plan = make_plan(sections, recipe, weights)
-    numbers = expected_passes(sections, views)
+    root, plan = Path(sections.cache.dir), make_plan(sections, recipe, weights)
+    expected_passes(sections, views)
     check_existing(root, plan)
-    job = Job(root, sections, images, views, teacher, plan, log, progress, ranks)
-    with locked(root) if ranks.leads else nullcontext():
-        if ranks.leads:
-            pass_gate(cfg, job)
-            calibrated(job)
-        ranks.join()
-        job.progress = ranks.progress(progress)
-        codec = calibrated(job)
-        computed = sum(cache_pass(job, codec, number) for number in numbers)
-        summary = summarise(root, computed, time.perf_counter() - begun)
-        if ranks.leads:
-            write_report(root / "summary.json", summary)
-        ranks.leave()
-    return summary
+    return Job(root, sections, images, views, teacher, plan, log, progress, ranks)
+
+
+def agreed_codec(cfg: Config, job: Job) -> Codec:
+    """The codec that all ranks use: gate and calibration are the leader's, the others read what it wrote."""
+    if job.ranks.leads:
+        pass_gate(cfg, job)
+        calibrated(job)
+    job.ranks.join()
+    job.progress = job.ranks.progress(job.progress)
+    return calibrated(job)
 
 
 def pass_gate(cfg: Config, job: Job) -> None:

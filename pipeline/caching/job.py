@@ -30,4 +30,4 @@ class Job:
     ranks: Ranks
 
     def loader(self, batches: Iterable[Any]) -> ViewLoader:
-        return ViewLoader(self.images, self.views, list(batches), self.sections.cache.workers)
+        return ViewLoader(self.images, self.views, batches, self.sections.cache.workers)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from pipeline.cache.sidecar import load_sidecar
 from pipeline.caching.calibrate import drift
 from pipeline.caching.job import Job
 from pipeline.caching.loader import ViewLoader
-from pipeline.caching.shard import write_shard
+from pipeline.caching.shard import start_shard
 from pipeline.codec.base import Codec, positions
 from pipeline.planning import plan_views, require_images
 from pipeline.replay import environment
@@ -21,51 +25,102 @@ from pipeline.replay import environment
 
 def cache_pass(job: Job, codec: Codec, number: int) -> int:
     """Compute what is missing of one pass, shards dealt out to the ranks. Returns how many samples that was."""
-    folder, plan_digest = pass_folder(job.root, number), digest(job.plan)
-    codec_json = read_json(job.root / "codec.json")
-    codec_digest, expected = digest(codec_json), codec_json["measured"]
-    if job.ranks.leads and not (folder / "plan.json").exists():
-        shards = plan_views(job.images, job.views, number, job.plan["layout"])
-        write_json(folder / "plan.json", {"pass": number, "shards": [shard.to_json() for shard in shards]})
-    job.ranks.meet()
-    shards = load_pass_plan(job.root, number)
-    require_images(job.root, number, {image for shard in shards for image, _, _ in shard.samples}, job.images)
-    quarantine = Quarantine(folder)
-    kept = [shard.without(set(quarantine.images)) for shard in shards]
-    missing = job.ranks.told([
-        n
-        for n, shard in enumerate(kept)
-        if job.ranks.leads
-        and not shard_done(job.root, number, n, plan_digest, codec_digest, [sample[:2] for sample in shard.samples])
-    ])  # fmt: skip
+    folder = pass_folder(job.root, number)
+    shards = planned(job, number)
+    left_out = lambda: set(Quarantine(folder).images)  # noqa: E731
+    kept = [shard.without(left_out()) for shard in shards]
+    missing = job.ranks.told(missing_shards(job, number, kept) if job.ranks.leads else [])
     if missing or not (folder / "manifest.json").exists():
         if job.ranks.leads:
             (folder / "manifest.json").unlink(missing_ok=True)  # a pass is complete only when its manifest is there
-        total = sum(len(kept[n].samples) for n in missing)
-        job.progress.start(f"pass {number + 1}", total)
+        job.progress.start(f"pass {number + 1}", sum(len(kept[n].samples) for n in missing))
         try:
-            for n in job.ranks.claim(f"pass {number}", missing):
-                shard = kept[n]
-                if job.sections.cache.quarantine:
-                    shard = shard.without(quarantine.search(job.loader(shard.batches)))
-                head = {"pass": number, "shard": n, "plan": plan_digest, "recipe": job.plan["recipe_digest"]}
-                path = folder / shard_name(n)
-                write_shard(job.teacher, codec, job.loader(shard.batches), shard, path, head, codec_digest,
-                            job.progress.advance)  # fmt: skip
-                places = sum(positions(job.teacher.levels(pad)) for _, _, pad in shard.samples)
-                for line in drift(path, load_sidecar(path.with_suffix(".json")), places, expected):
-                    job.log(line)
+            make_shards(job, codec, number, kept, missing)
             job.ranks.meet()
         finally:
             job.progress.stop()
-        quarantine = Quarantine(folder)
-        kept = [shard.without(set(quarantine.images)) for shard in shards]
+        kept = [shard.without(left_out()) for shard in shards]
         if job.ranks.leads:
-            write_manifest(
-                job.root, number, plan_digest, len(shards), raw_fp16(job, kept, codec), quarantine.rows(), environment()
-            )
+            raw, rows = raw_fp16(job, kept, codec), Quarantine(folder).rows()
+            write_manifest(job.root, number, digest(job.plan), len(shards), raw, rows, environment())
         job.ranks.meet()
     return sum(len(kept[n].samples) for n in missing)
+
+
+def planned(job: Job, number: int) -> list[ShardPlan]:
+    """The shards of a pass, written down before the first of them is made."""
+    path = pass_folder(job.root, number) / "plan.json"
+    if job.ranks.leads and not path.exists():
+        shards = plan_views(job.images, job.views, number, job.plan["layout"])
+        write_json(path, {"pass": number, "shards": [shard.to_json() for shard in shards]})
+    job.ranks.meet()
+    shards = load_pass_plan(job.root, number)
+    require_images(job.root, number, {image for shard in shards for image, _, _ in shard.samples}, job.images)
+    return shards
+
+
+def missing_shards(job: Job, number: int, shards: list[ShardPlan]) -> list[int]:
+    """Numbers of the shards that are not there, or not whole, or of another plan or codec."""
+    plan, codec = digest(job.plan), digest(read_json(job.root / "codec.json"))
+    done = lambda n: shard_done(job.root, number, n, plan, codec, [row[:2] for row in shards[n].samples])  # noqa: E731
+    return [n for n in range(len(shards)) if not done(n)]
+
+
+def make_shards(job: Job, codec: Codec, number: int, shards: list[ShardPlan], missing: list[int]) -> None:
+    """Compute and commit this rank's share of the missing shards; one is written while the teacher makes the next."""
+    folder, codec_json = pass_folder(job.root, number), read_json(job.root / "codec.json")
+    quarantine = Quarantine(folder)
+    waiting: deque[tuple[int, ShardPlan]] = deque()  # claimed, in the order of their batches
+
+    def claimed() -> Iterator[Any]:
+        for n in job.ranks.claim(f"pass {number}", missing):
+            shard = shards[n]
+            if job.sections.cache.quarantine:
+                shard = shard.without(quarantine.search(job.loader(shard.batches)))
+            for batch in shard.batches or [((0, 0), ())]:  # quarantine may leave nothing, and that is a shard too
+                waiting.append((n, shard))
+                yield batch
+
+    def done(n: int, shard: ShardPlan, size: int) -> None:
+        job.progress.advance(0, size)
+        path = folder / shard_name(n)
+        places = sum(positions(job.teacher.levels(pad)) for _, _, pad in shard.samples)
+        for line in drift(path, load_sidecar(path.with_suffix(".json")), places, codec_json["measured"]):
+            job.log(line)
+
+    with Behind(done) as behind:
+        for (n, shard), loaded in groupby(job.loader(claimed()).batches(), lambda _: waiting.popleft()):
+            head = {"pass": number, "shard": n, "plan": digest(job.plan), "recipe": job.plan["recipe_digest"]}
+            commit = start_shard(job.teacher, codec, (batch for batch in loaded if batch[1]), shard,
+                                 folder / shard_name(n), head, digest(codec_json),
+                                 lambda samples: job.progress.advance(samples, 0))  # fmt: skip
+            if codec.ragged:
+                behind.commit(n, shard, commit)
+            else:
+                done(n, shard, commit())
+
+
+class Behind:
+    """A thread that commits one shard while the teacher computes the next; never more than one waits."""
+
+    def __init__(self, done: Callable[[int, ShardPlan, int], None]) -> None:
+        self._done = done
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._last: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def commit(self, n: int, shard: ShardPlan, commit: Callable[[], int]) -> None:
+        self._last()  # its error, if it had one, stops us here
+        future = self._pool.submit(commit)
+        self._last = lambda: self._done(n, shard, future.result())
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """The shard that is being written is finished in any case."""
+        self._pool.shutdown(wait=True)
+        if kind is None:
+            self._last()
 
 
 class Quarantine:

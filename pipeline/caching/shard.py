@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec, encode_sample
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.writer import Index, ShardWriter, shard_head
-from pipeline.caching.loader import ViewLoader
 from pipeline.codec.base import Codec, Sample
 from pipeline.errors import CodecError
 from pipeline.records import RECORD_COLUMNS, THUMBNAIL, LevelShapes, ViewRecord
@@ -34,47 +34,46 @@ def record_columns(levels: int) -> list[str]:
     return [*RECORD_COLUMNS, *(f"level{n}_{side}" for n in range(levels) for side in ("height", "width"))]
 
 
+Loaded = tuple[Any, Sequence[Tensor], Sequence[ViewRecord]]  # a planned batch, its views, what they looked like
 Row = tuple[ViewRecord, Sample]
 
 
-def write_shard(
-    teacher: Teacher, codec: Codec, loader: ViewLoader, shard: ShardPlan, path: Path, identity: dict[str, Any],
-    codec_digest: str, advance: Callable[[int, int], None],
-) -> None:  # fmt: skip
-    """Compute one shard and commit it with its sidecar. Nothing appears under its name if this fails.
+def start_shard(
+    teacher: Teacher, codec: Codec, batches: Iterable[Loaded], shard: ShardPlan, path: Path, identity: dict[str, Any],
+    codec_digest: str, advance: Callable[[int], None],
+) -> Callable[[], int]:  # fmt: skip
+    """Run the teacher over a shard's batches. Returns what compresses and commits it, and then tells its bytes.
 
-    Samples are written as they come; those of a ragged codec, which are small, wait for the longest of their shard.
+    Samples of a ragged codec, which are small, wait for the longest of their shard: the teacher has done all of them
+    when this returns, and the rest may be called in another thread. Large samples of fixed shape are not kept: there
+    the teacher runs, batch by batch, while the shard is written.
     """
-    levels = [teacher.levels(pad) for _, _, pad in shard.samples]
-    depth = len(levels[0]) if levels else 0
     errors: dict[str, float] = {}
-    rows: Iterable[list[Row]] = _encoded(teacher, codec, loader, errors, advance)
-    waiting: list[Sample] = []
+    rows: Iterable[list[Row]] = _encoded(teacher, codec, batches, errors, advance)
     if codec.ragged:
         rows = list(rows)
-        waiting = [sample for batch in rows for _, sample in batch]
-    specs = [*codec.specs(levels, waiting), *record_specs(depth)] if levels else []
-    head = shard_head(
-        specs, _attributes(codec, codec_digest, specs, depth, identity), len(levels), _index(shard, levels)
-    )
-    with (
-        ShardWriter(path, specs, head, identity["plan"], codec_digest) as writer,
-        ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
-    ):
-        for batch in rows:
-            size = 0
-            for (record, _), chunks in zip(batch, pool.map(lambda row: encode_sample(specs, row[1]), batch)):
+    levels = [teacher.levels(pad) for _, _, pad in shard.samples]
+    depth = len(levels[0]) if levels else 0
+
+    def commit() -> int:
+        waiting = [sample for batch in rows for _, sample in batch] if codec.ragged else []
+        specs = [*codec.specs(levels, waiting), *record_specs(depth)] if levels else []
+        attributes = _attributes(codec, codec_digest, specs, depth, identity)
+        head = shard_head(specs, attributes, len(levels), _index(shard, levels))
+        with ShardWriter(path, specs, head, identity["plan"], codec_digest) as writer:
+            for record, chunks in _compressed(specs, rows):
                 writer.add(record.image_id, record.view, chunks)
-                size += sum(map(len, chunks.values()))
-            advance(0, size)
-        writer.measured = {name: total / len(levels) for name, total in errors.items()}
+            writer.measured = {name: total / len(levels) for name, total in errors.items()}
+        return sum(writer.sidecar.bytes_by_array.values())
+
+    return commit
 
 
 def _encoded(
-    teacher: Teacher, codec: Codec, loader: ViewLoader, errors: dict[str, float], advance: Callable[[int, int], None]
+    teacher: Teacher, codec: Codec, batches: Iterable[Loaded], errors: dict[str, float], advance: Callable[[int], None]
 ) -> Iterator[list[Row]]:
     """Batches of encoded samples; sums their errors up."""
-    for _, views, records in loader.batches():
+    for _, views, records in batches:
         output = teacher(views)
         try:
             samples, measured = codec.encode(output)
@@ -85,8 +84,19 @@ def _encoded(
             errors[name] = errors.get(name, 0.0) + value * len(samples)
         for sample, record in zip(samples, records):
             sample["record"], sample["thumbnail"] = record.row(output.levels), record.thumbnail
-        advance(len(samples), 0)
+        advance(len(samples))
         yield list(zip(records, samples))
+
+
+def _compressed(specs: list[ArraySpec], rows: Iterable[list[Row]]) -> Iterator[tuple[ViewRecord, dict[str, bytes]]]:
+    """The chunks of every sample, in order; a batch is compressed in threads while the next one is made."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        before: Iterator[tuple[ViewRecord, dict[str, bytes]]] = iter(())
+        for batch in rows:
+            chunks = pool.map(lambda row: encode_sample(specs, row[1]), batch)
+            yield from before
+            before = zip([record for record, _ in batch], chunks)
+        yield from before
 
 
 def _attributes(
