@@ -1,0 +1,51 @@
+"""mAP of students against the number of cached views, on two scales x flip: 1, 2, all 4, and the teacher in the loop.
+
+python benchmarks/views_accuracy.py --json docs/results/views_accuracy.json
+
+All students learn from one cache of four passes, of which they are given the first 1, 2 or 4 (cache.passes). Runs that
+are in the JSON already are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report
+from benchmarks.rate_accuracy import ALONE, cached, over_seeds, student
+
+CONFIG = "configs/demo/retinanet_r101_r50_ms.py"
+QUALITY = "0.03"
+OPTIONS = {
+    "1": ["cache.passes=1"], "2": ["cache.passes=2"], "4": [], "live": ["teacher.source=live"],
+    "4, alone": ALONE,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("work_dirs/views_accuracy"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[520, 521, 522])
+    args = parser.parse_args()
+    rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
+    done = {(row["views"], row["seed"]) for row in rows}
+    work = args.work.resolve()
+    cache, size = cached(CONFIG, QUALITY, work)
+    for seed in args.seeds:
+        for views, options in OPTIONS.items():
+            if (views, seed) not in done:
+                scores = student(CONFIG, views, seed, [*cache, *options], work)
+                rows.append({"views": views, "seed": seed, "kb_view": size, **scores})
+                print(report.table(rows[-1:], list(rows[-1])), flush=True)
+                report.write(args.json, rows, config=CONFIG)
+    table = over_seeds(rows, "views")
+    print(report.table(table, list(table[0])))
+
+
+if __name__ == "__main__":
+    main()
