@@ -96,16 +96,18 @@ def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
     """One config through both stages."""
     folder = work / config.stem
     folder.mkdir(parents=True, exist_ok=True)
-    channels = random_teacher(config, folder / "teacher.pth")
-    given = {"data_root": work / "coco", "teacher.checkpoint": folder / "teacher.pth", "teacher.min_map": 0,
-             "teacher.gate_images": 1, "cache.dir": folder / "cache", "cache.workers": 1, "cache.batch_size": 2,
+    shared = work / Path(load_config(str(config))[1].cache.dir).parent.name  # rows of one teacher share its cache
+    shared.mkdir(exist_ok=True)
+    channels = random_teacher(config, shared / "teacher.pth")
+    given = {"data_root": work / "coco", "teacher.checkpoint": shared / "teacher.pth", "teacher.min_map": 0,
+             "teacher.gate_images": 1, "cache.dir": shared / "cache", "cache.workers": 1, "cache.batch_size": 2,
              "model.backbone.init_cfg": None, "train_dataloader.batch_size": 2, "train_dataloader.num_workers": 1,
              "val_dataloader.num_workers": 0, "val_dataloader.persistent_workers": False,
              "train_cfg.max_epochs": 1, "default_hooks.logger.interval": 1, **shrunk(config, factor)}  # fmt: skip
     options = ["--config", str(config), "--cfg-options", *(f"{key}={value}" for key, value in given.items())]
     seconds, gb = run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
-    cache = json.loads((folder / "cache" / "summary.json").read_text())
-    error = json.loads((folder / "cache" / "codec.json").read_text())["settings"]["probe_error"]
+    cache = json.loads((shared / "cache" / "summary.json").read_text())
+    error = json.loads((shared / "cache" / "codec.json").read_text())["settings"]["probe_error"]
     learn_s, learn_gb = run(["stage2_distill.py", *options, f"work_dir={folder / 'run'}"], folder / "stage2.log")
     losses = re.findall(r"Epoch\(train\).* (loss: .*)", (folder / "stage2.log").read_text())
     last = dict(re.findall(r"(loss\w*): ([\d.einf+-]+)", losses[-1]))
@@ -128,8 +130,8 @@ def main() -> None:
     args = parser.parse_args()
     work = args.work.resolve()
     lay_out(work / "coco", args.images)
-    rows = []
-    for name in args.rows:
+    rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    for name in [name for name in args.rows if name not in {row["row"] for row in rows}]:
         rows.append(row(ROOT / "configs" / "coco" / f"{name}.py", work, args.shrink))
         print(report.table(rows[-1:], COLUMNS), flush=True)
         report.write(args.json, rows, images=args.images, shrink=args.shrink)
