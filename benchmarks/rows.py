@@ -108,7 +108,8 @@ def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
     seconds, gb = run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
     cache = json.loads((shared / "cache" / "summary.json").read_text())
     error = json.loads((shared / "cache" / "codec.json").read_text())["settings"]["probe_error"]
-    learn_s, learn_gb = run(["stage2_distill.py", *options, f"work_dir={folder / 'run'}"], folder / "stage2.log")
+    learn = ["stage2_distill.py", "--work-dir", str(folder / "run"), *options]
+    learn_s, learn_gb = run(learn, folder / "stage2.log")
     losses = re.findall(r"Epoch\(train\).* (loss: .*)", (folder / "stage2.log").read_text())
     last = dict(re.findall(r"(loss\w*): ([\d.einf+-]+)", losses[-1]))
     return {
@@ -124,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", nargs="+", default=sorted(p.stem for p in (ROOT / "configs/coco").glob("*.py")))
-    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--shrink", type=float, default=0.6, help="0.6: the short side of 800 becomes 480")
     parser.add_argument("--work", type=Path, default=Path("work_dirs/rows"))
     args = parser.parse_args()

@@ -1,0 +1,101 @@
+"""Stage 1 beside the bare teacher: images a second with and without encoding, compressing and writing; and its memory.
+
+python benchmarks/cache.py --json docs/results/cache.json                            # the demo, CPU
+python benchmarks/cache.py --config configs/coco/retinanet_r101_r50_2x.py ...        # real size, where a GPU is
+
+Both sides load the same batches with workers of their own and run the same teacher; they take turns over the shards of
+one pass, in changing order. Reading is measured by benchmarks/reading.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report
+from pipeline.cache.files import write_json
+from pipeline.caching import agreed_codec, open_job
+from pipeline.caching.job import Job
+from pipeline.caching.passes import make_shards, planned
+from pipeline.cli import parse_options
+from pipeline.config import load_config
+
+
+class Quiet:
+    """Progress that nobody looks at."""
+
+    def start(self, title: str, total: int | None) -> None: ...
+    def advance(self, samples: int, size: int) -> None: ...
+    def stop(self) -> None: ...
+
+
+def bare(job: Job, batches: list[Any]) -> None:
+    """Load and run the teacher, nothing else. What it says is looked at, or a GPU would still be busy."""
+    for _, views, _ in job.loader(batches).batches():
+        float(job.teacher(views).frs[-1].sum())
+
+
+def seconds(part: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    part()
+    return time.perf_counter() - begun
+
+
+def resident_mb() -> float:
+    """Of this process, now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--config", default="configs/demo/retinanet_r101_r50.py")
+    parser.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--codec-of", type=Path, metavar="CACHE", help="take its codec rather than calibrate one")
+    parser.add_argument("--shards", type=int, default=2, help="shards a turn")
+    parser.add_argument("--turns", type=int, default=0, help="0: until the pass ends")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        cfg, sections = load_config(args.config, {**parse_options(args.options), "cache.dir": f"{folder}/cache"})
+        job = open_job(cfg, sections, print, Quiet())
+        write_json(job.root / "plan.json", job.plan)  # in the place of the gate: any teacher will do here
+        write_json(job.root / "gate.json", {"mAP": 1.0, "images": 0})
+        if args.codec_of:
+            shutil.copytree(args.codec_of / "codec", job.root / "codec")
+            shutil.copy(args.codec_of / "codec.json", job.root)
+        codec = agreed_codec(cfg, job)
+        shards = planned(job, 0)
+        rows = []
+        turns = [list(range(n, min(n + args.shards, len(shards)))) for n in range(0, len(shards), args.shards)]
+        for turn, numbers in enumerate(turns[: args.turns or None]):
+            batches = [batch for n in numbers for batch in shards[n].batches]
+            sides: dict[str, Callable[[], None]] = {
+                "bare": partial(bare, job, batches), "stage1": partial(make_shards, job, codec, 0, shards, numbers),
+            }  # fmt: skip
+            times = {name: seconds(sides[name]) for name in sorted(sides, reverse=turn % 2 == 1)}
+            images = sum(len(batch[1]) for batch in batches)
+            rows.append({"images": images, "bare_per_second": images / times["bare"],
+                         "stage1_per_second": images / times["stage1"], "resident_mb": resident_mb()})  # fmt: skip
+            print(report.table(rows[-1:], list(rows[0])), flush=True)
+    ratio = median(row["stage1_per_second"] / row["bare_per_second"] for row in rows)
+    growth = rows[-1]["resident_mb"] - rows[len(rows) // 4]["resident_mb"]
+    print(f"stage1_over_bare {ratio:.3f} over {sum(row['images'] for row in rows)} images, memory {growth:+.0f} MB")
+    report.write(args.json, rows, config=args.config, stage1_over_bare=ratio, memory_growth_mb=growth)
+
+
+if __name__ == "__main__":
+    main()
