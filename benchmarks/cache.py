@@ -94,7 +94,9 @@ def main() -> None:
     ratio = median(row["stage1_per_second"] / row["bare_per_second"] for row in rows)
     growth = rows[-1]["resident_mb"] - rows[len(rows) // 4]["resident_mb"]
     print(f"stage1_over_bare {ratio:.3f} over {sum(row['images'] for row in rows)} images, memory {growth:+.0f} MB")
-    report.write(args.json, rows, config=args.config, stage1_over_bare=ratio, memory_growth_mb=growth)
+    report.write(
+        args.json, rows, config=args.config, **report.setting(cfg), stage1_over_bare=ratio, memory_growth_mb=growth
+    )
 
 
 if __name__ == "__main__":

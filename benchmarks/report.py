@@ -26,6 +26,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def setting(cfg: Any) -> dict[str, Any]:
+    """What two benchmarks must have in common to be compared: sizes of the views; and the batch size."""
+    transforms = cfg.train_dataloader.dataset.pipeline
+    scales = [list(t.get("scale") or t["scales"]) for t in transforms if "scale" in t or "scales" in t]
+    return {"scales": scales, "batch_size": cfg.train_dataloader.batch_size}
+
+
 def write(path: Path | None, rows: list[dict[str, Any]], **more: Any) -> None:
     """Rows as JSON, with the machine and the command beside them."""
     if path is not None:

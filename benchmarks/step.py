@@ -101,6 +101,13 @@ def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
         pipe.send((time.perf_counter() - begun, waited, peak))
 
 
+def setting(args: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.cli import parse_options
+    from pipeline.config import load_config
+
+    return report.setting(load_config(args.config, parse_options(args.options))[0])
+
+
 def rss() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
@@ -147,7 +154,7 @@ def main() -> None:
     }  # fmt: skip
     print(report.table(rows, COLUMNS))
     print(report.table([ratios], list(ratios)))
-    report.write(args.json, rows, **ratios, config=args.config, device=args.device)
+    report.write(args.json, rows, **ratios, config=args.config, device=args.device, **setting(args))
 
 
 if __name__ == "__main__":
