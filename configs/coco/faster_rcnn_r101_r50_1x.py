@@ -8,6 +8,8 @@ Commands  python stage1_cache_teacher.py --config configs/coco/faster_rcnn_r101_
           python stage2_distill.py       --config configs/coco/faster_rcnn_r101_r50_1x.py
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two an image (flip or not), so two passes cover any number of epochs exactly
+Cache     about 120 GB expected at `balanced`, 46 GB at `small`, from the demo's thin Faster R-CNN teacher by area
+          (docs/results/families.json: 32 and 12 KB a 288x192 view; not measured at this size)
 Not run   the result of this config has not been measured by this project yet
 """
 
