@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import pytest
 
 from tests.conftest import detector, make_config, make_dataset
-from tests.test_stages import ROOT, tree
+from tests.launch import finished, kill_a_rank, launch
+from tests.test_stages import tree
 
 
 def start(config: Path, *options: str, ranks: int) -> subprocess.Popen:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launch, "stage1_cache_teacher.py", "--config", str(config), *options]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it: sums depend on it
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
-
-
-def finished(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=180)
-    assert process.returncode == 0, out[-3000:]
-    return out
+    return launch("stage1_cache_teacher.py", "--config", str(config), *options, ranks=ranks)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +38,7 @@ def test_a_killed_rank_ends_all_and_its_shards_are_made_again(
 ) -> None:
     config = make_config(data, teacher, detector("retinanet"), tmp_path)
     process = start(config, ranks=2)
-    while not list((tmp_path / "cache").glob("pass-0/shard-*.tar*")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
-    os.kill(int(children.split()[-1]), signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and "Signal 9" in out
+    kill_a_rank(process, lambda: bool(list((tmp_path / "cache").glob("pass-0/shard-*.tar*"))))
     assert not (tmp_path / "cache" / "pass-1" / "manifest.json").exists()
     finished(start(config, ranks=2))
     assert tree(tmp_path / "cache") == one_rank

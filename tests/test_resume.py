@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from mmengine.runner import Runner
 
 from pipeline.errors import StudentError
-from tests.test_stages import ROOT, stage2
+from tests.launch import finished, kill_a_rank, launch
+from tests.test_stages import stage2
 
 SEEN = """
 import json
@@ -57,19 +57,10 @@ param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin
 
 def train(config: Path, work: Path, *more: str, ranks: int = 1, batch: int = 2) -> subprocess.Popen:
     """Stage 2 as a user runs it."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     options = ["--work-dir", str(work), "--cfg-options", f"train_dataloader.batch_size={batch}"]
     launcher = ["--launcher", "pytorch"] if ranks > 1 else []
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{config.parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launch, "stage2_distill.py", "--config", str(config), *options, *more, *launcher]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
-
-
-def finished(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out[-3000:]
-    return out
+    arguments = ["--config", str(config), *options, *more, *launcher]
+    return launch("stage2_distill.py", *arguments, ranks=ranks, path=config.parent)
 
 
 def seen(work: Path) -> dict[int, list[int]]:
@@ -171,13 +162,7 @@ def test_two_ranks_make_the_same_steps(config: Path, undisturbed: Path, tmp_path
 
 def test_a_rank_that_dies_ends_all(config: Path, tmp_path: Path) -> None:
     process = train(config, tmp_path, ranks=2, batch=1)
-    while not (tmp_path / "seen-1.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
-    os.kill(int(children.split()[-1]), signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and "Signal 9" in out
+    kill_a_rank(process, (tmp_path / "seen-1.jsonl").exists)
 
 
 def test_inside_an_epoch_steps_keep_their_size(config: Path, undisturbed: Path, tmp_path: Path) -> None:
