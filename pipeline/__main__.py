@@ -13,7 +13,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in (("info", "what a cache holds"), ("verify", "read every byte and compare its digests")):
         sub = verbs.add_parser(verb, help=text)
-        sub.add_argument("cache", help="the cache folder")
+        sub.add_argument("cache", help="the cache's folder or URL")
         sub.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
 

@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache.place import Place, place
 from pipeline.codec import codec_settings
 from pipeline.errors import ConfigError, brief
 from pipeline.losses import FEATURE_LOSSES
@@ -47,9 +48,18 @@ class ViewsSection:
 
 @dataclass(frozen=True)
 class CacheSection:
-    """`passes`: how many passes stage 1 makes (default: one for each view). `quarantine`: go on past broken images."""
+    """`passes`: how many passes stage 1 makes (default: one for each view). `quarantine`: go on past broken images.
+
+    `dir`: a path or an s3://, gs://, az:// or http(s):// URL (http can only be read). `store`, for URLs: `endpoint`,
+    `region` (s3), `skip_signature`; `timeout` and `connect_timeout` of a request, `retry_timeout` over its retries
+    (seconds), `max_retries`. Credentials come from the environment, as obstore documents. `local`: a folder of this
+    machine that keeps what stage 2 read from a URL for the next epoch, up to `local_gb` GB (10^9 bytes).
+    """
 
     dir: str
+    store: dict[str, Any] = field(default_factory=dict)
+    local: str | None = None
+    local_gb: float = 50.0
     codec: dict[str, Any] = field(default_factory=lambda: {"type": "frs"})
     passes: int | None = None
     batch_size: int = 8
@@ -57,6 +67,10 @@ class CacheSection:
     calibration_views: int = 256
     workers: int = 2
     quarantine: bool = False
+
+    def place(self) -> Place:
+        """Where the cache lives. Raises ConfigError."""
+        return place(self.dir, plain(dict(self.store)), self.local, self.local_gb)
 
 
 @dataclass(frozen=True)
@@ -94,8 +108,9 @@ CHOICES = {
 }
 AT_LEAST = {
     "teacher.gate_images": 1, "views.count": 1, "views.tolerance": 0, "cache.passes": 1, "cache.batch_size": 1,
-    "cache.shard_samples": 1, "cache.calibration_views": 1, "cache.workers": 0, "distill.warmup_iters": 0,
-    "distill.feature_weight": 0, "distill.score_weight": 0, "teacher.min_map": 0, "views.seed": 0,
+    "cache.shard_samples": 1, "cache.calibration_views": 1, "cache.workers": 0, "cache.local_gb": 0,
+    "distill.warmup_iters": 0, "distill.feature_weight": 0, "distill.score_weight": 0, "teacher.min_map": 0,
+    "views.seed": 0,
 }  # fmt: skip
 
 
@@ -154,6 +169,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Confi
     if (sections.teacher.name is None) == (sections.teacher.config is None):
         raise ConfigError("teacher: give either name= (of mmdet's zoo) or config= (with checkpoint=)")
     codec_settings(plain(dict(sections.cache.codec)))
+    sections.cache.place()
     return cfg, sections
 
 

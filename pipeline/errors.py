@@ -10,7 +10,8 @@ PipelineError                 the entry scripts print it as one line and leave w
 ├── CodecError                a tensor the codec cannot represent
 └── CacheError                no cache, or one that cannot be used
     ├── StaleCache            made from another teacher, data set, view rule or codec
-    └── CorruptCache          bytes that are not the ones that were written
+    ├── CorruptCache          bytes that are not the ones that were written
+    └── StoreError            an object store or web server that cannot be reached, or refuses
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ class StaleCache(CacheError):
 
 class CorruptCache(CacheError):
     """Bytes on disk are not the bytes that were written."""
+
+
+class StoreError(CacheError):
+    """An object store or web server cannot be reached, or refuses."""
 
 
 def brief(error: BaseException) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
+from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan, plan_pass
 from pipeline.config import Sections
 from pipeline.data import Images
@@ -26,7 +26,7 @@ def expected_passes(sections: Sections, views: Views) -> range:
     return range(passes)
 
 
-def require_images(root: Path, number: int, planned: set[int], images: Images) -> None:
+def require_images(root: Place, number: int, planned: set[int], images: Images) -> None:
     """A pass must hold just the images that the config's data set yields. Raises StaleCache."""
     wanted = set(images.ids)
     if planned != wanted:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from pipeline.cache.cache import Cache
+from pipeline.cache.cache import Cache, pass_folder
 from pipeline.cache.manifest import verify_pass
+from pipeline.cache.place import Place
 from pipeline.codec.quality import promise
 from pipeline.errors import CacheError
 
@@ -26,7 +26,7 @@ def stage1_table(root: str, summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def describe(root: str | Path) -> dict[str, Any]:
+def describe(root: str | Place) -> dict[str, Any]:
     """Everything `info` knows about a cache."""
     cache = Cache(root)
     manifests = {number: cache.manifest(number) for number in cache.passes()}
@@ -77,13 +77,12 @@ def info_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def verify(root: str | Path) -> dict[str, Any]:
+def verify(root: str | Place) -> dict[str, Any]:
     """Read every file of a cache and compare its digest. Raises CorruptCache naming the first that differs."""
     cache = Cache(root)
     manifests = {number: cache.manifest(number) for number in cache.passes()}
-    for folder in sorted(cache.root.glob("pass-*")):
-        if not (folder / "manifest.json").is_file():
-            raise CacheError(f"{folder}: not complete (no manifest.json); run stage 1 again")
+    for number in cache.incomplete():
+        raise CacheError(f"{pass_folder(cache.root, number)}: not complete (no manifest.json); run stage 1 again")
     files = len(cache.codec_manifest()["files"])
     for number, manifest in manifests.items():
         verify_pass(cache.root, number, manifest, cache.codec_digest)

@@ -15,12 +15,15 @@ tables and every shard's sha256.
 from __future__ import annotations
 
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pipeline.cache.files import digest, read_json, sha256_file
+from pipeline.cache.files import digest, read_json, read_small, sha256_file
+from pipeline.cache.place import Place, place
 from pipeline.cache.plan import ShardPlan, references
 from pipeline.cache.reader import ShardReader
+from pipeline.cache.remote import RemotePath
+from pipeline.cache.sidecar import load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.records import SampleRef
 
@@ -29,7 +32,7 @@ VERSION = 1
 OPEN_SHARDS = 320  # of one process: the schedule reads from up to 256 in turn; the usual limit is 1024 files
 
 
-def pass_folder(root: Path, cache_pass: int) -> Path:
+def pass_folder(root: Place, cache_pass: int) -> Place:
     return root / f"pass-{cache_pass}"
 
 
@@ -50,8 +53,8 @@ def differences(cached: Any, wanted: Any, field: str = "") -> list[str]:
 class Cache:
     """A cache opened for reading. Raises CacheError, CorruptCache or StaleCache, each naming the file."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Place) -> None:
+        self.root: Place = place(root)
         if not (self.root / "plan.json").is_file():
             raise CacheError(f"{self.root}: no cache here (no plan.json); run stage 1 with the same config first")
         self.plan: dict[str, Any] = read_json(self.root / "plan.json")
@@ -62,6 +65,7 @@ class Cache:
         self.codec_digest = digest(read_json(self.root / "codec.json"))
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
         self._manifests: dict[int, dict[str, Any]] = {}
+        self._asked: list[tuple[int, bool]] | None = None  # the passes found afar: asking takes a while
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -81,10 +85,14 @@ class Cache:
     def codec_manifest(self) -> dict[str, Any]:
         """codec.json, with every file of codec/ checked against it."""
         manifest = read_json(self.root / "codec.json")
-        folder = self.root / "codec"
+        folder, listed = self.root / "codec", manifest["files"]
+        if isinstance(folder, RemotePath):
+            for name in sorted(listed):  # of what else may lie there nothing is ever opened
+                read_small(folder / name, listed[name])
+            return manifest
         present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        for name in sorted(present | manifest["files"].keys()):
-            if name not in present or sha256_file(folder / name) != manifest["files"].get(name):
+        for name in sorted(present | listed.keys()):
+            if name not in present or sha256_file(folder / name) != listed.get(name):
                 raise CorruptCache(
                     f"{folder / name}: missing, altered or foreign; delete the cache's codec.json and run stage 1 again"
                 )
@@ -92,8 +100,33 @@ class Cache:
 
     def passes(self) -> list[int]:
         """Numbers of the complete passes."""
-        names = [path.parent.name.removeprefix("pass-") for path in self.root.glob("pass-*/manifest.json")]
-        return sorted(int(name) for name in names if name.isdecimal())
+        return [number for number, complete in self._passes() if complete]
+
+    def incomplete(self) -> list[int]:
+        """Numbers of the passes that were begun and have no manifest yet."""
+        return [number for number, complete in self._passes() if not complete]
+
+    def _passes(self) -> Iterator[tuple[int, bool]]:
+        """(number, whether it is complete) of every pass."""
+        if isinstance(self.root, RemotePath):
+            if self._asked is None:
+                self._asked = list(self._asked_passes())
+            yield from self._asked
+        else:
+            names = {path.name.removeprefix("pass-") for path in self.root.glob("pass-*")}
+            for number in sorted(int(name) for name in names if name.isdecimal()):
+                yield number, (pass_folder(self.root, number) / "manifest.json").is_file()
+
+    def _asked_passes(self) -> Iterator[tuple[int, bool]]:
+        """Found by known names, as a web server cannot list."""
+        views, number = self.recipe["views"]["finite"], 0
+        while views is None or number < views:
+            complete = (pass_folder(self.root, number) / "manifest.json").exists()
+            if complete or (pass_folder(self.root, number) / "plan.json").exists():
+                yield number, complete
+            elif views is None:
+                return
+            number += 1
 
     def manifest(self, cache_pass: int) -> dict[str, Any]:
         if cache_pass not in self._manifests:
@@ -103,13 +136,13 @@ class Cache:
             self._manifests[cache_pass] = manifest
         return self._manifests[cache_pass]
 
-    def _listed(self, cache_pass: int, name: str) -> Path:
-        """A small file of a pass, checked against the manifest."""
+    def _listed(self, cache_pass: int, name: str) -> tuple[Place, str]:
+        """A small file of a pass, and the sha256 that the manifest gives it."""
         path = pass_folder(self.root, cache_pass) / name
         entry = self.manifest(cache_pass)["files"].get(name)
-        if entry is None or not path.is_file() or sha256_file(path) != entry["sha256"]:
-            raise CorruptCache(f"{path}: missing or not what the manifest lists; delete it and run stage 1 again")
-        return path
+        if entry is None:
+            raise CorruptCache(f"{path}: not what the manifest lists; delete it and run stage 1 again")
+        return path, entry["sha256"]
 
     def content(self) -> str:
         """Digest of everything that a student learns from: identity, codec tables, the bytes of every shard."""
@@ -122,8 +155,7 @@ class Cache:
     def references(self, cache_pass: int) -> list[list[SampleRef]]:
         """Every sample of a pass, shard by shard, as the pass's plan and manifest have it."""
         manifest = self.manifest(cache_pass)
-        self._listed(cache_pass, "plan.json")
-        shards = load_pass_plan(self.root, cache_pass)
+        shards = load_pass_plan(self.root, cache_pass, self._listed(cache_pass, "plan.json")[1])
         left_out = {image for image, _ in manifest["quarantine"]}
         return references([shard.without(left_out) for shard in shards], cache_pass)
 
@@ -139,17 +171,29 @@ class Cache:
         """The reader of one shard, checked to belong to this cache; those not used for longest are closed again."""
         key = (cache_pass, number)
         if key not in self._readers:
-            sidecar = self._listed(cache_pass, shard_name(number).replace(".tar", ".json"))
-            reader = ShardReader(sidecar.with_suffix(".tar"))
-            if (reader.sidecar.plan, reader.sidecar.codec) != (self.plan_digest, self.codec_digest):
-                raise StaleCache(f"{reader.path}: made with another plan.json or codec.json; run stage 1 again")
-            self._readers[key] = reader
-            if len(self._readers) > OPEN_SHARDS:
-                self._readers.popitem(last=False)[1].close()
+            self._keep(key, self._open(key))
         self._readers.move_to_end(key)
         return self._readers[key]
 
+    def open_shards(self, keys: Iterable[tuple[int, int]], mapped: Callable[..., Iterable[ShardReader]]) -> None:
+        """Open those (pass, number) that are not yet; `mapped`: a thread pool's map, as from afar each takes time."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self._readers]
+        for key, reader in zip(missing, mapped(self._open, missing)):
+            self._keep(key, reader)
 
-def load_pass_plan(root: Path, cache_pass: int) -> list[ShardPlan]:
-    rows = read_json(pass_folder(root, cache_pass) / "plan.json")
+    def _open(self, key: tuple[int, int]) -> ShardReader:
+        path, sha256 = self._listed(key[0], shard_name(key[1]).replace(".tar", ".json"))
+        reader = ShardReader(path.with_suffix(".tar"), load_sidecar(path, sha256))
+        if (reader.sidecar.plan, reader.sidecar.codec) != (self.plan_digest, self.codec_digest):
+            raise StaleCache(f"{reader.path}: made with another plan.json or codec.json; run stage 1 again")
+        return reader
+
+    def _keep(self, key: tuple[int, int], reader: ShardReader) -> None:
+        self._readers[key] = reader
+        if len(self._readers) > OPEN_SHARDS:
+            self._readers.popitem(last=False)[1].close()
+
+
+def load_pass_plan(root: Place, cache_pass: int, sha256: str | None = None) -> list[ShardPlan]:
+    rows = read_json(pass_folder(root, cache_pass) / "plan.json", sha256)
     return [ShardPlan.from_json(shard) for shard in rows["shards"]]

@@ -1,4 +1,7 @@
-"""Small files that must never be half-written or ambiguous: canonical JSON, atomic commit, digests, the lock."""
+"""Small files that must never be half-written or ambiguous: canonical JSON, atomic commit, digests, the lock.
+
+All of it for a folder and for an object store alike.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,16 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache.disk import disk_of
+from pipeline.cache.lease import leased, require_held
+from pipeline.cache.place import Place
+from pipeline.cache.remote import RANGE, RemotePath
 from pipeline.errors import CacheError, CorruptCache
 
 
@@ -25,20 +33,53 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
+def file_entry(path: Place) -> dict[str, Any]:
+    """`bytes` and `sha256` of a file of any size, in constant memory. Raises FileNotFoundError where there is none."""
+    if isinstance(path, RemotePath):
+        found = hashlib.sha256()
+        data, size = path.read_range(0, RANGE)
+        found.update(data)
+        for at in range(RANGE, size, RANGE):
+            found.update(path.read_range(at, min(RANGE, size - at))[0])
+        return {"bytes": size, "sha256": found.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
 def sha256_file(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON object that `write_json` wrote, without its seal.
+def file_size(path: Place) -> int:
+    """Bytes of a file. Raises OSError where there is none."""
+    return path.size() if isinstance(path, RemotePath) else path.stat().st_size
 
-    Raises CacheError where the file is missing, CorruptCache where a byte of it was changed.
-    """
+
+def read_small(path: Place, sha256: str | None = None) -> bytes:
+    """All bytes of a small file; with `sha256`, what a manifest gives, no others. Raises CacheError or CorruptCache."""
+    disk = disk_of(path.store) if isinstance(path, RemotePath) and sha256 else None
+    stored = disk.read_small(sha256) if disk and sha256 else None
+    if stored is not None:
+        return stored
     try:
         raw = path.read_bytes()
     except OSError as error:
+        if sha256:
+            raise CorruptCache(f"{path}: missing, but the manifest lists it; run stage 1 again") from error
         raise CacheError(f"{path}: expected a file of the cache, found {error.strerror or error}") from error
+    if sha256 and hashlib.sha256(raw).hexdigest() != sha256:
+        raise CorruptCache(f"{path}: not what the manifest lists; delete it and run stage 1 again")
+    if disk and sha256:
+        disk.write_small(sha256, raw)
+    return raw
+
+
+def read_json(path: Place, sha256: str | None = None) -> Any:
+    """Read a JSON object that `write_json` wrote, without its seal. `sha256`: of its bytes, where a manifest gives it.
+
+    Raises CacheError where the file is missing, CorruptCache where a byte of it was changed.
+    """
+    raw = read_small(path, sha256)
     try:
         value = json.loads(raw)
         intact = canonical(value) == raw and value.pop("seal") == digest(value)
@@ -59,8 +100,15 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Any]:
+def atomic_file(path: Place) -> Iterator[Any]:
     """Binary file that appears under `path` whole and synced, or not at all."""
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryFile() as file:  # without a name: nothing is left of it behind a kill
+            yield file
+            require_held()
+            file.seek(0)
+            path.put(file)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -75,24 +123,28 @@ def atomic_file(path: Path) -> Iterator[Any]:
         raise
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Place, value: dict[str, Any]) -> None:
     """Canonical JSON with a `seal`, the digest of the rest: a changed digit in it would still be canonical."""
     with atomic_file(path) as file:
         file.write(canonical({**value, "seal": digest(value)}))
 
 
-def write_report(path: Path, value: dict[str, Any]) -> None:
+def write_report(path: Place, value: dict[str, Any]) -> None:
     """JSON for people and their scripts; nothing in this project reads it back."""
     with atomic_file(path) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+def locked(folder: Place, wait: bool = False) -> Iterator[None]:
     """Hold a folder for writing; raise CacheError where another process does, or wait for it.
 
-    The lock dies with the process, so a kill never leaves it behind.
+    On a file system the lock dies with the process, so a kill never leaves it behind; in an object store it goes stale.
     """
+    if isinstance(folder, RemotePath):
+        with leased(folder / ".lock", wait):
+            yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import pass_folder, shard_name
-from pipeline.cache.files import sha256_file, write_json
+from pipeline.cache.files import file_entry, file_size, write_json
+from pipeline.cache.place import Place
 from pipeline.cache.sidecar import Sidecar, load_sidecar
-from pipeline.errors import CacheError, CorruptCache, StaleCache
+from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
 
 
-def shard_done(root: Path, cache_pass: int, number: int, plan: str, codec: str, samples: list[tuple[int, int]]) -> bool:
-    """Is this shard on disk, whole, of this plan and codec, and does it hold just these (image, view)s?
+def shard_done(
+    root: Place, cache_pass: int, number: int, plan: str, codec: str, samples: list[tuple[int, int]]
+) -> bool:
+    """Is this shard there, whole, of this plan and codec, and does it hold just these (image, view)s?
 
     Sizes and identities are compared here; bytes were synced before the sidecar appeared, and are checked again by
     their crc32c whenever they are read. A shard that fails is computed again.
@@ -20,7 +22,9 @@ def shard_done(root: Path, cache_pass: int, number: int, plan: str, codec: str, 
     path = pass_folder(root, cache_pass) / shard_name(number)
     try:
         sidecar = load_sidecar(path.with_suffix(".json"))
-        size = path.stat().st_size
+        size = file_size(path)
+    except StoreError:  # not known: nothing may be computed again for want of an answer
+        raise
     except (CacheError, OSError):
         return False
     held = [(extent.image_id, extent.view) for extent in sidecar.samples]
@@ -28,17 +32,17 @@ def shard_done(root: Path, cache_pass: int, number: int, plan: str, codec: str, 
 
 
 def write_manifest(
-    root: Path, cache_pass: int, plan: str, shards: int, raw_fp16: int, quarantine: list[list[Any]],
+    root: Place, cache_pass: int, plan: str, shards: int, raw_fp16: int, quarantine: list[list[Any]],
     environment: dict[str, str],
 ) -> dict[str, Any]:  # fmt: skip
     """Collect the sidecars of a pass into manifest.json; `environment`: versions behind the pixels. Returns it."""
     folder = pass_folder(root, cache_pass)
     sidecars = [load_sidecar(folder / shard_name(n).replace(".tar", ".json")) for n in range(shards)]
-    files = {"plan.json": _file(folder / "plan.json")}
+    files = {"plan.json": file_entry(folder / "plan.json")}
     for sidecar in sidecars:
         files[sidecar.shard] = {"bytes": sidecar.size, "sha256": sidecar.sha256}
         name = sidecar.shard.replace(".tar", ".json")
-        files[name] = _file(folder / name)
+        files[name] = file_entry(folder / name)
     manifest = {
         "pass": cache_pass,
         "plan": plan,
@@ -55,21 +59,19 @@ def write_manifest(
     return manifest
 
 
-def verify_pass(root: Path, cache_pass: int, manifest: dict[str, Any], codec: str) -> None:
+def verify_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: str) -> None:
     """Read every byte of a pass and compare with its manifest. Raises CorruptCache or StaleCache naming the file."""
     folder = pass_folder(root, cache_pass)
     for name, entry in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
-            raise CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again")
-        if _file(path) != entry:
+        try:
+            found = file_entry(path)
+        except FileNotFoundError:
+            raise CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again") from None
+        if found != entry:
             raise CorruptCache(f"{path}: its sha256 differs from the manifest's; delete it and run stage 1 again")
         if name.startswith("shard-") and name.endswith(".json") and load_sidecar(path).codec != codec:
             raise StaleCache(f"{path}: coded with another codec.json; run stage 1 again")
-
-
-def _file(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def _totals(rows: list[dict[str, int]]) -> dict[str, int]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from google_crc32c import value as crc32c
 
 from pipeline.cache import tarfmt
 from pipeline.cache.arrays import ArraySpec, decode_chunk, spec_from_metadata
+from pipeline.cache.place import Place
+from pipeline.cache.ranges import NOTHING, Fetched, intact, open_ranges
 from pipeline.cache.sidecar import Extent, Sidecar, load_sidecar
-from pipeline.errors import CacheError, CorruptCache
+from pipeline.errors import CorruptCache
 
 
 class ShardReader:
@@ -22,18 +22,15 @@ class ShardReader:
     Raises CacheError where a file is missing, CorruptCache (naming shard and sample) where bytes differ.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place, sidecar: Sidecar | None = None) -> None:
         self.path = path
-        self.sidecar: Sidecar = load_sidecar(path.with_suffix(".json"))
-        try:
-            self._handle = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise CacheError(f"{path}: expected a shard of the cache, found {error.strerror or error}") from error
-        size = os.fstat(self._handle).st_size
+        self.sidecar: Sidecar = sidecar or load_sidecar(path.with_suffix(".json"))
+        self._ranges = open_ranges(path, self.sidecar)
+        size = self._ranges.size
         if size != self.sidecar.size:
             self.close()
             raise CorruptCache(f"{path}: expected {self.sidecar.size} bytes, found {size}")
-        head = {name: bytes(data) for name, data in self._members(self.sidecar.head, "head")}
+        head = self.head()
         try:
             self.attributes: dict[str, Any] = json.loads(head["zarr.json"])["attributes"]
             names = self.attributes["arrays"]
@@ -47,30 +44,40 @@ class ShardReader:
     def __len__(self) -> int:
         return len(self.sidecar.samples)
 
-    def _members(self, extent: Extent, what: str) -> list[tuple[str, memoryview]]:
-        return list(tarfmt.parse(self._bytes(extent, what)))
+    def head(self) -> dict[str, bytes]:
+        """What stands once in a shard, by zarr key."""
+        return {name: bytes(data) for name, data in self._members(self.sidecar.head, "head")}
 
-    def _bytes(self, extent: Extent, what: str) -> bytes:
-        data = os.pread(self._handle, extent.size, extent.offset)
-        if len(data) != extent.size or crc32c(data) != extent.crc32c:
+    def _members(self, extent: Extent, what: str, fetched: Fetched = NOTHING) -> list[tuple[str, memoryview]]:
+        return list(tarfmt.parse(self._bytes(extent, what, fetched)))
+
+    def _bytes(self, extent: Extent, what: str, fetched: Fetched = NOTHING) -> bytes:
+        data = fetched.get(extent.offset, b"")
+        if not intact(data, extent):
+            data = self._ranges.read(extent)
+        if not intact(data, extent):
             raise CorruptCache(
                 f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}) is not what was written; "
                 "delete this shard and run stage 1 again, it recomputes that shard alone"
             )
         return data
 
-    def chunks(self, index: int) -> dict[str, memoryview]:
+    def fetches(self, indices: Iterable[int]) -> list[Callable[[], Fetched]]:
+        """Calls that get these samples from afar, in any thread, for `read`; none where they lie on this machine."""
+        return self._ranges.fetches([self.sidecar.samples[index] for index in indices])
+
+    def chunks(self, index: int, fetched: Fetched = NOTHING) -> dict[str, memoryview]:
         """The verified, still compressed chunk of every array of one sample."""
         extent = self.sidecar.samples[index]
         what = f"sample {index} (image {extent.image_id}, view {extent.view})"
-        members = self._members(extent, what)
+        members = self._members(extent, what, fetched)
         if [name for name, _ in members] != [spec.chunk_name(index) for spec in self.specs]:
             raise CorruptCache(f"{self.path}: {what} holds other members than its head declares")
         return {spec.name: data for spec, (_, data) in zip(self.specs, members)}
 
-    def read(self, index: int) -> dict[str, np.ndarray]:
+    def read(self, index: int, fetched: Fetched = NOTHING) -> dict[str, np.ndarray]:
         """Every array of one sample, at the shard's common (padded) shape."""
-        chunks = self.chunks(index)
+        chunks = self.chunks(index, fetched)
         try:
             return {spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in self.specs}
         except CorruptCache as error:
@@ -81,4 +88,4 @@ class ShardReader:
         self._bytes(self.sidecar.tail, "tail")
 
     def close(self) -> None:
-        os.close(self._handle)
+        self._ranges.close()

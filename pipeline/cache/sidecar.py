@@ -7,10 +7,10 @@ these extents and never tar's own chain of headers.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.cache.files import read_json
+from pipeline.cache.place import Place
 from pipeline.errors import CorruptCache
 
 
@@ -40,6 +40,11 @@ class Sidecar:
     bytes_by_array: dict[str, int]
     measured: dict[str, float]
 
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """All of them, in the order of the file."""
+        return (self.head, *self.samples, self.tail)
+
     def to_json(self) -> dict[str, Any]:
         fields = asdict(self)
         fields["samples"] = [list(asdict(sample).values()) for sample in self.samples]
@@ -47,16 +52,19 @@ class Sidecar:
         return fields
 
 
-def load_sidecar(path: Path) -> Sidecar:
-    """Read and check a sidecar. Raises CacheError (missing) or CorruptCache (altered, or extents do not tile)."""
-    fields = read_json(path)
+def load_sidecar(path: Place, sha256: str | None = None) -> Sidecar:
+    """Read and check a sidecar. Raises CacheError (missing) or CorruptCache (altered, or extents do not tile).
+
+    `sha256`: of the file, where a manifest gives it.
+    """
+    fields = read_json(path, sha256)
     try:
         fields.pop("sample_columns")
         fields["head"], fields["tail"] = Extent(**fields["head"]), Extent(**fields["tail"])
         fields["samples"] = tuple(Extent(*row) for row in fields["samples"])
         sidecar = Sidecar(**fields)
         at = 0
-        for extent in (sidecar.head, *sidecar.samples, sidecar.tail):
+        for extent in sidecar.extents:
             if extent.offset != at or extent.size <= 0:
                 raise ValueError(f"extents leave a gap at byte {at}")
             at += extent.size

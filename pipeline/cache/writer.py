@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +13,7 @@ from google_crc32c import value as crc32c
 from pipeline.cache import tarfmt
 from pipeline.cache.arrays import ArraySpec, array_metadata, encode_chunk
 from pipeline.cache.files import atomic_file, canonical, write_json
+from pipeline.cache.place import Place
 from pipeline.cache.sidecar import Extent, Sidecar
 
 Index = dict[str, tuple[np.ndarray, tuple[str, ...]]]
@@ -36,11 +36,13 @@ def shard_head(specs: Sequence[ArraySpec], attributes: dict[str, Any], samples: 
 class ShardWriter:
     """Context manager that streams one shard to disk; memory is one sample, whatever the shard's size.
 
+    A shard of an object store grows in a temporary file here and is put when it is whole.
+
     Leaving with an error removes the temporary file; leaving well commits the tar and then its sidecar, so a
     sidecar never describes a shard that is not there.
     """
 
-    def __init__(self, path: Path, specs: Sequence[ArraySpec], head: bytes, plan: str, codec: str) -> None:
+    def __init__(self, path: Place, specs: Sequence[ArraySpec], head: bytes, plan: str, codec: str) -> None:
         self._path, self._specs, self._plan, self._codec = path, specs, plan, codec
         self._file_context = atomic_file(path)
         self._hash, self._at = hashlib.sha256(), 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import FORMAT, VERSION, Cache, differences
 from pipeline.cache.files import digest, locked, read_json, sha256_file, write_json, write_report
+from pipeline.cache.place import Place, require_writable
 from pipeline.caching.calibrate import calibrated
 from pipeline.caching.job import Job
 from pipeline.caching.passes import cache_pass
@@ -45,7 +45,8 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
 
 def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> Job:
     """Check and build everything that stage 1 works with; nothing is written yet."""
-    ranks = Ranks()
+    root, ranks = sections.cache.place(), Ranks()
+    require_writable(root)
     log = ranks.log(log)
     images = Images(cfg.train_dataloader.dataset)
     views = Views(images.pipeline, sections.views.seed, sections.views.count)
@@ -58,7 +59,7 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
     weights = sha256_file(spec.weights())
     on = f"{device}" if ranks.world == 1 else f"{ranks.world} ranks"
     log(f"teacher  {spec.label}, weights {weights[:12]}, on {on}")
-    root, plan = Path(sections.cache.dir), make_plan(sections, recipe, weights)
+    plan = make_plan(sections, recipe, weights)
     expected_passes(sections, views)
     check_existing(root, plan)
     return Job(root, sections, images, views, teacher, plan, log, progress, ranks)
@@ -99,7 +100,7 @@ def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[
     }
 
 
-def check_existing(root: Path, plan: dict[str, Any]) -> None:
+def check_existing(root: Place, plan: dict[str, Any]) -> None:
     """Never mix two teachers, data sets or codecs in one folder."""
     if not (root / "plan.json").exists():
         return
@@ -109,7 +110,7 @@ def check_existing(root: Path, plan: dict[str, Any]) -> None:
         raise StaleCache(f"{root}: holds another cache: {lines[0]}; choose another cache.dir or remove that folder")
 
 
-def summarise(root: Path, computed: int, seconds: float) -> dict[str, Any]:
+def summarise(root: Place, computed: int, seconds: float) -> dict[str, Any]:
     """summary.json: what the cache holds and what it cost."""
     cache = Cache(root)
     manifests = [cache.manifest(number) for number in cache.passes()]

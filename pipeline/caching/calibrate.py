@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from pipeline.cache.arrays import encode_sample
 from pipeline.cache.cache import Cache
+from pipeline.cache.place import Place
 from pipeline.cache.plan import mix
 from pipeline.cache.sidecar import Sidecar
 from pipeline.caching.job import Job
@@ -134,7 +134,7 @@ def told(codec: Codec, measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def drift(path: Path, sidecar: Sidecar, places: int, expected: dict[str, Any]) -> list[str]:
+def drift(path: Place, sidecar: Sidecar, places: int, expected: dict[str, Any]) -> list[str]:
     """Lines about a shard of `places` positions that is not what calibration expected; none where it fits."""
     lines = []
     for name, value in expected["errors"].items():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from pipeline.cache.place import Place
 from pipeline.caching.loader import ViewLoader
 from pipeline.caching.ranks import Log, Progress, Ranks
 from pipeline.config import Sections
@@ -19,7 +19,7 @@ from pipeline.views import Views
 class Job:
     """All that stage 1 works with, checked and built."""
 
-    root: Path
+    root: Place
     sections: Sections
     images: Images
     views: Views

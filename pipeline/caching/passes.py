@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
 from pipeline.cache.files import digest, locked, read_json, write_json
 from pipeline.cache.manifest import shard_done, write_manifest
+from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.caching.calibrate import drift
@@ -126,7 +126,7 @@ class Behind:
 class Quarantine:
     """Images of a pass that cannot be read, kept in quarantine.json; only where the config asks for it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self._path = folder / "quarantine.json"
         self.images: dict[int, str] = {}
         if self._path.exists():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec, encode_sample
+from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.writer import Index, ShardWriter, shard_head
 from pipeline.codec.base import Codec, Sample
@@ -39,7 +39,7 @@ Row = tuple[ViewRecord, Sample]
 
 
 def start_shard(
-    teacher: Teacher, codec: Codec, batches: Iterable[Loaded], shard: ShardPlan, path: Path, identity: dict[str, Any],
+    teacher: Teacher, codec: Codec, batches: Iterable[Loaded], shard: ShardPlan, path: Place, identity: dict[str, Any],
     codec_digest: str, advance: Callable[[int], None],
 ) -> Callable[[], int]:  # fmt: skip
     """Run the teacher over a shard's batches. Returns what compresses and commits it, and then tells its bytes.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from pipeline.cache.files import sha256_file, sync, write_json
+from pipeline.cache.files import atomic_file, read_small, sha256_file, sync, write_json
+from pipeline.cache.place import Place
+from pipeline.cache.remote import RemotePath
+from pipeline.cache.store import group_of
 from pipeline.codec.base import Codec
 from pipeline.codec.fit import PROFILES
 from pipeline.codec.frs import Frs
@@ -61,28 +65,41 @@ def new_codec(settings: dict[str, Any]) -> Codec:
     return CODECS[settings["type"]](dict(settings), {})
 
 
-def save_codec(codec: Codec, root: Path, measured: dict[str, Any]) -> None:
+def save_codec(codec: Codec, root: Place, measured: dict[str, Any]) -> None:
     """Write codec/ (a plain zarr v3 group) and then codec.json, which names its files and their sha256."""
-    temporary, folder = root / "codec.tmp", root / "codec"
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)  # without codec.json it was never finished
-    group = zarr.create_group(temporary, zarr_format=3, attributes={"settings": codec.settings})
-    for name, table in codec.tables.items():
-        group.create_array(name, data=np.ascontiguousarray(table), chunks=table.shape, compressors=None)
-    for path in temporary.rglob("*"):
-        sync(path)
-    temporary.rename(folder)
-    sync(root)
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    files = {p.relative_to(folder).as_posix(): sha256_file(p) for p in paths}
+    if isinstance(root, RemotePath):
+        with tempfile.TemporaryDirectory() as folder:
+            files = _write_group(codec, Path(folder) / "codec")
+            for name in files:
+                with atomic_file(root / "codec" / name) as file:
+                    file.write((Path(folder) / "codec" / name).read_bytes())
+    else:
+        temporary, place = root / "codec.tmp", root / "codec"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)  # without codec.json it was never finished
+        files = _write_group(codec, temporary)
+        for path in temporary.rglob("*"):
+            sync(path)
+        temporary.rename(place)
+        sync(root)
     write_json(root / "codec.json", {"settings": codec.settings, "files": files, "measured": measured})
 
 
-def load_codec(root: Path, manifest: dict[str, Any]) -> Codec:
+def _write_group(codec: Codec, folder: Path) -> dict[str, str]:
+    """The group in an empty folder. Returns the sha256 of its files."""
+    group = zarr.create_group(folder, zarr_format=3, attributes={"settings": codec.settings})
+    for name, table in codec.tables.items():
+        group.create_array(name, data=np.ascontiguousarray(table), chunks=table.shape, compressors=None)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
+
+
+def load_codec(root: Place, manifest: dict[str, Any]) -> Codec:
     """The calibrated codec of a cache; `manifest` is its checked codec.json."""
     settings = manifest["settings"]
+    files = {name: read_small(root / "codec" / name, sha256) for name, sha256 in manifest["files"].items()}
     try:
-        group = zarr.open_group(root / "codec", mode="r")
+        group = group_of(files)
         tables = {name: np.asarray(array[...]) for name, array in group.arrays()}
         codec = CODECS[settings["type"]](dict(settings), tables)
         codec.validate()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import sha256_file
+from pipeline.cache.place import Place
 from pipeline.cache.plan import references
 from pipeline.codec import load_codec
 from pipeline.codec.base import Codec
@@ -50,7 +50,7 @@ def prepare_lesson(cfg: Config, sections: Sections) -> Lesson:
 
 def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
     spec = find_teacher(sections.teacher)
-    cache = Cache(sections.cache.dir)
+    cache = Cache(sections.cache.place())
     # The weights need not be there any more; where they are, they must be those of the cache.
     weights = sha256_file(spec.checkpoint) if spec.checkpoint.is_file() else None
     cache.require(make_recipe(sections, images, views, spec), weights)
@@ -78,7 +78,7 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
     )  # fmt: skip
 
 
-def require_served(codec: Codec, loss: str, root: Path) -> None:
+def require_served(codec: Codec, loss: str, root: Place) -> None:
     """Raise ConfigError where the codec, made for other losses, spoils this one."""
     error = codec.gradient_error(FEATURE_LOSSES[loss])
     bound = max(TOLERATED, 2 * asked(codec.settings["quality"])) if error else 0.0

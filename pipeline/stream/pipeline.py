@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import multiprocessing
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, get_worker_info
 
+from pipeline.cache.ahead import read_batches
 from pipeline.cache.cache import Cache
+from pipeline.cache.remote import RemotePath
 from pipeline.codec.base import stack
 from pipeline.data import Images
 from pipeline.records import SampleRef, ViewRecord
@@ -19,7 +22,7 @@ from pipeline.replay import check_replay
 from pipeline.stream.schedule import Batch, epoch_batches, share
 from pipeline.views import Views
 
-Read = list[tuple[SampleRef, dict[str, np.ndarray] | None]]
+Read = Sequence[tuple[SampleRef, dict[str, np.ndarray] | None]]
 
 
 @dataclass
@@ -84,10 +87,9 @@ class Stream(wds.DataPipeline):
         for batch in self.batches()[int(self._start) + first :: step]:
             yield share(batch, self._rank, self._world)
 
-    def _read(self, batches: Iterable[Batch]) -> Iterator[Read]:
+    def _read(self, batches: Iterable[Batch]) -> Iterable[Read]:
         cache = self.source.cache
-        for batch in batches:
-            yield [(ref, cache.shard(ref.cache_pass, ref.shard).read(ref.index) if cache else None) for ref in batch]
+        return read_batches(cache, batches) if cache else ([(ref, None) for ref in batch] for batch in batches)
 
     def _replay(self, read: Iterable[Read]) -> Iterator[dict[str, Any]]:
         for samples in read:
@@ -108,4 +110,10 @@ class Stream(wds.DataPipeline):
 
 def stream_loader(stream: Stream, workers: int) -> DataLoader:
     """A DataLoader that mmengine's Runner takes as it is."""
-    return DataLoader(stream, batch_size=None, num_workers=workers)
+    context = None
+    cache = stream.source.cache
+    if workers and cache and isinstance(cache.root, RemotePath):
+        # A plain fork of this process, which has read the cache's plan, would inherit obstore without its threads.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+    return DataLoader(stream, batch_size=None, num_workers=workers, multiprocessing_context=context)

@@ -1,0 +1,106 @@
+"""A real S3 API server and a real web server on loopback, with faults on demand."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIDLOOPBACK", "AWS_SECRET_ACCESS_KEY": "never-to-be-shown"}
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """moto's server in a thread. Yields its address, with a bucket named `bucket`, and sets the environment for it."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT")).close()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            **KEYS,
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        yield address
+    server.stop()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Files of `root` with byte ranges; each request takes the first fault that is waiting, if any."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    root: ClassVar[Path]
+    faults: ClassVar[list[str]]
+    asked: ClassVar[list[tuple[str, str, str | None]]]  # method, path, range
+
+    def log_message(self, *args: object) -> None: ...
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.asked.append((self.command, self.path, wanted))
+        fault = self.faults.pop(0) if self.faults else ""
+        path = self.root / self.path.lstrip("/")
+        if fault.isdigit():
+            return self.answer(int(fault))
+        if fault in ("drop", "stall"):
+            time.sleep(1.5 if fault == "stall" else 0)
+            self.close_connection = True
+            return self.connection.close() if fault == "drop" else None
+        if not path.is_file():
+            return self.answer(404)
+        body, tag = path.read_bytes(), {} if fault == "cut without a tag" else {"ETag": '"1"'}
+        if wanted and fault != "no ranges":
+            first, last = (int(n) for n in re.fullmatch(r"bytes=(\d+)-(\d+)", wanted).groups())  # type: ignore[union-attr]
+            last = min(last, len(body) - 1)
+            self.answer(206, body[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(body)}", **tag)
+            body = body[first : last + 1]
+        else:
+            self.answer(200, body, **tag)
+        if fault == "flip":
+            body = bytes([body[0] ^ 1]) + body[1:]
+        if self.command == "HEAD":
+            return None
+        if fault.startswith("cut") or fault == "stall inside":
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            time.sleep(1.5 if fault == "stall inside" else 0)
+            self.close_connection = True
+            return self.connection.shutdown(2)
+        self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+
+@contextmanager
+def web_server(root: Path) -> Iterator[type[Handler]]:
+    """Yields the handler: its `address`, its waiting `faults`, and what it was `asked`."""
+    handler = type("Served", (Handler,), {"root": root, "faults": [], "asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    handler.address = f"http://127.0.0.1:{server.server_port}"
+    yield handler
+    server.shutdown()
+    server.server_close()

@@ -1,0 +1,276 @@
+"""Caches in object stores and behind web servers: the same bytes, or one clear line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from pipeline import cli
+from pipeline.__main__ import main
+from pipeline.cache import lease
+from pipeline.cache.cache import Cache
+from pipeline.cache.files import locked, write_json
+from pipeline.cache.place import place
+from pipeline.cache.remote import RemotePath
+from pipeline.cache.sidecar import load_sidecar
+from pipeline.cache.store import TarStore
+from pipeline.config import load_config
+from pipeline.distill.lesson import prepare_lesson
+from pipeline.errors import CacheError, ConfigError, StoreError
+from pipeline.report import describe, verify
+from pipeline.stream import Stream, stream_loader
+from tests.conftest import detector, make_config, stage1
+from tests.servers import KEYS, Handler, s3_server, web_server
+from tests.test_stages import ROOT, stage2, tree
+
+IMPATIENT = {"timeout": 0.5, "max_retries": 3, "retry_timeout": 10.0}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def cache_folder(made: dict[str, Path]) -> Path:
+    return made["frs"].parent / "cache"
+
+
+@pytest.fixture
+def web(cache_folder: Path, tmp_path: Path) -> Iterator[type[Handler]]:
+    shutil.copytree(cache_folder, tmp_path / "served" / "cache")
+    with web_server(tmp_path / "served") as handler:
+        yield handler
+
+
+def objects(url: str) -> dict[str, bytes]:
+    root = place(url)
+    assert isinstance(root, RemotePath)
+    client = root.store.client()
+    names = [row["path"] for page in client.list(root.key + "/") for row in page]
+    return {name.removeprefix(f"{root.key}/"): bytes(client.get(name).bytes()) for name in names}
+
+
+def remote_tree(url: str) -> dict[str, str]:
+    found = {name: hashlib.sha256(data).hexdigest() for name, data in objects(url).items()}
+    assert ".lock" not in found
+    return {name: digest for name, digest in found.items() if name != "summary.json"}
+
+
+def same_samples(one: Cache, other: Cache) -> None:
+    assert one.passes() == other.passes() != []
+    for number in one.passes():
+        assert one.references(number) == other.references(number)
+        for n, shard in enumerate(one.references(number)):
+            for i in range(len(shard)):
+                a, b = one.shard(number, n).read(i), other.shard(number, n).read(i)
+                assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_stage_1_killed_and_finished_in_s3(
+    s3: str, cache_folder: Path, data: Path, teacher: dict, tmp_path: Path
+) -> None:
+    """The very objects of an undisturbed local cache; the lock of the killed process is known to be dead."""
+    config = make_config(data, teacher, detector("retinanet"), tmp_path, **{"cache.dir": "s3://bucket/killed"})
+    command = [sys.executable, str(ROOT / "stage1_cache_teacher.py"), "--config", str(config)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    first = place("s3://bucket/killed/pass-0/shard-00000.tar")
+    while not first.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert place("s3://bucket/killed/.lock").exists()
+    assert not place("s3://bucket/killed/pass-1/manifest.json").exists()
+    summary = stage1(config)
+    assert summary["views_computed"] < summary["views"] == 24
+    assert remote_tree("s3://bucket/killed") == tree(cache_folder)
+    same_samples(Cache("s3://bucket/killed"), Cache(cache_folder))
+    assert describe("s3://bucket/killed")["content"] == describe(cache_folder)["content"]
+    assert verify("s3://bucket/killed")["files"] == verify(cache_folder)["files"]
+    everything = b"".join(objects("s3://bucket/killed").values())
+    assert not any(value.encode() in everything for value in KEYS.values())
+
+
+def test_two_runs_of_stage_1_do_not_meet(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    monkeypatch.setattr(lease, "STALE", 0.6)
+    monkeypatch.setattr(lease, "POLL", 0.05)
+    root = place("s3://bucket/locks")
+    assert isinstance(root, RemotePath)
+    with locked(root):
+        for here in (True, False):  # the owner's process is seen to run; or, from another machine, its beats
+            if not here:
+                monkeypatch.setattr(lease, "kernel", lambda: "")
+            with pytest.raises(CacheError, match=r"s3://bucket/locks: another process is writing"), locked(root):
+                pass
+    assert not (root / ".lock").exists()
+    (root / ".lock").put(b'{"host": "gone", "process": 1, "kernel": "other"}')
+    begun = time.monotonic()
+    with locked(root):  # nothing touched it for a while
+        assert time.monotonic() - begun > 0.6
+        (root / ".lock").put(b'{"token": "another owner"}')
+        time.sleep(0.3)
+        with pytest.raises(CacheError, match="taken over by another process"):
+            write_json(root / "manifest.json", {})
+    assert (root / ".lock").exists() and not (root / "manifest.json").exists()
+    (root / ".lock").unlink()
+    with locked(root, wait=True):
+        write_json(root / "manifest.json", {})
+
+
+def test_web_servers_are_read_by_known_names(web: Any, cache_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    url = f"{web.address}/cache"
+    same_samples(Cache(url), Cache(cache_folder))
+    assert Cache(url).content() == Cache(cache_folder).content()
+    assert verify(url)["bytes"] == verify(cache_folder)["bytes"]
+    web.asked.clear()
+    for verb in ("info", "verify"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["pipeline", verb, url])
+            cli.guarded(main)
+        assert "MB" in capsys.readouterr().out
+    assert {method for method, _, _ in web.asked} == {"GET", "HEAD"}
+    (web.root / "cache/pass-1/manifest.json").unlink()
+    with pytest.raises(CacheError, match=r"pass-1: not complete"):
+        verify(url)
+
+
+def test_zarr_opens_a_remote_shard(web: Any, cache_folder: Path) -> None:
+    name = "pass-0/shard-00001.tar"
+    here = zarr.open_group(TarStore(cache_folder / name), mode="r")
+    web.asked.clear()
+    there = zarr.open_group(TarStore(f"{web.address}/cache/{name}"), mode="r")
+    assert sorted(there.array_keys()) == sorted(here.array_keys())
+    web.asked.clear()
+    np.testing.assert_array_equal(there["frs"][1], here["frs"][1])
+    sidecar = load_sidecar(cache_folder / name.replace(".tar", ".json"))
+    last = sidecar.samples[1].offset + sidecar.samples[1].size - 1
+    assert web.asked == [("GET", f"/cache/{name}", f"bytes={sidecar.samples[1].offset}-{last}")]
+    for array in [*here.attrs["arrays"], "index/image_id"]:
+        np.testing.assert_array_equal(there[array][:], here[array][:])
+        np.testing.assert_array_equal(there[array][0, ...], here[array][0, ...])
+
+
+FAULTS = ["503", "drop", "stall", "cut", "cut without a tag", "stall inside", "flip"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_retried(web: Any, cache_folder: Path, fault: str) -> None:
+    remote, local = Cache(place(f"{web.address}/cache", IMPATIENT)), Cache(cache_folder)
+    reader = remote.shard(0, 0)
+    web.faults += [fault] if fault == "flip" else [fault, fault]
+    found, expected = reader.read(1), local.shard(0, 0).read(1)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert len(web.asked) > 2 and not web.faults[1:]
+
+
+@pytest.mark.parametrize(("fault", "words"), [
+    ("503", "HTTP status 503"), ("drop", "broke off"), ("stall", "timed out"), ("cut", "broke off"),
+    ("404", "found no such object"), ("403", "forbidden"), ("no ranges", "does not serve byte ranges"),
+    ("flip", "is not what was written"),
+])  # fmt: skip
+def test_lasting_faults_are_one_line(web: Any, fault: str, words: str) -> None:
+    remote = Cache(place(f"{web.address}/cache", {**IMPATIENT, "max_retries": 1}))
+    reader = remote.shard(0, 0)
+    web.faults += [fault] * 50
+    with pytest.raises(CacheError, match=words) as raised:
+        reader.read(1)
+    assert "\n" not in str(raised.value) and f"{web.address}/cache/pass-0/shard-00000.tar" in str(raised.value)
+
+
+def test_mistakes_are_one_line(s3: str, web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {**IMPATIENT, "max_retries": 1}
+    cases = {
+        "s3://bucket/nowhere": "no cache here",
+        f"{web.address}/nowhere": "no cache here",
+        "http://127.0.0.1:9/cache": "connection refused",
+        "http://no-such-host.invalid/cache": "no such host",
+        "ftp://host/cache": "found ftp://",
+        "s3:///cache": "expected a bucket or host",
+        "https://me:never-to-be-shown@host/cache?key=never-to-be-shown": "no user, password or query",
+    }
+    for url, words in cases.items():
+        with pytest.raises((CacheError, ConfigError), match=words) as raised:
+            Cache(place(url, quick))
+        assert "never-to-be-shown" not in str(raised.value) and "\n" not in str(raised.value)
+    with pytest.raises(StoreError, match="no such bucket s3://nobody; create it"), locked(place("s3://nobody/cache")):
+        pass
+    for key in ("secret_access_key", "enpoint"):
+        with pytest.raises(ConfigError, match=f"cache.store.{key}: unknown") as raised:
+            place("s3://bucket/x", {key: "never-to-be-shown"})
+        assert "never-to-be-shown" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r"cache.store.timeout: expected float, found 'long'"):
+        place("s3://bucket/x", {"timeout": "long"})
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "false")
+    with pytest.raises(StoreError, match="plain http is refused"):
+        Cache(place("s3://bucket/other", {**quick, "timeout": 0.7}))  # another client than before
+
+
+def test_stage_1_cannot_write_to_a_web_server(web: Any, made: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="can only be read"):
+        stage1(made["frs"], **{"cache.dir": f"{web.address}/cache"})
+
+
+def test_no_secret_travels(s3: str) -> None:
+    root = place("s3://bucket/x")
+    assert not root.exists()  # a client is there
+    for text in (repr(root), str(root), repr(pickle.dumps(root))):
+        assert not any(value in text for value in KEYS.values())
+
+
+def test_stage_2_streams_from_s3(s3: str, made: dict[str, Path], cache_folder: Path) -> None:
+    upload(cache_folder, "s3://bucket/stage2")
+    options = {"work_dir": str(cache_folder.parent / "remote_run"), "cache.dir": "s3://bucket/stage2"}
+    summary = stage2(made["frs"], **options)
+    assert summary["content"] == Cache(cache_folder).content() and summary["images"] == 12
+
+
+def test_workers_stream_and_the_second_time_from_disk(
+    web: Any, made: dict[str, Path], cache_folder: Path, tmp_path: Path
+) -> None:
+    """Two worker processes with clients of their own share a disk cache; then the server is not asked for a byte."""
+    local = {"cache.local": str(tmp_path / "disk"), "cache.dir": f"{web.address}/cache"}
+    web.faults += ["503", "cut", "drop"]
+    runs = [batches(made["frs"], workers, **options) for workers, options in ((0, {}), (2, local), (2, local))]
+    asked = [len(web.asked)]
+    for found in runs[1:]:
+        assert found == runs[0]
+    pid_one = batches(made["frs"], 0, **local)
+    assert pid_one == runs[0]
+    requests = [path for _, path, _ in web.asked[asked[0] :]]
+    assert requests and not any(path.endswith(".tar") or "shard" in path for path in requests)
+    assert (tmp_path / "disk").stat().st_nlink and sorted(os.listdir(tmp_path / "disk"))
+
+
+def upload(folder: Path, url: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            target = place(f"{url}/{path.relative_to(folder).as_posix()}")
+            assert isinstance(target, RemotePath)
+            target.put(path.read_bytes())
+
+
+def batches(config: Path, workers: int, **options: Any) -> list[Any]:
+    """Digests of everything in an epoch's batches, in order."""
+    cfg, sections = load_config(str(config), options)
+    stream = Stream(prepare_lesson(cfg, sections).stream, 4, seed=1)
+    return [
+        [s.img_id for s in batch["data_samples"]]
+        + [hashlib.sha256(a.numpy().tobytes()).hexdigest() for a in batch["teacher"].arrays.values()]
+        for batch in stream_loader(stream, workers)
+    ]
