@@ -48,6 +48,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     root: ClassVar[Path]
     faults: ClassVar[list[str]]
     asked: ClassVar[list[tuple[str, str, str | None]]]  # method, path, range
+    delay: ClassVar[float] = 0.0  # seconds before each answer
+    address: ClassVar[str]
 
     def log_message(self, *args: object) -> None: ...
 
@@ -60,6 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.asked.append((self.command, self.path, wanted))
+        time.sleep(self.delay)
         fault = self.faults.pop(0) if self.faults else ""
         path = self.root / self.path.lstrip("/")
         if fault.isdigit():

@@ -88,7 +88,7 @@ def test_stage_1_killed_and_finished_in_s3(
     config = make_config(data, teacher, detector("retinanet"), tmp_path, **{"cache.dir": "s3://bucket/killed"})
     command = [sys.executable, str(ROOT / "stage1_cache_teacher.py"), "--config", str(config)]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-    first = place("s3://bucket/killed/pass-0/shard-00000.tar")
+    first = place("s3://bucket/killed/pass-0/shard-00000.json")
     while not first.exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -201,6 +201,7 @@ def test_mistakes_are_one_line(s3: str, web: Any, monkeypatch: pytest.MonkeyPatc
         "http://127.0.0.1:9/cache": "connection refused",
         "http://no-such-host.invalid/cache": "no such host",
         "ftp://host/cache": "found ftp://",
+        "az://container/cache": "no credentials or account",
         "s3:///cache": "expected a bucket or host",
         "https://me:never-to-be-shown@host/cache?key=never-to-be-shown": "no user, password or query",
     }

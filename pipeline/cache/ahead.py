@@ -1,7 +1,7 @@
 """Samples of coming batches, fetched from afar while earlier ones are in use.
 
 A step's samples lie apart (the schedule shuffles within a window of shards), so what hides the distance is less long
-ranges than many requests at a time: those of some coming batches, over CONNECTIONS threads.
+ranges than many requests at a time: those of some coming batches, AT_A_TIME of them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.files import AT_A_TIME
 from pipeline.cache.ranges import Fetched
 from pipeline.cache.remote import RemotePath
 from pipeline.records import SampleRef
 
-CONNECTIONS = 16  # requests at a time of one process
 BATCHES, WORTH = 8, 16 << 20  # asked for together: this many batches, or fewer once they are worth so many bytes
 
 Batch = list[SampleRef]
@@ -31,7 +31,7 @@ def read_batches(cache: Cache, batches: Iterable[Batch]) -> Iterator[Read]:
             yield [(ref, cache.shard(ref.cache_pass, ref.shard).read(ref.index)) for ref in batch]
         return
     rest = iter(batches)
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
         try:
             coming = _Asked(cache, rest, pool)
             while coming.batches:

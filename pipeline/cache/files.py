@@ -10,16 +10,21 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.cache.disk import disk_of
 from pipeline.cache.lease import leased, require_held
 from pipeline.cache.place import Place
 from pipeline.cache.remote import RANGE, RemotePath
 from pipeline.errors import CacheError, CorruptCache
+
+AT_A_TIME = 16  # requests to a store
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def canonical(value: Any) -> bytes:
@@ -31,6 +36,14 @@ def canonical(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """sha256 of the canonical JSON of `value`, in hex."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def each(where: Place, call: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """[call(item), ...]; where each takes a round trip, many at a time."""
+    if not isinstance(where, RemotePath):
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        return list(pool.map(call, items))
 
 
 def file_entry(path: Place) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Lease:
             if found is None:
                 continue
             owner, tag = found
-            if owner.get("token") == self._about["token"]:  # our own put, whose answer was lost
+            if self._mine(owner):  # our own put, whose answer was lost
                 self._tag = tag
                 return
             alive = running(owner)
@@ -67,12 +67,15 @@ class Lease:
             with suppress(StoreError):  # a store that cannot be reached now may be at the next beat
                 if not self._put({"e_tag": self._tag}):
                     found = self._found()
+                    if self._stop.is_set():
+                        return
                     if not found or not self._mine(found[0]):
                         _lost.add(str(self.path))
                         return
                     self._tag = found[1]  # our own put, whose answer was lost
 
     def release(self) -> None:
+        """Delete the object, if it is still ours."""
         self._stop.set()
         with suppress(StoreError):  # left behind, it goes stale
             found = self._found()
@@ -138,6 +141,8 @@ def leased(path: RemotePath, wait: bool) -> Iterator[None]:
         yield
     finally:
         lease.release()
+        thread.join()
+        _lost.discard(str(path))
 
 
 def require_held() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.cache.cache import pass_folder, shard_name
-from pipeline.cache.files import file_entry, file_size, write_json
+from pipeline.cache.files import each, file_entry, file_size, write_json
 from pipeline.cache.place import Place
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
@@ -37,12 +37,12 @@ def write_manifest(
 ) -> dict[str, Any]:  # fmt: skip
     """Collect the sidecars of a pass into manifest.json; `environment`: versions behind the pixels. Returns it."""
     folder = pass_folder(root, cache_pass)
-    sidecars = [load_sidecar(folder / shard_name(n).replace(".tar", ".json")) for n in range(shards)]
+    paths = [folder / shard_name(n).replace(".tar", ".json") for n in range(shards)]
+    sidecars, entries = each(root, load_sidecar, paths), each(root, file_entry, paths)
     files = {"plan.json": file_entry(folder / "plan.json")}
-    for sidecar in sidecars:
+    for path, sidecar, entry in zip(paths, sidecars, entries):
         files[sidecar.shard] = {"bytes": sidecar.size, "sha256": sidecar.sha256}
-        name = sidecar.shard.replace(".tar", ".json")
-        files[name] = file_entry(folder / name)
+        files[path.name] = entry
     manifest = {
         "pass": cache_pass,
         "plan": plan,
@@ -62,16 +62,19 @@ def write_manifest(
 def verify_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: str) -> None:
     """Read every byte of a pass and compare with its manifest. Raises CorruptCache or StaleCache naming the file."""
     folder = pass_folder(root, cache_pass)
-    for name, entry in manifest["files"].items():
+
+    def check(name: str) -> None:
         path = folder / name
         try:
             found = file_entry(path)
         except FileNotFoundError:
             raise CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again") from None
-        if found != entry:
+        if found != manifest["files"][name]:
             raise CorruptCache(f"{path}: its sha256 differs from the manifest's; delete it and run stage 1 again")
         if name.startswith("shard-") and name.endswith(".json") and load_sidecar(path).codec != codec:
             raise StaleCache(f"{path}: coded with another codec.json; run stage 1 again")
+
+    each(root, check, manifest["files"])
 
 
 def _totals(rows: list[dict[str, int]]) -> dict[str, int]:

@@ -27,7 +27,7 @@ from pipeline.cache.sidecar import Extent, Sidecar
 from pipeline.errors import CacheError, CorruptCache
 
 AHEAD = BLOCK = 4 << 20
-GAP = 128 << 10
+GAP = 32 << 10
 
 Fetched = Mapping[int, bytes]  # offset of an extent: its bytes, not yet checked
 NOTHING: Fetched = MappingProxyType({})

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
-from pipeline.cache.files import digest, locked, read_json, write_json
+from pipeline.cache.files import digest, each, locked, read_json, write_json
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan
@@ -63,7 +63,7 @@ def missing_shards(job: Job, number: int, shards: list[ShardPlan]) -> list[int]:
     """Numbers of the shards that are not there, or not whole, or of another plan or codec."""
     plan, codec = digest(job.plan), digest(read_json(job.root / "codec.json"))
     done = lambda n: shard_done(job.root, number, n, plan, codec, [row[:2] for row in shards[n].samples])  # noqa: E731
-    return [n for n in range(len(shards)) if not done(n)]
+    return [n for n, whole in enumerate(each(job.root, done, range(len(shards)))) if not whole]
 
 
 def make_shards(job: Job, codec: Codec, number: int, shards: list[ShardPlan], missing: list[int]) -> None:

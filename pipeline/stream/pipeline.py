@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import webdataset as wds
@@ -110,10 +112,18 @@ class Stream(wds.DataPipeline):
 
 def stream_loader(stream: Stream, workers: int) -> DataLoader:
     """A DataLoader that mmengine's Runner takes as it is."""
-    context = None
     cache = stream.source.cache
-    if workers and cache and isinstance(cache.root, RemotePath):
-        # A plain fork of this process, which has read the cache's plan, would inherit obstore without its threads.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-    return DataLoader(stream, batch_size=None, num_workers=workers, multiprocessing_context=context)
+    if not workers or cache is None or not isinstance(cache.root, RemotePath):
+        return DataLoader(stream, batch_size=None, num_workers=workers)
+    # This process has read the cache's plan; a plain fork of it would inherit obstore without obstore's threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    threads = partial(_use_threads, cv2.getNumThreads())
+    return DataLoader(
+        stream, batch_size=None, num_workers=workers, multiprocessing_context=context, worker_init_fn=threads
+    )
+
+
+def _use_threads(count: int, worker: int) -> None:
+    """mmengine sets OpenCV's threads in the main process; a worker that is no fork of it has to be told."""
+    cv2.setNumThreads(count)

@@ -1,0 +1,133 @@
+"""Requests a sample and views/s of a cache behind a web server, with and without the disk cache.
+
+python benchmarks/remote.py --json docs/results/remote.json
+
+The cache is made of random bytes, SAMPLE of them a view; the server, a process of its own on this machine, waits DELAY
+before each answer, as a store in the same region does. First, the schedule of stage 2 over data sets of other sizes,
+counted without reading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.cache.ahead import BATCHES, WORTH, read_batches
+from pipeline.cache.arrays import ArraySpec, encode_sample
+from pipeline.cache.cache import FORMAT, VERSION, Cache, pass_folder, shard_name
+from pipeline.cache.files import digest, write_json
+from pipeline.cache.manifest import write_manifest
+from pipeline.cache.place import place
+from pipeline.cache.plan import ShardPlan, references
+from pipeline.cache.ranges import AHEAD, GAP, neighbours
+from pipeline.cache.sidecar import Extent
+from pipeline.cache.writer import ShardWriter, shard_head
+from pipeline.stream.schedule import Batch, epoch_batches
+from tests.servers import web_server
+
+SAMPLE, SHARD, SHARDS, DELAY, BATCH = 60_000, 256, 12, 0.03, 16
+SIZES = {"COCO, 118,000 images of 80 kB": (118_000, 80_000), "5,000 images of 80 kB": (5_000, 80_000),
+         "500 images of 15 kB": (500, 15_000)}  # fmt: skip
+
+
+def planned(images: int) -> list[ShardPlan]:
+    rows = [((800, 1088), ((n, 0),)) for n in range(images)]
+    return [ShardPlan(tuple(rows[i : i + SHARD])) for i in range(0, images, SHARD)]
+
+
+def make_cache(root: Path) -> None:
+    """Whole and verified, of SHARDS shards of random bytes."""
+    plan = {"format": FORMAT, "version": VERSION, "recipe": {"views": {"finite": 1}}}
+    codec: dict[str, Any] = {"files": {}, "settings": {}, "measured": {}}
+    write_json(root / "plan.json", plan)
+    write_json(root / "codec.json", codec)
+    shards = planned(SHARDS * SHARD)
+    write_json(pass_folder(root, 0) / "plan.json", {"shards": [shard.to_json() for shard in shards]})
+    specs, rng = [ArraySpec("noise", (SAMPLE,), "uint8", ("byte",))], np.random.default_rng(0)
+    for n, shard in enumerate(shards):
+        head = shard_head(specs, {"arrays": ["noise"]}, SHARD, {})
+        with ShardWriter(pass_folder(root, 0) / shard_name(n), specs, head, digest(plan), digest(codec)) as writer:
+            for image, view, _ in shard.samples:
+                writer.add(image, view, encode_sample(specs, {"noise": rng.integers(0, 256, SAMPLE, np.uint8)}))
+    write_manifest(root, 0, digest(plan), len(shards), 0, [], {})
+
+
+def count(images: int, size: int, workers: int = 2) -> dict[str, float]:
+    """Requests a sample, and bytes asked for over bytes needed, of one epoch; no request for sidecars and heads."""
+    batches = epoch_batches(references(planned(images), 0), 0, 0, BATCH)
+    requests = asked = samples = 0
+    step = min(BATCHES, -(-WORTH // (BATCH * size)))
+    for worker in range(workers):
+        own = batches[worker::workers]
+        for start in range(0, len(own), step):
+            refs = sorted((ref.shard, ref.index) for batch in own[start : start + step] for ref in batch)
+            for _, group in groupby(refs, key=lambda ref: ref[0]):
+                runs = neighbours([Extent(index * size, size, 0) for _, index in group], GAP, AHEAD)
+                requests += len(runs)
+                asked += sum(run[-1].offset + size - run[0].offset for run in runs)
+            samples += len(refs)
+    return {"requests_a_sample": round(requests / samples, 3), "bytes_over_needed": round(asked / samples / size, 3)}
+
+
+def serve(root: Path, answers: Any) -> None:
+    """Serve until told otherwise; each word is answered with the number of requests since the one before."""
+    with web_server(root) as handler:
+        handler.delay = DELAY
+        answers.send(handler.address)
+        while answers.recv():
+            answers.send(len(handler.asked))
+            handler.asked.clear()
+
+
+def measured(cache: Cache, batches: list[Batch], ahead: bool, answers: Any) -> dict[str, float]:
+    """One process reads an epoch."""
+    one_by_one = ([(ref, cache.shard(0, ref.shard).read(ref.index)) for ref in batch] for batch in batches)
+    answers.send(True)
+    answers.recv()
+    begun = time.perf_counter()
+    views = sum(len(found) for found in (read_batches(cache, batches) if ahead else one_by_one))
+    seconds = time.perf_counter() - begun
+    answers.send(True)
+    return {"views_a_second": round(views / seconds, 1), "requests_a_sample": round(answers.recv() / views, 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found: dict[str, Any] = {"counted": {name: count(*size) for name, size in SIZES.items()}}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "cache"
+        make_cache(root)
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        server = multiprocessing.get_context("spawn").Process(target=serve, args=(Path(folder), theirs), daemon=True)
+        server.start()
+        url = f"{ours.recv()}/cache"
+        disk = place(url, local=f"{folder}/disk", local_gb=10)
+        epochs = [epoch_batches(Cache(root).references(0), 0, epoch, BATCH) for epoch in (0, 1)]
+        found["measured"] = {
+            "one request after another": measured(Cache(url), epochs[0][:20], False, ours),
+            "asked for ahead": measured(Cache(url), epochs[0], True, ours),
+            "with a disk cache, first epoch": measured(Cache(disk), epochs[0], True, ours),
+            "with a disk cache, second epoch": measured(Cache(disk), epochs[1], True, ours),
+            "in a folder": measured(Cache(root), epochs[0], True, ours),
+        }
+        server.terminate()
+    print(json.dumps(found, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
