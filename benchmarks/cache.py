@@ -75,8 +75,8 @@ def main() -> None:
         write_json(job.root / "plan.json", job.plan)  # in the place of the gate: any teacher will do here
         write_json(job.root / "gate.json", {"mAP": 1.0, "images": 0})
         if args.codec_of:
-            shutil.copytree(args.codec_of / "codec", job.root / "codec")
-            shutil.copy(args.codec_of / "codec.json", job.root)
+            shutil.copytree(args.codec_of / "codec", Path(folder, "cache", "codec"))
+            shutil.copy(args.codec_of / "codec.json", Path(folder, "cache"))
         codec = agreed_codec(cfg, job)
         shards = planned(job, 0)
         rows = []
