@@ -20,9 +20,9 @@ import zarr
 
 from pipeline import cli
 from pipeline.__main__ import main
-from pipeline.cache import lease
+from pipeline.cache import lease, manifest, remote
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import locked, write_json
+from pipeline.cache.files import atomic_file, locked, write_json
 from pipeline.cache.place import place
 from pipeline.cache.remote import RemotePath
 from pipeline.cache.sidecar import load_sidecar
@@ -133,6 +133,18 @@ def test_two_runs_of_stage_1_do_not_meet(s3: str, monkeypatch: pytest.MonkeyPatc
         write_json(root / "manifest.json", {})
 
 
+def test_large_files_travel_in_parts(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PART", 5 << 20)
+    content = np.random.default_rng(0).bytes(13 << 20)
+    with atomic_file(place("s3://bucket/large/shard.tar")) as file:
+        file.write(content)
+    found = manifest._entry(place("s3://bucket/large/shard.tar"))  # in two ranges
+    assert found == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    with pytest.raises(ZeroDivisionError), atomic_file(place("s3://bucket/large/other.tar")) as file:
+        file.write(content[: 1 // 0])
+    assert objects("s3://bucket/large").keys() == {"shard.tar"}
+
+
 def test_web_servers_are_read_by_known_names(web: Any, cache_folder: Path, capsys: pytest.CaptureFixture) -> None:
     url = f"{web.address}/cache"
     same_samples(Cache(url), Cache(cache_folder))
@@ -215,8 +227,9 @@ def test_mistakes_are_one_line(s3: str, web: Any, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(ConfigError, match=f"cache.store.{key}: unknown") as raised:
             place("s3://bucket/x", {key: "never-to-be-shown"})
         assert "never-to-be-shown" not in str(raised.value)
-    with pytest.raises(ConfigError, match=r"cache.store.timeout: expected float, found 'long'"):
-        place("s3://bucket/x", {"timeout": "long"})
+    for key, value in {"timeout": "long", "max_retries": -1, "endpoint": "localhost", "region": "a b"}.items():
+        with pytest.raises(ConfigError, match=rf"cache.store.{key}: expected .*, found {value!r}"):
+            place("s3://bucket/x", {key: value})
     monkeypatch.setenv("AWS_ALLOW_HTTP", "false")
     with pytest.raises(StoreError, match="plain http is refused"):
         Cache(place("s3://bucket/other", {**quick, "timeout": 0.7}))  # another client than before

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import AT_A_TIME
+from pipeline.cache.place import AT_A_TIME
 from pipeline.cache.ranges import Fetched
 from pipeline.cache.remote import RemotePath
 from pipeline.records import SampleRef

@@ -15,12 +15,13 @@ tables and every shard's sha256.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.cache.files import digest, read_json, read_small, sha256_file
+from pipeline.cache.layout import asked_passes, found_passes, load_pass_plan, pass_folder, shard_name
 from pipeline.cache.place import Place, place
-from pipeline.cache.plan import ShardPlan, references
+from pipeline.cache.plan import references
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.remote import RemotePath
 from pipeline.cache.sidecar import load_sidecar
@@ -30,14 +31,6 @@ from pipeline.records import SampleRef
 FORMAT = "frs-teacher-cache"
 VERSION = 1
 OPEN_SHARDS = 320  # of one process: the schedule reads from up to 256 in turn; the usual limit is 1024 files
-
-
-def pass_folder(root: Place, cache_pass: int) -> Place:
-    return root / f"pass-{cache_pass}"
-
-
-def shard_name(number: int) -> str:
-    return f"shard-{number:05d}.tar"
 
 
 def differences(cached: Any, wanted: Any, field: str = "") -> list[str]:
@@ -100,33 +93,18 @@ class Cache:
 
     def passes(self) -> list[int]:
         """Numbers of the complete passes."""
-        return [number for number, complete in self._passes() if complete]
+        return [number for number, complete in self._found_passes() if complete]
 
     def incomplete(self) -> list[int]:
         """Numbers of the passes that were begun and have no manifest yet."""
-        return [number for number, complete in self._passes() if not complete]
+        return [number for number, complete in self._found_passes() if not complete]
 
-    def _passes(self) -> Iterator[tuple[int, bool]]:
-        """(number, whether it is complete) of every pass."""
-        if isinstance(self.root, RemotePath):
-            if self._asked is None:
-                self._asked = list(self._asked_passes())
-            yield from self._asked
-        else:
-            names = {path.name.removeprefix("pass-") for path in self.root.glob("pass-*")}
-            for number in sorted(int(name) for name in names if name.isdecimal()):
-                yield number, (pass_folder(self.root, number) / "manifest.json").is_file()
-
-    def _asked_passes(self) -> Iterator[tuple[int, bool]]:
-        """Found by known names, as a web server cannot list."""
-        views, number = self.recipe["views"]["finite"], 0
-        while views is None or number < views:
-            complete = (pass_folder(self.root, number) / "manifest.json").exists()
-            if complete or (pass_folder(self.root, number) / "plan.json").exists():
-                yield number, complete
-            elif views is None:
-                return
-            number += 1
+    def _found_passes(self) -> list[tuple[int, bool]]:
+        if not isinstance(self.root, RemotePath):
+            return found_passes(self.root)
+        if self._asked is None:
+            self._asked = asked_passes(self.root, self.recipe["views"]["finite"])
+        return self._asked
 
     def manifest(self, cache_pass: int) -> dict[str, Any]:
         if cache_pass not in self._manifests:
@@ -192,8 +170,3 @@ class Cache:
         self._readers[key] = reader
         if len(self._readers) > OPEN_SHARDS:
             self._readers.popitem(last=False)[1].close()
-
-
-def load_pass_plan(root: Place, cache_pass: int, sha256: str | None = None) -> list[ShardPlan]:
-    rows = read_json(pass_folder(root, cache_pass) / "plan.json", sha256)
-    return [ShardPlan.from_json(shard) for shard in rows["shards"]]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from google_crc32c import value as crc32c
 
-from pipeline.cache.remote import Store
+from pipeline.cache.client import Store
 
 if TYPE_CHECKING:
     from pipeline.cache.sidecar import Extent

@@ -10,21 +10,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.cache.disk import disk_of
 from pipeline.cache.lease import leased, require_held
 from pipeline.cache.place import Place
-from pipeline.cache.remote import RANGE, RemotePath
+from pipeline.cache.remote import RemotePath
 from pipeline.errors import CacheError, CorruptCache
-
-AT_A_TIME = 16  # requests to a store
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 def canonical(value: Any) -> bytes:
@@ -38,34 +33,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def each(where: Place, call: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """[call(item), ...]; where each takes a round trip, many at a time."""
-    if not isinstance(where, RemotePath):
-        return [call(item) for item in items]
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        return list(pool.map(call, items))
-
-
-def file_entry(path: Place) -> dict[str, Any]:
-    """`bytes` and `sha256` of a file of any size, in constant memory. Raises FileNotFoundError where there is none."""
-    if isinstance(path, RemotePath):
-        found = hashlib.sha256()
-        data, size = path.read_range(0, RANGE)
-        found.update(data)
-        for at in range(RANGE, size, RANGE):
-            found.update(path.read_range(at, min(RANGE, size - at))[0])
-        return {"bytes": size, "sha256": found.hexdigest()}
-    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-
-
 def sha256_file(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_size(path: Place) -> int:
-    """Bytes of a file. Raises OSError where there is none."""
-    return path.size() if isinstance(path, RemotePath) else path.stat().st_size
 
 
 def read_small(path: Place, sha256: str | None = None) -> bytes:

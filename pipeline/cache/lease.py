@@ -52,7 +52,7 @@ class Lease:
             alive = running(owner)
             if not wait and (alive or watched not in (None, tag)):
                 raise CacheError(
-                    f"{self.path.parent}: another process is writing this cache (number {owner.get('process')} on "
+                    f"{self.path.parent}: another process is writing this cache (process {owner.get('process')} on "
                     f"{owner.get('host')}, since {owner.get('since')}); wait for it or stop it"
                 )
             if tag != watched:
@@ -74,10 +74,13 @@ class Lease:
                         return
                     self._tag = found[1]  # our own put, whose answer was lost
 
+    def stop(self) -> None:
+        self._stop.set()
+
     def release(self) -> None:
         """Delete the object, if it is still ours."""
-        self._stop.set()
-        with suppress(StoreError):  # left behind, it goes stale
+        self.stop()
+        with suppress(StoreError):
             found = self._found()
             if found and self._mine(found[0]):
                 self.path.unlink(missing_ok=True)
@@ -139,9 +142,16 @@ def leased(path: RemotePath, wait: bool) -> Iterator[None]:
     thread.start()
     try:
         yield
-    finally:
+    except StoreError:  # what does not answer cannot be released either; left behind, the lock goes stale
+        lease.stop()
+        raise
+    except BaseException:
         lease.release()
-        thread.join()
+        raise
+    else:
+        lease.release()
+    finally:
+        thread.join(BEAT)
         _lost.discard(str(path))
 
 

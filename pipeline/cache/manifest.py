@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from pipeline.cache.cache import pass_folder, shard_name
-from pipeline.cache.files import each, file_entry, file_size, write_json
-from pipeline.cache.place import Place
+from pipeline.cache.files import sha256_file, write_json
+from pipeline.cache.place import Place, each
+from pipeline.cache.remote import RANGE, RemotePath
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
 
@@ -22,7 +24,7 @@ def shard_done(
     path = pass_folder(root, cache_pass) / shard_name(number)
     try:
         sidecar = load_sidecar(path.with_suffix(".json"))
-        size = file_size(path)
+        size = _size(path)
     except StoreError:  # not known: nothing may be computed again for want of an answer
         raise
     except (CacheError, OSError):
@@ -38,8 +40,8 @@ def write_manifest(
     """Collect the sidecars of a pass into manifest.json; `environment`: versions behind the pixels. Returns it."""
     folder = pass_folder(root, cache_pass)
     paths = [folder / shard_name(n).replace(".tar", ".json") for n in range(shards)]
-    sidecars, entries = each(root, load_sidecar, paths), each(root, file_entry, paths)
-    files = {"plan.json": file_entry(folder / "plan.json")}
+    sidecars, entries = each(root, load_sidecar, paths), each(root, _entry, paths)
+    files = {"plan.json": _entry(folder / "plan.json")}
     for path, sidecar, entry in zip(paths, sidecars, entries):
         files[sidecar.shard] = {"bytes": sidecar.size, "sha256": sidecar.sha256}
         files[path.name] = entry
@@ -66,7 +68,7 @@ def verify_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: s
     def check(name: str) -> None:
         path = folder / name
         try:
-            found = file_entry(path)
+            found = _entry(path)
         except FileNotFoundError:
             raise CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again") from None
         if found != manifest["files"][name]:
@@ -75,6 +77,23 @@ def verify_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: s
             raise StaleCache(f"{path}: coded with another codec.json; run stage 1 again")
 
     each(root, check, manifest["files"])
+
+
+def _entry(path: Place) -> dict[str, Any]:
+    """`bytes` and `sha256` of a file of any size, in constant memory. Raises FileNotFoundError where there is none."""
+    if isinstance(path, RemotePath):
+        found = hashlib.sha256()
+        data, size = path.read_range(0, RANGE)
+        found.update(data)
+        for at in range(RANGE, size, RANGE):
+            found.update(path.read_range(at, min(RANGE, size - at))[0])
+        return {"bytes": size, "sha256": found.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _size(path: Place) -> int:
+    """Bytes of a file. Raises OSError where there is none."""
+    return path.size() if isinstance(path, RemotePath) else path.stat().st_size
 
 
 def _totals(rows: list[dict[str, int]]) -> dict[str, int]:

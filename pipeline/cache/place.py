@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from pipeline.cache.remote import RemotePath, Store
+from pipeline.cache.client import Store
+from pipeline.cache.remote import RemotePath
 from pipeline.errors import ConfigError
 
 Place = Path | RemotePath
+A = TypeVar("A")
+B = TypeVar("B")
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
 # cache.store: how to reach a store. What identifies a person is no part of it: configs are copied into logs.
@@ -17,7 +23,10 @@ OPTIONS: dict[str, type] = {
     "endpoint": str, "region": str, "skip_signature": bool,
     "timeout": float, "connect_timeout": float, "max_retries": int, "retry_timeout": float,
 }  # fmt: skip
+FORMS = {"endpoint": re.compile(r"https?://[\w.:\[\]-]+(/[\w./-]*)?"), "region": re.compile(r"[\w-]+")}
+SHOWN = {"endpoint": "http(s)://host[:port]", "region": "a region's name"}
 GB = 10**9
+AT_A_TIME = 16  # requests of one process
 
 
 def place(
@@ -56,6 +65,10 @@ def check_options(options: dict[str, Any], scheme: str) -> dict[str, Any]:
         number = kind is float and isinstance(value, int) and not isinstance(value, bool)
         if not number and type(value) is not kind:
             raise ConfigError(f"cache.store.{key}: expected {kind.__name__}, found {value!r}")
+        if isinstance(value, int | float) and value < (0 if kind in (int, bool) else 0.001):
+            raise ConfigError(f"cache.store.{key}: expected a larger number, found {value!r}")
+        if isinstance(value, str) and not FORMS[key].fullmatch(value):
+            raise ConfigError(f"cache.store.{key}: expected {SHOWN[key]}, found {value!r}")
     return options
 
 
@@ -65,3 +78,11 @@ def require_writable(where: Place) -> None:
         raise ConfigError(
             f"cache.dir: {where}: http(s):// can only be read; stage 1 writes to a folder, s3://, gs:// or az://"
         )
+
+
+def each(where: Place, call: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """[call(item), ...]; where each takes a round trip, many at a time."""
+    if not isinstance(where, RemotePath):
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        return list(pool.map(call, items))

@@ -9,9 +9,9 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
-from pipeline.cache.files import digest, each, locked, read_json, write_json
+from pipeline.cache.files import digest, locked, read_json, write_json
 from pipeline.cache.manifest import shard_done, write_manifest
-from pipeline.cache.place import Place
+from pipeline.cache.place import Place, each
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.caching.calibrate import drift
