@@ -6,8 +6,6 @@ import hashlib
 import os
 import pickle
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -33,8 +31,9 @@ from pipeline.errors import CacheError, ConfigError, StoreError
 from pipeline.report import describe, verify
 from pipeline.stream import Stream, stream_loader
 from tests.conftest import detector, make_config, stage1
+from tests.launch import launch
 from tests.servers import KEYS, Handler, s3_server, web_server
-from tests.test_stages import ROOT, stage2, tree
+from tests.test_stages import stage2, tree
 
 IMPATIENT = {"timeout": 0.5, "max_retries": 3, "retry_timeout": 10.0}
 
@@ -86,14 +85,13 @@ def test_stage_1_killed_and_finished_in_s3(
 ) -> None:
     """The very objects of an undisturbed local cache; the lock of the killed process is known to be dead."""
     config = make_config(data, teacher, detector("retinanet"), tmp_path, **{"cache.dir": "s3://bucket/killed"})
-    command = [sys.executable, str(ROOT / "stage1_cache_teacher.py"), "--config", str(config)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    process = launch("stage1_cache_teacher.py", "--config", str(config))
     first = place("s3://bucket/killed/pass-0/shard-00000.json")
     while not first.exists():
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()
     assert place("s3://bucket/killed/.lock").exists()
     assert not place("s3://bucket/killed/pass-1/manifest.json").exists()
     summary = stage1(config)

@@ -24,8 +24,8 @@ from pipeline.cache.disk import FULL, Disk
 from pipeline.cache.place import place
 from pipeline.cache.ranges import neighbours
 from pipeline.cache.sidecar import Extent
+from tests.launch import ROOT
 from tests.servers import web_server
-from tests.test_stages import ROOT
 
 
 @pytest.fixture

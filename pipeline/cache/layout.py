@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from itertools import count
 from pathlib import Path
+from typing import overload
 
 from pipeline.cache.files import read_json
 from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.remote import RemotePath
+
+
+@overload
+def pass_folder(root: Path, cache_pass: int) -> Path: ...
+
+
+@overload
+def pass_folder(root: Place, cache_pass: int) -> Place: ...
 
 
 def pass_folder(root: Place, cache_pass: int) -> Place:
