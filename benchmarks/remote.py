@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -106,7 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found: dict[str, Any] = {"counted": {name: count(*size) for name, size in SIZES.items()}}
+    about = {"machine": f"{os.cpu_count()} CPU cores, shared", "date": time.strftime("%Y-%m-%d"), "delay": DELAY}
+    found: dict[str, Any] = {
+        **about,
+        "command": "python benchmarks/remote.py",
+        "counted": {name: count(*size) for name, size in SIZES.items()},
+    }
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "cache"
         make_cache(root)

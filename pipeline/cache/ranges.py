@@ -6,7 +6,7 @@ From afar a request costs tens of milliseconds whatever its size, so neighbours 
 * what a training step needs comes in runs over extents with less than GAP bytes between them (pipeline/cache/ahead.py);
 * with a disk cache, as all of a shard will be needed in the end, in whole blocks of BLOCK bytes.
 
-docs/results/remote.md has the requests a sample that this leaves.
+docs/results/remote.json has the requests a sample that this leaves.
 """
 
 from __future__ import annotations
