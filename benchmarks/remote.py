@@ -33,7 +33,8 @@ from pipeline.cache.place import place
 from pipeline.cache.plan import ShardPlan, references
 from pipeline.cache.ranges import AHEAD, GAP, neighbours
 from pipeline.cache.sidecar import Extent
-from pipeline.cache.writer import ShardWriter, shard_head
+from pipeline.cache.writer import Index, ShardWriter, shard_head
+from pipeline.caching.shard import record_specs
 from pipeline.stream.schedule import Batch, epoch_batches
 from tests.servers import web_server
 
@@ -49,18 +50,25 @@ def planned(images: int) -> list[ShardPlan]:
 
 def make_cache(root: Path) -> None:
     """Whole and verified, of SHARDS shards of random bytes."""
-    plan = {"format": FORMAT, "version": VERSION, "recipe": {"views": {"finite": 1}}}
-    codec: dict[str, Any] = {"files": {}, "settings": {}, "measured": {}}
+    settings = {"type": "noise", "channels": 64, "score_channels": 64}
+    codec = {"files": {}, "settings": settings, "measured": {}}
+    data, layout = {"annotations_sha256": ""}, {"batch_size": 1, "shard_samples": SHARD, "seed": 0}
+    recipe = {"teacher": {}, "data": data, "codec": {"type": "noise"}, "views": {"finite": 1}}
+    plan = {"format": FORMAT, "version": VERSION, "recipe": recipe, "recipe_digest": "", "teacher_sha256": "",
+            "layout": layout}  # fmt: skip
     write_json(root / "plan.json", plan)
     write_json(root / "codec.json", codec)
-    shards = planned(SHARDS * SHARD)
-    write_json(pass_folder(root, 0) / "plan.json", {"shards": [shard.to_json() for shard in shards]})
-    specs, rng = [ArraySpec("noise", (SAMPLE,), "uint8", ("byte",))], np.random.default_rng(0)
+    shards, rng = planned(SHARDS * SHARD), np.random.default_rng(0)
+    write_json(pass_folder(root, 0) / "plan.json", {"pass": 0, "shards": [shard.to_json() for shard in shards]})
+    specs = [ArraySpec("noise", (SAMPLE,), "uint8", ("byte",)), *record_specs(1)]
+    attributes = {"arrays": [spec.name for spec in specs], "levels": 1, "codec": settings}
     for n, shard in enumerate(shards):
-        head = shard_head(specs, {"arrays": ["noise"]}, SHARD, {})
+        index: Index = {"shapes": (np.full((SHARD, 1, 2), 32, np.int64), ("sample", "level", "side"))}
+        head = shard_head(specs, attributes, SHARD, index)
         with ShardWriter(pass_folder(root, 0) / shard_name(n), specs, head, digest(plan), digest(codec)) as writer:
             for image, view, _ in shard.samples:
-                writer.add(image, view, encode_sample(specs, {"noise": rng.integers(0, 256, SAMPLE, np.uint8)}))
+                zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in specs}
+                writer.add(image, view, encode_sample(specs, zeros | {"noise": rng.integers(0, 256, SAMPLE, np.uint8)}))
     write_manifest(root, 0, digest(plan), len(shards), 0, [], {})
 
 
@@ -93,7 +101,7 @@ def serve(root: Path, answers: Any) -> None:
 
 def measured(cache: Cache, batches: list[Batch], ahead: bool, answers: Any) -> dict[str, float]:
     """One process reads an epoch."""
-    one_by_one = ([(ref, cache.shard(0, ref.shard).read(ref.index)) for ref in batch] for batch in batches)
+    one_by_one = ([(ref, cache.shard(0, ref.shard).chunks(ref.index)) for ref in batch] for batch in batches)
     answers.send(True)
     answers.recv()
     begun = time.perf_counter()

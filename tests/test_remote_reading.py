@@ -162,8 +162,8 @@ def hammer(folder: str, seed: int) -> None:
         expected = content(shard, int(n // 6))
         found = disk.read(shard, Extent(extent.offset, SIZE, crc32c(expected)))
         assert found in (None, expected)
-        if found is None and disk.room(SIZE):
-            disk.write(shard, extent.offset, expected)
+        if found is None:
+            disk.keep(shard, extent.offset, expected)
 
 
 def test_processes_share_a_bounded_disk(tmp_path: Path) -> None:
@@ -184,12 +184,12 @@ def test_disk_throws_out_what_this_run_has_not_used(tmp_path: Path, monkeypatch:
     for age, shard in enumerate(shards[:3]):
         assert before.room(5 * SIZE)
         for n in range(5):
-            before.write(shard, n * SIZE, content(shard, n))
+            before.keep(shard, n * SIZE, content(shard, n))
         os.utime(tmp_path / shard, (time.time() - 1000 + age,) * 2)
     now = Disk(str(tmp_path), LIMIT, time.time() - 10)
     now.touch(shards[0])  # the oldest, but in use again
     assert now.room(8 * SIZE)
-    now.write(shards[3], 0, bytes(8 * SIZE))
+    now.keep(shards[3], 0, bytes(8 * SIZE))
     assert {path.name for path in tmp_path.iterdir()} == {".used", "notes.txt", shards[0], shards[2], shards[3]}
     assert not now.room(15 * SIZE) and not (tmp_path / shards[2]).exists()  # all that is left is in use
     assert (tmp_path / shards[0]).exists() and not now.room(1)  # for a while it is not even searched

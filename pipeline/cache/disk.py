@@ -60,14 +60,9 @@ class Disk:
             os.close(handle)
         return data if len(data) == extent.size and crc32c(data) == extent.crc32c else None
 
-    def write(self, sha256: str, offset: int, data: bytes) -> None:
-        """Keep a part of a shard. The caller made room for it; a full disk is no error."""
-        with suppress(OSError):
-            handle = os.open(self._folder / sha256, os.O_WRONLY | os.O_CREAT, 0o644)
-            try:
-                os.pwrite(handle, data, offset)
-            finally:
-                os.close(handle)
+    def keep(self, sha256: str, offset: int, data: bytes) -> None:
+        """Take in a part of a shard, where it fits below the bound. A full disk is no error."""
+        self._write(sha256, offset, data)
 
     def read_small(self, sha256: str) -> bytes | None:
         """A small file by its sha256."""
@@ -77,26 +72,42 @@ class Disk:
             return None
         return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
-    def write_small(self, sha256: str, data: bytes) -> None:
-        if self.room(len(data)):
-            self.write(f"{sha256}.json", 0, data)
+    def keep_small(self, sha256: str, data: bytes) -> None:
+        self._write(f"{sha256}.json", 0, data)
 
     def room(self, size: int) -> bool:
-        """Whether `size` more bytes fit below the bound, what other runs left behind being thrown out for them."""
+        """Whether `size` more bytes would fit now, what other runs left behind being thrown out for them."""
         if time.monotonic() < self._full_until:
             return False
-        size = (size // PAGE + 2) * PAGE  # pages it may touch
         try:
-            with self._ledger() as (written, put):
-                known = 0 <= written <= self._limit - size
-                used = written if known else self._swept(self._limit - size)
-                fits = used + size <= self._limit
-                put(used + size if fits else used)
+            with self._ledger() as (used, put):
+                found = self._made_room(used, size)
+                put(found)
         except OSError:
-            fits = False
-        if not fits:
+            return False
+        if found + pages(size) > self._limit:
             self._full_until = time.monotonic() + FULL
-        return fits
+        return found + pages(size) <= self._limit
+
+    def _write(self, name: str, offset: int, data: bytes) -> None:
+        if time.monotonic() < self._full_until:
+            return
+        with suppress(OSError), self._ledger() as (used, put):  # counted and written before another process looks
+            found = self._made_room(used, len(data))
+            put(found)
+            if found + pages(len(data)) > self._limit:
+                return
+            handle = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(handle, data, offset)
+            finally:
+                os.close(handle)
+            put(found + pages(len(data)))
+
+    def _made_room(self, used: int, size: int) -> int:
+        """Bytes in use, after a search for what may go where `size` more would not fit."""
+        wanted = self._limit - pages(size)
+        return used if 0 <= used <= wanted else self._swept(wanted)
 
     @contextmanager
     def _ledger(self) -> Iterator[tuple[int, Callable[[int], None]]]:
@@ -109,6 +120,7 @@ class Disk:
             def put(used: int) -> None:
                 file.truncate(0)
                 file.write(str(used).encode())
+                file.flush()
 
             yield int(text) if text.isdigit() else -1, put
 
@@ -127,6 +139,11 @@ class Disk:
             Path(path).unlink(missing_ok=True)
             used -= size
         return used
+
+
+def pages(size: int) -> int:
+    """Bytes on the disk that `size` bytes may take."""
+    return (size // PAGE + 2) * PAGE
 
 
 @cache

@@ -53,7 +53,7 @@ def read_small(path: Place, sha256: str | None = None) -> bytes:
     if sha256 and hashlib.sha256(raw).hexdigest() != sha256:
         raise CorruptCache(f"{path}: not what the manifest lists; delete it and run stage 1 again")
     if disk and sha256:
-        disk.write_small(sha256, raw)
+        disk.keep_small(sha256, raw)
     return raw
 
 

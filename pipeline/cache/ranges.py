@@ -104,7 +104,7 @@ class RemoteRanges:
             start, end = whole[0].offset, whole[-1].offset + whole[-1].size
             if self._disk.room(end - start):
                 data = self._range(start, end - start)
-                self._disk.write(self._sidecar.sha256, start, data)
+                self._disk.keep(self._sidecar.sha256, start, data)
                 return found | {e.offset: data[e.offset - start :][: e.size] for e in missing}
         for part in neighbours(missing, GAP, AHEAD):
             start = part[0].offset
