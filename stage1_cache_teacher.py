@@ -14,8 +14,7 @@ from pipeline import cli
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="one config file for both stages")
-    cli.add_options(parser)
+    cli.add_config(parser)
     args = parser.parse_args()
 
     from pipeline.caching import cache_teacher

@@ -14,12 +14,11 @@ from pipeline import cli
 def parse_args() -> argparse.Namespace:
     """mmdet's usual flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="one config file for both stages")
     parser.add_argument("--work-dir", help="where logs, checkpoints and summary.json go")
     parser.add_argument("--resume", nargs="?", const="auto", help="go on from the latest (or this) checkpoint")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision for the student")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
-    cli.add_options(parser)
+    cli.add_config(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     return parser.parse_args()

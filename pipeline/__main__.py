@@ -1,11 +1,11 @@
-"""python -m pipeline <verb>: look at a cache. Needs neither mmdet nor a GPU."""
+"""python -m pipeline <verb>: look at a cache (needs neither mmdet nor a GPU), or repair it."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from pipeline import cli
+from pipeline import cli, mend
 
 
 def main() -> None:
@@ -15,16 +15,22 @@ def main() -> None:
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("cache", help="the cache's folder or URL")
         sub.add_argument("--json", action="store_true", help="print JSON")
+        if verb == "verify":
+            mend.add_verify(sub)
+    sub = verbs.add_parser("repair", help="compute again what is damaged, and only that")
+    cli.add_config(sub)
     args = parser.parse_args()
 
-    from pipeline.report import describe, info_table, verify
+    if args.verb == "verify":
+        mend.run_verify(args)
+        return
+    if args.verb == "repair":
+        mend.run_repair(args)
+        return
+    from pipeline.report import describe, info_table
 
-    found = describe(args.cache) if args.verb == "info" else verify(args.cache)
-    if args.json:
-        cli.log(json.dumps(found, indent=1))
-    else:
-        whole = f"whole    {found.get('files')} files, {found['bytes'] / 1e6:.1f} MB"
-        cli.log(info_table(found) if args.verb == "info" else whole)
+    found = describe(args.cache)
+    cli.log(json.dumps(found, indent=1) if args.json else info_table(found))
 
 
 if __name__ == "__main__":

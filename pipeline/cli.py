@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,39 +14,43 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from pipeline.errors import PipelineError
+from pipeline.stopping import ADVICE, Stopped, stoppable
 
 USER_ERROR = 2
-INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def one_line(error: BaseException) -> str:
     """The message alone. From a loader's worker torch hands us the whole traceback as text: its last line is ours."""
     text = str(error).strip()
-    if not text.startswith("Caught "):
-        return " ".join(text.split("\n"))
-    name = f"{type(error).__module__}.{type(error).__name__}: "
-    return text.splitlines()[-1].removeprefix(name)
+    if text.startswith("Caught "):
+        text = text.splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+    # A name out of a foreign file may hold what a terminal obeys.
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def guarded(main: Callable[[], None]) -> None:
-    """Run an entry point; PipelineError ends in one line and exit code 2, Ctrl-C in one line and 130."""
+    """Run an entry point; PipelineError ends in one line and code 2, Ctrl-C in one and 130, SIGTERM in one and 143."""
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        main()
+        with stoppable():
+            main()
     except PipelineError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except OSError as error:  # a folder that cannot be written, a full disk, a host that does not answer
-        print(f"error: {error.filename or type(error).__name__}: {error.strerror or error}", file=sys.stderr)
+        kept = "; what was committed is kept, the same command goes on from there" if error.errno in FULL else ""
+        print(f"error: {error.filename or type(error).__name__}: {error.strerror or error}{kept}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("stopped; what was committed is kept: run stage 1 again, or stage 2 with --resume", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except Stopped as stopped:
+        print(ADVICE, file=sys.stderr)
+        sys.exit(stopped.code)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """mmdet's --cfg-options; may be given more than once."""
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """--config, and mmdet's --cfg-options, which may be given more than once."""
+    parser.add_argument("--config", required=True, help="one config file for both stages")
     text = "override config values"
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
 

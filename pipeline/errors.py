@@ -46,7 +46,11 @@ class StudentError(PipelineError):
 
 
 class CodecError(PipelineError):
-    """A tensor that the codec cannot represent without a silent loss."""
+    """A tensor that the codec cannot represent without a silent loss; `sample`: its number in the batch."""
+
+    def __init__(self, message: str, sample: int | None = None) -> None:
+        super().__init__(message)
+        self.sample = sample
 
 
 class CacheError(PipelineError):

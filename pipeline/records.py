@@ -80,6 +80,14 @@ class TeacherOutput:
         """What the 'feature' loss or the 'score' loss compares with the student."""
         return {"feature": self.features, "score": self.scores}[what]
 
+    def unsound(self) -> tuple[int, int] | None:
+        """(sample, level) of the first NaN or infinity, if any: fp16 that overflowed, weights that diverged."""
+        for level, tensors in enumerate(zip(self.features, self.scores)):
+            sound = torch.stack([t.isfinite().flatten(1).all(dim=1) for t in tensors]).all(dim=0)
+            if not bool(sound.all()):
+                return int((~sound).nonzero()[0]), level
+        return None
+
     def each(self) -> Iterator[TeacherOutput]:
         """Its samples one by one, still padded as the batch is."""
         for b in range(len(self.frs[0])):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.cache.cache import Cache, pass_folder
-from pipeline.cache.manifest import verify_pass
+from pipeline.cache.cache import Cache
 from pipeline.cache.place import Place
 from pipeline.codec.quality import promise
-from pipeline.errors import CacheError
 
 
 def stage1_table(root: str, summary: dict[str, Any]) -> str:
@@ -75,19 +73,6 @@ def info_table(found: dict[str, Any]) -> str:
         f"content  {found['content'][:16]}",
     ]
     return "\n".join(lines)
-
-
-def verify(root: str | Place) -> dict[str, Any]:
-    """Read every file of a cache and compare its digest. Raises CorruptCache naming the first that differs."""
-    cache = Cache(root)
-    manifests = {number: cache.manifest(number) for number in cache.passes()}
-    for number in cache.incomplete():
-        raise CacheError(f"{pass_folder(cache.root, number)}: not complete (no manifest.json); run stage 1 again")
-    files = len(cache.codec_manifest()["files"])
-    for number, manifest in manifests.items():
-        verify_pass(cache.root, number, manifest, cache.codec_digest)
-        files += len(manifest["files"])
-    return {"cache": str(cache.root), "files": files, "bytes": sum(m["bytes"] for m in manifests.values())}
 
 
 def stage2_table(summary: dict[str, Any]) -> str:

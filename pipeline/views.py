@@ -122,10 +122,13 @@ class Views:
         if not self.finite:
             key += (info["img_id"],)
         if key not in self._sizes:
-            blank = np.zeros((info["height"], info["width"], 3), np.uint8)
-            results = {**info, "instances": [], "img": blank, "img_shape": blank.shape[:2]}
-            results["ori_shape"] = blank.shape[:2]
-            self._sizes[key] = padded(self._transform(results, view)["img"].shape)
+            try:
+                blank = np.zeros((info["height"], info["width"], 3), np.uint8)
+                results = {**info, "instances": [], "img": blank, "img_shape": blank.shape[:2]}
+                results["ori_shape"] = blank.shape[:2]
+                self._sizes[key] = padded(self._transform(results, view)["img"].shape)
+            except Exception:  # such an image cannot be replayed either: `replay` names it, and what failed
+                self._sizes[key] = (PAD, PAD)
         return self._sizes[key]
 
     def replay(self, info: dict[str, Any], view: int) -> tuple[Tensor, Any, ViewRecord]:

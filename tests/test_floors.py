@@ -8,15 +8,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lowest floor first; a module may import from its own floor's package and from floors below.
 FLOORS = [
-    ["errors", "records", "mmcv_ops"],
+    ["errors", "records", "mmcv_ops", "stopping"],
     ["cache"],
     ["codec", "frs", "pkd", "cwd", "losses", "gradient", "replay", "mm"],
     ["config", "data", "views"],
     ["planning"],
     ["teacher", "stream"],
     ["recipe"],
-    ["caching", "distill", "report"],
+    ["caching", "distill", "report", "verify"],
     ["cli"],
+    ["mend"],
     ["__main__"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -32,6 +33,9 @@ WITHOUT_MMDET = [
     "gradient",
     "replay",
     "report",
+    "stopping",
+    "verify",
+    "mend",
     "__main__",
 ]
 

@@ -5,6 +5,7 @@ Made by `python -m tests.test_golden` from the mixed cache of test_format_doc.py
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.codec.base import stack
 from pipeline.codec.fit import PROFILES
 from pipeline.codec.mapcode import BatchMaps
 from pipeline.codec.symbols import from_tokens, symbol_order
+from pipeline.errors import PipelineError
 from pipeline.records import ViewRecord
 
 GOLDEN = {profile: Path(__file__).parent / "golden" / f"{profile}-{VERSION}" for profile in PROFILES}
@@ -59,8 +61,17 @@ def test_golden_cache_decodes_to_the_same_numbers(profile: str) -> None:
             np.testing.assert_array_equal(values, expected[name], err_msg=name)
 
 
+@pytest.mark.parametrize("name", ["expected.npz", "codec.json", "pass-0/shard-00000.tar", "codec/feature_mean/c/0/0/0"])
+def test_a_missing_golden_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    copy = Path(shutil.copytree(GOLDEN["frs"], tmp_path / "frs-1"))
+    monkeypatch.setitem(GOLDEN, "frs", copy)
+    test_golden_cache_decodes_to_the_same_numbers("frs")
+    (copy / name).unlink()
+    with pytest.raises((OSError, PipelineError)):
+        test_golden_cache_decodes_to_the_same_numbers("frs")
+
+
 if __name__ == "__main__":
-    import shutil
     import tempfile
 
     from tests.test_format_doc import make_mixed

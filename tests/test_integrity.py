@@ -9,18 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from google_crc32c import value as crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache import tarfmt
 from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk
-from pipeline.cache.cache import Cache
+from pipeline.cache.cache import VERSION, Cache
 from pipeline.cache.files import locked, read_json, write_json
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.sidecar import load_sidecar
+from pipeline.cache.store import TarStore
 from pipeline.errors import CacheError, CorruptCache, StaleCache
-from pipeline.report import verify
+from pipeline.verify import verify
 
 
 @pytest.fixture
@@ -62,7 +64,6 @@ def test_any_flipped_bit_of_a_shard_is_named(made: dict[str, Path], tmp_path: Pa
                     reader.read(n)
                 raise CorruptCache("shard-00000: named the sample")
             reader.read(n)
-        reader.check_tail()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -158,6 +159,35 @@ def test_only_plain_tar_members() -> None:
 def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(CacheError, match="another process"), locked(tmp_path):
         pass
+
+
+def test_a_missing_chunk_is_no_zeros(tmp_path: Path) -> None:
+    """zarr makes zeros of what is missing; here a chunk of zeros is stored, and a missing one is an error."""
+    from tests.test_cache_format import SPECS, samples, write
+
+    rows = samples(2)
+    rows[1]["features"][:] = 0
+    path = write(tmp_path / "shard-00000.tar", rows)
+    assert not ShardReader(path).read(1)["features"].any()
+    assert not zarr.open_group(TarStore(path), mode="r")["features"][1].any()
+    raw = path.read_bytes()
+    at = raw.index(SPECS[0].chunk_name(1).encode())
+    size = 512 + -(-int(raw[at + 124 : at + 135], 8) // 512) * 512
+    path.write_bytes(raw[:at] + raw[at + size :])
+    with pytest.raises(CorruptCache, match=r"no chunk features/c/1/0/0"):
+        zarr.open_group(TarStore(path), mode="r")["features"][1]
+    with pytest.raises(CorruptCache, match=r"expected \d+ bytes, found"):
+        ShardReader(path)
+
+
+def test_another_version_is_refused(cache: Path) -> None:
+    plan = read_json(cache / "plan.json")
+    for change in ({"version": VERSION + 1}, {"format": "something"}):
+        write_json(cache / "plan.json", {**plan, **change})
+        with pytest.raises(
+            StaleCache, match=r"expected format \('frs-teacher-cache', 1\), found .*make the cache anew"
+        ):
+            Cache(cache)
 
 
 def test_sidecar_extents_must_tile(cache: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_corrupt_shard_stops_training(fails, made: dict[str, Path], tmp_path: 
     shard.write_bytes(raw)
     for workers in (0, 1):
         line = fails(2, made["frs"], f"cache.dir={root}", f"train_dataloader.num_workers={workers}")
-        assert "shard-00001.tar" in line and "run stage 1 again" in line
+        assert "shard-00001.tar" in line and "repair` recomputes this shard alone" in line
 
 
 def test_an_unfinished_cache(fails, made: dict[str, Path], tmp_path: Path) -> None:
@@ -276,6 +276,12 @@ def test_starting_weights(fails, made: dict[str, Path], teacher: dict, tmp_path:
         cfg.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / name)}
         cfg.dump(tmp_path / "pretrained.py")
         assert message in fails(2, tmp_path / "pretrained.py")
+    ran = tmp_path / "ran"
+    bomb = type("Bomb", (), {"__reduce__": lambda self: (ran.touch, ())})
+    sys.modules[__name__].Bomb = bomb
+    torch.save({"state_dict": {}, "optimizer": bomb(), "frs": {}, "meta": {"epoch": 1}}, tmp_path / "bomb.pth")
+    assert "bomb.pth: not loaded" in fails(2, made["frs"], "resume=True", f"load_from={tmp_path / 'bomb.pth'}")
+    assert not ran.exists()
     for path in (teacher["checkpoint"], tmp_path / "foreign.pth"):
         assert "not a checkpoint of stage 2" in fails(2, made["frs"], "resume=True", f"load_from={path}")
     cfg = Config.fromfile(made["frs"])
@@ -287,7 +293,7 @@ def test_starting_weights(fails, made: dict[str, Path], teacher: dict, tmp_path:
 def test_an_incomplete_cache_is_named(fails, made: dict[str, Path], tmp_path: Path) -> None:
     """One of two passes would silently show every image in one view only."""
     from pipeline.errors import CacheError
-    from pipeline.report import verify
+    from pipeline.verify import verify
 
     root = tmp_path / "cache"
     shutil.copytree(made["frs"].parent / "cache", root)

@@ -28,8 +28,9 @@ from pipeline.cache.store import TarStore
 from pipeline.config import load_config
 from pipeline.distill.lesson import prepare_lesson
 from pipeline.errors import CacheError, ConfigError, StoreError
-from pipeline.report import describe, verify
+from pipeline.report import describe
 from pipeline.stream import Stream, stream_loader
+from pipeline.verify import verify
 from tests.conftest import detector, make_config, stage1
 from tests.launch import launch
 from tests.servers import KEYS, Handler, s3_server, web_server

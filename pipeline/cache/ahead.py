@@ -1,4 +1,4 @@
-"""Samples of coming batches, fetched from afar while earlier ones are in use.
+"""Samples of coming batches, still compressed, fetched from afar while earlier ones are in use.
 
 A step's samples lie apart (the schedule shuffles within a window of shards), so what hides the distance is less long
 ranges than many requests at a time: those of some coming batches, AT_A_TIME of them.
@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-
 from pipeline.cache.cache import Cache
 from pipeline.cache.place import AT_A_TIME
 from pipeline.cache.ranges import Fetched
+from pipeline.cache.reader import Chunks
 from pipeline.cache.remote import RemotePath
 from pipeline.records import SampleRef
 
 BATCHES, WORTH = 8, 16 << 20  # asked for together: this many batches, or fewer once they are worth so many bytes
 
 Batch = list[SampleRef]
-Read = list[tuple[SampleRef, dict[str, np.ndarray]]]
+Read = list[tuple[SampleRef, Chunks]]
 Shard = tuple[int, int]  # pass, number
 
 
@@ -28,7 +27,7 @@ def read_batches(cache: Cache, batches: Iterable[Batch]) -> Iterator[Read]:
     """The samples of every batch, in order. Raises CacheError or CorruptCache, from afar some batches early."""
     if not isinstance(cache.root, RemotePath):
         for batch in batches:
-            yield [(ref, cache.shard(ref.cache_pass, ref.shard).read(ref.index)) for ref in batch]
+            yield [(ref, cache.shard(ref.cache_pass, ref.shard).chunks(ref.index)) for ref in batch]
         return
     rest = iter(batches)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
@@ -65,5 +64,5 @@ class _Asked:
             key = (ref.cache_pass, ref.shard)
             offset = self._cache.shard(*key).sidecar.samples[ref.index].offset
             fetched = next((got for call in self._calls[key] if offset in (got := call.result())), {})
-            found.append((ref, self._cache.shard(*key).read(ref.index, fetched)))
+            found.append((ref, self._cache.shard(*key).chunks(ref.index, fetched)))
         return found

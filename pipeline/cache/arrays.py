@@ -20,6 +20,7 @@ from numcodecs import Blosc
 from pipeline.errors import CodecError, CorruptCache
 
 SUPPORTED = ("uint8", "uint16", "int32", "int64", "float32")
+LONGEST = 2**31 - 1  # of an axis; Blosc holds no more in a chunk
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,12 @@ def array_metadata(
 def spec_from_metadata(name: str, meta: dict[str, Any]) -> ArraySpec:
     """Inverse of ArraySpec.metadata; anything that this format never writes is refused."""
     try:
-        shape = tuple(int(n) for n in meta["shape"][1:])
+        shape = tuple(meta["shape"][1:])
         blosc = [c["configuration"]["clevel"] for c in meta["codecs"] if c["name"] == "blosc"]
         spec = ArraySpec(name, shape, meta["data_type"], tuple(meta["dimension_names"][1:]), *blosc)
-        same = spec.dtype in SUPPORTED and spec.metadata(meta["shape"][0]) == meta
-    except (KeyError, TypeError, ValueError, IndexError):
+        whole = all(type(n) is int and 0 < n <= LONGEST for n in (meta["shape"][0], *shape))
+        same = whole and spec.dtype in SUPPORTED and spec.metadata(meta["shape"][0]) == meta
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         same = False
     if not same:
         raise CorruptCache(f"array {name}: its zarr.json is not one that this format writes")

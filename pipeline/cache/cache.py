@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pipeline.cache.fields import CODEC, MANIFEST, PLAN, read_fields, require_fields
 from pipeline.cache.files import digest, read_json, read_small, sha256_file
 from pipeline.cache.layout import asked_passes, found_passes, load_pass_plan, pass_folder, shard_name
 from pipeline.cache.place import Place, place
@@ -54,8 +55,10 @@ class Cache:
         found = (self.plan.get("format"), self.plan.get("version"))
         if found != (FORMAT, VERSION):
             raise StaleCache(f"{self.root}: expected format {(FORMAT, VERSION)}, found {found}; make the cache anew")
+        require_fields(self.plan, PLAN, self.root / "plan.json")
         self.plan_digest = digest(self.plan)
-        self.codec_digest = digest(read_json(self.root / "codec.json"))
+        codec = read_fields(self.root / "codec.json", CODEC)
+        self.codec_digest, self.codec_settings = digest(codec), codec["settings"]
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
         self._manifests: dict[int, dict[str, Any]] = {}
         self._asked: list[tuple[int, bool]] | None = None  # the passes found afar: asking takes a while
@@ -77,7 +80,7 @@ class Cache:
 
     def codec_manifest(self) -> dict[str, Any]:
         """codec.json, with every file of codec/ checked against it."""
-        manifest = read_json(self.root / "codec.json")
+        manifest = read_fields(self.root / "codec.json", CODEC)
         folder, listed = self.root / "codec", manifest["files"]
         if isinstance(folder, RemotePath):
             for name in sorted(listed):  # of what else may lie there nothing is ever opened
@@ -108,8 +111,8 @@ class Cache:
 
     def manifest(self, cache_pass: int) -> dict[str, Any]:
         if cache_pass not in self._manifests:
-            manifest = read_json(pass_folder(self.root, cache_pass) / "manifest.json")
-            if manifest.get("plan") != self.plan_digest:
+            manifest = read_fields(pass_folder(self.root, cache_pass) / "manifest.json", MANIFEST)
+            if (manifest["plan"], manifest["pass"]) != (self.plan_digest, cache_pass):
                 raise StaleCache(f"{self.root}/pass-{cache_pass}: belongs to another plan.json; delete this folder")
             self._manifests[cache_pass] = manifest
         return self._manifests[cache_pass]
@@ -162,7 +165,8 @@ class Cache:
     def _open(self, key: tuple[int, int]) -> ShardReader:
         path, sha256 = self._listed(key[0], shard_name(key[1]).replace(".tar", ".json"))
         reader = ShardReader(path.with_suffix(".tar"), load_sidecar(path, sha256))
-        if (reader.sidecar.plan, reader.sidecar.codec) != (self.plan_digest, self.codec_digest):
+        wanted = (self.plan_digest, self.codec_digest, self.codec_settings)
+        if (reader.sidecar.plan, reader.sidecar.codec, reader.attributes["codec"]) != wanted:
             raise StaleCache(f"{reader.path}: made with another plan.json or codec.json; run stage 1 again")
         return reader
 

@@ -5,6 +5,7 @@ All of it for a folder and for an object store alike.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,27 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+class Counted(BufferedWriter):
+    """A binary file that knows how much it was given."""
+
+    written = 0
+
+    def write(self, data: Any) -> int:
+        self.written += len(data)
+        return super().write(data)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A failed write or fsync does not say of what: `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 @contextmanager
 def atomic_file(path: Place) -> Iterator[Any]:
     """Binary file that appears under `path` whole and synced, or not at all."""
@@ -95,10 +118,12 @@ def atomic_file(path: Place) -> Iterator[Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), Counted(FileIO(temporary, "w")) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if os.fstat(file.fileno()).st_size != file.written:
+                raise OSError(errno.EIO, "the disk took fewer bytes than it said")
         os.replace(temporary, path)
         sync(path.parent)
     except BaseException:

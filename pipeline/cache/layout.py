@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import overload
 
-from pipeline.cache.files import read_json
+from pipeline.cache.fields import PASS_PLAN, read_fields
 from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.remote import RemotePath
@@ -29,7 +29,7 @@ def shard_name(number: int) -> str:
 
 
 def load_pass_plan(root: Place, cache_pass: int, sha256: str | None = None) -> list[ShardPlan]:
-    rows = read_json(pass_folder(root, cache_pass) / "plan.json", sha256)
+    rows = read_fields(pass_folder(root, cache_pass) / "plan.json", PASS_PLAN, sha256)
     return [ShardPlan.from_json(shard) for shard in rows["shards"]]
 
 

@@ -61,22 +61,23 @@ def write_manifest(
     return manifest
 
 
-def verify_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: str) -> None:
-    """Read every byte of a pass and compare with its manifest. Raises CorruptCache or StaleCache naming the file."""
+def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: str) -> list[CacheError]:
+    """Read every byte of a pass and compare with its manifest. A CorruptCache or StaleCache for each bad file."""
     folder = pass_folder(root, cache_pass)
 
-    def check(name: str) -> None:
+    def check(name: str) -> CacheError | None:
         path = folder / name
         try:
             found = _entry(path)
         except FileNotFoundError:
-            raise CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again") from None
+            return CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again")
         if found != manifest["files"][name]:
-            raise CorruptCache(f"{path}: its sha256 differs from the manifest's; delete it and run stage 1 again")
+            return CorruptCache(f"{path}: its sha256 differs from the manifest's; `python -m pipeline repair` mends it")
         if name.startswith("shard-") and name.endswith(".json") and load_sidecar(path).codec != codec:
-            raise StaleCache(f"{path}: coded with another codec.json; run stage 1 again")
+            return StaleCache(f"{path}: coded with another codec.json; run stage 1 again")
+        return None
 
-    each(root, check, manifest["files"])
+    return [fault for fault in each(root, check, manifest["files"]) if fault is not None]
 
 
 def _entry(path: Place) -> dict[str, Any]:

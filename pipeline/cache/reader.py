@@ -2,54 +2,63 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.cache import tarfmt
-from pipeline.cache.arrays import ArraySpec, decode_chunk, spec_from_metadata
+from pipeline.cache.arrays import ArraySpec, decode_chunk
+from pipeline.cache.head import Head, parse_head
 from pipeline.cache.place import Place
 from pipeline.cache.ranges import NOTHING, Fetched, intact, open_ranges
 from pipeline.cache.sidecar import Extent, Sidecar, load_sidecar
 from pipeline.errors import CorruptCache
+from pipeline.records import FLIPS, LevelShapes, ViewRecord
+
+Chunks = dict[str, memoryview]
+Check = Callable[[dict[str, np.ndarray], LevelShapes], None]
+REMEDY = "`python -m pipeline repair` recomputes this shard alone"
 
 
 class ShardReader:
     """One shard, opened through its sidecar. Thread-safe: reads are positional.
 
-    Raises CacheError where a file is missing, CorruptCache (naming shard and sample) where bytes differ.
+    Raises CacheError where a file is missing, CorruptCache (naming shard and sample) where bytes differ, or where they
+    are those of a forger: nothing is allocated beyond the shard's own bytes and what its FPN grids need.
     """
 
     def __init__(self, path: Place, sidecar: Sidecar | None = None) -> None:
         self.path = path
         self.sidecar: Sidecar = sidecar or load_sidecar(path.with_suffix(".json"))
         self._ranges = open_ranges(path, self.sidecar)
-        size = self._ranges.size
-        if size != self.sidecar.size:
-            self.close()
-            raise CorruptCache(f"{path}: expected {self.sidecar.size} bytes, found {size}")
-        head = self.head()
         try:
-            self.attributes: dict[str, Any] = json.loads(head["zarr.json"])["attributes"]
-            names = self.attributes["arrays"]
-            self.specs: list[ArraySpec] = [
-                spec_from_metadata(name, json.loads(head[f"{name}/zarr.json"])) for name in names
-            ]
-        except (KeyError, TypeError, ValueError) as error:
+            if self._ranges.size != self.sidecar.size:
+                raise CorruptCache(f"{path}: expected {self.sidecar.size} bytes, found {self._ranges.size}; {REMEDY}")
+            self._head_bytes = self._bytes(self.sidecar.head, "head")
+            head = self._parsed(self._head_bytes)
+            if isinstance(path, Path):  # from afar it would be one more request; `verify` reads it
+                self._bytes(self.sidecar.tail, "tail")
+        except CorruptCache:
             self.close()
-            raise CorruptCache(f"{path}: its head is not one of this format ({error})") from error
+            raise
+        self.attributes: dict[str, Any] = head.attributes
+        self.specs: list[ArraySpec] = head.specs
+        self._shapes = head.shapes
 
     def __len__(self) -> int:
         return len(self.sidecar.samples)
 
     def head(self) -> dict[str, bytes]:
         """What stands once in a shard, by zarr key."""
-        return {name: bytes(data) for name, data in self._members(self.sidecar.head, "head")}
+        return {name: bytes(data) for name, data in tarfmt.parse(self._head_bytes)}
 
-    def _members(self, extent: Extent, what: str, fetched: Fetched = NOTHING) -> list[tuple[str, memoryview]]:
-        return list(tarfmt.parse(self._bytes(extent, what, fetched)))
+    def _parsed(self, data: bytes) -> Head:
+        try:
+            return parse_head(data, len(self))
+        except CorruptCache as error:
+            raise CorruptCache(f"{self.path}: {error}") from error
 
     def _bytes(self, extent: Extent, what: str, fetched: Fetched = NOTHING) -> bytes:
         data = fetched.get(extent.offset, b"")
@@ -58,34 +67,64 @@ class ShardReader:
         if not intact(data, extent):
             raise CorruptCache(
                 f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}) is not what was written; "
-                "delete this shard and run stage 1 again, it recomputes that shard alone"
+                f"{REMEDY}"
             )
         return data
 
     def fetches(self, indices: Iterable[int]) -> list[Callable[[], Fetched]]:
-        """Calls that get these samples from afar, in any thread, for `read`; none where they lie on this machine."""
+        """Calls that get these samples from afar, in any thread, for `chunks`; none where they lie on this machine."""
         return self._ranges.fetches([self.sidecar.samples[index] for index in indices])
 
-    def chunks(self, index: int, fetched: Fetched = NOTHING) -> dict[str, memoryview]:
-        """The verified, still compressed chunk of every array of one sample."""
+    def _name(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise CorruptCache(f"{self.path}: sample {index} is planned, the shard holds {len(self)}; {REMEDY}")
         extent = self.sidecar.samples[index]
-        what = f"sample {index} (image {extent.image_id}, view {extent.view})"
-        members = self._members(extent, what, fetched)
+        return f"sample {index} (image {extent.image_id}, view {extent.view})"
+
+    def chunks(self, index: int, fetched: Fetched = NOTHING) -> Chunks:
+        """The verified, still compressed chunk of every array of one sample."""
+        what = self._name(index)
+        data = self._bytes(self.sidecar.samples[index], what, fetched)
+        try:
+            members = list(tarfmt.parse(data))
+        except CorruptCache as error:
+            raise CorruptCache(f"{self.path}: {what}: {error}") from error
         if [name for name, _ in members] != [spec.chunk_name(index) for spec in self.specs]:
             raise CorruptCache(f"{self.path}: {what} holds other members than its head declares")
         return {spec.name: data for spec, (_, data) in zip(self.specs, members)}
 
-    def read(self, index: int, fetched: Fetched = NOTHING) -> dict[str, np.ndarray]:
-        """Every array of one sample, at the shard's common (padded) shape."""
-        chunks = self.chunks(index, fetched)
-        try:
-            return {spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in self.specs}
-        except CorruptCache as error:
-            raise CorruptCache(f"{self.path}: sample {index}: {error}") from error
+    def record(self, index: int, chunks: Chunks) -> tuple[ViewRecord, LevelShapes]:
+        """Whose view it is and its FPN grids, from arrays that are not compressed."""
+        stored = self.decode(index, {name: chunks[name] for name in ("record", "thumbnail")})
+        record, levels = ViewRecord.from_row(stored["record"], stored["thumbnail"])
+        extent = self.sidecar.samples[index]
+        sides = (*record.shape, *record.ori_shape, *record.pad_shape)
+        if (
+            (record.image_id, record.view) != (extent.image_id, extent.view)
+            or levels != tuple(map(tuple, self._shapes[index].tolist()))
+            or any(h > record.pad_shape[0] or w > record.pad_shape[1] for h, w in levels)
+            or not (min(sides) > 0 and 0 <= record.flip < len(FLIPS))
+        ):
+            raise CorruptCache(f"{self.path}: {self._name(index)}: its record is not that of this sample; {REMEDY}")
+        return record, levels
 
-    def check_tail(self) -> None:
-        """The end-of-archive marker, which no sample's read covers."""
-        self._bytes(self.sidecar.tail, "tail")
+    def decode(self, index: int, chunks: Chunks, check: Check | None = None) -> dict[str, np.ndarray]:
+        """These arrays of a sample, at the shard's common (padded) shape; `check`: the codec's (Codec.check_sample)."""
+        try:
+            found = {
+                spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in self.specs if spec.name in chunks
+            }
+            if check is not None:
+                check(found, tuple(map(tuple, self._shapes[index].tolist())))
+        except CorruptCache as error:
+            raise CorruptCache(f"{self.path}: {self._name(index)}: {error}") from error
+        return found
+
+    def read(self, index: int, check: Check | None = None) -> dict[str, np.ndarray]:
+        """Every array of one sample, at the shard's common (padded) shape."""
+        chunks = self.chunks(index)
+        self.record(index, chunks)
+        return self.decode(index, chunks, check)
 
     def close(self) -> None:
         self._ranges.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.cache.files import read_json
 from pipeline.cache.place import Place
+from pipeline.cache.tarfmt import BLOCK
 from pipeline.errors import CorruptCache
 
 
@@ -57,19 +58,37 @@ def load_sidecar(path: Place, sha256: str | None = None) -> Sidecar:
 
     `sha256`: of the file, where a manifest gives it.
     """
-    fields = read_json(path, sha256)
+    return parse_sidecar(read_json(path, sha256), path)
+
+
+def parse_sidecar(fields: Any, path: Place) -> Sidecar:
+    """A sidecar from its JSON value; `path`: where it was read. Raises CorruptCache."""
     try:
-        fields.pop("sample_columns")
+        columns = fields.pop("sample_columns")
         fields["head"], fields["tail"] = Extent(**fields["head"]), Extent(**fields["tail"])
         fields["samples"] = tuple(Extent(*row) for row in fields["samples"])
         sidecar = Sidecar(**fields)
-        at = 0
-        for extent in sidecar.extents:
-            if extent.offset != at or extent.size <= 0:
-                raise ValueError(f"extents leave a gap at byte {at}")
-            at += extent.size
-        if at != sidecar.size:
-            raise ValueError(f"extents end at {at}, the shard at {sidecar.size}")
+        if columns != list(Extent.__dataclass_fields__) or sidecar.shard != path.with_suffix(".tar").name:
+            raise ValueError(f"it is that of {sidecar.shard!r:.40}")
+        if not all(isinstance(text, str) for text in (sidecar.plan, sidecar.codec, sidecar.sha256)):
+            raise ValueError("a digest is none")
+        for numbers, kinds in ((sidecar.bytes_by_array, int), (sidecar.measured, (int, float))):
+            if not all(isinstance(number, kinds) for number in numbers.values()):
+                raise ValueError("a number is none")
+        _require_tiles(sidecar)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptCache(f"{path}: not a sidecar ({error}); delete it and run stage 1 again") from error
     return sidecar
+
+
+def _require_tiles(sidecar: Sidecar) -> None:
+    """Head, samples and tail cover the shard in this order, in whole blocks. Raises ValueError."""
+    at = 0
+    for extent in sidecar.extents:
+        if any(type(number) is not int for number in vars(extent).values()) or not 0 <= extent.crc32c < 1 << 32:
+            raise ValueError(f"the extent at byte {at} is not one of whole numbers")
+        if extent.offset != at or extent.size <= 0 or extent.size % BLOCK:
+            raise ValueError(f"extents leave a gap at byte {at}")
+        at += extent.size
+    if at != sidecar.size:
+        raise ValueError(f"extents end at {at}, the shard at {sidecar.size}")

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from pipeline.cache.cache import FORMAT, VERSION, Cache, differences
+from pipeline.cache.fields import GATE, read_fields
 from pipeline.cache.files import digest, locked, read_json, sha256_file, write_json, write_report
 from pipeline.cache.place import Place, require_writable
 from pipeline.caching.calibrate import calibrated
@@ -81,7 +82,7 @@ def pass_gate(cfg: Config, job: Job) -> None:
     if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
         with precision(section.tf32):
             write_json(root / "gate.json", gate.measure(job.teacher.detector, cfg, section.gate_images))
-    measured = read_json(root / "gate.json")  # also of a cache that exists: min_map may have been raised
+    measured = read_fields(root / "gate.json", GATE)  # also of a cache that exists: min_map may have been raised
     job.log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
     gate.require(measured, section.min_map)
     if not (root / "plan.json").exists():

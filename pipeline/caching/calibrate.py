@@ -19,9 +19,10 @@ from pipeline.caching.probe import Probes
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, Measure, positions
 from pipeline.codec.quality import asked, promise
+from pipeline.errors import CodecError
 from pipeline.mm import plain
 from pipeline.planning import plan_views
-from pipeline.records import TeacherOutput
+from pipeline.records import TeacherOutput, ViewRecord
 from pipeline.teacher.model import precision
 
 CHOOSING, REPORTED = 24, 16  # views that choose the codec's steps, and views that its error is reported on
@@ -37,8 +38,8 @@ class ViewSample:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        flat = lambda part: (view for views in self._views(part) for view in views)  # noqa: E731
-        self._probes = Probes(job.teacher, job.sections.views.seed, flat, job.log)
+        self._sound: set[str] = set()
+        self._probes = Probes(job.teacher, job.sections.views.seed, self._flat, job.log)
         seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
         choosing, reported = min(CHOOSING, len(images) // 6), min(REPORTED, len(images) // 8)
@@ -48,26 +49,44 @@ class ViewSample:
         }  # fmt: skip
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
-        for views in self._views(part):
-            yield from self._job.teacher(views).each()  # what fitting makes of a view is several times its size
+        for views, records in self._views(part):
+            # What fitting makes of a view is several times its size.
+            yield from self._taught(views, records).each()
+        self._sound.add(part)
 
     def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
         return self._probes(part, losses)
 
-    def _views(self, part: str) -> Iterator[list[Tensor]]:
+    def _flat(self, part: str) -> Iterator[Tensor]:
+        for views, records in self._views(part):
+            if part not in self._sound:
+                self._taught(views, records)
+            yield from views
+        self._sound.add(part)
+
+    def _taught(self, views: list[Tensor], records: list[ViewRecord]) -> TeacherOutput:
+        """The teacher's output. Raises CodecError where calibration would only choke on it."""
+        output = self._job.teacher(views)
+        unsound = output.unsound()
+        if unsound is not None:
+            where = f"image {records[unsound[0]].image_id} (view {records[unsound[0]].view}): level {unsound[1]}"
+            raise CodecError(f"{where}: the teacher's output holds NaN or infinity")
+        return output
+
+    def _views(self, part: str) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:
         found = False
-        for views in self._readable(self.parts[part]):
+        for batch in self._readable(self.parts[part]):
             found = True
-            yield views
+            yield batch
         if not found and part != "learning":  # all of these few images are broken and in quarantine
             yield from self._readable(self.parts["learning"])
 
-    def _readable(self, images: list[int]) -> Iterator[list[Tensor]]:
+    def _readable(self, images: list[int]) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:
         shards = plan_views(self._job.images, self._job.views, 0, self._job.plan["layout"], images)
         batches = [batch for shard in shards for batch in shard.batches]
-        for _, views, _ in self._job.loader(batches).batches(skip_broken=self._job.sections.cache.quarantine):
+        for _, views, records in self._job.loader(batches).batches(skip_broken=self._job.sections.cache.quarantine):
             self._job.progress.advance(len(views), 0)
-            yield views
+            yield views, records
 
 
 def calibrated(job: Job) -> Codec:

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
+from pipeline.cache.fields import QUARANTINE, read_fields
 from pipeline.cache.files import digest, locked, read_json, write_json
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.place import Place, each
@@ -130,7 +131,7 @@ class Quarantine:
         self._path = folder / "quarantine.json"
         self.images: dict[int, str] = {}
         if self._path.exists():
-            self.images = {image: reason for image, reason in read_json(self._path)["images"]}
+            self.images = {image: reason for image, reason in read_fields(self._path, QUARANTINE)["images"]}
 
     def search(self, loader: ViewLoader) -> set[int]:
         """Read every view once; remember those that fail."""

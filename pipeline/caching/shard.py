@@ -78,8 +78,9 @@ def _encoded(
         try:
             samples, measured = codec.encode(output)
         except CodecError as error:
-            named = ", ".join(f"{record.image_id} (view {record.view})" for record in records)
-            raise CodecError(f"images {named}: {error}") from error
+            meant = records if error.sample is None else [records[error.sample]]
+            named = ", ".join(f"{record.image_id} (view {record.view})" for record in meant)
+            raise CodecError(f"image {named}: {error}") from error
         for name, value in measured.items():
             errors[name] = errors.get(name, 0.0) + value * len(samples)
         for sample, record in zip(samples, records):

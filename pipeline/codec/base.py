@@ -64,6 +64,13 @@ class Codec(ABC):
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         """On the batch's device; every level on the batch's common canvas, frs = 0 beyond a sample's own grid."""
 
+    @abstractmethod
+    def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
+        """Refuse arrays of a shard that `encode` never makes for these grids, on the host, before `decode` sees them.
+
+        `sample`: as the shard stores it, so padded to its largest. Raises CorruptCache.
+        """
+
     def gradient_error(self, loss: str) -> float:
         """What this codec does to the gradient of a loss (pipeline/losses.py), measured at calibration on a probe."""
         return self.settings["probe_error"][loss]
@@ -83,9 +90,10 @@ class Codec(ABC):
         found = (output.features[0].shape[1], output.scores[0].shape[1])
         if found != (self.channels, self.score_channels):
             raise CodecError(f"expected (C, K) = {(self.channels, self.score_channels)}, found {found}")
-        for level, (features, scores) in enumerate(zip(output.features, output.scores)):
-            if not bool(torch.isfinite(features).all() & torch.isfinite(scores).all()):
-                raise CodecError(f"level {level}: the teacher's output holds NaN or infinity")
+        unsound = output.unsound()
+        if unsound is not None:
+            raise CodecError(f"level {unsound[1]}: the teacher's output holds NaN or infinity", sample=unsound[0])
+        for level, scores in enumerate(output.scores):
             if float(scores.amin()) < 0 or float(scores.amax()) > 1:
                 raise CodecError(f"level {level}: scores outside [0, 1]; are they sigmoid probabilities?")
 

@@ -25,9 +25,18 @@ from torch import Tensor
 from pipeline.cache.arrays import ArraySpec
 from pipeline.codec.base import CalibrationSample, Codec, Sample, on_canvas, positions
 from pipeline.codec.fit import KINDS, PROFILES, fit
-from pipeline.codec.mapcode import BUCKETS, BatchMaps, CodedMap
-from pipeline.codec.symbols import FREQUENCIES, from_groups, from_tokens, symbol_order, to_groups, to_tokens
+from pipeline.codec.mapcode import BUCKETS, BatchMaps, CodedMap, check_map
+from pipeline.codec.symbols import (
+    FREQUENCIES,
+    check_tokens,
+    from_groups,
+    from_tokens,
+    symbol_order,
+    to_groups,
+    to_tokens,
+)
 from pipeline.codec.transform import BLOCK, dct, steps, to_blocks
+from pipeline.errors import CodecError, CorruptCache
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 
 TINY = torch.finfo(torch.float32).tiny
@@ -55,13 +64,26 @@ class Frs(Codec):
             "feature_mean": (levels, BUCKETS, channels), "score_mean": (levels, BUCKETS, classes),
             "feature_expected": (levels, rank, FREQUENCIES), "score_expected": (levels, score_rank, FREQUENCIES),
         }  # fmt: skip
+        if (channels, classes) != (self.channels, self.score_channels):
+            raise ValueError(
+                f"tables of {(channels, classes)} channels, expected {(self.channels, self.score_channels)}"
+            )
         for name, shape in shapes.items():
+            if not np.isfinite(self.tables[name]).all():
+                raise ValueError(f"table {name}: holds NaN or infinity")
             if self.tables[name].shape != shape:
                 raise ValueError(f"table {name}: expected shape {shape}, found {self.tables[name].shape}")
-        if not (1 <= int(self.settings["map_top"]) <= 255 and all(float(step) > 0 for step in self.steps().values())):
+        if not (
+            1 <= int(self.settings["map_top"]) <= 255
+            and all(0 < float(step) < np.inf for step in self.steps().values())
+        ):
             raise ValueError("settings map_top, feature_step or score_step out of range")
         if self.settings.get("profile", "frs") not in PROFILES:
             raise ValueError(f"profile {self.settings['profile']!r} is not known here")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what lies on a device: a worker process that is spawned checks samples and decodes none."""
+        return {**self.__dict__, "_cache": {}}
 
     def use(self, tables: dict[str, np.ndarray]) -> None:
         """Take these tables from now on."""
@@ -153,8 +175,23 @@ class Frs(Codec):
             errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
             for b, (sample, weight) in enumerate(zip(samples, self.weights(what, maps).samples)):
                 order = symbol_order(tables[f"{what}_expected"], weight.whole())
-                sample[f"{what}s"] = to_tokens([to_groups(q[b]) for q in rounded], order).cpu().numpy()
+                try:
+                    tokens = to_tokens([to_groups(q[b]) for q in rounded], order)
+                except CodecError as error:
+                    raise CodecError(f"{what}s: {error}", sample=b) from error
+                sample[f"{what}s"] = tokens.cpu().numpy()
         return samples, errors
+
+    def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
+        if not {"features", "scores", "frs"} <= sample.keys() or len(levels) != len(self.tables["feature_expected"]):
+            raise CorruptCache(f"arrays {sorted(sample)} on {len(levels)} FPN levels are not those of this codec")
+        check_map(sample["frs"], levels)
+        blocks = sum(h * w for h, w in (whole_blocks(*side) for side in levels))
+        for what in KINDS:
+            try:
+                check_tokens(sample[f"{what}s"], self.tables[f"{what}_expected"].shape[1] * blocks)
+            except CorruptCache as error:
+                raise CorruptCache(f"array {what}s: {error}") from error
 
     def coded_maps(self, batch: EncodedBatch) -> list[CodedMap]:
         """The map of every sample, still in whole numbers."""
@@ -163,21 +200,25 @@ class Frs(Codec):
         return [CodedMap.from_bytes(row, lv, top, e) for row, lv, e in zip(rows, batch.levels, exponents)]
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
-        common = canvas(batch.levels)
-        maps, tables = BatchMaps(self.coded_maps(batch), common), self._on(batch.arrays["frs"].device)
+        maps = BatchMaps(self.coded_maps(batch), canvas(batch.levels))
         out: dict[str, Levels] = {}
         for what in KINDS:
-            expected, decoded = tables[f"{what}_expected"], []
-            for tokens, weight in zip(batch.arrays[f"{what}s"], self.weights(what, maps).samples):
-                sides = [whole_blocks(*c.shape) for c in weight.codes]
-                shapes = [(expected.shape[1], FREQUENCIES, h * w // FREQUENCIES) for h, w in sides]
-                groups = from_tokens(tokens, symbol_order(expected, weight.whole()), shapes)
-                decoded.append([from_groups(g, *side) for g, side in zip(groups, sides)])
-            step = self.step_sizes(what, maps)
-            sizes = [whole_blocks(*size) for size in common]
-            planes = [on_canvas([d[i] for d in decoded], size) * step[i] for i, size in enumerate(sizes)]
+            steps = self.step_sizes(what, maps)
+            planes = [q * d for q, d in zip(self.symbols(batch, maps, what), steps)]
             out[what] = self._rebuild(planes, maps, what)
         return TeacherOutput(out["feature"], out["score"], maps.floats, batch.levels)
+
+    def symbols(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> Levels:
+        """[(B, R, H4, W4)] the whole numbers that the tokens stand for."""
+        expected = self._on(batch.arrays["frs"].device)[f"{what}_expected"]
+        decoded = []
+        for tokens, weight in zip(batch.arrays[f"{what}s"], self.weights(what, maps).samples):
+            sides = [whole_blocks(*c.shape) for c in weight.codes]
+            shapes = [(expected.shape[1], FREQUENCIES, h * w // FREQUENCIES) for h, w in sides]
+            groups = from_tokens(tokens, symbol_order(expected, weight.whole()), shapes)
+            decoded.append([from_groups(g, *side) for g, side in zip(groups, sides)])
+        sizes = [whole_blocks(*size) for size in canvas(batch.levels)]
+        return [on_canvas([d[i] for d in decoded], size) for i, size in enumerate(sizes)]
 
 
 def whole_blocks(height: int, width: int) -> tuple[int, int]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from pipeline.cache.arrays import ArraySpec
 from pipeline.codec.base import CalibrationSample, Codec, Sample, pack, positions, unpack
-from pipeline.errors import CodecError
+from pipeline.errors import CodecError, CorruptCache
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
 
@@ -31,6 +33,15 @@ class Lossless(Codec):
             ArraySpec("scores", (p, self.score_channels), "float32", ("position", "score_channel"), zstd),
             ArraySpec("frs", (p,), "float32", ("position",), zstd),
         ]
+
+    def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
+        widths = {"features": (self.channels,), "scores": (self.score_channels,), "frs": ()}
+        for name, width in widths.items():
+            array = sample.get(name)
+            if array is None or array.dtype != np.float32 or array.shape[1:] != width or len(array) < positions(levels):
+                raise CorruptCache(f"array {name}: not one of {width} numbers for each position of {levels}")
+            if not np.isfinite(array).all():
+                raise CorruptCache(f"array {name}: holds NaN or infinity")
 
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
         self.check(output)

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codec.base import on_canvas
+from pipeline.codec.base import on_canvas, positions
 from pipeline.errors import CorruptCache
 from pipeline.records import LevelShapes
 
 POWER = 4
 EMPTY = 255  # exponent of a level whose map is zero everywhere
-TINIEST = 2.0**-120  # below, float32 loses bits
+DEEPEST = 120  # largest exponent
+TINIEST = 2.0**-DEEPEST  # below, float32 loses bits
 BUCKETS = 49  # 0: m = 0; then 48 half octaves below 1, weakest first
 UNIT = 2**30  # of the whole numbers that stand for (c / top)^4 where every device must agree to the bit
 
@@ -87,6 +88,15 @@ class CodedMap:
         """[(H_l, W_l)] int64 in [0, BUCKETS): the half octave of m."""
         rows = zip(self.codes, self.exponents)
         return [_table("bucket", self.top, exponent, c.device)[c.long()] for c, exponent in rows]
+
+
+def check_map(row: np.ndarray, levels: LevelShapes) -> None:
+    """Raise CorruptCache unless these bytes hold the map of such grids; more may follow."""
+    if row.ndim != 1 or row.dtype != np.uint8 or len(row) < len(levels) + positions(levels):
+        raise CorruptCache(f"a map of {row.shape} {row.dtype}, its FPN grids {levels} need more")
+    exponents = row[: len(levels)]
+    if ((exponents > DEEPEST) & (exponents != EMPTY)).any():
+        raise CorruptCache(f"exponents {exponents.tolist()} of a map, at most {DEEPEST} are written")
 
 
 def octave(largest: float) -> int:

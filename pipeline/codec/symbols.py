@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codec.transform import BLOCK, to_blocks
-from pipeline.errors import CodecError
+from pipeline.errors import CodecError, CorruptCache
 
 FREQUENCIES = BLOCK * BLOCK
 LARGEST = 2**22 - 1  # of |q|, so that a token fits 31 bits
@@ -87,6 +87,19 @@ def to_tokens(groups: Sequence[Tensor], order: Tensor) -> Tensor:
     signed = zigzag(values.to(torch.int32))
     tokens[torch.arange(len(at), device=at.device) + fillers.cumsum(0)] = (signed << 8) | (gaps % 256).to(torch.int32)
     return tokens
+
+
+def check_tokens(tokens: np.ndarray, symbols: int) -> None:
+    """Raise CorruptCache unless `to_tokens` could have made these (T,) of so many symbols; zeros may follow."""
+    if tokens.ndim != 1 or tokens.dtype != np.int32:
+        raise CorruptCache(f"tokens of shape {tokens.shape}, {tokens.dtype}")
+    last = int(np.flatnonzero(tokens)[-1]) + 1 if tokens.any() else 0
+    used = tokens[:last]
+    if last and (int(used.min()) < FILLER or bool((used[used < 1 << 8] != FILLER).any())):
+        raise CorruptCache("a token that stands for nothing")
+    reach = int((used & FILLER).sum(dtype=np.int64)) + last
+    if reach > symbols:
+        raise CorruptCache(f"its tokens reach symbol {reach}, the sample has {symbols}")
 
 
 def zigzag(q: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from pipeline.distill.distiller import Distiller
-from pipeline.errors import StudentError
+from pipeline.errors import StudentError, brief
 
 RUNTIME_INFO = ("best_score", "best_ckpt", "last_ckpt", "keep_ckpt")
 PLAIN = (str, int, float, list)
@@ -82,10 +82,16 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         spare = Path(runner.work_dir) / "previous.pth"
-        if is_main_process() and self.last_ckpt and Path(self.last_ckpt).is_file():
+        last = Path(self.last_ckpt or (runner._load_from if runner._resume else None) or "")
+        if is_main_process() and last.is_file() and last.resolve().parent == spare.resolve().parent and last != spare:
             spare.unlink(missing_ok=True)
-            spare.hardlink_to(self.last_ckpt)
-        super()._save_checkpoint_with_step(runner, step, meta)
+            spare.hardlink_to(last)
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+            raise StudentError(
+                f"{runner.work_dir}: no checkpoint could be written ({brief(error)}); make room and go on with --resume"
+            ) from error
         if is_main_process():
             spare.unlink(missing_ok=True)
 

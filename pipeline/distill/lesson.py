@@ -68,8 +68,13 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
     made_with = {number: cache.manifest(number)["environment"] for number in passes}
     codec = load_codec(cache.root, cache.codec_manifest())
     require_served(codec, sections.distill.feature_loss, cache.root)
-    source = StreamSource(passes, images, views, cache, sections.views.check, sections.views.tolerance, made_with)
-    levels = cache.shard(*next((r.cache_pass, r.shard) for p in passes.values() for s in p for r in s))
+    source = StreamSource(
+        passes, images, views, cache, codec, sections.views.check, sections.views.tolerance, made_with
+    )
+    first = next((ref for shards in passes.values() for shard in shards for ref in shard), None)
+    if first is None:
+        raise CacheError(f"{cache.root}: holds no view, all images are in quarantine")
+    levels = cache.shard(first.cache_pass, first.shard)
     provenance = {"teacher": "cache", "content": cache.content(), "recipe": cache.plan["recipe_digest"]}
     provenance["feature_loss_error"] = codec.gradient_error(FEATURE_LOSSES[sections.distill.feature_loss])
     return Lesson(
@@ -95,6 +100,6 @@ def live_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
     teacher = Teacher(find_teacher(sections.teacher), images.classes, own_device(), sections.teacher.tf32)
     layout = layout_of(sections)
     passes = {n: references(plan_views(images, views, n, layout), n) for n in expected_passes(sections, views)}
-    source = StreamSource(passes, images, views, None, "exact", 0.0, {})
+    source = StreamSource(passes, images, views, None, None, "exact", 0.0, {})
     levels, channels, scores = output_shapes(teacher.detector, (128, 128))
     return Lesson(source, LiveTeacher(teacher), len(levels), channels, scores, {"teacher": "live", "content": None})

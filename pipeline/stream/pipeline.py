@@ -9,32 +9,34 @@ from functools import partial
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, get_worker_info
 
 from pipeline.cache.ahead import read_batches
 from pipeline.cache.cache import Cache
+from pipeline.cache.reader import Chunks
 from pipeline.cache.remote import RemotePath
-from pipeline.codec.base import stack
+from pipeline.codec.base import Codec, Sample, stack
 from pipeline.data import Images
-from pipeline.records import SampleRef, ViewRecord
+from pipeline.records import LevelShapes, SampleRef, ViewRecord
 from pipeline.replay import check_replay
 from pipeline.stream.schedule import Batch, epoch_batches, share
 from pipeline.views import Views
 
-Read = Sequence[tuple[SampleRef, dict[str, np.ndarray] | None]]
+Read = Sequence[tuple[SampleRef, Chunks | None]]
+RECORD_ARRAYS = ("record", "thumbnail")
 
 
 @dataclass
 class StreamSource:
-    """Where samples come from. `passes[n]`: the shards of pass n; `cache` is None where the teacher is live."""
+    """Where samples come from. `passes[n]`: the shards of pass n; no `cache` and `codec` where the teacher is live."""
 
     passes: dict[int, list[list[SampleRef]]]
     images: Images
     views: Views
     cache: Cache | None
+    codec: Codec | None
     check: str
     tolerance: float
     made_with: dict[int, dict[str, str]]
@@ -96,18 +98,26 @@ class Stream(wds.DataPipeline):
     def _replay(self, read: Iterable[Read]) -> Iterator[dict[str, Any]]:
         for samples in read:
             inputs, data_samples, arrays, levels = [], [], [], []
-            for ref, stored in samples:
+            for ref, chunks in samples:
                 view, data_sample, record = self.source.views.replay(self.source.images.info(ref.image_id), ref.view)
                 inputs.append(view)
                 data_samples.append(data_sample)
-                if stored is not None:
-                    cached, shapes = ViewRecord.from_row(stored.pop("record"), stored.pop("thumbnail"))
-                    made_with = self.source.made_with[ref.cache_pass]
-                    check_replay(cached, record, self.source.check, self.source.tolerance, made_with)
+                if chunks is not None:
+                    stored, shapes = self._stored(ref, chunks, record)
                     arrays.append(stored)
                     levels.append(shapes)
             teacher = stack(arrays, levels) if arrays else None
             yield {"inputs": inputs, "data_samples": data_samples, "teacher": teacher}
+
+    def _stored(self, ref: SampleRef, chunks: Chunks, replayed: ViewRecord) -> tuple[Sample, LevelShapes]:
+        """The codec's arrays of a sample; decompressed only once its grids are known to be those of the own view."""
+        source = self.source
+        assert source.cache is not None and source.codec is not None
+        reader = source.cache.shard(ref.cache_pass, ref.shard)
+        cached, shapes = reader.record(ref.index, chunks)
+        check_replay(cached, replayed, source.check, source.tolerance, source.made_with[ref.cache_pass])
+        wanted = {name: chunk for name, chunk in chunks.items() if name not in RECORD_ARRAYS}
+        return reader.decode(ref.index, wanted, source.codec.check_sample), shapes
 
 
 def stream_loader(stream: Stream, workers: int) -> DataLoader:

@@ -1,0 +1,66 @@
+"""What the JSON files of a cache must hold. A seal tells that a file is as it was written, not by whom."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pipeline.cache.files import read_json
+from pipeline.cache.place import Place
+from pipeline.errors import CorruptCache
+
+# {"name": ...}: this field, others may follow; {str: ...}: any names; [...]: a list of any length; (...): a row;
+# a compiled pattern: a name of one of these files.
+TABLE = re.compile(r"(\w+/)?(zarr\.json|c(/\d+)*)")
+FILE = re.compile(r"plan\.json|shard-\d{5,9}\.(tar|json)")
+PLAN = {
+    "recipe": {"teacher": {}, "data": {"annotations_sha256": str}, "codec": {"type": str}}, "recipe_digest": str,
+    "teacher_sha256": str, "layout": {"batch_size": int, "shard_samples": int, "seed": int},
+}  # fmt: skip
+CODEC = {"settings": {"type": str, "channels": int, "score_channels": int}, "files": {TABLE: str}}
+MANIFEST = {
+    "pass": int, "plan": str, "files": {FILE: {"bytes": int, "sha256": str}}, "samples": int, "bytes": int,
+    "bytes_by_array": {str: int}, "raw_fp16_bytes": int, "measured": {str: float}, "quarantine": [(int, str)],
+    "environment": {str: str},
+}  # fmt: skip
+PASS_PLAN = {"pass": int, "shards": [[((int, int), [(int, int)])]]}
+QUARANTINE = {"images": [(int, str)]}
+GATE = {"mAP": float, "images": int}
+
+
+def read_fields(path: Place, wanted: dict[Any, Any], sha256: str | None = None) -> dict[str, Any]:
+    """`read_json`, and its fields are those `wanted`. Raises CacheError or CorruptCache."""
+    value = read_json(path, sha256)
+    require_fields(value, wanted, path)
+    return value
+
+
+def require_fields(value: Any, wanted: Any, path: Place) -> None:
+    """Raise CorruptCache unless a JSON value is what one of the descriptions above says."""
+    wrong = _wrong(value, wanted, "")
+    if wrong is not None:
+        raise CorruptCache(f"{path}: its field {wrong or '(all)'} is not one of this format")
+
+
+def _wrong(value: Any, wanted: Any, name: str) -> str | None:
+    """Name of the first field that is not as wanted."""
+    inner: list[tuple[Any, Any, str]] = []
+    if isinstance(wanted, dict):
+        named: Any = next(iter(wanted), "")
+        fits = isinstance(value, dict)
+        if fits and isinstance(named, str):
+            fits = wanted.keys() <= value.keys()
+            inner = [(value.get(key), part, f"{name}.{key}") for key, part in wanted.items()]
+        elif fits:
+            fits = named is str or all(named.fullmatch(key) for key in value)
+            inner = [(part, wanted[named], f"{name}.{key:.40}") for key, part in value.items()]
+    elif isinstance(wanted, list | tuple):
+        fits = isinstance(value, list) and (isinstance(wanted, list) or len(value) == len(wanted))
+        parts = wanted * len(value) if fits and isinstance(wanted, list) else wanted
+        inner = [(part, kind, f"{name}[{n}]") for n, (part, kind) in enumerate(zip(value, parts))] if fits else []
+    else:
+        kinds = (int, float) if wanted is float else wanted
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if not fits:
+        return name.lstrip(".")
+    return next((found for part in inner if (found := _wrong(*part)) is not None), None)

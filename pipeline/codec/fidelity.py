@@ -1,0 +1,54 @@
+"""How far what a cache holds is from what the teacher says, in units of what the codec may be off."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipeline.codec.base import Codec
+from pipeline.codec.fit import KINDS
+from pipeline.codec.frs import Frs
+from pipeline.codec.mapcode import EMPTY, POWER, BatchMaps
+from pipeline.records import EncodedBatch, TeacherOutput
+
+EXACT = 1e-5  # of a tensor's largest value: what one machine's float32 sums differ by from another's
+
+
+def overshoot(codec: Codec, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
+    """{'features', 'scores', 'frs'}: largest error over what is allowed, so at most 1 on the machine of the cache.
+
+    `frs` rounds every coefficient and every code of the map to the nearest step, so half a step is allowed to each;
+    those of planes that were left out are not compared, they are what the stated gradient error is about. `lossless`
+    is allowed nothing but another machine's last digits.
+    """
+    return _steps(codec, exact, stored) if isinstance(codec, Frs) else _digits(codec, exact, stored)
+
+
+def _digits(codec: Codec, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
+    found, out = codec.decode(stored), {}
+    for name in ("features", "scores", "frs"):
+        pairs = list(zip(getattr(found, name), getattr(exact, name)))
+        largest = max(float(a.abs().max()) for _, a in pairs)
+        out[name] = max(float((b - a).abs().max()) for b, a in pairs) / (EXACT * largest or 1.0)
+    return out
+
+
+def _steps(codec: Frs, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
+    samples = codec.coded_maps(stored)
+    maps = BatchMaps(samples, exact.levels)
+    out = {}
+    for what in KINDS:
+        wanted, _ = codec.coefficients(exact, maps, what)
+        found, steps = codec.symbols(stored, maps, what), codec.step_sizes(what, maps)
+        out[f"{what}s"] = max(float((c / d - q).abs().max()) for c, d, q in zip(wanted, steps, found)) / 0.5
+    codes = [c for sample in samples for c in zip(sample.codes, sample.exponents)]
+    live = [m[b] for b in range(len(samples)) for m in exact.frs]
+    top = codec.settings["map_top"]
+    out["frs"] = max(float((_code(m, s, top) - c).abs().max()) for (c, s), m in zip(codes, live)) / 0.5
+    return out
+
+
+def _code(m: Tensor, exponent: int, top: int) -> Tensor:
+    """The map in units of codes, not rounded."""
+    relative = (m.double() * (0.0 if exponent == EMPTY else 2.0**exponent)).clamp(0, 1)
+    return torch.as_tensor(top * relative ** (1 / POWER))

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: stop within seconds, whatever the process is doing, and say how to go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 4.0  # seconds to clean up in; behind them nothing is lost either, as after kill -9
+ADVICE = "stopped; what was committed is kept: run stage 1 again, or stage 2 with --resume"
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end; `code` is what shells expect then."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
+def _raise(number: int, frame: Any) -> None:
+    raise Stopped(number)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM raise `Stopped`; and where that does not end the process in time, its end is forced.
+
+    Python's handlers wait for C code to return: a rank that waits for others, or a batch that takes minutes, would
+    not hear them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(number, _raise) for number in STOPS]
+    hears, tells = os.pipe()
+    os.set_blocking(tells, False)
+    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # else a worker's signal would end us
+    threading.Thread(target=_force, args=(hears,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(tells)
+        for number, handler in zip(STOPS, before):
+            signal.signal(number, handler)
+
+
+def _force(hears: int) -> None:
+    while heard := os.read(hears, 1):
+        if heard[0] in STOPS:
+            time.sleep(GRACE)
+            print(ADVICE, file=sys.stderr, flush=True)
+            os._exit(128 + heard[0])
+    os.close(hears)

@@ -1,0 +1,334 @@
+"""Forged caches: every seal and checksum is right, yet nothing is allocated, opened or run that should not be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tarfile
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google_crc32c import value as crc32c
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numcodecs import Blosc
+
+from pipeline.cache import tarfmt
+from pipeline.cache.arrays import encode_chunk
+from pipeline.cache.cache import Cache
+from pipeline.cache.fields import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
+from pipeline.cache.files import canonical, digest, read_json, sha256_file, write_json
+from pipeline.cache.reader import ShardReader
+from pipeline.cache.sidecar import parse_sidecar
+from pipeline.codec import load_codec
+from pipeline.codec.mapcode import check_map
+from pipeline.codec.symbols import check_tokens, symbol_order, to_tokens
+from pipeline.errors import CacheError, CorruptCache, PipelineError
+from pipeline.verify import verify
+
+Members = list[tuple[str, bytes]]
+WATCHED: list[tuple[str, Any]] = []
+LISTENING = [False]
+STARTS = ("subprocess", "os.system", "os.exec", "os.fork", "os.posix_spawn")
+sys.addaudithook(lambda event, given: WATCHED.append((event, given)) if LISTENING[0] else None)
+
+
+@pytest.fixture
+def cache(made: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache"))
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """Outside the test's folder and what Python itself reads no file is opened or made, and no process started."""
+    WATCHED.clear()
+    before = sorted(tmp_path.parent.iterdir())
+    LISTENING[0] = True
+    yield
+    LISTENING[0] = False
+    started = [event for event, _ in WATCHED if event.startswith(STARTS)]
+    opened = [str(given[0]) for e, given in WATCHED if e == "open" and isinstance(given[0], str | Path)]
+    foreign = [p for p in opened if "passwd" in p or "escaped" in p]
+    assert not started and not foreign and sorted(tmp_path.parent.iterdir()) == before
+
+
+def split(path: Path) -> list[Members]:
+    """Head and samples of a shard, as members."""
+    sidecar, raw = read_json(path.with_suffix(".json")), path.read_bytes()
+    extents = [(sidecar["head"]["offset"], sidecar["head"]["size"]), *((row[0], row[1]) for row in sidecar["samples"])]
+    return [[(n, bytes(d)) for n, d in tarfmt.parse(raw[at : at + size])] for at, size in extents]
+
+
+def forge(path: Path, parts: list[bytes]) -> None:
+    """Write head and samples under a sidecar, manifest and seals that are right to the last digest."""
+    sidecar, raw = read_json(path.with_suffix(".json")), b""
+    for n, part in enumerate([*parts, tarfmt.END]):
+        at, size = len(raw), len(part)
+        raw += part
+        where: Any = ("head", *range(len(parts) - 1), "tail")[n]
+        if isinstance(where, int):
+            sidecar["samples"][where][:3] = at, size, crc32c(part)
+        else:
+            sidecar[where].update(offset=at, size=size, crc32c=crc32c(part))
+    path.write_bytes(raw)
+    write_json(path.with_suffix(".json"), {**sidecar, "size": len(raw), "sha256": sha256_file(path)})
+    manifest = read_json(path.parent / "manifest.json")
+    for file in (path, path.with_suffix(".json")):
+        manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    write_json(path.parent / "manifest.json", manifest)
+
+
+def joined(members: Members) -> bytes:
+    return b"".join(tarfmt.member(name, data) for name, data in members)
+
+
+def read_first(root: Path) -> None:
+    cache = Cache(root)
+    codec = load_codec(root, cache.codec_manifest())
+    cache.shard(0, 0).read(0, codec.check_sample)
+
+
+def refused(root: Path, match: str) -> None:
+    """The forgery has right digests, and stage 2's reading refuses it with next to no memory."""
+    verify(root)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptCache, match=match):
+            read_first(root)
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
+
+
+def header(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size, info.mode = kind, link, size, 0o644
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+MEMBERS = {
+    "symlink": header("features/c/0/0", tarfile.SYMTYPE, "/etc/passwd"),
+    "hardlink": header("features/c/0/0", tarfile.LNKTYPE, "/etc/passwd"),
+    "sparse": header("features/c/0/0", tarfile.GNUTYPE_SPARSE),
+    "device": header("features/c/0/0", tarfile.CHRTYPE),
+    "absolute": tarfmt.member("/tmp/escaped", b"x"),
+    "parent": tarfmt.member("../../escaped", b"x"),
+    "pickle": tarfmt.member("0.pickle", b"cos\nsystem\n(S'touch escaped'\ntR."),
+    "pax": header("././@PaxHeader", tarfile.XHDTYPE),
+    "NUL in a name": header("x")[:1] + b"\0evil" + header("x")[5:],
+}
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members_that_are_no_chunks(cache: Path, alone: None, name: str) -> None:
+    path = cache / "pass-0/shard-00000.tar"
+    head, first, *rest = split(path)
+    extra = MEMBERS[name]
+    if name == "NUL in a name":  # a name that ends early for some readers; its checksum is right
+        raw = bytearray(tarfmt.header("x", 0))
+        raw[1:6] = b"\0evil"
+        raw[148:156] = b" " * 8
+        raw[148:156] = b"%06o\0 " % sum(raw)
+        extra = bytes(raw)
+    forge(path, [joined(head), joined(first) + extra, *map(joined, rest)])
+    refused(cache, "shard-00000.tar: sample 0 .*(not a plain file|other members)")
+
+
+def test_doubled_and_missing_members(cache: Path) -> None:
+    path = cache / "pass-0/shard-00000.tar"
+    head, first, *rest = split(path)
+    for changed in ([*first, first[-1]], first[:-1], first[::-1]):
+        forge(path, [joined(head), joined(changed), *map(joined, rest)])
+        refused(cache, "sample 0 .* holds other members")
+    for changed in ([*head, head[-1]], head[:-1], [*head, ("evil/zarr.json", b"{}")]):
+        forge(path, [joined(changed), joined(first), *map(joined, rest)])
+        refused(cache, "its head is not one of this format")
+
+
+@pytest.mark.parametrize("length", [2**31 - 1, 2**27, -4, 0, 2**62, "9", 10.0, None])
+def test_huge_shapes_are_refused_before_anything_is_allocated(cache: Path, length: Any) -> None:
+    """A few kB that decompress to hundreds of MB, and a zarr.json that says so."""
+    path = cache / "pass-0/shard-00000.tar"
+    head, first, *rest = split(path)
+    files, chunks = dict(head), dict(first)
+    meta = json.loads(files["features/zarr.json"])
+    meta["shape"][1] = meta["chunk_grid"]["configuration"]["chunk_shape"][1] = length
+    files["features/zarr.json"] = canonical(meta)
+    zeros = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE).encode(np.zeros(2**24, np.int32))
+    if length == 2**27:
+        assert len(zeros) < 1e5
+    bomb = zeros[:4] + (4 * 2**27 if length == 2**27 else 2**26).to_bytes(4, "little") + zeros[8:]
+    chunks["features/c/0/0"] = bomb + crc32c(bomb).to_bytes(4, "little")
+    forge(path, [joined(list(files.items())), joined(list(chunks.items())), *map(joined, rest)])
+    refused(cache, "its head is not one|declares|not one that this format writes")
+
+
+def test_a_bomb_in_a_chunk(cache: Path) -> None:
+    path = cache / "pass-0/shard-00000.tar"
+    head, first, *rest = split(path)
+    chunks = dict(first)
+    zeros = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE).encode(np.zeros(2**24, np.int32))
+    declared = int.from_bytes(chunks["features/c/0/0"][4:8], "little")
+    for bomb in (zeros, zeros[:4] + declared.to_bytes(4, "little") + zeros[8:]):
+        chunks["features/c/0/0"] = bomb + crc32c(bomb).to_bytes(4, "little")
+        forge(path, [joined(head), joined(list(chunks.items())), *map(joined, rest)])
+        refused(cache, "sample 0 .*(declares|decompress|token)")
+
+
+def test_a_record_that_lies(cache: Path) -> None:
+    path = cache / "pass-0/shard-00000.tar"
+    reader = ShardReader(path)
+    record = reader.read(0)["record"]
+    head, first, *rest = split(path)
+    for column, value in ((0, 7), (1, 1 - record[1]), (6, 1), (8, 4), (8, -1), (11, 2**40), (12, -1), (2, 0)):
+        lie = record.copy()
+        lie[column] = value
+        (spec,) = (s for s in reader.specs if s.name == "record")
+        chunks = {**dict(first), "record/c/0/0": encode_chunk(spec, lie)}
+        forge(path, [joined(head), joined(list(chunks.items())), *map(joined, rest)])
+        refused(cache, "sample 0 .*its record is not that of this sample")
+
+
+def test_tokens_that_reach_too_far(cache: Path) -> None:
+    path = cache / "pass-0/shard-00000.tar"
+    reader = ShardReader(path)
+    tokens = reader.read(0)["features"]
+    head, first, *rest = split(path)
+    for hostile in (np.full_like(tokens, 255), np.full_like(tokens, 2**31 - 1), np.full_like(tokens, -1)):
+        (spec,) = (s for s in reader.specs if s.name == "features")
+        chunks = {**dict(first), "features/c/0/0": encode_chunk(spec, hostile)}
+        forge(path, [joined(head), joined(list(chunks.items())), *map(joined, rest)])
+        refused(cache, "sample 0 .*array features: .*(reach symbol|stands for nothing)")
+
+
+def test_tables_of_any_size(cache: Path) -> None:
+    """zarr makes up what is not there, and runs what a zarr.json names."""
+    path = cache / "codec/feature_mean/zarr.json"
+    whole, manifest = json.loads(path.read_bytes()), read_json(cache / "codec.json")
+
+    def forged(meta: dict[str, Any]) -> None:
+        path.write_text(json.dumps(meta))
+        manifest["files"]["feature_mean/zarr.json"] = sha256_file(path)
+        write_json(cache / "codec.json", manifest)
+        tracemalloc.start()
+        try:
+            with pytest.raises(CorruptCache, match="codec: cannot be opened"):
+                load_codec(cache, Cache(cache).codec_manifest())
+            assert tracemalloc.get_traced_memory()[1] < 8e6
+        finally:
+            tracemalloc.stop()
+
+    huge = [2**20, *whole["shape"][1:]]
+    grid = {"name": "regular", "configuration": {"chunk_shape": huge}}
+    forged({**whole, "shape": huge})
+    forged({**whole, "shape": huge, "chunk_grid": grid})
+    forged({**whole, "codecs": [{"name": "numcodecs.pickle"}]})
+    forged({**whole, "codecs": [*whole["codecs"], {"name": "gzip"}]})
+    forged({**whole, "data_type": "object"})
+    forged({**whole, "shape": [-1, *whole["shape"][1:]]})
+
+
+def test_names_that_lead_elsewhere(cache: Path, alone: None) -> None:
+    manifest = read_json(cache / "pass-0/manifest.json")
+    for name in ("../../../etc/passwd", "/etc/passwd", "shard-00000.tar\0", "shard-1.tar", "plan.json/../x"):
+        files = {**manifest["files"], name: {"bytes": 1, "sha256": "0" * 64}}
+        write_json(cache / "pass-0/manifest.json", {**manifest, "files": files})
+        with pytest.raises(CorruptCache, match="its field files"):
+            verify(cache)
+    write_json(cache / "pass-0/manifest.json", manifest)
+    codec = read_json(cache / "codec.json")
+    write_json(cache / "codec.json", {**codec, "files": {**codec["files"], "../../etc/passwd": "0" * 64}})
+    with pytest.raises(CacheError):
+        verify(cache)
+
+
+@pytest.mark.parametrize("root", ["pipe:touch escaped", "pipe:cat /etc/passwd |", "a\0b", "|touch escaped"])
+def test_a_url_runs_nothing(alone: None, root: str) -> None:
+    with pytest.raises(CacheError, match="no cache here"):
+        Cache(root)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_value_in_any_field(made: dict[str, Path], data: st.DataObject) -> None:
+    """Whatever stands in a small file: it is refused in one line, or is what the format says."""
+    root = made["frs"].parent / "cache"
+    names = {"plan.json": PLAN, "codec.json": CODEC, "pass-0/plan.json": PASS_PLAN, "pass-0/manifest.json": MANIFEST,
+             "pass-0/shard-00000.json": None}  # fmt: skip
+    name = data.draw(st.sampled_from(sorted(names)))
+    value = at = json.loads(json.dumps(read_json(root / name)))
+    while True:
+        keys = sorted(at) if isinstance(at, dict) else list(range(len(at)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(at[key], dict | list) or not at[key] or data.draw(st.booleans()):
+            break
+        at = at[key]
+    before = at[key]
+    at[key] = data.draw(JSON)
+    try:
+        if names[name] is None:
+            parse_sidecar(value, root / name)
+        else:
+            require_fields(value, names[name], root / name)
+    except PipelineError as error:
+        assert "\n" not in str(error) and str(root / name) in str(error)
+    else:
+        same = type(before) is type(at[key]) or isinstance(before, float)
+        assert same or name in ("plan.json", "codec.json"), "recipe and settings are open, all else is not"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.data())
+def test_tokens_are_refused_or_mean_something(symbols: int, seed: int, data: st.DataObject) -> None:
+    """What the encoder writes passes; any other int32 row passes only if it decodes inside the sample."""
+    import torch
+
+    rng = np.random.default_rng(seed)
+    blocks = -(-symbols // 16)
+    q = torch.from_numpy(rng.integers(-3, 4, (1, 16, blocks)) * (rng.random((1, 16, blocks)) < 0.3)).float()
+    expected, m = torch.zeros((1, 1, 16), dtype=torch.int16), torch.ones((4, 4 * blocks), dtype=torch.int64)
+    tokens = to_tokens([q], symbol_order(expected, [m])).numpy()
+    check_tokens(np.concatenate([tokens, np.zeros(3, np.int32)]), 16 * blocks)
+    numbers = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([0, 255, 256, 511])
+    row = np.array(data.draw(st.lists(numbers, max_size=8)), np.int64).astype(np.int32)
+    used = np.trim_zeros(row, "b")
+    inside = bool((used >= 255).all() and ((used == 255) | (used > 255)).all())
+    inside = inside and int(((used.astype(np.int64) & 255) + 1).sum()) <= symbols
+    if inside:
+        check_tokens(row, symbols)
+    else:
+        with pytest.raises(CorruptCache):
+            check_tokens(row, symbols)
+
+
+def test_maps_that_no_encoder_writes() -> None:
+    row = np.array([3, 255, 0, 0, 0, 0, 0], np.uint8)
+    check_map(row, ((2, 2), (1, 1)))
+    for bad in (row[:-1], row.astype(np.int16), row[None], np.array([121, 255, 0, 0, 0, 0, 0], np.uint8)):
+        with pytest.raises(CorruptCache):
+            check_map(bad, ((2, 2), (1, 1)))
+
+
+def test_a_seal_is_no_signature(cache: Path) -> None:
+    """What is not promised: whoever may write the folder can write another cache. It has another content digest."""
+    path = cache / "pass-0/shard-00000.tar"
+    before = Cache(cache).content()
+    head, *samples = split(path)
+    chunks = dict(samples[0])
+    (spec,) = (s for s in ShardReader(path).specs if s.name == "thumbnail")
+    chunks["thumbnail/c/0/0/0/0"] = encode_chunk(spec, np.zeros((8, 8, 3), np.uint8))
+    forge(path, [joined(head), joined(list(chunks.items())), *map(joined, samples[1:])])
+    verify(cache)
+    assert Cache(cache).content() != before and digest({}) != digest({"a": 1})

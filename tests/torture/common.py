@@ -1,0 +1,84 @@
+"""What the long counts share: a small real cache, its reading as stage 2 does it, and a JSON file of figures."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pipeline.caching  # noqa: F401  (so that no child has to)
+from pipeline.cache.cache import Cache
+from pipeline.codec import load_codec
+from tests.conftest import detector, make_config, make_dataset, save_teacher
+
+
+def arguments(text: str | None, count: int) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=count, help=f"how many tries (default: {count})")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
+    return parser.parse_args()
+
+
+def small_config(folder: Path, codec: str = "frs", images: int = 12) -> Path:
+    """Config of both stages on a dozen JPEGs and a thin RetinaNet; its cache will be at folder/cache."""
+    teacher = save_teacher(folder / "teacher", detector("retinanet"))
+    data = make_dataset(folder / "data", images)
+    return make_config(data, teacher, detector("retinanet"), folder, codec)
+
+
+def tree(root: Path) -> dict[str, str]:
+    """sha256 of every file of a cache that has to be reproducible."""
+    files = (p for p in root.rglob("*") if p.is_file() and p.name not in (".lock", "summary.json"))
+    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def in_child(work: Any, *given: Any) -> int:
+    """Start `work(*given)` in a forked process, where nothing has to be imported again. Returns its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        work(*given)
+        code = 0
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def read_as_stage2(root: Path) -> int:
+    """Everything that stage 2 reads of a cache in all its epochs. Returns the number of samples."""
+    cache, count = Cache(root), 0
+    codec = load_codec(cache.root, cache.codec_manifest())
+    for number in cache.passes():
+        for n, refs in enumerate(cache.references(number)):
+            reader = cache.shard(number, n)
+            for ref in refs:
+                reader.read(ref.index, codec.check_sample)
+                count += 1
+            reader.close()
+    return count
+
+
+def record(args: argparse.Namespace, begun: float, figures: dict[str, Any]) -> None:
+    """Print the figures; write them with machine, date and command."""
+    found = {
+        "command": "python -m tests.torture." + Path(sys.argv[0]).stem + " " + " ".join(sys.argv[1:]),
+        "machine": f"{os.cpu_count()}-core CPU VM, Python {platform.python_version()}",
+        "date": date.today().isoformat(),
+        "seconds": round(time.perf_counter() - begun, 1),
+        **figures,
+    }
+    print(json.dumps(found, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,0 +1,59 @@
+"""Files cut short at every 512-byte boundary and at random, or with bytes behind their end: always detected.
+
+python -m tests.torture.cuts --count 1000 --out docs/results/cuts.json
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import PipelineError
+from pipeline.verify import verify
+from tests.conftest import stage1
+from tests.torture.common import arguments, read_as_stage2, record, small_config
+
+
+def refused(work, root: Path, name: str) -> bool:
+    try:
+        work(root)
+    except PipelineError as error:
+        return name in str(error)
+    return False
+
+
+def main() -> None:
+    args, begun = arguments(__doc__, 1000), time.perf_counter()
+    torch.set_num_threads(1)
+    rng, tries, missed = random.Random(args.seed), Counter(), []
+    with tempfile.TemporaryDirectory() as folder:
+        config = small_config(Path(folder), images=6)
+        stage1(config)
+        root = config.parent / "cache"
+        files = sorted(p for p in root.rglob("*") if p.is_file() and p.name not in (".lock", "summary.json"))
+        shards = [path for path in files if path.suffix == ".tar"]
+        cuts = [("at a block", path, at) for path in shards for at in range(0, path.stat().st_size, 512)]
+        for _ in range(args.count):
+            path = rng.choice(files)
+            cuts.append(("at random", path, rng.randrange(path.stat().st_size)))
+        cuts += [("grown", path, path.stat().st_size + more) for path in files for more in (1, 512, 1024)]
+        for kind, path, size in cuts:
+            raw = path.read_bytes()
+            path.write_bytes(raw[:size] + bytes(max(0, size - len(raw))))
+            tries[kind] += 1
+            for reader, work in (("verify", verify), ("stage 2", read_as_stage2)):
+                if not refused(work, root, path.name) and not (reader == "stage 2" and path.name == "gate.json"):
+                    missed.append(f"{reader}: {path.relative_to(root)} cut at {size}")
+            path.write_bytes(raw)
+        verify(root)
+    record(args, begun, {"tries": dict(tries), "missed": missed})
+    raise SystemExit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()
