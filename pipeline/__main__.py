@@ -1,37 +1,56 @@
-"""python -m pipeline <verb>: look at a cache (needs neither mmdet nor a GPU), or repair it."""
+"""python -m pipeline <verb>, or frs-cache <verb>: make a cache, look at it, train from it."""
 
+# PYTHON_ARGCOMPLETE_OK
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import sys
+from pathlib import Path
 
-from pipeline import cli, mend
+from pipeline import cli
+from pipeline.verbs.look import EXPORT, INFO
+from pipeline.verbs.make import PLAN, REENCODE, REPORT
+from pipeline.verbs.mend import REPAIR, VERIFY
+from pipeline.verbs.stages import STAGE1, STAGE2
+
+COMMANDS = {
+    "plan": PLAN, "stage1": STAGE1, "stage2": STAGE2, "info": INFO, "verify": VERIFY, "repair": REPAIR,
+    "export": EXPORT, "report": REPORT, "reencode": REENCODE,
+}  # fmt: skip
+ABOUT = "Run a detection teacher once, keep what it says, train any number of students from it."
+EPILOG = """examples:
+  {prog} info work_dirs/demo/cache
+  {prog} stage1 --help
+
+tab completion in bash or zsh:
+  eval "$(register-python-argcomplete frs-cache)\""""
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    whole = argparse.ArgumentParser(
+        prog=prog,
+        description=ABOUT,
+        epilog=EPILOG.format(prog=prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, command in COMMANDS.items():
+        command.fill(verbs.add_parser(name, help=command.text.rstrip(".")))
+    return whole
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, text in (("info", "what a cache holds"), ("verify", "read every byte and compare its digests")):
-        sub = verbs.add_parser(verb, help=text)
-        sub.add_argument("cache", help="the cache's folder or URL")
-        sub.add_argument("--json", action="store_true", help="print JSON")
-        if verb == "verify":
-            mend.add_verify(sub)
-    sub = verbs.add_parser("repair", help="compute again what is damaged, and only that")
-    cli.add_config(sub)
-    args = parser.parse_args()
+    name = Path(sys.argv[0]).name
+    whole = parser("python -m pipeline" if name == "__main__.py" else name)
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
 
-    if args.verb == "verify":
-        mend.run_verify(args)
-        return
-    if args.verb == "repair":
-        mend.run_repair(args)
-        return
-    from pipeline.report import describe, info_table
-
-    found = describe(args.cache)
-    cli.log(json.dumps(found, indent=1) if args.json else info_table(found))
+        argcomplete.autocomplete(whole)
+    args = whole.parse_args()
+    cli.guarded(lambda: args.run(args))
 
 
 if __name__ == "__main__":
-    cli.guarded(main)
+    main()

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # looking at a cache takes a tenth of a second, importing torch takes two
+    import torch
+    from torch import Tensor
 
 FLIPS = ("none", "horizontal", "vertical", "diagonal")
 THUMBNAIL = 8  # side of the thumbnail in pixels: enough to tell a flip or another image, 192 bytes
@@ -96,7 +99,7 @@ class TeacherOutput:
 
     def inside(self) -> list[Tensor]:
         """[(B, H_l, W_l)] bool: whether a position is of the sample's own grid."""
-        masks = [torch.ones_like(m, dtype=torch.bool) for m in self.frs]
+        masks = [m.new_ones(m.shape).bool() for m in self.frs]
         for b, grid in enumerate(self.grids or ()):
             for mask, (h, w) in zip(masks, grid):
                 mask[b, h:], mask[b, :, w:] = False, False
@@ -104,7 +107,7 @@ class TeacherOutput:
 
     def to(self, device: torch.device | str) -> TeacherOutput:
         # A copy to the host that does not block may be read before it is there.
-        blocks = torch.device(device).type == "cpu"
+        blocks = str(device).startswith("cpu")
         move = lambda tensors: [t.to(device, non_blocking=not blocks) for t in tensors]  # noqa: E731
         return TeacherOutput(move(self.features), move(self.scores), move(self.frs), self.grids)
 

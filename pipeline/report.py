@@ -6,7 +6,18 @@ from typing import Any
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.place import Place
-from pipeline.codec.quality import promise
+
+
+def promise(settings: dict[str, Any]) -> str:
+    """What a calibrated codec keeps and loses, in words."""
+    if "probe_error" not in settings:
+        return f"{settings['type']}, exact"
+    error, s = settings["probe_error"], settings
+    return (
+        f"{s['type']}, quality {s['quality']}: gradient error on the probe {error['feature']:.1%} (features), "
+        f"{error['score']:.1%} (scores); {s['feature_rank']} of {s['channels']} and {s['score_rank']} of "
+        f"{s['score_channels']} planes"
+    )
 
 
 def stage1_table(root: str, summary: dict[str, Any]) -> str:
@@ -22,6 +33,42 @@ def stage1_table(root: str, summary: dict[str, Any]) -> str:
     if summary["quarantined"]:
         lines.insert(2, f"missing  {summary['quarantined']} views in quarantine (pass-*/quarantine.json)")
     return "\n".join(lines)
+
+
+def spoken(seconds: float) -> str:
+    """A duration as people say it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def forecast_table(found: dict[str, Any]) -> str:
+    """`forecast` for a terminal."""
+    scale, unit = (1e9, "GB") if found["bytes"] > 2e9 else (1e6, "MB")
+    low, high = found["bytes_low"] / scale, found["bytes_high"] / scale
+    lines = [
+        f"views    {found['views']}; {found['images']} images, {found['distinct_views']} views",
+        f"cache    {found['bytes'] / scale:.2f} {unit} (95%: {low:.2f} to {high:.2f}), "
+        f"{found['bytes_per_view'] / 1e3:.1f} kB a view; from {found['sampled_views']} views, codec of "
+        f"{found['calibrated_on']}",
+    ]
+    for name, (mean, low, high) in found["bytes_by_tensor"].items():
+        lines.append(f"  {name:10} {mean / scale:9.3f} {unit}  ({low / scale:.3f} to {high / scale:.3f})")
+    lines.append(
+        f"stage 1  {spoken(found['stage1_seconds'])} on this {found['device']}, {found['stage1_views_per_second']:.1f} "
+        f"views/s; writes {found['write_mb_per_second_needed']:.2f} MB/s"
+    )
+    if "free_bytes" in found:
+        lines.append(
+            f"disk     {found['free_bytes'] / 1e9:.1f} GB free, takes {found['write_mb_per_second_available']:.0f} MB/s"
+        )
+    lines += [
+        f"stage 2  {spoken(found['stage2_seconds'])} for {found['epochs']} epochs, "
+        f"{found['stage2_images_per_second']:.1f} images/s; reads {found['stage2_read_mb_per_second']:.2f} MB/s",
+        f"live     {spoken(found['live_seconds'])} for the same with the teacher in the loop: the cache has paid for "
+        f"itself after {found['break_even_epochs']:.1f} epochs",
+    ]
+    return "\n".join(lines + [f"warning  {line}" for line in found["warnings"]])
 
 
 def describe(root: str | Place) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from pipeline.caching.job import Job
 from pipeline.caching.probe import Probes
 from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
 from pipeline.codec.base import Codec, Measure, positions
-from pipeline.codec.quality import asked, promise
+from pipeline.codec.fit import PROFILES
+from pipeline.codec.quality import asked
 from pipeline.errors import CodecError
 from pipeline.mm import plain
 from pipeline.planning import plan_views
 from pipeline.records import TeacherOutput, ViewRecord
+from pipeline.report import promise
 from pipeline.teacher.model import precision
 
 CHOOSING, REPORTED = 24, 16  # views that choose the codec's steps, and views that its error is reported on
@@ -89,13 +91,13 @@ class ViewSample:
             yield views, records
 
 
-def calibrated(job: Job) -> Codec:
-    """The codec of this cache: read back, or calibrated on a seeded sample of views and saved."""
+def calibrated(job: Job, sample: ViewSample | None = None) -> Codec:
+    """The codec of this cache: read back, or calibrated on a seeded sample of views (or the one given) and saved."""
     root = job.root
     if (root / "codec.json").exists():
         return load_codec(root, Cache(root).codec_manifest())
     codec = new_codec(codec_settings(plain(dict(job.sections.cache.codec))))
-    sample = ViewSample(job)
+    sample = sample or ViewSample(job)
     job.log(f"codec    {codec.name}, calibrating on {sum(map(len, sample.parts.values()))} views")
     job.progress.start("calibration", None)
     try:
@@ -147,8 +149,9 @@ def told(codec: Codec, measured: dict[str, Any]) -> str:
         f"codec    {promise(codec.settings)}",
         f"codec    keeps {' and '.join(kept)} weighted energy; {cost:.2f} bytes a position expected",
     ]
-    found = codec.settings.get("probe_error")
-    if found and max(found.values()) > BEYOND * asked(codec.settings["quality"]):
+    found = codec.settings.get("probe_error", {})
+    made_for = (*PROFILES[codec.settings["profile"]], "score") if found else ()
+    if any(found[loss] > BEYOND * asked(codec.settings["quality"]) for loss in made_for):
         lines.append("warning  fresh views err by more than was asked; raise cache.calibration_views")
     return "\n".join(lines)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from pipeline.cache.files import digest, locked, read_json, write_json
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.place import Place, each
 from pipeline.cache.plan import ShardPlan
-from pipeline.cache.sidecar import load_sidecar
+from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.caching.calibrate import drift
 from pipeline.caching.job import Job
 from pipeline.caching.loader import ViewLoader
@@ -22,6 +24,8 @@ from pipeline.caching.shard import start_shard
 from pipeline.codec.base import Codec, positions
 from pipeline.planning import plan_views, require_images
 from pipeline.replay import environment
+
+LOGGER = logging.getLogger("pipeline")
 
 
 def cache_pass(job: Job, codec: Codec, number: int) -> int:
@@ -82,11 +86,16 @@ def make_shards(job: Job, codec: Codec, number: int, shards: list[ShardPlan], mi
                 waiting.append((n, shard))
                 yield batch
 
+    clock = [time.perf_counter()]
+
     def done(n: int, shard: ShardPlan, size: int) -> None:
         job.progress.advance(0, size)
         path = folder / shard_name(n)
+        sidecar = load_sidecar(path.with_suffix(".json"))
+        clock.append(time.perf_counter())
+        LOGGER.info(shard_line(folder, sidecar, clock[-1] - clock[-2]))
         places = sum(positions(job.teacher.levels(pad)) for _, _, pad in shard.samples)
-        for line in drift(path, load_sidecar(path.with_suffix(".json")), places, codec_json["measured"]):
+        for line in drift(path, sidecar, places, codec_json["measured"]):
             job.log(line)
 
     with Behind(done) as behind:
@@ -99,6 +108,15 @@ def make_shards(job: Job, codec: Codec, number: int, shards: list[ShardPlan], mi
                 behind.commit(n, shard, commit)
             else:
                 done(n, shard, commit())
+
+
+def shard_line(folder: Place, sidecar: Sidecar, seconds: float) -> str:
+    """One shard for the log file; seconds since the one before it."""
+    views = len(sidecar.samples)
+    return (
+        f"{folder.name}/{sidecar.shard}: {views} views, {sidecar.size / 1e6:.2f} MB, {seconds:.1f} s, "
+        f"{views / max(seconds, 1e-9):.1f} views/s"
+    )
 
 
 class Behind:

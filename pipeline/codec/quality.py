@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 from pipeline.errors import CodecError
 
@@ -19,18 +18,6 @@ TINY = 1e-12
 def asked(quality: str | float) -> float:
     """The gradient error allowed to each loss, of a named step or a number."""
     return QUALITIES[quality] if isinstance(quality, str) else quality
-
-
-def promise(settings: dict[str, Any]) -> str:
-    """What a calibrated codec keeps and loses, in words."""
-    if "probe_error" not in settings:
-        return f"{settings['type']}, exact"
-    error, s = settings["probe_error"], settings
-    return (
-        f"{s['type']}, quality {s['quality']}: gradient error on the probe {error['feature']:.1%} (features), "
-        f"{error['score']:.1%} (scores); {s['feature_rank']} of {s['channels']} and {s['score_rank']} of "
-        f"{s['score_channels']} planes"
-    )
 
 
 def find_step(what: str, errors: Callable[[list[float]], list[float]], start: Sequence[float], target: float) -> float:

@@ -1,4 +1,4 @@
-"""The verbs `verify` and `repair`: their arguments, what they print, their exit codes (0 whole, 2 not)."""
+"""Verbs of a cache's health: verify (mmdet only where the teacher is asked) and repair. Exit code 2: not whole."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import cli
 from pipeline.errors import CorruptCache
+from pipeline.verbs.look import add_cache_json
 
 
 class Silent:
@@ -19,12 +20,13 @@ class Silent:
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
+    add_cache_json(parser)
     parser.add_argument("--deep", action="store_true", help="decode every sample as well")
-    parser.add_argument("--config", help="with --deep: run its teacher on some views and compare")
-    parser.add_argument("--views", type=int, default=16, help="how many (default: 16)")
+    parser.add_argument("--config", metavar="C", help="with --deep: run its teacher on some views and compare")
+    parser.add_argument("--views", type=int, default=16, metavar="N", help="how many (default: 16)")
 
 
-def run_verify(args: argparse.Namespace) -> None:
+def verify(args: argparse.Namespace) -> None:
     from pipeline.verify import findings
 
     found = findings(args.cache, args.deep, Silent() if args.json else cli.Bar())
@@ -32,9 +34,9 @@ def run_verify(args: argparse.Namespace) -> None:
         found["live"] = live = _live(args)
         found["bad"], found["whole"] = live["bad"], not live["bad"]
     if args.json:
-        cli.log(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1))
     elif found["whole"]:
-        cli.log(_told(found))
+        print(_told(found))
     if not found["whole"]:
         first, *more = found["bad"]
         raise CorruptCache(first + (f" (and {len(more)} more; --json lists them)" if more else ""))
@@ -57,10 +59,24 @@ def _told(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run_repair(args: argparse.Namespace) -> None:
+def repair(args: argparse.Namespace) -> None:
     from pipeline.caching.repair import repair
     from pipeline.config import load_config
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
     done = repair(cfg, sections, cli.log, cli.Bar())
     cli.log("\n".join(f"mended   {line}" for line in done) or "whole    nothing to repair")
+
+
+VERIFY = cli.Command(
+    "Read every byte of a cache and compare its digests; --deep decodes it as well.",
+    "{prog} work_dirs/demo/cache\n{prog} work_dirs/demo/cache --deep --config configs/demo/retinanet_r101_r50.py",
+    add_verify,
+    verify,
+)
+REPAIR = cli.Command(
+    "Compute again what is damaged in a cache, and only that.",
+    "{prog} --config configs/demo/retinanet_r101_r50.py",
+    cli.add_config,
+    repair,
+)

@@ -1,0 +1,69 @@
+"""Charts as SVG text that follows the page: every colour is one of its CSS variables, for light, dark and print."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cycler import cycler
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# What matplotlib draws in -> what the page calls it. No colour of a chart may stand for itself.
+INK, FAINT = "#010203", "#040506"
+SERIES = ("#070809", "#0a0b0c", "#0d0e0f", "#101112", "#131415", "#161718")
+THEME = {INK: "var(--ink)", FAINT: "var(--faint)"} | {c: f"var(--s{n})" for n, c in enumerate(SERIES)}
+STYLE: Any = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "figure.figsize": (4.8, 2.9),
+    "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": FAINT, "axes.labelcolor": INK, "axes.grid": True, "axes.axisbelow": True, "grid.color": FAINT,
+    "grid.linewidth": 0.5, "xtick.color": INK, "ytick.color": INK, "text.color": INK, "legend.frameon": False,
+    "legend.fontsize": 9, "axes.prop_cycle": cycler(color=list(SERIES)), "lines.linewidth": 1.8,
+}  # fmt: skip
+
+
+def chart(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
+    """SVG element of one drawing; `name` keeps its ids apart from other charts', `label` is read out."""
+    with rc_context({**STYLE, "svg.hashsalt": name}):
+        figure, text = Figure(), io.StringIO()
+        draw(figure.subplots())
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Markup(themed(text.getvalue(), name, label))
+
+
+def themed(svg: str, name: str, label: str) -> str:
+    """Without XML's preamble and fixed size; ids made the chart's own; colours made variables."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>', f'<svg viewBox="\\1" role="img" aria-label="{label}">', svg)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', f"\\1{name}-", svg)
+    for drawn, variable in THEME.items():
+        svg = svg.replace(drawn, variable)
+    return re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+
+
+def stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[str], unit: str) -> None:
+    """Bars of each name, one part for each row."""
+    below = [0.0] * len(names)
+    for part, values in rows.items():
+        axes.bar(names, values, bottom=below, label=part, width=0.7)
+        below = [b + v for b, v in zip(below, values)]
+    axes.set_ylabel(unit)
+    axes.grid(axis="x", visible=False)
+    if len(rows) > 1:
+        axes.legend()
+
+
+def lines(
+    axes: Axes, rows: dict[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, **style: Any
+) -> None:
+    for name, (x, y) in rows.items():
+        axes.plot(x, y, label=name, **style)
+    axes.set(xlabel=across, ylabel=up)
+    if rows:
+        axes.legend()

@@ -1,0 +1,58 @@
+"""Students by their work dirs: mmengine's scalars.json and stage 2's summary.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import CacheError
+
+Curve = tuple[list[float], list[float]]
+
+
+@dataclass
+class Student:
+    """`taught`: 'this cache', 'another cache' or 'live teacher'; curves: (steps, values) by scalar's name."""
+
+    name: str
+    taught: str
+    summary: dict[str, Any]
+    curves: dict[str, Curve] = field(default_factory=dict)
+
+
+def find_students(folders: Iterable[str], content: str) -> list[Student]:
+    """Every finished run below the folders, best first. Raises CacheError where a folder holds none."""
+    found = []
+    for folder in folders:
+        paths = sorted(Path(folder).rglob("summary.json"))
+        runs = [(path.parent, summary) for path in paths if "mAP" in (summary := json.loads(path.read_text()))]
+        if not runs:
+            raise CacheError(f"{folder}: expected the work dir of a student (with stage 2's summary.json), found none")
+        found += [student(path, summary, content) for path, summary in runs]
+    names = [s.name for s in found]
+    for one in found:
+        if names.count(one.name) > 1:
+            one.name = str(one.summary["work_dir"])
+    return sorted(found, key=lambda s: -s.summary["mAP"])
+
+
+def student(path: Path, summary: dict[str, Any], content: str) -> Student:
+    taught = (
+        "live teacher" if not summary["content"] else "this cache" if summary["content"] == content else "another cache"
+    )
+    return Student(path.name, taught, summary, scalars(path))
+
+
+def scalars(work_dir: Path) -> dict[str, Curve]:
+    """Curves of a run; where it was resumed, the later record of a step counts."""
+    points: dict[str, dict[float, float]] = {}
+    for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            for name, value in row.items():
+                if isinstance(value, int | float) and name not in ("step", "iter", "epoch"):
+                    points.setdefault(name, {})[row["step"]] = value
+    return {name: ([*sorted(rows)], [rows[step] for step in sorted(rows)]) for name, rows in points.items()}

@@ -1,0 +1,79 @@
+"""Tables and steps of the new codec: measured with the teacher's weights on a few views, or taken from another cache.
+
+A step follows from the error that it causes in a student's gradient, and that is measured on a probe made of the
+teacher. No cache can tell it. So the teacher is needed for the calibration views alone, as many as stage 1 takes, and
+not for the data set; or not at all where a cache of the same recipe was calibrated before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.files import sync, write_json
+from pipeline.caching import open_job
+from pipeline.caching.calibrate import ViewSample, calibrated
+from pipeline.caching.job import Job
+from pipeline.caching.ranks import Log, Progress
+from pipeline.codec import load_codec
+from pipeline.codec.base import Measure
+from pipeline.config import load_config
+from pipeline.errors import CacheError
+from pipeline.planning import plan_views
+from pipeline.records import SampleRef, TeacherOutput
+from pipeline.reencode.stored import output_of, read_view
+
+
+class CodedSample(ViewSample):
+    """Learns from what a coded cache says, and measures against what the teacher says: both errors together."""
+
+    def __init__(self, job: Job, source: Cache) -> None:
+        super().__init__(job)
+        self._source, self._codec = source, load_codec(source.root, source.codec_manifest())
+        refs = (ref for shard in source.references(0) for ref in shard)
+        self._refs: dict[int, SampleRef] = {ref.image_id: ref for ref in refs}
+
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        layout = self._job.plan["layout"]
+        for shard in plan_views(self._job.images, self._job.views, 0, layout, self.parts[part]):
+            for image, _, _ in shard.samples:
+                if image in self._refs:  # not in quarantine
+                    ref = self._refs[image]
+                    view, _ = read_view(self._source.shard(0, ref.shard), ref.index, self._codec)
+                    yield output_of(self._codec, [view], self._job.teacher.device)
+
+    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+        for coded, (_, measure) in zip(self.outputs(part), super().probes(part, losses)):
+            yield coded, measure
+
+
+def calibrate_with(
+    config: str, options: dict[str, Any], source: Cache, plan: dict[str, Any], root: Path, log: Log, progress: Progress
+) -> None:
+    """As stage 1 of this config would: of a lossless source the very same bytes. Raises StaleCache: not its config."""
+    cfg, sections = load_config(config, options)
+    coded = lambda codec, place: replace(sections.cache, codec=codec, dir=str(place))  # noqa: E731
+    old = replace(sections, cache=coded(source.recipe["codec"], source.root))
+    job = open_job(cfg, old, log, progress)  # refuses a config that is not the source's
+    job = replace(job, root=root, plan=plan, sections=replace(old, cache=coded(plan["recipe"]["codec"], root)))
+    calibrated(job, None if source.recipe["codec"]["type"] == "lossless" else CodedSample(job, source))
+
+
+def calibrate_like(other: Cache, plan: dict[str, Any], root: Path) -> None:
+    """The codec of a cache of the same recipe, as it is. Raises StaleCache where it is of another."""
+    other.require(plan["recipe"], plan["teacher_sha256"])
+    if not isinstance(other.root, Path):
+        raise CacheError(f"{other.root}: expected a folder, found a URL; copy the cache to this machine first")
+    manifest = other.codec_manifest()
+    for folder in ("codec", "codec.tmp"):  # without codec.json it was never finished
+        shutil.rmtree(root / folder, ignore_errors=True)
+    shutil.copytree(other.root / "codec", root / "codec.tmp")
+    for path in (root / "codec.tmp").rglob("*"):
+        sync(path)
+    (root / "codec.tmp").rename(root / "codec")
+    sync(root)
+    write_json(root / "codec.json", manifest)

@@ -1,0 +1,94 @@
+"""`plan`: what it says before anything is spent is what stage 1 then finds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import forecast as module
+from pipeline.__main__ import main
+from pipeline.config import load_config
+from pipeline.forecast import forecast, interval, warnings_of
+from pipeline.forecast.disk import existing, free_bytes
+from tests.conftest import Quiet, detector, make_config, stage1
+
+
+@pytest.fixture(scope="module")
+def planned(
+    data: Path, teacher: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    work = tmp_path_factory.mktemp("planned")
+    config = make_config(data, teacher, detector("retinanet"), work, "frs")
+    cfg, sections = load_config(str(config))
+    found = forecast(cfg, sections, lambda _: None, Quiet(), samples=9)
+    assert [path.name for path in work.iterdir()] == ["config.py"]  # nothing is left behind
+    return config, found
+
+
+def test_the_truth_lies_in_the_interval(planned: tuple[Path, dict[str, Any]]) -> None:
+    config, found = planned
+    summary = stage1(config)
+    assert (found["images"], found["distinct_views"], found["sampled_views"]) == (12, 24, 9)
+    assert found["bytes_low"] <= summary["bytes"] <= found["bytes_high"]
+    assert found["bytes"] == pytest.approx(summary["bytes"], rel=0.1)
+    assert sum(row[0] for row in found["bytes_by_tensor"].values()) == pytest.approx(found["bytes"], abs=5)
+    for mean, low, high in found["bytes_by_tensor"].values():
+        assert low <= mean <= high
+    assert found["bytes_per_view"] == pytest.approx(found["bytes"] / 24, abs=1)
+    needed = found["stage1_views_per_second"] * found["bytes_per_view"] / 1e6
+    assert found["write_mb_per_second_needed"] == pytest.approx(needed, rel=0.01)
+    assert found["live_seconds"] > found["stage2_seconds"] > 0 and found["write_mb_per_second_available"] > 0
+    assert not any("disk" in line for line in found["warnings"])
+
+
+def test_a_finished_cache_lends_its_codec(planned: tuple[Path, dict[str, Any]]) -> None:
+    """Then the size is that of this very cache, and no time goes into calibrating."""
+    config, _ = planned
+    summary = stage1(config)
+    told: list[str] = []
+    cfg, sections = load_config(str(config))
+    found = forecast(cfg, sections, told.append, Quiet(), samples=12)
+    assert not any("calibrating" in line for line in told)
+    assert found["bytes"] == pytest.approx(summary["bytes"], rel=0.05)
+
+
+def test_a_full_disk_is_refused(
+    planned: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config, known = planned
+    monkeypatch.setattr(module, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(module, "held", lambda _: 0)
+    monkeypatch.setattr(sys, "argv", ["frs-cache", "plan", "--config", str(config), "--samples", "4", "--json"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2 and json.loads(out)["free_bytes"] == 1000
+    assert err.splitlines()[-1].startswith(f"error: {json.loads(out)['cache']}: disk: 0.00 GB free, the cache may need")
+    slow = {**known, "write_mb_per_second_available": known["write_mb_per_second_needed"] / 2}
+    assert any("writes slower" in line for line in warnings_of(slow))
+    assert any("live teacher is quicker" in line for line in warnings_of({**known, "break_even_epochs": 99.0}))
+
+
+def test_the_interval_holds_what_it_says() -> None:
+    """Of 300 samples of a population, 95% of the intervals hold its sum; without spread they are points."""
+    rng = np.random.default_rng(0)
+    places = rng.integers(1000, 2000, 4000)
+    sizes = places * 9 * rng.lognormal(0, 0.3, 4000)
+    held = 0
+    for _ in range(300):
+        chosen = rng.choice(4000, 40, replace=False)
+        mean, low, high = interval(sizes[chosen], places[chosen], places.sum(), 4000)
+        assert low < mean < high
+        held += low <= sizes.sum() <= high
+    assert 0.9 <= held / 300 <= 0.99
+    assert interval(places * 3, places, 500, 10) == pytest.approx((1500, 1500, 1500))
+
+
+def test_the_disk_below_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert existing(tmp_path / "a" / "b" / "c") == tmp_path
+    assert free_bytes(tmp_path) > 0

@@ -1,0 +1,90 @@
+"""Another quality of a cache: from a lossless one the bytes that stage 1 would have written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.files import read_json
+from pipeline.errors import ConfigError, CorruptCache, StaleCache
+from pipeline.reencode import reencode
+from tests.conftest import Quiet, detector, make_config, stage1
+from tests.test_stages import stage2, tree
+
+
+def recode(source: Path, target: Path, *, jobs: int = 1, like: Path | None = None, config: Path | None = None,
+           **codec: Any) -> dict[str, Any]:  # fmt: skip
+    found = (None if path is None else str(path) for path in (config, like))
+    named, other = found
+    return reencode(str(source), str(target), {"type": "frs", **codec}, named, {}, other, jobs, lambda _: None, Quiet())
+
+
+@pytest.fixture(scope="module")
+def lossless(made: dict[str, Path]) -> Path:
+    return made["lossless"].parent / "cache"
+
+
+def test_from_lossless_to_the_byte(made: dict[str, Path], lossless: Path, tmp_path: Path) -> None:
+    """With the teacher's weights for the calibration alone; then torn, and completed without them."""
+    direct = made["frs"].parent / "cache"
+    summary = recode(lossless, tmp_path / "new", config=made["lossless"])
+    assert summary["views"] == summary["views_computed"] == 24
+    assert tree(tmp_path / "new") == tree(direct)
+    for name in ("pass-0/shard-00001.tar", "pass-1/shard-00000.json"):
+        (tmp_path / "new" / name).unlink()
+    assert 0 < recode(lossless, tmp_path / "new")["views_computed"] <= 8
+    assert tree(tmp_path / "new") == tree(direct)
+
+
+@pytest.mark.slow
+def test_in_two_processes_like_another_cache(made: dict[str, Path], lossless: Path, tmp_path: Path) -> None:
+    direct = made["frs"].parent / "cache"
+    recode(lossless, tmp_path / "new", like=direct, jobs=2)
+    assert tree(tmp_path / "new") == tree(direct)
+    assert stage2(made["frs"], **{"cache.dir": str(tmp_path / "new")})["content"] == Cache(direct).content()
+
+
+@pytest.mark.slow
+def test_another_profile_to_the_byte(
+    made: dict[str, Path], lossless: Path, tmp_path: Path, data: Path, teacher: dict[str, str]
+) -> None:
+    codec = {"cache.codec.profile": "universal", "cache.codec.quality": 0.2, "cache.passes": 1}
+    stage1(make_config(data, teacher, detector("retinanet"), tmp_path / "direct", "frs", **codec))
+    shutil.copytree(lossless, tmp_path / "source")
+    shutil.rmtree(tmp_path / "source/pass-1")
+    recode(tmp_path / "source", tmp_path / "new", config=made["lossless"], profile="universal", quality=0.2)
+    assert tree(tmp_path / "new") == tree(tmp_path / "direct/cache")
+
+
+def test_from_a_coded_source_the_errors_add_up(made: dict[str, Path], tmp_path: Path) -> None:
+    """What is measured is the error against the teacher, not against the source."""
+    source = made["frs"].parent / "cache"
+    summary = recode(source, tmp_path / "coarse", config=made["frs"], quality=0.2)
+    fine, coarse = (read_json(root / "codec.json")["settings"] for root in (source, tmp_path / "coarse"))
+    for loss in ("feature", "score"):
+        assert fine["probe_error"][loss] < coarse["probe_error"][loss] < 3 * 0.2
+    assert summary["bytes"] < sum(Cache(source).manifest(number)["bytes"] for number in (0, 1))
+
+
+def test_what_is_refused(made: dict[str, Path], lossless: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected --config .* or --like"):
+        recode(lossless, tmp_path / "a")
+    with pytest.raises(StaleCache, match="quality"):
+        recode(lossless, tmp_path / "a", like=made["frs"].parent / "cache", quality="small")
+    with pytest.raises(ConfigError, match=r"cache\.codec\.quality"):
+        recode(lossless, tmp_path / "b", quality=7.0)
+    recode(lossless, tmp_path / "c", like=made["frs"].parent / "cache")
+    with pytest.raises(StaleCache, match="holds another cache"):
+        recode(lossless, tmp_path / "c", quality="small", config=made["lossless"])
+    broken = Path(shutil.copytree(lossless, tmp_path / "broken"))
+    shard = broken / "pass-0/shard-00001.tar"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CorruptCache, match=r"shard-00001\.tar: sample"):
+        recode(broken, tmp_path / "d", like=made["frs"].parent / "cache")
+    assert not (tmp_path / "d/pass-0/shard-00001.tar").exists()
