@@ -91,12 +91,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
     """mmengine's own reading of --cfg-options key=value."""
+    if not pairs:
+        return {}
     from mmengine.config import DictAction
 
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--cfg-options", nargs="+", action=DictAction)
     try:
-        return parser.parse_args(["--cfg-options", *pairs]).cfg_options if pairs else {}
+        return parser.parse_args(["--cfg-options", *pairs]).cfg_options
     except (argparse.ArgumentError, ValueError, AssertionError, SyntaxError) as error:
         from pipeline.errors import ConfigError
 

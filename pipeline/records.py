@@ -86,7 +86,8 @@ class TeacherOutput:
     def unsound(self) -> tuple[int, int] | None:
         """(sample, level) of the first NaN or infinity, if any: fp16 that overflowed, weights that diverged."""
         for level, tensors in enumerate(zip(self.features, self.scores)):
-            sound = torch.stack([t.isfinite().flatten(1).all(dim=1) for t in tensors]).all(dim=0)
+            features, scores = (t.isfinite().flatten(1).all(dim=1) for t in tensors)
+            sound = features & scores
             if not bool(sound.all()):
                 return int((~sound).nonzero()[0]), level
         return None

@@ -79,7 +79,7 @@ def trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[Tria
         job.sections = replace(sections, cache=replace(sections.cache, calibration_views=limit))
         write_json(job.root / "plan.json", job.plan)
         begun = time.perf_counter()
-        borrow(finished, job.plan, Path(temporary))
+        borrow(finished, job.plan, job.root)
         codec = calibrated(job)
         spent = time.perf_counter() - begun
         progress.start("trial", len(chosen))
@@ -91,13 +91,9 @@ def trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[Tria
         yield Trial(cache, codec, job.teacher, *sizes(cache), wanted, limit, spent, rate, once)
 
 
-def borrow(finished: Place, plan: dict[str, Any], root: Path) -> None:
+def borrow(finished: Place, plan: dict[str, Any], root: Place) -> None:
     """Where stage 1 has calibrated this very cache already, take its codec."""
-    if (
-        isinstance(finished, Path)
-        and (finished / "codec.json").is_file()
-        and not differences(Cache(finished).plan, plan)
-    ):
+    if (finished / "codec.json").is_file() and not differences(Cache(finished).plan, plan):
         calibrate_like(Cache(finished), plan, root)
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ import torch
 from pipeline.cache.cache import Cache, load_pass_plan, pass_folder
 from pipeline.cache.files import digest, locked, read_json, write_json, write_report
 from pipeline.cache.manifest import shard_done, write_manifest
+from pipeline.cache.place import Place, place, require_writable
 from pipeline.cache.plan import ShardPlan
 from pipeline.caching import check_existing, summarise
 from pipeline.caching.ranks import Log, Progress
@@ -40,9 +40,8 @@ def reencode(
 
     Raises ConfigError where neither config nor like says how the codec is calibrated, and what stage 1 raises.
     """
-    begun, old, root = time.perf_counter(), Cache(source), Path(target)
-    if not isinstance(old.root, Path):
-        raise CacheError(f"{old.root}: expected a folder, found a URL; copy the cache to this machine first")
+    begun, old, root = time.perf_counter(), Cache(source), place(target)
+    require_writable(root)
     if not old.passes():
         raise CacheError(f"{old.root}: no complete pass; run stage 1 again")
     settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else codec_settings(codec)
@@ -63,7 +62,7 @@ def reencode(
             else:
                 assert config is not None
                 calibrate_with(config, options, old, plan, root, log, progress)
-        computed = sum(recode_pass(old, old.root, root, number, jobs, progress) for number in old.passes())
+        computed = sum(recode_pass(old, root, number, jobs, progress) for number in old.passes())
         checked = verify(root)
         log(f"verified {checked['files']} files, {checked['bytes'] / 1e6:.1f} MB")
         summary = summarise(root, computed, time.perf_counter() - begun)
@@ -71,7 +70,7 @@ def reencode(
     return summary
 
 
-def recode_pass(old: Cache, source: Path, root: Path, number: int, jobs: int | None, progress: Progress) -> int:
+def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress: Progress) -> int:
     """What is missing of one pass. Returns how many views that was."""
     folder, manifest, new = pass_folder(root, number), old.manifest(number), Cache(root)
     left_out = {image for image, _ in manifest["quarantine"]}
@@ -89,7 +88,7 @@ def recode_pass(old: Cache, source: Path, root: Path, number: int, jobs: int | N
         (folder / "manifest.json").unlink(missing_ok=True)
         progress.start(f"pass {number + 1}", sum(len(shard.samples) for _, _, shard in missing))
         try:
-            for views, size in recoded(source, root, missing, jobs):
+            for views, size in recoded(old.root, root, missing, jobs):
                 progress.advance(views, size)
         finally:
             progress.stop()
@@ -99,7 +98,7 @@ def recode_pass(old: Cache, source: Path, root: Path, number: int, jobs: int | N
     return sum(len(shard.samples) for _, _, shard in missing)
 
 
-def recoded(source: Path, target: Path, tasks: list[Task], jobs: int | None) -> Iterator[tuple[int, int]]:
+def recoded(source: Place, target: Place, tasks: list[Task], jobs: int | None) -> Iterator[tuple[int, int]]:
     """Write shards, in worker processes where there are several and no GPU; yields (views, bytes) of each."""
     device = own_device()
     jobs = min(jobs or (1 if device.type == "cuda" else os.cpu_count() or 1), len(tasks))
@@ -120,7 +119,7 @@ def recoded(source: Path, target: Path, tasks: list[Task], jobs: int | None) -> 
 _RECODER: list[Recoder] = []  # of this worker process
 
 
-def _begin(source: Path, target: Path, threads: int) -> None:
+def _begin(source: Place, target: Place, threads: int) -> None:
     torch.set_num_threads(threads)
     _RECODER.append(Recoder(source, target, torch.device("cpu")))
 

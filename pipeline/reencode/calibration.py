@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import sync, write_json
+from pipeline.cache.files import atomic_file, read_small, write_json
+from pipeline.cache.place import Place
 from pipeline.caching import open_job
 from pipeline.caching.calibrate import ViewSample, calibrated
 from pipeline.caching.job import Job
@@ -22,7 +23,6 @@ from pipeline.caching.ranks import Log, Progress
 from pipeline.codec import load_codec
 from pipeline.codec.base import Measure
 from pipeline.config import load_config
-from pipeline.errors import CacheError
 from pipeline.planning import plan_views
 from pipeline.records import SampleRef, TeacherOutput
 from pipeline.reencode.stored import output_of, read_view
@@ -52,7 +52,7 @@ class CodedSample(ViewSample):
 
 
 def calibrate_with(
-    config: str, options: dict[str, Any], source: Cache, plan: dict[str, Any], root: Path, log: Log, progress: Progress
+    config: str, options: dict[str, Any], source: Cache, plan: dict[str, Any], root: Place, log: Log, progress: Progress
 ) -> None:
     """As stage 1 of this config would: of a lossless source the very same bytes. Raises StaleCache: not its config."""
     cfg, sections = load_config(config, options)
@@ -63,17 +63,13 @@ def calibrate_with(
     calibrated(job, None if source.recipe["codec"]["type"] == "lossless" else CodedSample(job, source))
 
 
-def calibrate_like(other: Cache, plan: dict[str, Any], root: Path) -> None:
+def calibrate_like(other: Cache, plan: dict[str, Any], root: Place) -> None:
     """The codec of a cache of the same recipe, as it is. Raises StaleCache where it is of another."""
     other.require(plan["recipe"], plan["teacher_sha256"])
-    if not isinstance(other.root, Path):
-        raise CacheError(f"{other.root}: expected a folder, found a URL; copy the cache to this machine first")
     manifest = other.codec_manifest()
-    for folder in ("codec", "codec.tmp"):  # without codec.json it was never finished
-        shutil.rmtree(root / folder, ignore_errors=True)
-    shutil.copytree(other.root / "codec", root / "codec.tmp")
-    for path in (root / "codec.tmp").rglob("*"):
-        sync(path)
-    (root / "codec.tmp").rename(root / "codec")
-    sync(root)
+    if isinstance(root, Path):  # what lies there without codec.json was never finished
+        shutil.rmtree(root / "codec", ignore_errors=True)
+    for name, sha256 in manifest["files"].items():
+        with atomic_file(root / "codec" / name) as file:
+            file.write(read_small(other.root / "codec" / name, sha256))
     write_json(root / "codec.json", manifest)

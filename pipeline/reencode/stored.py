@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.cache.arrays import decode_chunk
 from pipeline.cache.cache import Cache, pass_folder, shard_name
+from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.reader import ShardReader
 from pipeline.caching.shard import start_shard
@@ -67,7 +67,7 @@ class StoredShard:
 class Recoder:
     """Writes shards of `target` from those of `source`; one in each worker process."""
 
-    def __init__(self, source: Path, target: Path, device: torch.device) -> None:
+    def __init__(self, source: Place, target: Place, device: torch.device) -> None:
         self._source, self._target, self._device = Cache(source), Cache(target), device
         self._old = load_codec(self._source.root, self._source.codec_manifest())
         self._new = load_codec(self._target.root, self._target.codec_manifest())
