@@ -130,7 +130,7 @@ class Target:
     def _sample(self, cursor: Cursor) -> None:
         index = cursor.below(len(self.reader))
         raw = bytes(self._patched(cursor, self.reader.sidecar.samples[index]))
-        with patch.object(self.reader, "_bytes", lambda extent, what: raw):
+        with patch.object(self.reader, "_bytes", lambda *_: raw):
             self._decode(self.reader, index)
 
     def _head(self, cursor: Cursor) -> None:
