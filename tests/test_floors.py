@@ -15,7 +15,7 @@ FLOORS = [
     ["planning"],
     ["teacher", "stream"],
     ["recipe"],
-    ["report"],
+    ["report", "deep"],
     ["caching", "distill", "export", "verify"],
     ["reencode"],
     ["forecast", "page"],
@@ -38,6 +38,7 @@ WITHOUT_MMDET = [
     "report",
     "stopping",
     "verify",
+    "deep",
     "export",
     "__main__",
 ]
