@@ -215,6 +215,10 @@ def test_mistakes_are_one_line(s3: str, web: Any, monkeypatch: pytest.MonkeyPatc
         "az://container/cache": "no credentials or account",
         "s3:///cache": "expected a bucket or host",
         "https://me:never-to-be-shown@host/cache?key=never-to-be-shown": "no user, password or query",
+        "https://me:never-to-be-shown?@host/cache": "no user, password or query",
+        "https://never-to-be-shown:me#@host/cache": "no user, password or query",
+        "http://[::1/cache": "expected http://bucket-or-host/path",
+        "s3://me:never-to-be-shown\u2100@host/cache": "expected s3://bucket-or-host/path",
     }
     for url, words in cases.items():
         with pytest.raises((CacheError, ConfigError), match=words) as raised:
@@ -229,6 +233,8 @@ def test_mistakes_are_one_line(s3: str, web: Any, monkeypatch: pytest.MonkeyPatc
     for key, value in {"timeout": "long", "max_retries": -1, "endpoint": "localhost", "region": "a b"}.items():
         with pytest.raises(ConfigError, match=rf"cache.store.{key}: expected .*, found {value!r}"):
             place("s3://bucket/x", {key: value})
+    with pytest.raises(StoreError, match="cannot be used"):
+        place("s3://bucket/x", {"timeout": 1e30}).exists()
     monkeypatch.setenv("AWS_ALLOW_HTTP", "false")
     with pytest.raises(StoreError, match="plain http is refused"):
         Cache(place("s3://bucket/other", {**quick, "timeout": 0.7}))  # another client than before

@@ -38,10 +38,15 @@ def place(
     scheme, found, rest = str(where).partition("://")
     if isinstance(where, Path) or not found:
         return Path(where)
-    shown = f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+    head, *tail = re.split("[?#]", rest, maxsplit=1)
+    hidden = any("@" in part for part in tail)  # a password may hold ? or #, and then `head` begins with a user
+    shown = f"{scheme}://{'...' if hidden else head.rpartition('@')[2]}"
     if scheme not in SCHEMES:
         raise ConfigError(f"{shown}: expected a path, or a URL with one of {SCHEMES}, found {scheme}://")
-    parts = urlsplit(str(where))
+    try:
+        parts = urlsplit(str(where))
+    except ValueError:  # a bracket without its fellow; the error's own text may quote a password
+        raise ConfigError(f"{shown}: expected {scheme}://bucket-or-host/path, found none") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(f"{shown}: expected no user, password or query; credentials go in the environment")
     if not parts.netloc:

@@ -107,7 +107,7 @@ class RemotePath:
                 raise FileNotFoundError(2, "no such object", str(self)) from None
             except (AlreadyExistsError, PreconditionError):
                 raise FileExistsError(17, "another process was first", str(self)) from None
-            except (BaseError, ValueError) as error:
+            except (BaseError, ValueError, OverflowError) as error:  # the last two: what it cannot take
                 if left and retry_body and isinstance(error, GenericError) and "body error" in str(error):
                     continue
                 raise StoreError(f"{self}: {reason(error, self.store)}") from None
