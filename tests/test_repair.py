@@ -127,6 +127,23 @@ def test_repair_makes_the_original(run, made: dict[str, Path], work: Path, names
     assert code == 0 and "nothing to repair" in out
 
 
+def test_repair_leaves_alone_what_stage_1_would_not_make(run, made: dict[str, Path], work: Path) -> None:
+    """A pass beyond the config's would stay without a manifest; a folder beside the passes is somebody's copy."""
+    (work / "pass-1").rename(work / "pass-1.old")
+    options = ["--config", made["frs"], "--cfg-options", f"cache.dir={work}", "cache.passes=1"]
+    (work / "pass-notes").write_text("mine")
+    (work / "codec/.DS_Store").write_text("")
+    assert run("verify", work)[0] == 2
+    code, out, err = run("repair", *options)
+    assert code == 0 and out.count("bad  ") == 1 and ".DS_Store: no file of the cache, removed" in out, err
+    assert run("verify", work)[0] == 0
+    (work / "pass-1.old").rename(work / "pass-1")
+    flip(work / "pass-1/shard-00000.tar")
+    before = tree(work)
+    code, _, err = run("repair", *options)
+    assert code == 2 and "holds pass-1, this config makes 1 passes" in err and tree(work) == before
+
+
 def test_repair_says_what_it_cannot_do(run, made: dict[str, Path], data: Path, work: Path, tmp_path: Path) -> None:
     other = make_config(
         data, save_teacher(tmp_path / "o", detector("retinanet"), seed=5), detector("retinanet"), tmp_path

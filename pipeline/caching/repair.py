@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.cache.fields import CODEC, GATE, MANIFEST, PASS_PLAN, PLAN, QUARANTINE, read_fields
 from pipeline.cache.files import digest, locked, sha256_file, write_json
+from pipeline.cache.layout import found_passes, pass_folder
 from pipeline.cache.remote import RemotePath
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.caching import cache_teacher, make_plan
@@ -28,6 +29,7 @@ from pipeline.config import Sections
 from pipeline.data import Images
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.mm import Config
+from pipeline.planning import expected_passes
 from pipeline.recipe import make_recipe
 from pipeline.teacher import Teacher, find_teacher, own_device
 from pipeline.views import Views
@@ -38,7 +40,8 @@ Files = dict[str, dict[str, Any]]
 def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> list[str]:
     """Find and mend what is bad in a config's cache. Returns a line for each thing that was bad; none: it was whole.
 
-    Raises StaleCache where the cache is another config's, CorruptCache where its tables are lost for good.
+    Raises StaleCache where the cache is another config's, CorruptCache where its tables are lost for good, CacheError
+    where it has passes that stage 1 of this config would not make again.
     """
     root = sections.cache.place()
     if isinstance(root, RemotePath):
@@ -49,7 +52,7 @@ def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> lis
         patient = Patient(root, cfg, sections, log, progress)
         patient.mend_identity()
         patient.mend_codec()
-        for folder in sorted(root.glob("pass-*")):
+        for folder in patient.folders:
             patient.clear_pass(folder)
     if patient.bad:
         for line in patient.bad:
@@ -78,7 +81,14 @@ class Patient:
         teacher = lambda: Teacher(spec, images.classes, own_device(), sections.teacher.tf32)  # noqa: E731
         self.root, self.plan, self.bad, self.known = root, plan, list[str](), dict[str, str]()
         self._job = lambda: Job(root, sections, images, views, teacher(), plan, log, progress, Ranks())
-        self._sidecars = {path: _or_none(partial(load_sidecar, path)) for path in _sidecar_paths(root)}
+        numbers, made = [number for number, _ in found_passes(root)], expected_passes(sections, views)
+        if numbers and numbers[-1] not in made:
+            raise CacheError(
+                f"{root}: holds pass-{numbers[-1]}, this config makes {len(made)} passes; repair with the cache.passes "
+                "and views that the cache was made with"
+            )
+        self.folders = [pass_folder(root, number) for number in numbers]
+        self._sidecars = {path: _or_none(partial(load_sidecar, path)) for path in _sidecar_paths(self.folders)}
 
     def _agreed(self, field: Callable[[Sidecar], str]) -> str | None:
         """What most of the shards say they were made with."""
@@ -108,6 +118,9 @@ class Patient:
     def mend_codec(self) -> None:
         """Tables are not stored twice: they are calibrated again, and taken if the shards carry their digest."""
         if _or_none(lambda: load_codec(self.root, _whole_codec(self.root))) is not None:
+            for path in _foreign(self.root / "codec", _whole_codec(self.root)["files"]):
+                self.bad.append(f"{path}: no file of the cache, removed")
+                path.unlink()
             return
         wanted, scratch = self._agreed(lambda s: s.codec), self.root / "repair.tmp"
         self.bad.append(f"{self.root / 'codec'}: calibrated again")
@@ -174,9 +187,9 @@ class Patient:
         return True
 
 
-def _sidecar_paths(root: Path) -> list[Path]:
-    tars = {path.with_suffix(".json") for path in root.glob("pass-*/shard-*.tar")}
-    return sorted(tars | set(root.glob("pass-*/shard-*.json")))
+def _sidecar_paths(folders: list[Path]) -> list[Path]:
+    found = {path for folder in folders for path in folder.glob("shard-*.*") if path.suffix in (".tar", ".json")}
+    return sorted({path.with_suffix(".json") for path in found})
 
 
 def _whole_codec(root: Path) -> dict[str, Any]:
@@ -185,6 +198,11 @@ def _whole_codec(root: Path) -> dict[str, Any]:
         if not (root / "codec" / name).is_file() or sha256_file(root / "codec" / name) != sha:
             raise CorruptCache(name)
     return manifest
+
+
+def _foreign(folder: Path, listed: dict[str, str]) -> list[Path]:
+    """Files that a codec's manifest does not list; stage 1 takes no such codec."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in listed)
 
 
 def _or_none(work: Callable[[], Any]) -> Any:
