@@ -28,10 +28,11 @@ from pipeline.cache.store import TarStore
 from pipeline.config import load_config
 from pipeline.distill.lesson import prepare_lesson
 from pipeline.errors import CacheError, ConfigError, StoreError
+from pipeline.reencode import calibration
 from pipeline.report import describe
 from pipeline.stream import Stream, stream_loader
 from pipeline.verify import verify
-from tests.conftest import detector, make_config, stage1
+from tests.conftest import Quiet, detector, make_config, stage1
 from tests.launch import launch
 from tests.servers import KEYS, Handler, s3_server, web_server
 from tests.test_stages import stage2, tree
@@ -243,6 +244,18 @@ def test_mistakes_are_one_line(s3: str, web: Any, monkeypatch: pytest.MonkeyPatc
 def test_stage_1_cannot_write_to_a_web_server(web: Any, made: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match="can only be read"):
         stage1(made["frs"], **{"cache.dir": f"{web.address}/cache"})
+
+
+def test_a_web_server_is_a_source_to_reencode_from(
+    web: Any, made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read only; and the config's options are those of the config's own store."""
+    jobs: list[Any] = []
+    monkeypatch.setattr(calibration, "calibrated", lambda job, sample: jobs.append(job))
+    source = Cache(f"{web.address}/cache")
+    options = {"cache.dir": "s3://bucket/mine", "cache.store": {"region": "eu-west-1"}}
+    calibration.calibrate_with(str(made["frs"]), options, source, source.plan, tmp_path, print, Quiet())
+    assert [job.root for job in jobs] == [tmp_path]
 
 
 def test_no_secret_travels(s3: str) -> None:

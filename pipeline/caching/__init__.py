@@ -32,6 +32,7 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     Under torchrun the ranks share the shards; gate, calibration, plans and manifests are the leader's.
     """
     begun = time.perf_counter()
+    require_writable(sections.cache.place())
     job = open_job(cfg, sections, log, progress)
     numbers = expected_passes(sections, job.views)
     with locked(job.root) if job.ranks.leads else nullcontext():
@@ -47,7 +48,6 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
 def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> Job:
     """Check and build everything that stage 1 works with; nothing is written yet."""
     root, ranks = sections.cache.place(), Ranks()
-    require_writable(root)
     log = ranks.log(log)
     images = Images(cfg.train_dataloader.dataset)
     views = Views(images.pipeline, sections.views.seed, sections.views.count)

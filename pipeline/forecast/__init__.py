@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cache.place import require_writable
 from pipeline.caching import open_job
 from pipeline.caching.ranks import Log, Progress
 from pipeline.codec.base import positions
@@ -33,6 +34,7 @@ def forecast(
 ) -> dict[str, Any]:
     """Measure on `samples` images in about `seconds`; a slow teacher takes longer. JSON value. Raises PipelineError."""
     begun = time.perf_counter()
+    require_writable(sections.cache.place())
     job = open_job(cfg, sections, log, progress)
     images, views, teacher = job.images, job.views, job.teacher
     passes = len(expected_passes(sections, views))

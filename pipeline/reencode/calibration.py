@@ -56,7 +56,8 @@ def calibrate_with(
 ) -> None:
     """As stage 1 of this config would: of a lossless source the very same bytes. Raises StaleCache: not its config."""
     cfg, sections = load_config(config, options)
-    coded = lambda codec, place: replace(sections.cache, codec=codec, dir=str(place))  # noqa: E731
+    # `store` and `local` are of the config's own cache.dir, which is neither of the two.
+    coded = lambda codec, place: replace(sections.cache, codec=codec, dir=str(place), store={}, local=None)  # noqa: E731
     old = replace(sections, cache=coded(source.recipe["codec"], source.root))
     job = open_job(cfg, old, log, progress)  # refuses a config that is not the source's
     job = replace(job, root=root, plan=plan, sections=replace(old, cache=coded(plan["recipe"]["codec"], root)))
