@@ -89,6 +89,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
 
 
+def positive(text: str) -> int:
+    """Type of an argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)
+
+
 def parse_options(pairs: list[str]) -> dict[str, Any]:
     """mmengine's own reading of --cfg-options key=value."""
     if not pairs:

@@ -34,6 +34,15 @@ def helps() -> dict[str, str]:
     return {"": whole.format_help()} | {name: verb.format_help() for name, verb in verbs.choices.items()}
 
 
+@pytest.mark.parametrize("argv", [
+    "report C -o P --samples 0", "plan --config C --samples -1", "verify C --views 0", "reencode A B --jobs -1",
+])  # fmt: skip
+def test_counts_are_positive(argv: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parser("frs-cache").parse_args(argv.split())
+    assert "expected a whole number from 1 on" in capsys.readouterr().err
+
+
 def test_every_help_has_an_example_and_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     found = helps()

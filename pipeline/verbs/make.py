@@ -21,7 +21,7 @@ def add_reencode(parser: argparse.ArgumentParser) -> None:
     )
     cli.add_options(parser)
     parser.add_argument("--like", metavar="CACHE", help="instead: take the codec of this cache; needs no teacher")
-    parser.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: one a core)")
+    parser.add_argument("--jobs", type=cli.positive, metavar="N", help="worker processes (default: one a core)")
 
 
 def reencode(args: argparse.Namespace) -> None:
@@ -40,7 +40,9 @@ def reencode(args: argparse.Namespace) -> None:
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
     cli.add_config(parser)
-    parser.add_argument("--samples", type=int, default=96, metavar="N", help="images to measure on (default: 96)")
+    parser.add_argument(
+        "--samples", type=cli.positive, default=96, metavar="N", help="images to measure on (default: 96)"
+    )
     parser.add_argument("--seconds", type=float, default=60, metavar="S", help="about how long to take (default: 60)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -69,7 +71,9 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--students", nargs="+", action="extend", default=[], metavar="DIR", help="their work dirs")
     parser.add_argument("--compare", nargs="+", action="extend", default=[], metavar="CACHE",
                         help="caches of the same teacher, for the curve of bytes against error")  # fmt: skip
-    parser.add_argument("--samples", type=int, default=24, metavar="N", help="views to look into (default: 24)")
+    parser.add_argument(
+        "--samples", type=cli.positive, default=24, metavar="N", help="views to look into (default: 24)"
+    )
 
 
 def report(args: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     add_cache_json(parser)
     parser.add_argument("--deep", action="store_true", help="decode every sample as well")
     parser.add_argument("--config", metavar="C", help="with --deep: run its teacher on some views and compare")
-    parser.add_argument("--views", type=int, default=16, metavar="N", help="how many (default: 16)")
+    parser.add_argument("--views", type=cli.positive, default=16, metavar="N", help="how many (default: 16)")
 
 
 def verify(args: argparse.Namespace) -> None:
