@@ -38,8 +38,9 @@ def students(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
             folder.mkdir(parents=True)
             rows = [{"loss_frs_feature": s / 10, "loss_frs_score": 1.0, "step": s, "iter": s} for s in steps]
             lines = [json.dumps(row) for row in [*rows, {"coco/bbox_mAP": 0.2, "step": 1}]]
-            (folder / "scalars.json").write_text("\n".join(lines))
+            (folder / "scalars.json").write_text("\n".join([*lines, '{"loss_frs_fea']))  # killed while it wrote
         (root / name / "summary.json").write_text(json.dumps(summary))
+        (root / name / "20260101_000000/summary.json").write_text('{"mAP": 1, "of": "another program"}')
     return root
 
 

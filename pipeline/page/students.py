@@ -28,7 +28,12 @@ def find_students(folders: Iterable[str], content: str) -> list[Student]:
     found = []
     for folder in folders:
         paths = sorted(Path(folder).rglob("summary.json"))
-        runs = [(path.parent, summary) for path in paths if "mAP" in (summary := json.loads(path.read_text()))]
+        runs = [
+            (path.parent, row)
+            for path in paths
+            for row in rows_of(path.read_text())
+            if {"mAP", "content"} <= row.keys()
+        ]
         if not runs:
             raise CacheError(f"{folder}: expected the work dir of a student (with stage 2's summary.json), found none")
         found += [student(path, summary, content) for path, summary in runs]
@@ -46,13 +51,21 @@ def student(path: Path, summary: dict[str, Any], content: str) -> Student:
     return Student(path.name, taught, summary, scalars(path))
 
 
+def rows_of(text: str) -> list[dict[str, Any]]:
+    """The JSON object, or none: a run that was killed, or still writes, leaves half a line."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return []
+    return [row] if isinstance(row, dict) else []
+
+
 def scalars(work_dir: Path) -> dict[str, Curve]:
     """Curves of a run; where it was resumed, the later record of a step counts."""
     points: dict[str, dict[float, float]] = {}
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
+        for row in (row for line in path.read_text().splitlines() for row in rows_of(line)):
             for name, value in row.items():
-                if isinstance(value, int | float) and name not in ("step", "iter", "epoch"):
+                if isinstance(value, int | float) and name not in ("step", "iter", "epoch") and "step" in row:
                     points.setdefault(name, {})[row["step"]] = value
     return {name: ([*sorted(rows)], [rows[step] for step in sorted(rows)]) for name, rows in points.items()}
