@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 
 from pipeline import forecast as module
 from pipeline.__main__ import main
+from pipeline.caching import open_job
 from pipeline.config import load_config
+from pipeline.errors import DataError
 from pipeline.forecast import forecast, interval, warnings_of
 from pipeline.forecast.disk import existing, free_bytes
-from tests.conftest import Quiet, detector, make_config, stage1
+from pipeline.forecast.trial import trial
+from tests.conftest import Quiet, detector, make_config, make_dataset, stage1
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,23 @@ def test_a_finished_cache_lends_its_codec(planned: tuple[Path, dict[str, Any]]) 
     found = forecast(cfg, sections, told.append, Quiet(), samples=12)
     assert not any("calibrating" in line for line in told)
     assert found["bytes"] == pytest.approx(summary["bytes"], rel=0.05)
+
+
+def test_broken_images_are_left_out_where_stage_1_does(
+    data: Path, teacher: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_dataset(tmp_path / "data")
+    for name in ("003.jpg", "007.jpg"):
+        (images / "images" / name).write_bytes(b"not a picture")
+    config = make_config(images, teacher, detector("retinanet"), tmp_path, "lossless")
+    found = []
+    for quarantine in (False, True):
+        cfg, sections = load_config(str(config), {"cache.quarantine": quarantine, "cache.batch_size": 1})
+        job = open_job(cfg, sections, lambda _: None, Quiet())
+        with pytest.raises(DataError) if not quarantine else nullcontext(), trial(job, tmp_path, 12, 1.0) as made:
+            found += [ref.image_id for shard in made.cache.references(0) for ref in shard]
+            assert len(made.positions) == len(found)
+    assert len(found) == 10 and not {103, 107} & set(found)
 
 
 def test_a_full_disk_is_refused(

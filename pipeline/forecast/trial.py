@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan, mix
 from pipeline.caching.calibrate import calibrated
 from pipeline.caching.job import Job
-from pipeline.caching.passes import make_shards
+from pipeline.caching.passes import Quarantine, make_shards
 from pipeline.codec.base import Codec, positions
+from pipeline.errors import DataError
 from pipeline.planning import plan_views
 from pipeline.reencode.calibration import calibrate_like
 from pipeline.replay import environment
@@ -53,9 +54,12 @@ class Trial:
     teacher_seconds: float
 
 
-def teacher_seconds(job: Job, batch: Any) -> float:
-    """The teacher's seconds for one view: the better of two runs over a batch."""
-    _, views, _ = next(job.loader([batch]).batches())
+def teacher_seconds(job: Job, batches: Iterable[Any]) -> float:
+    """The teacher's seconds for one view: the better of two runs over the first batch that can be read."""
+    skip = job.sections.cache.quarantine
+    _, views, _ = next(job.loader(batches).batches(skip), (None, [], None))
+    if not views:
+        raise DataError("none of the sampled images can be read; give plan more --samples")
     taken = []
     for _ in range(2):
         begun = time.perf_counter()
@@ -72,7 +76,7 @@ def trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[Tria
     shards = plan_views(job.images, job.views, 0, job.plan["layout"], chosen)
     with TemporaryDirectory(prefix=".frs-plan-", dir=folder) as temporary:
         job = replace(job, root=Path(temporary))
-        once = teacher_seconds(job, shards[0].batches[0])
+        once = teacher_seconds(job, (batch for shard in shards for batch in shard.batches))
         affordable = int(CALIBRATION_SHARE * seconds / (FITS * once))
         wanted = min(sections.cache.calibration_views, len(job.images))
         limit = min(wanted, max(FEWEST, affordable))
@@ -101,14 +105,14 @@ def write_pass(job: Job, codec: Codec, shards: list[ShardPlan]) -> None:
     folder = pass_folder(job.root, 0)
     write_json(folder / "plan.json", {"pass": 0, "shards": [shard.to_json() for shard in shards]})
     make_shards(job, codec, 0, shards, list(range(len(shards))))
-    write_manifest(job.root, 0, digest(job.plan), len(shards), 0, [], environment())
+    write_manifest(job.root, 0, digest(job.plan), len(shards), 0, Quarantine(folder).rows(), environment())
 
 
 def sizes(cache: Cache) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
     """Bytes of every view by array, positions of every view, bytes of a shard beside its views."""
     rows: list[dict[str, int]] = []
     places, heads = [], []
-    for refs in cache.references(0):
+    for refs in filter(None, cache.references(0)):  # quarantine may leave nothing
         reader = cache.shard(0, refs[0].shard)
         heads.append(reader.sidecar.head.size + reader.sidecar.tail.size)
         for index, extent in enumerate(reader.sidecar.samples):
