@@ -260,6 +260,21 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize("name, change", [
+    ("plan.json", {"recipe.teacher": {}}), ("plan.json", {"recipe.views": {}}), ("plan.json", {"recipe.views": None}),
+    ("codec.json", {"settings.probe_error": {}}), ("codec.json", {"settings.probe_error": 5}),
+    ("codec.json", {"settings.feature_rank": "8"}),
+])  # fmt: skip
+def test_what_info_tells_is_there(cache: Path, name: str, change: dict[str, Any]) -> None:
+    value = read_json(cache / name)
+    for key, new in change.items():
+        section, field = key.split(".")
+        value[section][field] = new
+    write_json(cache / name, value)
+    with pytest.raises(CorruptCache, match=f"{name}: its field .* is not one of this format"):
+        Cache(cache)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_value_in_any_field(made: dict[str, Path], data: st.DataObject) -> None:

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipeline.cache.fields import CODEC, MANIFEST, PLAN, read_fields, require_fields
+from pipeline.cache.fields import MANIFEST, PLAN, read_codec, read_fields, require_fields
 from pipeline.cache.files import digest, read_json, read_small, sha256_file
 from pipeline.cache.layout import asked_passes, found_passes, load_pass_plan, pass_folder, shard_name
 from pipeline.cache.place import Place, place
@@ -57,7 +57,7 @@ class Cache:
             raise StaleCache(f"{self.root}: expected format {(FORMAT, VERSION)}, found {found}; make the cache anew")
         require_fields(self.plan, PLAN, self.root / "plan.json")
         self.plan_digest = digest(self.plan)
-        codec = read_fields(self.root / "codec.json", CODEC)
+        codec = read_codec(self.root / "codec.json")
         self.codec_digest, self.codec_settings = digest(codec), codec["settings"]
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
         self._manifests: dict[int, dict[str, Any]] = {}
@@ -80,7 +80,7 @@ class Cache:
 
     def codec_manifest(self) -> dict[str, Any]:
         """codec.json, with every file of codec/ checked against it."""
-        manifest = read_fields(self.root / "codec.json", CODEC)
+        manifest = read_codec(self.root / "codec.json")
         folder, listed = self.root / "codec", manifest["files"]
         if isinstance(folder, RemotePath):
             for name in sorted(listed):  # of what else may lie there nothing is ever opened

@@ -10,14 +10,19 @@ from pipeline.cache.place import Place
 from pipeline.errors import CorruptCache
 
 # {"name": ...}: this field, others may follow; {str: ...}: any names; [...]: a list of any length; (...): a row;
-# a compiled pattern: a name of one of these files.
+# a compiled pattern: a name of one of these files; a union: a value of either type.
 TABLE = re.compile(r"(\w+/)?(zarr\.json|c(/\d+)*)")
 FILE = re.compile(r"plan\.json|shard-\d{5,9}\.(tar|json)")
 PLAN = {
-    "recipe": {"teacher": {}, "data": {"annotations_sha256": str}, "codec": {"type": str}}, "recipe_digest": str,
-    "teacher_sha256": str, "layout": {"batch_size": int, "shard_samples": int, "seed": int},
+    "recipe": {"teacher": {"name": str | None}, "data": {"annotations_sha256": str}, "views": {"finite": int | None},
+               "codec": {"type": str}},
+    "recipe_digest": str, "teacher_sha256": str, "layout": {"batch_size": int, "shard_samples": int, "seed": int},
 }  # fmt: skip
 CODEC = {"settings": {"type": str, "channels": int, "score_channels": int}, "files": {TABLE: str}}
+FITTED = {
+    "settings": {"probe_error": {"feature": float, "score": float}, "quality": int | float | str, "feature_rank": int,
+                 "score_rank": int},
+}  # fmt: skip
 MANIFEST = {
     "pass": int, "plan": str, "files": {FILE: {"bytes": int, "sha256": str}}, "samples": int, "bytes": int,
     "bytes_by_array": {str: int}, "raw_fp16_bytes": int, "measured": {str: float}, "quarantine": [(int, str)],
@@ -32,6 +37,14 @@ def read_fields(path: Place, wanted: dict[Any, Any], sha256: str | None = None) 
     """`read_json`, and its fields are those `wanted`. Raises CacheError or CorruptCache."""
     value = read_json(path, sha256)
     require_fields(value, wanted, path)
+    return value
+
+
+def read_codec(path: Place) -> dict[str, Any]:
+    """codec.json; what `info` tells of a calibrated codec is there. Raises as `read_fields` does."""
+    value = read_fields(path, CODEC)
+    if "probe_error" in value["settings"]:
+        require_fields(value, FITTED, path)
     return value
 
 
