@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from pipeline.distill.checkpoint import WholeCheckpointHook
 from pipeline.errors import StudentError
 from tests.launch import finished, kill_a_rank, launch
 from tests.test_stages import stage2
@@ -134,6 +137,25 @@ def test_one_whole_checkpoint_is_always_there(config: Path, tmp_path: Path, monk
     monkeypatch.setattr(Runner, "save_checkpoint", remember)
     stage2(config, **options)
     assert there == [0, 1, 1, 1, 1, 1] and [p.name for p in tmp_path.glob("*.pth")] == ["iter_6.pth"]
+
+
+def test_the_spare_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed from it by another spelling of its path; and where the file system has no hard links."""
+    saved: list[list[str]] = []
+    save = lambda self, runner, step, meta: saved.append(sorted(p.name for p in tmp_path.iterdir()))  # noqa: E731
+    monkeypatch.setattr(CheckpointHook, "_save_checkpoint_with_step", save)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "previous.pth").write_bytes(b"whole")
+    resumed = SimpleNamespace(work_dir=".", _resume=True, _load_from=str(tmp_path / "previous.pth"))
+    hook = WholeCheckpointHook()
+    hook.last_ckpt = None
+    hook._save_checkpoint_with_step(resumed, 1, {})
+    assert saved.pop() == ["previous.pth"]
+    (tmp_path / "epoch_1.pth").write_bytes(b"whole")
+    hook.last_ckpt = "epoch_1.pth"
+    monkeypatch.setattr(Path, "hardlink_to", lambda self, target: os.link(tmp_path / "none", self))
+    hook._save_checkpoint_with_step(resumed, 2, {})
+    assert saved.pop() == ["epoch_1.pth"]
 
 
 def test_the_same_command_ends_in_the_same_weights(config: Path, undisturbed: Path, tmp_path: Path) -> None:

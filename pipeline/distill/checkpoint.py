@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,12 @@ class WholeCheckpointHook(CheckpointHook):
     """mmengine's, which removes what `max_keep_ckpts` has too many of before it writes: here one whole file stays."""
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
-        spare = Path(runner.work_dir) / "previous.pth"
-        last = Path(self.last_ckpt or (runner._load_from if runner._resume else None) or "")
-        if is_main_process() and last.is_file() and last.resolve().parent == spare.resolve().parent and last != spare:
-            spare.unlink(missing_ok=True)
-            spare.hardlink_to(last)
+        spare = Path(runner.work_dir).resolve() / "previous.pth"
+        last = Path(self.last_ckpt or (runner._load_from if runner._resume else None) or "").resolve()
+        if is_main_process() and last.is_file() and last.parent == spare.parent and last != spare:
+            with suppress(OSError):  # a file system without hard links: then as mmengine does it
+                spare.unlink(missing_ok=True)
+                spare.hardlink_to(last)
         try:
             super()._save_checkpoint_with_step(runner, step, meta)
         except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
