@@ -7,10 +7,13 @@ number of threads a process. From a coded source both codecs' errors add up, and
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 import torch
@@ -112,6 +115,11 @@ def recoded(source: Place, target: Place, tasks: list[Task], jobs: int | None) -
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool:
+            raise CacheError(
+                f"{target}: a worker process was killed (out of memory?); what was committed is kept: the same command "
+                "goes on from there, perhaps with fewer --jobs"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -120,8 +128,16 @@ _RECODER: list[Recoder] = []  # of this worker process
 
 
 def _begin(source: Place, target: Place, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too; their parent ends them
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     torch.set_num_threads(threads)
     _RECODER.append(Recoder(source, target, torch.device("cpu")))
+
+
+def _end_with(parent: Any) -> None:
+    """An idle worker would wait for a parent that was killed for ever."""
+    parent.join()
+    os._exit(1)
 
 
 def _shard(task: Task) -> tuple[int, int]:
