@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.__main__ import main
-from pipeline.cache.files import read_json, write_json
+from pipeline.cache.files import read_json, sha256_file, write_json
 from pipeline.cache.reader import ShardReader
 from tests.conftest import detector, make_config, save_teacher
 from tests.test_stages import tree
@@ -61,6 +63,20 @@ def test_verify_lists_all_that_is_bad(run, work: Path) -> None:
     assert err.startswith("error: ") and "and 2 more" in err and err.count("\n") == 1
     code, out, err = run("verify", work)
     assert (code, out) == (2, "")
+
+
+def test_verify_goes_on_behind_a_bad_sector(run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = work / "pass-0/shard-00001.tar"
+    flip(work / "pass-1/shard-00000.tar")
+
+    def read(path: Path) -> str:
+        if path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return sha256_file(path)
+
+    monkeypatch.setattr("pipeline.cache.manifest.sha256_file", read)
+    code, out, _ = run("verify", work, "--json")
+    assert code == 2 and [str(bad) in line for line in json.loads(out)["bad"]] == [True, False]
 
 
 @pytest.mark.parametrize("codec", ["frs", "lossless"])

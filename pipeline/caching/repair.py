@@ -7,6 +7,7 @@ refused by name, not misled.
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -172,7 +173,7 @@ class Patient:
     def _clear_shard(self, path: Path, files: Files) -> None:
         sidecar = path.with_suffix(".json")
         known = self._sidecars.get(sidecar) or _or_none(lambda: load_sidecar(sidecar))
-        whole = known is not None and path.is_file() and sha256_file(path) == known.sha256
+        whole = known is not None and path.is_file() and _sha256(path) == known.sha256
         # Both are asked of the manifest, so that what was lost is known to be what comes back.
         if (self._differs(path, files) | self._differs(sidecar, files)) or not whole:
             self.bad.append(f"{path}: computed again")
@@ -181,7 +182,7 @@ class Patient:
     def _differs(self, path: Path, files: Files) -> bool:
         """Is a file not the one that the manifest lists? Remembers what it should be."""
         wanted = files.get(path.name, {}).get("sha256")
-        if wanted is None or (path.is_file() and sha256_file(path) == wanted):
+        if wanted is None or (path.is_file() and _sha256(path) == wanted):
             return False
         self.known[path.relative_to(self.root).as_posix()] = wanted
         return True
@@ -195,7 +196,7 @@ def _sidecar_paths(folders: list[Path]) -> list[Path]:
 def _whole_codec(root: Path) -> dict[str, Any]:
     manifest = read_fields(root / "codec.json", CODEC)
     for name, sha in manifest["files"].items():
-        if not (root / "codec" / name).is_file() or sha256_file(root / "codec" / name) != sha:
+        if not (root / "codec" / name).is_file() or _sha256(root / "codec" / name) != sha:
             raise CorruptCache(name)
     return manifest
 
@@ -203,6 +204,16 @@ def _whole_codec(root: Path) -> dict[str, Any]:
 def _foreign(folder: Path, listed: dict[str, str]) -> list[Path]:
     """Files that a codec's manifest does not list; stage 1 takes no such codec."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in listed)
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file; None where the disk does not give it back."""
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None
 
 
 def _or_none(work: Callable[[], Any]) -> Any:
