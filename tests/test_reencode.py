@@ -75,6 +75,7 @@ def test_what_is_refused(made: dict[str, Path], lossless: Path, tmp_path: Path) 
         recode(lossless, tmp_path / "a")
     with pytest.raises(StaleCache, match="quality"):
         recode(lossless, tmp_path / "a", like=made["frs"].parent / "cache", quality="small")
+    assert not (tmp_path / "a").exists()  # else the right command would find another cache there
     with pytest.raises(ConfigError, match=r"cache\.codec\.quality"):
         recode(lossless, tmp_path / "b", quality=7.0)
     recode(lossless, tmp_path / "c", like=made["frs"].parent / "cache")

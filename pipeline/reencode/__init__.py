@@ -56,6 +56,8 @@ def reencode(
             f"{root}: expected --config (the codec's steps are measured on a probe made of the teacher: its weights "
             "and the calibration views are needed, the rest comes from the cache) or --like (a cache of this recipe)"
         )
+    if like is not None and not (root / "codec.json").exists():
+        Cache(like).require(recipe, plan["teacher_sha256"])  # before a plan.json says what this folder is
     with locked(root):
         write_json(root / "gate.json", read_json(old.root / "gate.json"))
         write_json(root / "plan.json", plan)
