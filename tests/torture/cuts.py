@@ -1,6 +1,6 @@
 """Files cut short at every 512-byte boundary and at random, or with bytes behind their end: always detected.
 
-python -m tests.torture.cuts --count 1000 --out docs/results/cuts.json
+python -m tests.torture.cuts --count 1000 --out docs/results/trust_cuts.json
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Each try: one error line naming a file and exit code 2, nothing committed that i
 same command ends in the very cache of an undisturbed run. strace injects the faults (where it is installed and may
 trace), a small tmpfs is the full disk (where this runs as root).
 
-python -m tests.torture.disk --count 100 --out docs/results/disk.json
+python -m tests.torture.disk --count 100 --out docs/results/trust_disk.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One bit flipped anywhere in a cache: `verify` and stage 2's reading must refuse it and name the file or the sample.
 
-python -m tests.torture.flips --count 2000 --out docs/results/flips.json
+python -m tests.torture.flips --count 2000 --out docs/results/trust_flips.json
 """
 
 from __future__ import annotations

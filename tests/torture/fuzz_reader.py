@@ -5,7 +5,7 @@ Driven by atheris (coverage of pipeline.cache and pipeline.codec) where it is in
 plain random bytes where it is not or ATHERIS=0 is set. atheris itself keeps about half a kB an execution; the memory
 of the reader is told by the plain run.
 
-python -m tests.torture.fuzz_reader --count 1000000 --out docs/results/fuzz.json
+python -m tests.torture.fuzz_reader --count 1000000 --out docs/results/trust_fuzz.json
 """
 
 from __future__ import annotations

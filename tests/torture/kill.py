@@ -3,7 +3,7 @@
 Half of the kills come at any moment of the run, half right after a temporary file was seen. Each cache is killed until
 a run gets to its end; then it is compared with one that was never disturbed.
 
-python -m tests.torture.kill --count 200 --out docs/results/kill.json
+python -m tests.torture.kill --count 200 --out docs/results/trust_kill.json
 """
 
 from __future__ import annotations
