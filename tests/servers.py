@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -66,13 +66,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         fault = self.faults.pop(0) if self.faults else ""
         path = self.root / self.path.lstrip("/")
         if fault.isdigit():
-            return self.answer(int(fault))
+            self.answer(int(fault))
+            return
         if fault in ("drop", "stall"):
             time.sleep(1.5 if fault == "stall" else 0)
             self.close_connection = True
-            return self.connection.close() if fault == "drop" else None
+            if fault == "drop":
+                self.connection.close()
+            return
         if not path.is_file():
-            return self.answer(404)
+            self.answer(404)
+            return
         body, tag = path.read_bytes(), {} if fault == "cut without a tag" else {"ETag": '"1"'}
         if wanted and fault != "no ranges":
             first, last = (int(n) for n in re.fullmatch(r"bytes=(\d+)-(\d+)", wanted).groups())  # type: ignore[union-attr]
@@ -84,13 +88,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "flip":
             body = bytes([body[0] ^ 1]) + body[1:]
         if self.command == "HEAD":
-            return None
+            return
         if fault.startswith("cut") or fault == "stall inside":
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
             time.sleep(1.5 if fault == "stall inside" else 0)
             self.close_connection = True
-            return self.connection.shutdown(2)
+            self.connection.shutdown(2)
+            return
         self.wfile.write(body)
 
     do_HEAD = do_GET
@@ -99,7 +104,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def web_server(root: Path) -> Iterator[type[Handler]]:
     """Yields the handler: its `address`, its waiting `faults`, and what it was `asked`."""
-    handler = type("Served", (Handler,), {"root": root, "faults": [], "asked": []})
+    handler: Any = type("Served", (Handler,), {"root": root, "faults": [], "asked": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
