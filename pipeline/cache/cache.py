@@ -50,7 +50,7 @@ class Cache:
     def __init__(self, root: str | Place) -> None:
         self.root: Place = place(root)
         if not (self.root / "plan.json").is_file():
-            raise CacheError(f"{self.root}: no cache here (no plan.json); run stage 1 with the same config first")
+            raise CacheError(f"{self.root}: no cache here (no plan.json); check the path, or run stage 1 first")
         self.plan: dict[str, Any] = read_json(self.root / "plan.json")
         found = (self.plan.get("format"), self.plan.get("version"))
         if found != (FORMAT, VERSION):

@@ -72,9 +72,13 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
         except FileNotFoundError:
             return CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again")
         except OSError as error:  # a bad sector is one of the things to be listed
-            return CorruptCache(f"{path}: cannot be read ({error.strerror}); `python -m pipeline repair` mends it")
+            return CorruptCache(
+                f"{path}: cannot be read ({error.strerror}); `python -m pipeline repair --config C` mends it"
+            )
         if found != manifest["files"][name]:
-            return CorruptCache(f"{path}: its sha256 differs from the manifest's; `python -m pipeline repair` mends it")
+            return CorruptCache(
+                f"{path}: its sha256 differs from the manifest's; `python -m pipeline repair --config C` mends it"
+            )
         try:
             if name.startswith("shard-") and name.endswith(".json") and load_sidecar(path).codec != codec:
                 return StaleCache(f"{path}: coded with another codec.json; run stage 1 again")

@@ -19,7 +19,7 @@ from pipeline.records import FLIPS, LevelShapes, ViewRecord
 
 Chunks = dict[str, memoryview]
 Check = Callable[[dict[str, np.ndarray], LevelShapes], None]
-REMEDY = "`python -m pipeline repair` recomputes this shard alone"
+REMEDY = "`python -m pipeline repair --config C` recomputes this shard alone"
 
 
 class ShardReader:

@@ -23,6 +23,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     add_cache_json(parser)
     parser.add_argument("--deep", action="store_true", help="decode every sample as well")
     parser.add_argument("--config", metavar="C", help="with --deep: run its teacher on some views and compare")
+    cli.add_options(parser)
     parser.add_argument("--views", type=cli.positive, default=16, metavar="N", help="how many (default: 16)")
 
 
@@ -46,7 +47,9 @@ def _live(args: argparse.Namespace) -> dict[str, Any]:
     from pipeline.caching.live import compare_live
     from pipeline.config import load_config
 
-    return compare_live(*load_config(args.config, {"cache.dir": args.cache}), args.views)
+    return compare_live(
+        *load_config(args.config, {**cli.parse_options(args.cfg_options), "cache.dir": args.cache}), args.views
+    )
 
 
 def _told(found: dict[str, Any]) -> str:
