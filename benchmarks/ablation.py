@@ -29,7 +29,7 @@ from benchmarks.codec import CONFIG, STUDENT, VIEWS
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
 from pipeline.cache.arrays import encode_sample
-from pipeline.codec.fit import KINDS
+from pipeline.codec.base import KINDS
 from pipeline.codec.frs import Frs
 from pipeline.codec.mapcode import EMPTY, CodedMap, difference, octave
 from pipeline.codec.symbols import zigzag

@@ -77,6 +77,7 @@ class CacheSection:
 class DistillSection:
     """Weights of the two losses, and the iterations over which both rise linearly from 0 (method.md's table).
 
+    `score_weight=0` needs no class scores (`cache.codec.scores=False`), and may have other classes than the teacher.
     `feature_loss`: 'frs', 'pkd' or 'cwd'; the last two want a lossless cache or one of codec profile 'universal'.
     `inherit_from_teacher`: start the student's neck and head from the teacher's weights wherever shapes agree.
     """

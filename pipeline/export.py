@@ -41,7 +41,7 @@ def decoded(cache: Cache, ref: SampleRef) -> tuple[ViewRecord, TeacherOutput]:
 
 
 def export_view(root: str, image_id: int, view: int, out: Path) -> list[Path]:
-    """Write features (C, H, W), scores (K, H, W) and FRS map (H, W) of every level. Returns what was written.
+    """Write features (C, H, W), scores (K, H, W; where kept) and FRS map (H, W) of every level; returns the paths.
 
     Pictures have the size of the view: the map; the sum over the scores; the features' three strongest directions as
     red, green and blue. Raises CacheError where the cache does not hold this view.

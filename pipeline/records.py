@@ -67,6 +67,7 @@ class TeacherOutput:
 
     features[l] (B, C, H_l, W_l); scores[l] (B, K, H_l, W_l), sigmoid of the class logits; frs[l] (B, H_l, W_l) in
     [0, 1], the FRS map max_K(scores), zero outside a sample's own padded grid, so that nothing there enters a loss.
+    `scores` is empty where a cache was made without them.
     Losses that do not weigh by the map ask `inside`.
     """
 
@@ -85,7 +86,7 @@ class TeacherOutput:
 
     def unsound(self) -> tuple[int, int] | None:
         """(sample, level) of the first NaN or infinity, if any: fp16 that overflowed, weights that diverged."""
-        for level, tensors in enumerate(zip(self.features, self.scores)):
+        for level, tensors in enumerate(zip(self.features, self.scores or self.features)):
             features, scores = (t.isfinite().flatten(1).all(dim=1) for t in tensors)
             sound = features & scores
             if not bool(sound.all()):

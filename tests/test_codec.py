@@ -65,9 +65,9 @@ def weighted_error(loss: str, coded: TeacherOutput, exact: TeacherOutput) -> flo
     return (lost / sum(float((m[:, None] * y**2).sum() / m.sum()) for _, y, m in pairs)) ** 0.5
 
 
-def calibrated(kind: str, channels: int = 8, scores: int = 6, levels: int = 2, **settings_: Any) -> Codec:
+def calibrated(kind: str, channels: int = 8, classes: int = 6, levels: int = 2, **settings_: Any) -> Codec:
     codec = new_codec(codec_settings({"type": kind, **settings_}))
-    codec.calibrate(RandomSample(channels, scores, [(16, 24), (8, 12)][:levels]))
+    codec.calibrate(RandomSample(channels, classes, [(16, 24), (8, 12)][:levels]))
     return codec
 
 
@@ -170,7 +170,7 @@ def test_a_quality_out_of_reach_is_refused() -> None:
 
 @pytest.mark.parametrize("scores", [1, 3, 80, 720])
 def test_empty_maps_and_single_positions(scores: int) -> None:
-    codec = calibrated("frs", scores=scores)
+    codec = calibrated("frs", classes=scores)
     blank = output(1, [(1, 1), (1, 1)], 8, scores)
     blank = TeacherOutput(blank.features, [torch.zeros_like(s) for s in blank.scores], [torch.zeros(1, 1, 1)] * 2)
     back = round_trip(codec, blank)

@@ -107,15 +107,18 @@ class PlannedSample:
 
 @pytest.fixture(scope="session")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {profile: make_mixed(tmp_path_factory.mktemp(profile), profile) for profile in PROFILES}
+    kinds: dict[str, dict[str, Any]] = {profile: {"profile": profile} for profile in PROFILES}
+    kinds["no scores"], kinds["lossless, no scores"] = {"scores": False}, {"type": "lossless", "scores": False}
+    return {name: make_mixed(tmp_path_factory.mktemp("mixed"), settings) for name, settings in kinds.items()}
 
 
-def make_mixed(root: Path, profile: str) -> Path:
+def make_mixed(root: Path, settings: dict[str, Any]) -> Path:
     """A cache folder of one shard whose samples have different grids, some with a map of zeros."""
     pads = list(GRIDS)
     plan = ShardPlan(((pads[0], ((1, 0), (2, 1))), (pads[1], ((3, 0),)), (pads[2], ((4, 3), (5, 2)))))
     teacher: Any = PlannedTeacher(plan)
-    codec = new_codec(codec_settings({"type": "frs", "quality": 0.01, "profile": profile}))
+    settings = {"type": "frs", **settings}
+    codec = new_codec(codec_settings(settings | ({"quality": 0.01} if settings["type"] == "frs" else {})))
     codec.calibrate(PlannedSample(teacher))
     save_codec(codec, root, {"views": 5})
     identity = {"pass": 0, "shard": 0, "plan": "plan", "recipe": "recipe"}
@@ -125,7 +128,9 @@ def make_mixed(root: Path, profile: str) -> Path:
     return root
 
 
-@pytest.fixture(params=["frs", "lossless", "mixed frs", "mixed universal"])
+@pytest.fixture(
+    params=["frs", "lossless", "mixed frs", "mixed universal", "mixed no scores", "mixed lossless, no scores"]
+)
 def cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The page's `cache` folder, beside which its blocks run."""
     if request.param.startswith("mixed"):
@@ -197,6 +202,7 @@ def test_numpy_decodes_as_the_codec_does(cache: Path) -> None:
             arrays = {name: group[name][index] for name in group.attrs["arrays"]}
             features, scores, frs = decode(arrays, opened["codec"])
             expected = decoded(codec, arrays)
+            assert bool(scores) == ("scores" in arrays)
             for what, found, levels in zip(("features", "scores"), (features, scores), expected):
                 for level, (a, b) in enumerate(zip(found, levels, strict=True)):
                     assert a.shape == tuple(b.shape)
@@ -317,4 +323,6 @@ def test_the_tar_is_laid_out_as_described(cache: Path) -> None:
             assert group["features"].shape[1] == p == group["frs"].shape[1]
         else:
             assert group["frs"].shape[1] == sides.shape[1] + p
-            assert all((group[name][:] != 0).any(axis=0)[-1] for name in ("features", "scores"))  # as long as needed
+            assert all(
+                (group[name][:] != 0).any(axis=0)[-1] for name in ("features", "scores") if name in group
+            )  # as long as needed

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config import DistillSection
 from pipeline.distill.lesson import require_served
 from pipeline.errors import ConfigError
 from pipeline.losses import FEATURE_LOSSES, UNWEIGHTED, distillation_loss
@@ -76,13 +77,25 @@ def test_the_universal_profile_serves_every_loss() -> None:
     assert max(universal.gradient_error(loss) for loss in FEATURE_LOSSES.values()) <= 0.03 * 1.2
     assert own.gradient_error("feature") <= 0.03 * 1.2 < own.gradient_error("pkd")
     for loss in FEATURE_LOSSES:
-        require_served(universal, loss, Path("cache"))
-        require_served(calibrated("lossless"), loss, Path("cache"))
+        require_served(universal, DistillSection(1.0, 1.0, feature_loss=loss), Path("cache"))
+        require_served(calibrated("lossless"), DistillSection(1.0, 1.0, feature_loss=loss), Path("cache"))
 
 
 def test_a_cache_that_spoils_a_loss_is_refused() -> None:
     codec = calibrated("frs", quality=0.5)
     codec.settings["probe_error"] |= {"pkd": 1.7}
     with pytest.raises(ConfigError, match=r"at most 100%.*to give it 170%.*profile='universal'"):
-        require_served(codec, "pkd", Path("cache"))
-    require_served(codec, "frs", Path("cache"))
+        require_served(codec, DistillSection(1.0, 1.0, feature_loss="pkd"), Path("cache"))
+    require_served(codec, DistillSection(1.0, 1.0), Path("cache"))
+
+
+def test_without_class_scores() -> None:
+    """A student that asks for them is refused, one that does not is served as well as from the whole cache."""
+    codec, whole = calibrated("frs", quality=0.03, scores=False), calibrated("frs", quality=0.03)
+    assert codec.gradient_error("feature") == whole.gradient_error("feature") and codec.score_channels == 0
+    exact = output(1, list(GRIDS[0]), 8, 6)
+    (sample,), (beside,) = codec.encode(exact)[0], whole.encode(exact)[0]
+    assert "scores" not in sample and all(np.array_equal(sample[name], beside[name]) for name in sample)
+    require_served(codec, DistillSection(1.0, 0.0), Path("cache"))
+    with pytest.raises(ConfigError, match=r"distill\.score_weight=0\.1: cache was made without class scores"):
+        require_served(codec, DistillSection(1.0, 0.1), Path("cache"))

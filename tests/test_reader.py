@@ -50,7 +50,7 @@ def test_every_view_of_a_cache(made: dict[str, Path], reader: ModuleType, codec:
 
 @pytest.mark.parametrize("profile", ["frs", "universal"])
 def test_mixed_grids_and_empty_maps(tmp_path: Path, reader: ModuleType, profile: str) -> None:
-    root = make_mixed(tmp_path, profile)
+    root = make_mixed(tmp_path, {"profile": profile})
     tar, tables = root / "pass-0/shard-00000.tar", reader.tables(root)
     codec, shard = codec_of(root), ShardReader(tar)
     for index, sample in enumerate(reader.samples(tar)):

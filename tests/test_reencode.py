@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import read_json
 from pipeline.errors import ConfigError, CorruptCache, StaleCache
+from pipeline.export import export_view
+from pipeline.page import write_page
 from pipeline.reencode import reencode
+from pipeline.report import describe, info_table
+from pipeline.verify import findings
 from tests.conftest import Quiet, detector, make_config, stage1
 from tests.test_stages import stage2, tree
 
@@ -49,15 +54,38 @@ def test_in_two_processes_like_another_cache(made: dict[str, Path], lossless: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", [{"profile": "universal"}, {"scores": False}])
 def test_another_profile_to_the_byte(
-    made: dict[str, Path], lossless: Path, tmp_path: Path, data: Path, teacher: dict[str, str]
+    made: dict[str, Path], lossless: Path, tmp_path: Path, data: Path, teacher: dict[str, str], asked: dict[str, Any]
 ) -> None:
-    codec = {"cache.codec.profile": "universal", "cache.codec.quality": 0.2, "cache.passes": 1}
-    stage1(make_config(data, teacher, detector("retinanet"), tmp_path / "direct", "frs", **codec))
+    codec = {f"cache.codec.{key}": value for key, value in {**asked, "quality": 0.2}.items()}
+    stage1(
+        make_config(data, teacher, detector("retinanet"), tmp_path / "direct", "frs", **codec, **{"cache.passes": 1})
+    )
     shutil.copytree(lossless, tmp_path / "source")
     shutil.rmtree(tmp_path / "source/pass-1")
-    recode(tmp_path / "source", tmp_path / "new", config=made["lossless"], profile="universal", quality=0.2)
+    recode(tmp_path / "source", tmp_path / "new", config=made["lossless"], **asked, quality=0.2)
     assert tree(tmp_path / "new") == tree(tmp_path / "direct/cache")
+
+
+def test_without_class_scores(made: dict[str, Path], lossless: Path, tmp_path: Path) -> None:
+    """A student that takes no score loss learns the same from it; every verb reads it; what it lacks is said."""
+    bare, alone = tmp_path / "bare", {"distill.score_weight": 0}
+    recode(lossless, bare, config=made["lossless"], type="lossless", scores=False)
+    assert findings(bare, deep=True, progress=Quiet())["whole"]
+    here = {"cache.dir": str(bare), "cache.codec.scores": False}
+    stage2(made["lossless"], work_dir=str(tmp_path / "whole"), **alone)
+    stage2(made["lossless"], work_dir=str(tmp_path / "without"), **alone, **here)
+    one, other = (torch.load(tmp_path / run / "epoch_1.pth", weights_only=False) for run in ("whole", "without"))
+    assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
+    with pytest.raises(ConfigError, match=r"distill\.score_weight=0\.05: .* without class scores"):
+        stage2(made["lossless"], work_dir=str(tmp_path / "refused"), **here)
+    assert "no class scores" in info_table(describe(str(bare)))
+    names = {path.name for path in export_view(str(bare), 100, 0, tmp_path / "out")}
+    assert "features_0.npy" in names and not any(name.startswith("scores") for name in names)
+    assert "none kept" in write_page(str(bare), tmp_path / "page.html").read_text()
+    with pytest.raises(ConfigError, match="no class scores"):
+        recode(bare, tmp_path / "back", config=made["lossless"])
 
 
 def test_from_a_coded_source_the_errors_add_up(made: dict[str, Path], tmp_path: Path) -> None:

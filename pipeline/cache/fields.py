@@ -19,10 +19,8 @@ PLAN = {
     "recipe_digest": str, "teacher_sha256": str, "layout": {"batch_size": int, "shard_samples": int, "seed": int},
 }  # fmt: skip
 CODEC = {"settings": {"type": str, "channels": int, "score_channels": int}, "files": {TABLE: str}}
-FITTED = {
-    "settings": {"probe_error": {"feature": float, "score": float}, "quality": int | float | str, "feature_rank": int,
-                 "score_rank": int},
-}  # fmt: skip
+FITTED = {"settings": {"probe_error": {"feature": float}, "quality": int | float | str, "feature_rank": int}}
+SCORED = {"settings": {"probe_error": {"score": float}, "score_rank": int}}
 MANIFEST = {
     "pass": int, "plan": str, "files": {FILE: {"bytes": int, "sha256": str}}, "samples": int, "bytes": int,
     "bytes_by_array": {str: int}, "raw_fp16_bytes": int, "measured": {str: float}, "quarantine": [(int, str)],
@@ -45,6 +43,8 @@ def read_codec(path: Place) -> dict[str, Any]:
     value = read_fields(path, CODEC)
     if "probe_error" in value["settings"]:
         require_fields(value, FITTED, path)
+        if value["settings"].get("scores", True):
+            require_fields(value, SCORED, path)
     return value
 
 

@@ -73,8 +73,8 @@ def _require_honest(specs: list[ArraySpec], shapes: np.ndarray, samples: int, at
     positions = shapes.prod(axis=2).sum(axis=1)
     if positions.max() > UNEVEN * positions.min() + FEW:
         raise ValueError("samples of unlike sizes")
-    wide = [attributes["codec"][key] for key in ("channels", "score_channels")]
-    if any(type(n) is not int or not 0 < n <= WIDEST for n in wide):
+    wide = [attributes["codec"][key] for key in ("channels", "score_channels")]  # no score channels: left out
+    if any(type(n) is not int or not 0 <= n <= WIDEST for n in wide) or not wide[0]:
         raise ValueError(f"{wide} channels")
     # At most one number of four bytes for each channel of each position, levels padded to blocks of 4 x 4.
     most = 4 * max(wide) * int((-(-shapes // 4) * 4).prod(axis=2).sum(axis=1).max()) + depth

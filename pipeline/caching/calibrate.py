@@ -150,7 +150,7 @@ def told(codec: Codec, measured: dict[str, Any]) -> str:
         f"codec    keeps {' and '.join(kept)} weighted energy; {cost:.2f} bytes a position expected",
     ]
     found = codec.settings.get("probe_error", {})
-    made_for = (*PROFILES[codec.settings["profile"]], "score") if found else ()
+    made_for = {*PROFILES[codec.settings["profile"]], "score"} & found.keys() if found else ()
     if any(found[loss] > BEYOND * asked(codec.settings["quality"]) for loss in made_for):
         lines.append("warning  fresh views err by more than was asked; raise cache.calibration_views")
     return "\n".join(lines)

@@ -26,9 +26,9 @@ from pipeline.errors import ConfigError, CorruptCache
 TABLES = ("float32", "int16")  # types of their numbers
 CODECS: dict[str, type[Codec]] = {Lossless.name: Lossless, Frs.name: Frs}
 DEFAULTS: dict[str, dict[str, Any]] = {
-    Lossless.name: {"zstd": 1},
+    Lossless.name: {"zstd": 1, "scores": True},
     # Blosc's 8 is zstd 15: 8% smaller than 5 (zstd 9), and tokens are so few that it costs 20 ms a view at most.
-    Frs.name: {"zstd": 8, "quality": "balanced", "profile": "frs"},
+    Frs.name: {"zstd": 8, "scores": True, "quality": "balanced", "profile": "frs"},
 }
 
 
@@ -45,6 +45,10 @@ def codec_settings(config: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"cache.codec.{key}: unknown key; the {name} codec knows {sorted(known)}")
         if key == "zstd" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 9):
             raise ConfigError(f"cache.codec.zstd: expected a whole number from 1 to 9, found {value!r}")
+        if key == "scores" and not isinstance(value, bool):
+            raise ConfigError(
+                f"cache.codec.scores: expected True or False (leave out the class scores), found {value!r}"
+            )
         if key == "profile" and value not in PROFILES:
             raise ConfigError(f"cache.codec.profile: expected one of {sorted(PROFILES)}, found {value!r}")
         if key == "quality" and not _named(value) and not _fraction(value):
@@ -52,7 +56,10 @@ def codec_settings(config: dict[str, Any]) -> dict[str, Any]:
                 "cache.codec.quality: expected the gradient error allowed to each loss, between 0.005 and 0.5, or one "
                 f"of {QUALITIES}, found {value!r}"
             )
-    return {**known, **config}
+    settings = {**known, **config}
+    if settings["scores"]:
+        del settings["scores"]  # as in the recipes of caches from before there was a choice
+    return settings
 
 
 def _named(value: Any) -> bool:

@@ -17,6 +17,7 @@ from pipeline.cache.arrays import ArraySpec
 from pipeline.errors import CodecError
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 
+KINDS = ("feature", "score")  # what is coded beside the map
 Sample = dict[str, np.ndarray]
 Measure = Callable[[TeacherOutput], dict[str, float]]  # what stands in for an exact output -> error of each loss
 
@@ -48,6 +49,11 @@ class Codec(ABC):
         self.channels: int = settings.get("channels", 0)
         self.score_channels: int = settings.get("score_channels", 0)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of KINDS those that this cache holds: setting `scores=False` leaves out the class scores."""
+        return KINDS if self.settings.get("scores", True) else KINDS[:1]
+
     @abstractmethod
     def calibrate(self, sample: CalibrationSample) -> None:
         """Fill `tables` and complete `settings`. Raises CodecError where that cannot be done."""
@@ -77,17 +83,22 @@ class Codec(ABC):
 
     def validate(self) -> None:
         """Raise KeyError or ValueError where settings or tables lack what decoding needs."""
-        if min(self.settings["channels"], self.settings["score_channels"], self.settings["zstd"]) < 1:
-            raise ValueError("settings channels, score_channels or zstd out of range")
+        if min(self.settings["channels"], self.settings["zstd"]) < 1:
+            raise ValueError("settings channels or zstd out of range")
+        if (self.settings["score_channels"] > 0) != ("score" in self.kinds):
+            raise ValueError(f"settings score_channels {self.settings['score_channels']}, kept are {self.kinds}")
 
     def learn_channels(self, output: TeacherOutput) -> None:
-        """Take C and K from the first output that calibration sees."""
-        self.channels, self.score_channels = output.features[0].shape[1], output.scores[0].shape[1]
+        """Take C and K from the first output that calibration sees; K is 0 where scores are left out."""
+        self.channels, self.score_channels = self._widths(output)
         self.settings.update(channels=self.channels, score_channels=self.score_channels)
+
+    def _widths(self, output: TeacherOutput) -> tuple[int, int]:
+        return output.features[0].shape[1], output.scores[0].shape[1] if "score" in self.kinds else 0
 
     def check(self, output: TeacherOutput) -> None:
         """Refuse what no codec may store: other channel counts than calibrated, NaN, infinity, scores not in [0, 1]."""
-        found = (output.features[0].shape[1], output.scores[0].shape[1])
+        found = self._widths(output)
         if found != (self.channels, self.score_channels):
             raise CodecError(f"expected (C, K) = {(self.channels, self.score_channels)}, found {found}")
         unsound = output.unsound()

@@ -49,10 +49,11 @@ class Statistics:
     """Accumulates Moments of features, sqrt(scores) and scores for every level."""
 
     def __init__(self, levels: int, channels: int, score_channels: int) -> None:
-        self.views = 0
-        self.features = [Moments(channels) for _ in range(levels)]
-        self.roots = [Moments(score_channels) for _ in range(levels)]
-        self.score_sums = np.zeros((levels, BUCKETS, score_channels))
+        """score_channels: 0 where scores are left out."""
+        self.views, self._scored = 0, score_channels > 0
+        self._features = [Moments(channels) for _ in range(levels)]
+        self._roots = [Moments(score_channels) for _ in range(levels)]
+        self._score_sums = np.zeros((levels, BUCKETS, score_channels))
 
     def add(self, output: TeacherOutput, own: list[Tensor], maps: list[Tensor], buckets: list[Tensor]) -> None:
         """maps (B, H_l, W_l): the decoded map of every level, what scores count; own: what features count; buckets."""
@@ -63,22 +64,28 @@ class Statistics:
             )
             bucket = numbers.flatten()
             features = output.features[level].movedim(1, -1).flatten(0, 2).float()
+            self._features[level].add(features, counted, bucket)
+            if not self._scored:
+                continue
             scores = output.scores[level].movedim(1, -1).flatten(0, 2).float()
-            self.features[level].add(features, counted, bucket)
-            self.roots[level].add(scores.sqrt(), weight, bucket)
+            self._roots[level].add(scores.sqrt(), weight, bucket)
             one_hot = torch.nn.functional.one_hot(bucket, BUCKETS).to(scores.dtype)
-            self.score_sums[level] += (one_hot.T @ (scores * weight[:, None])).double().cpu().numpy()
+            self._score_sums[level] += (one_hot.T @ (scores * weight[:, None])).double().cpu().numpy()
 
-    def result(self) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
-        """Feature means (L, BUCKETS, C), feature covariances per level, sqrt(t0) (L, BUCKETS, K), score covariance."""
-        means = np.stack([moments.mean() for moments in self.features]).astype(np.float32)
-        covs = [moments.covariance(mean.astype(np.float64)) for moments, mean in zip(self.features, means)]
-        score_means = []
-        for moments, sums in zip(self.roots, self.score_sums):
+    def features(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Means (L, BUCKETS, C) and the covariance (C, C) of every level."""
+        means = np.stack([moments.mean() for moments in self._features]).astype(np.float32)
+        return means, _covariances(self._features, means)
+
+    def roots(self) -> tuple[np.ndarray, np.ndarray]:
+        """sqrt(t0) (L, BUCKETS, K), the root of the scores' mean, and the covariance (K, K) around it of all levels."""
+        means = []
+        for moments, sums in zip(self._roots, self._score_sums):
             level = sums.sum(axis=0) / max(moments.weight.sum(), 1e-30)
-            score_means.append(np.sqrt((sums + PRIOR * level) / (moments.weight[:, None] + PRIOR)))
-        roots = np.stack(score_means).astype(np.float32)
-        pooled = np.sum(
-            [moments.covariance(mean.astype(np.float64)) for moments, mean in zip(self.roots, roots)], axis=0
-        )
-        return means, covs, roots, pooled
+            means.append(np.sqrt((sums + PRIOR * level) / (moments.weight[:, None] + PRIOR)))
+        roots = np.stack(means).astype(np.float32)
+        return roots, np.sum(_covariances(self._roots, roots), axis=0)
+
+
+def _covariances(levels: list[Moments], means: np.ndarray) -> list[np.ndarray]:
+    return [moments.covariance(mean.astype(np.float64)) for moments, mean in zip(levels, means)]

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from pipeline.codec.base import Codec
-from pipeline.codec.fit import KINDS
 from pipeline.codec.frs import Frs
 from pipeline.codec.mapcode import EMPTY, POWER, BatchMaps
 from pipeline.records import EncodedBatch, TeacherOutput
@@ -15,7 +14,7 @@ EXACT = 1e-5  # of a tensor's largest value: what one machine's float32 sums dif
 
 
 def overshoot(codec: Codec, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
-    """{'features', 'scores', 'frs'}: largest error over what is allowed, so at most 1 on the machine of the cache.
+    """{'features', 'scores' where kept, 'frs'}: largest error over what is allowed; at most 1 on the cache's machine.
 
     `frs` rounds every coefficient and every code of the map to the nearest step, so half a step is allowed to each;
     those of planes that were left out are not compared, they are what the stated gradient error is about. `lossless`
@@ -26,7 +25,7 @@ def overshoot(codec: Codec, exact: TeacherOutput, stored: EncodedBatch) -> dict[
 
 def _digits(codec: Codec, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
     found, out = codec.decode(stored), {}
-    for name in ("features", "scores", "frs"):
+    for name in (*(f"{what}s" for what in codec.kinds), "frs"):
         pairs = list(zip(getattr(found, name), getattr(exact, name)))
         largest = max(float(a.abs().max()) for _, a in pairs)
         out[name] = max(float((b - a).abs().max()) for b, a in pairs) / (EXACT * largest or 1.0)
@@ -37,7 +36,7 @@ def _steps(codec: Frs, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, 
     samples = codec.coded_maps(stored)
     maps = BatchMaps(samples, exact.levels)
     out = {}
-    for what in KINDS:
+    for what in codec.kinds:
         wanted, _ = codec.coefficients(exact, maps, what)
         found, steps = codec.symbols(stored, maps, what), codec.step_sizes(what, maps)
         out[f"{what}s"] = max(float((c / d - q).abs().max()) for c, d, q in zip(wanted, steps, found)) / 0.5

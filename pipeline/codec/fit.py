@@ -23,7 +23,6 @@ from pipeline.records import TeacherOutput
 if TYPE_CHECKING:
     from pipeline.codec.frs import Frs
 
-KINDS = ("feature", "score")
 DROPPED = 5e-3  # share of a level's nonzero symbols that the planes left out may hold
 # Feature losses (pipeline/losses.py) whose gradients a profile's step is chosen for.
 PROFILES = {"frs": ("feature",), "universal": ("feature", "pkd", "cwd")}
@@ -35,14 +34,15 @@ def fit(codec: Frs, sample: CalibrationSample) -> None:
     target = asked(codec.settings["quality"])
     codec.settings["map_top"] = map_top(target)
     scales = learn_statistics(codec, sample.outputs("learning"))
-    for what in KINDS:
+    for what in codec.kinds:
         losses = PROFILES[codec.settings["profile"]] if what == "feature" else ("score",)
         errors = lambda tried: worst(probe_errors(codec, what, sample.probes("choosing", losses), tried))  # noqa: B023, E731
         codec.settings[f"{what}_step"] = find_step(what, errors, [factor * scales[what] for factor in START], target)
     learn_order(codec, sample.outputs("learning"))
     drop_planes(codec, sample.outputs("choosing"))
     codec.settings["probe_error"] = {}
-    for what, losses in (("feature", tuple(FEATURE_LOSSES.values())), ("score", ("score",))):
+    for what in codec.kinds:
+        losses = tuple(FEATURE_LOSSES.values()) if what == "feature" else ("score",)
         (found,) = probe_errors(codec, what, sample.probes("reported", losses), [codec.steps()[what]])
         codec.settings["probe_error"] |= found
 
@@ -59,14 +59,15 @@ def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> dict[str, 
         statistics.add(output, codec.weights("feature", maps).floats, maps.floats, maps.buckets)
     if statistics is None:
         raise CodecError("calibration: no view of the sample could be read")
-    feature_mean, feature_covs, score_mean, score_cov = statistics.result()
-    solved = [klt(cov) for cov in feature_covs]
-    basis, values = klt(score_cov)
-    codec.use({
-        "feature_mean": feature_mean, "feature_basis": np.stack([vectors for vectors, _ in solved]),
-        "score_mean": score_mean, "score_basis": basis,
-    })  # fmt: skip
-    traces = {"feature": np.mean([v.sum() for _, v in solved]), "score": values.sum() / len(solved)}
+    means, covs = statistics.features()
+    solved = [klt(cov) for cov in covs]
+    tables = {"feature_mean": means, "feature_basis": np.stack([vectors for vectors, _ in solved])}
+    traces = {"feature": np.mean([values.sum() for _, values in solved])}
+    if "score" in codec.kinds:
+        tables["score_mean"], cov = statistics.roots()
+        tables["score_basis"], values = klt(cov)
+        traces["score"] = values.sum() / len(solved)
+    codec.use(tables)
     return {what: float(trace / statistics.views) ** 0.5 or 1.0 for what, trace in traces.items()}
 
 
@@ -93,11 +94,11 @@ def worst(errors: list[dict[str, float]]) -> list[float]:
 
 def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
     """Expected size of every group of symbols."""
-    energy: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
-    strength: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
+    energy: dict[str, Any] = dict.fromkeys(codec.kinds, 0.0)
+    strength: dict[str, Any] = dict.fromkeys(codec.kinds, 0.0)
     for output in outputs:
         maps = codec.code(output)
-        for what in KINDS:
+        for what in codec.kinds:
             samples = codec.weights(what, maps).samples
             strength[what] = strength[what] + sum(np.array([float(w.sum()) for w in s.whole()]) for s in samples)
             levels, _ = codec.coefficients(output, maps, what)
@@ -110,7 +111,7 @@ def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
             energy[what] = energy[what] + np.stack(by_level)
         del output, maps, levels, level
     tables = dict(codec.tables)
-    for what in KINDS:
+    for what in codec.kinds:
         size = energy[what] / np.maximum(strength[what], 1.0)[:, None, None]
         expected = np.round(2 * np.log2(np.maximum(size, 1e-12 * max(size.max(), 1e-30))))
         tables[f"{what}_expected"] = expected.astype(np.int16)
@@ -119,10 +120,10 @@ def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
 
 def drop_planes(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
     """Leave out the last planes where they are all but empty: on every level, on views unknown to the bases."""
-    nonzero: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
+    nonzero: dict[str, Any] = dict.fromkeys(codec.kinds, 0.0)
     for output in outputs:
         maps = codec.code(output)
-        for what in KINDS:
+        for what in codec.kinds:
             levels, _ = codec.coefficients(output, maps, what)
             counts = [
                 (level.abs() > step / 2).sum(dim=(0, 2, 3)).cpu().numpy()
@@ -130,7 +131,7 @@ def drop_planes(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
             ]
             nonzero[what] = nonzero[what] + np.stack(counts)
     tables = dict(codec.tables)
-    for what in KINDS:
+    for what in codec.kinds:
         counts = nonzero[what] + np.zeros((1, tables[f"{what}_basis"].shape[-1]))
         total = np.cumsum(counts, axis=1)
         kept = (total < total[:, -1:] * (1 - DROPPED)).sum(axis=1) + 1

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
 from pipeline.codec.base import CalibrationSample, Codec, Sample, on_canvas, positions
-from pipeline.codec.fit import KINDS, PROFILES, fit
+from pipeline.codec.fit import PROFILES, fit
 from pipeline.codec.mapcode import BUCKETS, BatchMaps, CodedMap, check_map
 from pipeline.codec.symbols import (
     FREQUENCIES,
@@ -58,21 +58,19 @@ class Frs(Codec):
 
     def validate(self) -> None:
         super().validate()
-        levels, channels, rank = self.tables["feature_basis"].shape
-        classes, score_rank = self.tables["score_basis"].shape
-        shapes = {
-            "feature_mean": (levels, BUCKETS, channels), "score_mean": (levels, BUCKETS, classes),
-            "feature_expected": (levels, rank, FREQUENCIES), "score_expected": (levels, score_rank, FREQUENCIES),
-        }  # fmt: skip
-        if (channels, classes) != (self.channels, self.score_channels):
-            raise ValueError(
-                f"tables of {(channels, classes)} channels, expected {(self.channels, self.score_channels)}"
-            )
-        for name, shape in shapes.items():
-            if not np.isfinite(self.tables[name]).all():
-                raise ValueError(f"table {name}: holds NaN or infinity")
-            if self.tables[name].shape != shape:
-                raise ValueError(f"table {name}: expected shape {shape}, found {self.tables[name].shape}")
+        levels = len(self.tables["feature_basis"])
+        for what, width in zip(self.kinds, (self.channels, self.score_channels)):
+            rank = self.tables[f"{what}_basis"].shape[-1]
+            shapes = {
+                "basis": (levels, width, rank) if what == "feature" else (width, rank),
+                "mean": (levels, BUCKETS, width), "expected": (levels, rank, FREQUENCIES),
+            }  # fmt: skip
+            for name, shape in shapes.items():
+                table = self.tables[f"{what}_{name}"]
+                if not np.isfinite(table).all():
+                    raise ValueError(f"table {what}_{name}: holds NaN or infinity")
+                if table.shape != shape:
+                    raise ValueError(f"table {what}_{name}: expected shape {shape}, found {table.shape}")
         if not (
             1 <= int(self.settings["map_top"]) <= 255
             and all(0 < float(step) < np.inf for step in self.steps().values())
@@ -91,14 +89,13 @@ class Frs(Codec):
         self._cache.clear()
 
     def steps(self) -> dict[str, float]:
-        return {what: self.settings[f"{what}_step"] for what in KINDS}
+        return {what: self.settings[f"{what}_step"] for what in self.kinds}
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         zstd = self.settings["zstd"]
-        tokens = {name: max([1, *(len(sample[name]) for sample in samples)]) for name in ("features", "scores")}
+        tokens = {f"{what}s": max([1, *(len(sample[f"{what}s"]) for sample in samples)]) for what in self.kinds}
         return [
-            ArraySpec("features", (tokens["features"],), "int32", ("token",), zstd),
-            ArraySpec("scores", (tokens["scores"],), "int32", ("token",), zstd),
+            *(ArraySpec(name, (count,), "int32", ("token",), zstd) for name, count in tokens.items()),
             ArraySpec("frs", (len(levels[0]) + max(map(positions, levels)),), "uint8", ("byte",), zstd),
         ]
 
@@ -164,7 +161,7 @@ class Frs(Codec):
         maps, tables = self.code(output), self._on(output.frs[0].device)
         samples: list[Sample] = [{"frs": coded.to_bytes().cpu().numpy()} for coded in maps.samples]
         errors = {}
-        for what in KINDS:
+        for what in self.kinds:
             exact, energy = self.coefficients(output, maps, what)
             step = self.step_sizes(what, maps)
             scaled = [c / d for c, d in zip(exact, step)]
@@ -183,11 +180,13 @@ class Frs(Codec):
         return samples, errors
 
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
-        if not {"features", "scores", "frs"} <= sample.keys() or len(levels) != len(self.tables["feature_expected"]):
+        if not {*(f"{what}s" for what in self.kinds), "frs"} <= sample.keys() or len(levels) != len(
+            self.tables["feature_expected"]
+        ):
             raise CorruptCache(f"arrays {sorted(sample)} on {len(levels)} FPN levels are not those of this codec")
         check_map(sample["frs"], levels)
         blocks = sum(h * w for h, w in (whole_blocks(*side) for side in levels))
-        for what in KINDS:
+        for what in self.kinds:
             try:
                 check_tokens(sample[f"{what}s"], self.tables[f"{what}_expected"].shape[1] * blocks)
             except CorruptCache as error:
@@ -201,8 +200,8 @@ class Frs(Codec):
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         maps = BatchMaps(self.coded_maps(batch), canvas(batch.levels))
-        out: dict[str, Levels] = {}
-        for what in KINDS:
+        out: dict[str, Levels] = {"score": []}
+        for what in self.kinds:
             steps = self.step_sizes(what, maps)
             planes = [q * d for q, d in zip(self.symbols(batch, maps, what), steps)]
             out[what] = self._rebuild(planes, maps, what)

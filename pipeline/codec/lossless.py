@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
 from pipeline.codec.base import CalibrationSample, Codec, Sample, pack, positions, unpack
@@ -26,36 +27,38 @@ class Lossless(Codec):
     def gradient_error(self, loss: str) -> float:
         return 0.0
 
+    def _columns(self) -> dict[str, tuple[int, str]]:
+        """Width and name of the second axis of the arrays that have one."""
+        wide = {"features": (self.channels, "channel"), "scores": (self.score_channels, "score_channel")}
+        return {f"{what}s": wide[f"{what}s"] for what in self.kinds}
+
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         p, zstd = max(positions(sample) for sample in levels), self.settings["zstd"]
-        return [
-            ArraySpec("features", (p, self.channels), "float32", ("position", "channel"), zstd),
-            ArraySpec("scores", (p, self.score_channels), "float32", ("position", "score_channel"), zstd),
-            ArraySpec("frs", (p,), "float32", ("position",), zstd),
+        wide = [
+            ArraySpec(name, (p, width), "float32", ("position", axis), zstd)
+            for name, (width, axis) in self._columns().items()
         ]
+        return [*wide, ArraySpec("frs", (p,), "float32", ("position",), zstd)]
 
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
-        widths = {"features": (self.channels,), "scores": (self.score_channels,), "frs": ()}
-        for name, width in widths.items():
+        widths = {name: (width,) for name, (width, _) in self._columns().items()}
+        for name, shape in {**widths, "frs": ()}.items():
             array = sample.get(name)
-            if array is None or array.dtype != np.float32 or array.shape[1:] != width or len(array) < positions(levels):
-                raise CorruptCache(f"array {name}: not one of {width} numbers for each position of {levels}")
+            if array is None or array.dtype != np.float32 or array.shape[1:] != shape or len(array) < positions(levels):
+                raise CorruptCache(f"array {name}: not one of {shape} numbers for each position of {levels}")
             if not np.isfinite(array).all():
                 raise CorruptCache(f"array {name}: holds NaN or infinity")
 
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
         self.check(output)
-        features = pack(output.features).transpose(1, 2).float().cpu().numpy()
-        scores = pack(output.scores).transpose(1, 2).float().cpu().numpy()
-        frs = pack([m[:, None] for m in output.frs])[:, 0].float().cpu().numpy()
-        samples = [{"features": f, "scores": s, "frs": m} for f, s, m in zip(features, scores, frs)]
-        return samples, {"features_error": 0.0, "scores_error": 0.0}
+        arrays = {f"{what}s": pack(output.values(what)).transpose(1, 2).float().cpu().numpy() for what in self.kinds}
+        arrays["frs"] = pack([m[:, None] for m in output.frs])[:, 0].float().cpu().numpy()
+        samples = [dict(zip(arrays, rows)) for rows in zip(*arrays.values())]
+        return samples, {f"{what}s_error": 0.0 for what in self.kinds}
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
-        frs = unpack(batch.arrays["frs"][:, None], batch.levels)
-        return TeacherOutput(
-            unpack(batch.arrays["features"].transpose(1, 2), batch.levels),
-            unpack(batch.arrays["scores"].transpose(1, 2), batch.levels),
-            [level[:, 0] for level in frs],
-            batch.levels,
-        )
+        out: dict[str, list[Tensor]] = {"score": []}
+        for what in self.kinds:
+            out[what] = unpack(batch.arrays[f"{what}s"].transpose(1, 2), batch.levels)
+        frs = [level[:, 0] for level in unpack(batch.arrays["frs"][:, None], batch.levels)]
+        return TeacherOutput(out["feature"], out["score"], frs, batch.levels)

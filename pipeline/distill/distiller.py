@@ -63,7 +63,7 @@ class Distiller(BaseModel):
         shapes, own_channels, own_scores = output_shapes(student, (128, 128))
         if len(shapes) != levels:
             raise StudentError(f"student has {len(shapes)} FPN levels, the teacher's outputs have {levels}")
-        if own_scores != score_channels:
+        if section.score_weight and own_scores != score_channels:
             raise StudentError(
                 f"student has {own_scores} class score channels a position, the teacher's outputs have "
                 f"{score_channels}: classes and anchors must be the same"
@@ -82,10 +82,11 @@ class Distiller(BaseModel):
         cropped = [zip(tensors, target.levels) for tensors in (seen["features"], seen["logits"])]
         features, logits = ([self._crop(t, size) for t, size in pairs] for pairs in cropped)
         adapted = [adapter(feature) for adapter, feature in zip(self.adapters, features)]
-        feature, score = distillation_loss(self._loss, target, adapted), distillation_loss("score", target, logits)
-        ramp = self.ramp()
+        feature, ramp = distillation_loss(self._loss, target, adapted), self.ramp()
         losses[f"loss_{self.section.feature_loss}_feature"] = self.section.feature_weight * ramp * feature
-        losses["loss_frs_score"] = self.section.score_weight * ramp * score
+        if self.section.score_weight:  # a cache may hold no scores for a student that does not ask for them
+            score = distillation_loss("score", target, logits)
+            losses["loss_frs_score"] = self.section.score_weight * ramp * score
         return losses
 
     def ramp(self) -> float:

@@ -13,7 +13,7 @@ from pipeline.codec import load_codec
 from pipeline.codec.base import Codec
 from pipeline.codec.fit import PROFILES
 from pipeline.codec.quality import asked
-from pipeline.config import Sections
+from pipeline.config import DistillSection, Sections
 from pipeline.data import Images
 from pipeline.distill.sources import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.errors import CacheError, ConfigError
@@ -67,7 +67,7 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
         require_images(cache.root, number, {ref.image_id for refs in shards for ref in refs} | left_out, images)
     made_with = {number: cache.manifest(number)["environment"] for number in passes}
     codec = load_codec(cache.root, cache.codec_manifest())
-    require_served(codec, sections.distill.feature_loss, cache.root)
+    require_served(codec, sections.distill, cache.root)
     source = StreamSource(
         passes, images, views, cache, codec, sections.views.check, sections.views.tolerance, made_with
     )
@@ -83,8 +83,14 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
     )  # fmt: skip
 
 
-def require_served(codec: Codec, loss: str, root: Place) -> None:
-    """Raise ConfigError where the codec, made for other losses, spoils this one."""
+def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
+    """Raise ConfigError where the codec, made for other losses, spoils the feature loss or has no class scores."""
+    if distill.score_weight and "score" not in codec.kinds:
+        raise ConfigError(
+            f"distill.score_weight={distill.score_weight}: {root} was made without class scores "
+            "(cache.codec.scores=False); set distill.score_weight=0, or make a cache with them"
+        )
+    loss = distill.feature_loss
     error = codec.gradient_error(FEATURE_LOSSES[loss])
     bound = max(TOLERATED, 2 * asked(codec.settings["quality"])) if error else 0.0
     made_for_it = FEATURE_LOSSES[loss] in PROFILES[codec.settings.get("profile", "frs")]

@@ -37,12 +37,11 @@ class Look:
         reader = self.cache.shard(ref.cache_pass, ref.shard)
         arrays = reader.read(ref.index, self.codec.check_sample)
         sizes = {name: len(chunk) for name, chunk in reader.chunks(ref.index).items()}
-        record, levels = ViewRecord.from_row(arrays["record"], arrays["thumbnail"])
+        record, levels = ViewRecord.from_row(arrays.pop("record"), arrays.pop("thumbnail"))
         return record, Stored(arrays, levels, sizes)
 
     def output(self, stored: Stored) -> TeacherOutput:
-        coded = {name: stored.arrays[name] for name in ("features", "scores", "frs")}
-        return self.codec.decode(stack([coded], [stored.levels]))
+        return self.codec.decode(stack([stored.arrays], [stored.levels]))
 
 
 def write_page(
@@ -106,7 +105,7 @@ def worst(look: Look, seen: Seen | None) -> list[dict[str, Any]]:
         wrong = seen.wrong(record, output)
         rows.append({"record": record, "features": wrong.features, "scores": wrong.scores,
                      "kilobytes": sum(stored.sizes.values()) / 1e3, "output": output})  # fmt: skip
-    rows.sort(key=lambda row: -max(row["features"], row["scores"]))
+    rows.sort(key=lambda row: -max(row["features"], row["scores"] or 0.0))
     for row in rows[:WORST]:
         base = background(row["record"], seen.pixels(row["record"]))
         row["image"], row["map"] = data_uri(base), data_uri(over(base, row["output"].frs[0][0].numpy(), row["record"]))

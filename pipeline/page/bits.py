@@ -24,7 +24,7 @@ ALPHABET = 64  # token values from here on count as one
 
 @dataclass
 class Stored:
-    """One view as it lies in the cache: arrays, grids, bytes of every array's chunk."""
+    """One view as it lies in the cache: arrays without its record, grids, bytes of every array's chunk."""
 
     arrays: dict[str, np.ndarray]
     levels: LevelShapes
@@ -41,8 +41,9 @@ class Bits:
 
 def bits(codec: Codec, views: Sequence[Stored]) -> Bits:
     depth = len(views[0].levels)
-    by_level = {name: np.zeros(depth) for name in ("features", "scores", "frs")}
-    by_tenth = {name: np.zeros(TENTHS) for name in ("features", "scores")} if isinstance(codec, Frs) else {}
+    names = [f"{what}s" for what in codec.kinds]
+    by_level = {name: np.zeros(depth) for name in (*names, "frs")}
+    by_tenth = {name: np.zeros(TENTHS) for name in names} if isinstance(codec, Frs) else {}
     for name in list(by_level):
         if isinstance(codec, Frs) and name in by_tenth:
             _add_tokens(codec, name, views, by_level[name], by_tenth[name])

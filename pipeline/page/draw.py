@@ -85,11 +85,15 @@ def sizes(axes: Axes, cache: Cache) -> None:
 
 def errors(axes: Axes, rates: Sequence[Point], curve: Sequence[Point]) -> None:
     for loss, colour, marker in (("feature", SERIES[0], "o"), ("score", SERIES[1], "s")):
-        known = sorted((p.kilobytes, 100 * p.errors[loss]) for p in rates if loss in p.errors)
+        known, coarser = (
+            sorted((p.kilobytes, 100 * p.errors[loss]) for p in points if loss in p.errors) for points in (rates, curve)
+        )
+        if not known:  # no class scores
+            continue
         if len(known) > 1:
             axes.plot(*zip(*known), color=colour)
-        elif curve:
-            axes.plot(*zip(*((p.kilobytes, 100 * p.errors[loss]) for p in curve)), color=colour, linestyle="--")
+        elif coarser:
+            axes.plot(*zip(*coarser), color=colour, linestyle="--")
         x, y = [k for k, _ in known], [e for _, e in known]
         axes.scatter(x, y, color=colour, marker=marker, s=22, label=f"{loss} loss", zorder=3)
         here = rates[0]

@@ -58,8 +58,8 @@ def estimated(codec: Codec, here: Point, views: Sequence[Stored]) -> list[Point]
     sizes = []
     for factor in COARSER:
         coarse = copy.deepcopy(codec)
-        for what in ("feature_step", "score_step"):
-            coarse.settings[what] *= factor
+        for what in codec.kinds:
+            coarse.settings[f"{what}_step"] *= factor
         sizes.append(sum(_bytes(coarse, output) for output in outputs) / len(views) / 1e3)
     return [
         Point(f"steps x {factor:g}", here.kilobytes - sizes[0] + size, {k: e * factor for k, e in here.errors.items()})
@@ -68,8 +68,7 @@ def estimated(codec: Codec, here: Point, views: Sequence[Stored]) -> list[Point]
 
 
 def _output(codec: Frs, view: Stored) -> TeacherOutput:
-    coded = {name: view.arrays[name] for name in ("features", "scores", "frs")}
-    output = codec.decode(stack([coded], [view.levels]))
+    output = codec.decode(stack([view.arrays], [view.levels]))
     return TeacherOutput(output.features, [level.clamp(0, 1) for level in output.scores], output.frs)
 
 

@@ -24,7 +24,7 @@ class Wrong:
     """Share of what varies in the teacher's output that is lost, weighted as the losses are: root of it, per tensor."""
 
     features: float
-    scores: float
+    scores: float | None  # None: the cache has none
 
 
 class Seen:
@@ -53,5 +53,5 @@ class Seen:
             self._teacher = Teacher(self._spec, self._images.classes, own_device(), self._section.teacher.tf32)
         exact = self._teacher([self.pixels(record)])
         coded = coded.to(self._teacher.device)
-        left = {what: unexplained(what, [(exact, coded.values(what))]) for what in ("feature", "score")}
-        return Wrong(left["feature"] ** 0.5, left["score"] ** 0.5)
+        lost = lambda what: unexplained(what, [(exact, coded.values(what))]) ** 0.5  # noqa: E731
+        return Wrong(lost("feature"), lost("score") if coded.scores else None)

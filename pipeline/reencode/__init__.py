@@ -48,6 +48,8 @@ def reencode(
     if not old.passes():
         raise CacheError(f"{old.root}: no complete pass; run stage 1 again")
     settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else codec_settings(codec)
+    if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
+        raise ConfigError(f"{old.root}: holds no class scores, so no cache with scores can be made of it; --no-scores")
     recipe = {**old.recipe, "codec": settings}
     plan = {**old.plan, "recipe": recipe, "recipe_digest": digest(recipe)}
     check_existing(root, plan)

@@ -16,6 +16,7 @@ def add_reencode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help="folder of the new cache")
     parser.add_argument("--quality", metavar="Q", help="high, balanced, small or a fraction (default: balanced)")
     parser.add_argument("--profile", choices=["frs", "universal"], help="losses to serve (default: frs)")
+    parser.add_argument("--no-scores", action="store_true", help="leave out the class scores")
     parser.add_argument(
         "--config", metavar="C", help="of the source: calibrate as stage 1 does, with the teacher's weights"
     )
@@ -32,6 +33,7 @@ def reencode(args: argparse.Namespace) -> None:
     if quality is not None and quality.replace(".", "", 1).isdigit():
         quality = float(quality)
     asked = {key: value for key, value in (("quality", quality), ("profile", args.profile)) if value is not None}
+    asked |= {"scores": False} if args.no_scores else {}
     options = cli.parse_options(args.cfg_options)
     summary = reencode(args.source, args.target, {"type": "frs", **asked}, args.config, options, args.like, args.jobs,
                        cli.log, cli.Bar())  # fmt: skip
