@@ -26,7 +26,7 @@ demo: setup
 test: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check --quiet .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m mypy

@@ -237,7 +237,7 @@ def test_a_corrupt_shard_stops_training(fails, made: dict[str, Path], tmp_path: 
     shard.write_bytes(raw)
     for workers in (0, 1):
         line = fails(2, made["frs"], f"cache.dir={root}", f"train_dataloader.num_workers={workers}")
-        assert "shard-00001.tar" in line and "repair` recomputes this shard alone" in line
+        assert "shard-00001.tar" in line and "repair --config C` recomputes this shard alone" in line
 
 
 def test_an_unfinished_cache(fails, made: dict[str, Path], tmp_path: Path) -> None:
