@@ -33,7 +33,7 @@ from pipeline.cache.place import place
 from pipeline.cache.plan import ShardPlan, references
 from pipeline.cache.ranges import AHEAD, GAP, neighbours
 from pipeline.cache.sidecar import Extent
-from pipeline.cache.writer import Index, ShardWriter, shard_head
+from pipeline.cache.writer import Index, shard_head, written_shard
 from pipeline.caching.shard import record_specs
 from pipeline.stream.schedule import Batch, epoch_batches
 from tests.servers import web_server
@@ -65,7 +65,7 @@ def make_cache(root: Path) -> None:
     for n, shard in enumerate(shards):
         index: Index = {"shapes": (np.full((SHARD, 1, 2), 32, np.int64), ("sample", "level", "side"))}
         head = shard_head(specs, attributes, SHARD, index)
-        with ShardWriter(pass_folder(root, 0) / shard_name(n), specs, head, digest(plan), digest(codec)) as writer:
+        with written_shard(pass_folder(root, 0) / shard_name(n), specs, head, digest(plan), digest(codec)) as writer:
             for image, view, _ in shard.samples:
                 zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in specs}
                 writer.add(image, view, encode_sample(specs, zeros | {"noise": rng.integers(0, 256, SAMPLE, np.uint8)}))

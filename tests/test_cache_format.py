@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import json
+import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +20,13 @@ from hypothesis import strategies as st
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from pipeline.cache import files
 from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk, encode_sample, spec_from_metadata
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import canonical
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.store import TarStore
-from pipeline.cache.writer import ShardWriter, shard_head
+from pipeline.cache.writer import shard_head, written_shard
 from pipeline.caching.shard import record_specs
 from pipeline.errors import CodecError
 from pipeline.records import ViewRecord
@@ -50,7 +55,7 @@ def write(path: Path, rows: list[dict[str, np.ndarray]]) -> Path:
     }
     codec = {"channels": 7, "score_channels": 3}
     attributes = {"arrays": [spec.name for spec in SPECS], "levels": 1, "codec": codec}
-    with ShardWriter(path, SPECS, shard_head(SPECS, attributes, len(rows), index), "ab", "cd") as writer:
+    with written_shard(path, SPECS, shard_head(SPECS, attributes, len(rows), index), "ab", "cd") as writer:
         for n, row in enumerate(rows):
             writer.add(n, 0, encode_sample(SPECS, row))
     return path
@@ -147,3 +152,24 @@ def test_a_cache_opens_in_place(made: dict[str, Path]) -> None:
             assert group.attrs["plan"] == cache.plan_digest
             scores, frs = group["scores"][:], group["frs"][:]
             np.testing.assert_array_equal(scores.max(axis=2), frs)
+
+
+@pytest.mark.parametrize("call", range(9))
+def test_every_failing_call_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """The n-th write or fsync of a shard fails, wherever it is: head, samples, tail, file, folder, sidecar."""
+    left = itertools.count(-call)
+
+    def failing(real: Any) -> Any:
+        def run(*given: Any) -> Any:
+            if next(left) == 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*given)
+
+        return run
+
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(files.Counted, "write", failing(files.Counted.write))
+    with pytest.raises(OSError) as caught:
+        write(tmp_path / "shard-00000.tar", samples(2))
+    assert str(caught.value.filename).startswith(str(tmp_path / "shard-00000."))
+    assert not list(tmp_path.glob("*.tmp"))

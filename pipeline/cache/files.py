@@ -118,14 +118,15 @@ def atomic_file(path: Place) -> Iterator[Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with naming(path), Counted(FileIO(temporary, "w")) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if os.fstat(file.fileno()).st_size != file.written:
-                raise OSError(errno.EIO, "the disk took fewer bytes than it said")
-        os.replace(temporary, path)
-        sync(path.parent)
+        with naming(path):
+            with Counted(FileIO(temporary, "w")) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if os.fstat(file.fileno()).st_size != file.written:
+                    raise OSError(errno.EIO, "the disk took fewer bytes than it said")
+            os.replace(temporary, path)
+            sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import numpy as np
 from google_crc32c import value as crc32c
@@ -34,27 +34,15 @@ def shard_head(specs: Sequence[ArraySpec], attributes: dict[str, Any], samples: 
 
 
 class ShardWriter:
-    """Context manager that streams one shard to disk; memory is one sample, whatever the shard's size.
+    """Takes the samples of one shard, in order, in `written_shard`; memory is one sample, whatever the shard's size."""
 
-    A shard of an object store grows in a temporary file here and is put when it is whole.
-
-    Leaving with an error removes the temporary file; leaving well commits the tar and then its sidecar, so a
-    sidecar never describes a shard that is not there.
-    """
-
-    def __init__(self, path: Place, specs: Sequence[ArraySpec], head: bytes, plan: str, codec: str) -> None:
-        self._path, self._specs, self._plan, self._codec = path, specs, plan, codec
-        self._file_context = atomic_file(path)
+    def __init__(self, file: BinaryIO, specs: Sequence[ArraySpec], head: bytes) -> None:
+        self._file, self._specs = file, specs
         self._hash, self._at = hashlib.sha256(), 0
         self._samples: list[Extent] = []
         self._bytes = {spec.name: 0 for spec in specs}
-        self._head_bytes = head
+        self._head = self._append(head)
         self.measured: dict[str, float] = {}
-
-    def __enter__(self) -> ShardWriter:
-        self._file = self._file_context.__enter__()
-        self._head = self._append(self._head_bytes)
-        return self
 
     def _append(self, data: bytes, image_id: int = -1, view: int = -1) -> Extent:
         extent = Extent(self._at, len(data), crc32c(data), image_id, view)
@@ -71,16 +59,23 @@ class ShardWriter:
             self._bytes[spec.name] += len(chunks[spec.name])
         self._samples.append(self._append(b"".join(members), image_id, view))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._file_context.__exit__(kind, error, trace)
-            return
+    def finish(self, name: str, plan: str, codec: str) -> None:
+        """Append the tar's end; `sidecar` then describes the whole."""
         tail = self._append(tarfmt.END)
-        self._file_context.__exit__(None, None, None)
-        self.sidecar = Sidecar(
-            self._path.name, self._plan, self._codec, self._at, self._hash.hexdigest(), self._head,
-            tuple(self._samples), tail, self._bytes, self.measured,
-        )  # fmt: skip
-        write_json(self._path.with_suffix(".json"), self.sidecar.to_json())
+        self.sidecar = Sidecar(name, plan, codec, self._at, self._hash.hexdigest(), self._head,
+                               tuple(self._samples), tail, self._bytes, self.measured)  # fmt: skip
+
+
+@contextmanager
+def written_shard(path: Place, specs: Sequence[ArraySpec], head: bytes, plan: str, codec: str) -> Iterator[ShardWriter]:
+    """A shard to add samples to, streamed to disk; `plan`, `codec`: digests of what it belongs to.
+
+    Leaving with an error removes the temporary file; leaving well commits the tar and then its sidecar, so a sidecar
+    never describes a shard that is not there. A shard of an object store grows in a temporary file here and is put when
+    it is whole.
+    """
+    with atomic_file(path) as file:
+        writer = ShardWriter(file, specs, head)
+        yield writer
+        writer.finish(path.name, plan, codec)
+    write_json(path.with_suffix(".json"), writer.sidecar.to_json())

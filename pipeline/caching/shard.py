@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.cache.arrays import ArraySpec, encode_sample
 from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan
-from pipeline.cache.writer import Index, ShardWriter, shard_head
+from pipeline.cache.writer import Index, shard_head, written_shard
 from pipeline.codec.base import Codec, Sample
 from pipeline.errors import CodecError
 from pipeline.records import RECORD_COLUMNS, THUMBNAIL, LevelShapes, ViewRecord
@@ -60,7 +60,7 @@ def start_shard(
         specs = [*codec.specs(levels, waiting), *record_specs(depth)] if levels else []
         attributes = _attributes(codec, codec_digest, specs, depth, identity)
         head = shard_head(specs, attributes, len(levels), _index(shard, levels))
-        with ShardWriter(path, specs, head, identity["plan"], codec_digest) as writer:
+        with written_shard(path, specs, head, identity["plan"], codec_digest) as writer:
             for record, chunks in _compressed(specs, rows):
                 writer.add(record.image_id, record.view, chunks)
             writer.measured = {name: total / len(levels) for name, total in errors.items()}

@@ -91,8 +91,8 @@ def save_codec(codec: Codec, root: Place, measured: dict[str, Any]) -> None:
             files = _write_group(codec, temporary)
             for path in temporary.rglob("*"):
                 sync(path)
-        temporary.rename(place)
-        sync(root)
+            temporary.rename(place)
+            sync(root)
     write_json(root / "codec.json", {"settings": codec.settings, "files": files, "measured": measured})
 
 
