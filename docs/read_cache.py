@@ -1,4 +1,4 @@
-"""Reads a teacher cache with numpy and numcodecs alone: python docs/read_cache.py CACHE. docs/format.md says why."""
+"""Reads a teacher cache with numpy and numcodecs alone: `python docs/read_cache.py CACHE`. docs/format.md says why."""
 
 import hashlib
 import json
