@@ -12,18 +12,28 @@ LOGGER = logging.getLogger("pipeline")
 
 
 class Bar:
-    """Progress of a run over views: done, views/s, MB, time left. Without a terminal, one plain line at the end."""
+    """Progress of a run over views: done, views/s, MB, time left. Without a terminal, one plain line at the end.
+
+    Where the end is not known (`total` None) that line is the title, and comes at the start.
+    """
 
     def __init__(self, stderr: bool = False) -> None:
         from rich.console import Console
 
         self._console = Console(stderr=stderr)
+        self._bar: Any = None
+        self._total: int | None = None
 
     def start(self, title: str, total: int | None) -> None:
+        """Begin; ends what is still running."""
+        if self._bar:
+            self._bar.stop()
         self._title, self._total, self._done, self._mb, self._begun = title, total, 0, 0.0, time.perf_counter()
-        self._bar: Any = None
+        self._bar = None
         if self._console.is_terminal:
             self._draw()
+        elif total is None:
+            self._say(title)
 
     def _draw(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -48,11 +58,13 @@ class Bar:
     def stop(self) -> None:
         if self._bar:
             self._bar.stop()
-            return
-        of = f" of {self._total}" if self._total is not None else ""
-        size = f", {self._mb:.1f} MB" if self._mb else ""
-        seconds = time.perf_counter() - self._begun
-        text = f"{self._title:8} {self._done}{of} views, {self._rate:.1f} views/s{size}, {seconds:.0f} s"
+        elif self._total is not None:
+            size = f", {self._mb:.1f} MB" if self._mb else ""
+            seconds = time.perf_counter() - self._begun
+            of = f"{self._done} of {self._total} views"
+            self._say(f"{self._title:8} {of}, {self._rate:.1f} views/s{size}, {seconds:.0f} s")
+
+    def _say(self, text: str) -> None:
         print(text, file=sys.stderr) if self._console.stderr else log(text)
 
 
