@@ -9,9 +9,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.stopping import ADVICE, Stopped, stoppable
 from pipeline.terminal import LOGGER
 
@@ -68,11 +69,19 @@ class Command:
         parser.set_defaults(run=self.run)
 
 
+def begin(args: argparse.Namespace) -> None:
+    """Run what was asked for. A config that is not there is told before mmdet is imported, which takes seconds."""
+    config = getattr(args, "config", None)
+    if config is not None and not Path(config).is_file():
+        raise ConfigError(f"{config}: no such config file")
+    args.run(args)
+
+
 def script(command: Command, name: str) -> None:
     """A command that stands alone in a file of this name."""
     parser = argparse.ArgumentParser(prog=f"python {name}")
     command.fill(parser)
-    guarded(lambda: command.run(parser.parse_args()))
+    guarded(lambda: begin(parser.parse_args()))
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +113,4 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     try:
         return parser.parse_args(["--cfg-options", *pairs]).cfg_options
     except (argparse.ArgumentError, ValueError, AssertionError, SyntaxError) as error:
-        from pipeline.errors import ConfigError
-
         raise ConfigError(f"--cfg-options: expected key=value pairs, found {pairs} ({error})") from error

@@ -116,6 +116,22 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert re.fullmatch(r"pass 1   8 of 8 views, [\d.]+ views/s, 1\.0 MB, 0 s\n", capsys.readouterr().out)
 
 
+def test_a_run_of_unknown_length_tells_its_phases(capsys: pytest.CaptureFixture) -> None:
+    """Without a terminal a line when one begins; on it a bar of that title, and the next phase ends the one before."""
+    bar, screen = terminal.Bar(), io.StringIO()
+    bar.start("learning from 5 views", None)
+    assert capsys.readouterr().out == "learning from 5 views\n"
+    bar.stop()
+    assert capsys.readouterr().out == ""
+    bar._console = Console(file=screen, force_terminal=True, width=100)
+    for title in ("learning from 5 views", "choosing steps on 3 views"):
+        bar.start(title, None)
+        bar.advance(1, 0)
+    bar.stop()
+    last = screen.getvalue().splitlines()
+    assert any("learning" in line for line in last) and any("choosing" in line for line in last)
+
+
 def test_one_line_a_shard_in_the_log_file(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     cache = Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache"))
     for number in (0, 1):
