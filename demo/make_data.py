@@ -1,6 +1,6 @@
 """Make the demo's detection data: synthetic scenes as COCO-format files.
 
-    python demo/make_data.py --out work_dirs/demo/data [--train 300] [--val 100] [--categories 16|80]
+    python demo/make_data.py --out work_dirs/demo/data --train 300 --val 100 --categories 16
 
 Writes OUT/train/*.jpg, OUT/val/*.jpg and OUT/annotations/instances_{train,val}.json. The same arguments
 give the same bytes on any number of workers, and asking for more images only adds to the ones before.

@@ -49,7 +49,7 @@ def main() -> None:
 
         argcomplete.autocomplete(whole)
     args = whole.parse_args()
-    cli.guarded(lambda: args.run(args))
+    cli.guarded(lambda: cli.begin(args))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,23 @@
-"""Command lines: arguments, progress, log file, and every user's error in one line with exit code 2."""
+"""Command lines: arguments, and every user's error in one line with exit code 2."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.stopping import ADVICE, Stopped, stoppable
+from pipeline.terminal import LOGGER
 
 USER_ERROR = 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-LOGGER = logging.getLogger("pipeline")
 
 
 def one_line(error: BaseException) -> str:
@@ -71,11 +69,19 @@ class Command:
         parser.set_defaults(run=self.run)
 
 
+def begin(args: argparse.Namespace) -> None:
+    """Run what was asked for. A config that is not there is told before mmdet is imported, which takes seconds."""
+    config = getattr(args, "config", None)
+    if config is not None and not Path(config).is_file():
+        raise ConfigError(f"{config}: no such config file")
+    args.run(args)
+
+
 def script(command: Command, name: str) -> None:
     """A command that stands alone in a file of this name."""
     parser = argparse.ArgumentParser(prog=f"python {name}")
     command.fill(parser)
-    guarded(lambda: command.run(parser.parse_args()))
+    guarded(lambda: begin(parser.parse_args()))
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -107,77 +113,4 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     try:
         return parser.parse_args(["--cfg-options", *pairs]).cfg_options
     except (argparse.ArgumentError, ValueError, AssertionError, SyntaxError) as error:
-        from pipeline.errors import ConfigError
-
         raise ConfigError(f"--cfg-options: expected key=value pairs, found {pairs} ({error})") from error
-
-
-class Bar:
-    """Progress of a run over views: done, views/s, MB, time left. Without a terminal, one plain line at the end."""
-
-    def __init__(self, stderr: bool = False) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=stderr)
-
-    def start(self, title: str, total: int | None) -> None:
-        self._title, self._total, self._done, self._mb, self._begun = title, total, 0, 0.0, time.perf_counter()
-        self._bar: Any = None
-        if self._console.is_terminal:
-            self._draw()
-
-    def _draw(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = [
-            TextColumn("{task.description:11}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:6.1f} views/s  {task.fields[mb]:8.1f} MB"), TimeRemainingColumn(),
-        ]  # fmt: skip
-        self._bar = Progress(*columns, console=self._console)
-        self._task = self._bar.add_task(self._title, total=self._total, rate=0.0, mb=0.0)
-        self._bar.start()
-
-    @property
-    def _rate(self) -> float:
-        return self._done / max(1e-9, time.perf_counter() - self._begun)
-
-    def advance(self, samples: int, size: int) -> None:
-        self._done, self._mb = self._done + samples, self._mb + size / 1e6
-        if self._bar:
-            self._bar.update(self._task, advance=samples, rate=self._rate, mb=self._mb)
-
-    def stop(self) -> None:
-        if self._bar:
-            self._bar.stop()
-            return
-        of = f" of {self._total}" if self._total is not None else ""
-        size = f", {self._mb:.1f} MB" if self._mb else ""
-        seconds = time.perf_counter() - self._begun
-        text = f"{self._title:8} {self._done}{of} views, {self._rate:.1f} views/s{size}, {seconds:.0f} s"
-        print(text, file=sys.stderr) if self._console.stderr else log(text)
-
-
-def log(text: str) -> None:
-    """To the terminal, and into the log file where one is kept."""
-    print(text, flush=True)
-    for line in text.splitlines():
-        LOGGER.info(line)
-
-
-def keep_log(path: Path) -> None:
-    """From now on `log` and what modules tell the logger `pipeline` also go to a file, each line with its time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for old in list(LOGGER.handlers):
-        LOGGER.removeHandler(old)
-        old.close()
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False
-
-
-def log_file(cache_dir: str) -> Path:
-    """Where stage 1 keeps its log: beside the cache, as a cache's bytes do not depend on the day they were made."""
-    place, _, name = cache_dir.rstrip("/").rpartition("/")
-    return Path("work_dirs" if "://" in cache_dir else place, f"{name}.log")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import Cache
@@ -122,6 +124,15 @@ def info_table(found: dict[str, Any]) -> str:
         f"content  {found['content'][:16]}",
     ]
     return "\n".join(lines)
+
+
+def export_table(folder: Path, written: list[Path]) -> str:
+    """The files of one exported view, a line for each kind."""
+    kinds = Counter(path.stem.rpartition("_")[0] for path in written if path.suffix == ".npy")
+    lines = [
+        f"{kind:8} {levels} levels: {kind}_0 to {kind}_{levels - 1}, .npy and .png" for kind, levels in kinds.items()
+    ]
+    return "\n".join([f"view     {folder}, {len(written)} files; view.json says what they are of", *lines])
 
 
 def stage2_table(summary: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import cli
+from pipeline import terminal
 from pipeline.__main__ import COMMANDS, parser
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
@@ -93,9 +93,9 @@ def test_tab_completion(tmp_path: Path) -> None:
     assert "--image-id" in completed("frs-cache export --im")
 
 
-def drawn(terminal: bool) -> str:
-    bar, screen = cli.Bar(), io.StringIO()
-    bar._console = Console(file=screen, force_terminal=terminal)
+def drawn(on_terminal: bool) -> str:
+    bar, screen = terminal.Bar(), io.StringIO()
+    bar._console = Console(file=screen, force_terminal=on_terminal)
     bar.start("pass 1", 8)
     for _ in range(2):
         bar.advance(4, 500_000)
@@ -108,12 +108,28 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     colour = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
-    assert colour.search(drawn(terminal=True)) and capsys.readouterr().out == ""
+    assert colour.search(drawn(on_terminal=True)) and capsys.readouterr().out == ""
     monkeypatch.setenv("NO_COLOR", "1")
-    plain = drawn(terminal=True)
+    plain = drawn(on_terminal=True)
     assert not colour.search(plain) and all(word in plain for word in ("8/8", "views/s", "1.0 MB", "0:00:00"))
-    assert drawn(terminal=False) == ""
+    assert drawn(on_terminal=False) == ""
     assert re.fullmatch(r"pass 1   8 of 8 views, [\d.]+ views/s, 1\.0 MB, 0 s\n", capsys.readouterr().out)
+
+
+def test_a_run_of_unknown_length_tells_its_phases(capsys: pytest.CaptureFixture) -> None:
+    """Without a terminal a line when one begins; on it a bar of that title, and the next phase ends the one before."""
+    bar, screen = terminal.Bar(), io.StringIO()
+    bar.start("learning from 5 views", None)
+    assert capsys.readouterr().out == "learning from 5 views\n"
+    bar.stop()
+    assert capsys.readouterr().out == ""
+    bar._console = Console(file=screen, force_terminal=True, width=100)
+    for title in ("learning from 5 views", "choosing steps on 3 views"):
+        bar.start(title, None)
+        bar.advance(1, 0)
+    bar.stop()
+    last = screen.getvalue().splitlines()
+    assert any("learning" in line for line in last) and any("choosing" in line for line in last)
 
 
 def test_one_line_a_shard_in_the_log_file(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -132,7 +148,7 @@ def test_one_line_a_shard_in_the_log_file(made: dict[str, Path], tmp_path: Path,
         )
     words = [line[20:] for line in kept if ".tar" not in line]
     assert words == told.splitlines()  # the rest of the log is what the terminal showed
-    assert cli.log_file("s3://bucket/caches/coco/") == Path("work_dirs/coco.log")
+    assert terminal.log_file("s3://bucket/caches/coco/") == Path("work_dirs/coco.log")
 
 
 @pytest.mark.parametrize("codec", ["frs", "lossless"])

@@ -19,6 +19,7 @@ FLOORS = [
     ["caching", "distill", "export", "verify"],
     ["reencode"],
     ["forecast", "page"],
+    ["terminal"],
     ["cli"],
     ["verbs"],
     ["__main__"],

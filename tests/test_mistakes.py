@@ -44,11 +44,16 @@ def config(data: Path, teacher: dict, tmp_path: Path) -> Path:
 
 def test_a_real_process(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[1]
-    for script in ("stage1_cache_teacher.py", "stage2_distill.py"):
-        done = subprocess.run([sys.executable, root / script, "--config", tmp_path / "no.py"],
+    verbs = ("plan", "repair", "verify C", "report C -o page.html", "reencode A B", "stage1", "stage2")
+    commands = [["-m", "pipeline", *verb.split()] for verb in verbs]
+    for command in (["stage1_cache_teacher.py"], ["stage2_distill.py"], *commands):
+        done = subprocess.run([sys.executable, "-X", "importtime", *command, "--config", tmp_path / "no.py"],
                               check=False, capture_output=True, text=True, cwd=root)  # fmt: skip
-        assert done.returncode == 2 and "Traceback" not in done.stderr
-        assert done.stderr.strip().splitlines()[-1] == f"error: {tmp_path / 'no.py'}: no such config file"
+        imported = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+        assert not any(line.endswith((" torch", " mmengine")) for line in imported)
+        assert done.returncode == 2
+        told = [line for line in done.stderr.splitlines() if line not in imported]
+        assert told == [f"error: {tmp_path / 'no.py'}: no such config file"]
 
 
 def test_config(fails, config: Path, tmp_path: Path) -> None:

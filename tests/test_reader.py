@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,14 +49,33 @@ def test_every_view_of_a_cache(made: dict[str, Path], reader: ModuleType, codec:
     assert seen == {(image, view) for image in range(100, 112) for view in (0, 1)}
 
 
-@pytest.mark.parametrize("profile", ["frs", "universal"])
-def test_mixed_grids_and_empty_maps(tmp_path: Path, reader: ModuleType, profile: str) -> None:
-    root = make_mixed(tmp_path, {"profile": profile})
-    tar, tables = root / "pass-0/shard-00000.tar", reader.tables(root)
-    codec, shard = codec_of(root), ShardReader(tar)
-    for index, sample in enumerate(reader.samples(tar)):
-        for found, levels in zip(reader.decode(sample, tables), decoded(codec, shard.read(index)), strict=True):
+@pytest.mark.parametrize(
+    "settings", [{}, {"profile": "universal"}, {"scores": False}, {"type": "lossless", "scores": False}]
+)
+def test_mixed_grids_and_empty_maps(tmp_path: Path, reader: ModuleType, settings: dict[str, Any]) -> None:
+    root = make_mixed(tmp_path, settings)
+    (root / "pass-0/manifest.json").touch()
+    codec, shard = codec_of(root), ShardReader(root / "pass-0/shard-00000.tar")
+    samples = list(reader.read(root))
+    assert [row[:2] for row in samples] == [(ref.image_id, ref.view) for ref in shard.sidecar.samples]
+    for index, (_, _, *sample) in enumerate(samples):
+        for found, levels in zip(sample, decoded(codec, shard.read(index)), strict=True):
             close(found, levels)
+
+
+def test_it_is_short() -> None:
+    """Its name in the documents is that of a reader of 60 lines."""
+    lines = [line for line in FILE.read_text().splitlines() if line and not line.startswith('"""')]
+    assert len(lines) <= 60 and max(map(len, lines)) <= 120
+
+
+def test_a_closed_pipe_ends_quietly(made: dict[str, Path]) -> None:
+    """As `| head -2` closes it."""
+    command = [sys.executable, FILE, made["frs"].parent / "cache"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 def test_alone(made: dict[str, Path], tmp_path: Path) -> None:
@@ -63,7 +83,7 @@ def test_alone(made: dict[str, Path], tmp_path: Path) -> None:
     root = Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache"))
     shutil.copy(FILE, tmp_path / "read_cache.py")
     ask = "import runpy, sys; sys.argv = ['', 'cache']; runpy.run_path('read_cache.py', run_name='__main__'); print("
-    ask += "sorted({name.split('.')[0] for name in sys.modules} & {'pipeline', 'torch', 'zarr', 'webdataset'}))"
+    ask += "sorted({name.split('.')[0] for name in sys.modules} & {'pipeline', 'torch', 'webdataset'}))"
     run = lambda: subprocess.run([sys.executable, "-I", "-c", ask], cwd=tmp_path, capture_output=True, text=True)  # noqa: E731, PLW1510
     lines = run().stdout.splitlines()
     assert len(lines) == 25 and lines[-1] == "[]"

@@ -29,6 +29,7 @@ from pipeline.teacher.model import precision
 
 CHOOSING, REPORTED = 24, 16  # views that choose the codec's steps, and views that its error is reported on
 BEYOND = 1.5  # an error on fresh views that is this many times the one asked for is reported
+PHASES = {"learning": "learning from", "choosing": "choosing steps on", "reported": "measuring errors on"}  # by part
 DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported
 
 
@@ -41,6 +42,7 @@ class ViewSample:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._sound: set[str] = set()
+        self._phase = ""
         self._probes = Probes(job.teacher, job.sections.views.seed, self._flat, job.log)
         seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
@@ -51,13 +53,22 @@ class ViewSample:
         }  # fmt: skip
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        if part != "choosing":  # where whole outputs are asked for, that is soon done
+            self._begin(part)
         for views, records in self._views(part):
             # What fitting makes of a view is several times its size.
             yield from self._taught(views, records).each()
         self._sound.add(part)
 
     def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+        self._begin(part)
         return self._probes(part, losses)
+
+    def _begin(self, part: str) -> None:
+        """Tell which phase this is; it takes minutes, and views are run many times."""
+        if part != self._phase:
+            self._phase = part
+            self._job.progress.start(f"codec    {PHASES[part]} {len(self.parts[part])} views", None)
 
     def _flat(self, part: str) -> Iterator[Tensor]:
         for views, records in self._views(part):
@@ -99,7 +110,6 @@ def calibrated(job: Job, sample: ViewSample | None = None) -> Codec:
     codec = new_codec(codec_settings(plain(dict(job.sections.cache.codec))))
     sample = sample or ViewSample(job)
     job.log(f"codec    {codec.name}, calibrating on {sum(map(len, sample.parts.values()))} views")
-    job.progress.start("calibration", None)
     try:
         with repeatable():
             codec.calibrate(sample)

@@ -34,9 +34,9 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def export(args: argparse.Namespace) -> None:
     from pipeline.export import export_view
+    from pipeline.report import export_table
 
-    for path in export_view(args.cache, args.image_id, args.view, Path(args.out)):
-        print(path)
+    print(export_table(Path(args.out), export_view(args.cache, args.image_id, args.view, Path(args.out))))
 
 
 INFO = cli.Command("What a cache holds, in a table.", "{prog} work_dirs/demo/cache", add_cache_json, info)

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline import cli
+from pipeline import cli, terminal
 from pipeline.verbs.look import add_cache
 
 
@@ -36,8 +36,8 @@ def reencode(args: argparse.Namespace) -> None:
     asked |= {"scores": False} if args.no_scores else {}
     options = cli.parse_options(args.cfg_options)
     summary = reencode(args.source, args.target, {"type": "frs", **asked}, args.config, options, args.like, args.jobs,
-                       cli.log, cli.Bar())  # fmt: skip
-    cli.log(stage1_table(args.target, summary))
+                       terminal.log, terminal.Bar())  # fmt: skip
+    terminal.log(stage1_table(args.target, summary))
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def plan(args: argparse.Namespace) -> None:
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
     quiet = (lambda text: print(text, file=sys.stderr)) if args.json else print
-    found = forecast(cfg, sections, quiet, cli.Bar(stderr=args.json), args.samples, args.seconds)
+    found = forecast(cfg, sections, quiet, terminal.Bar(stderr=args.json), args.samples, args.seconds)
     print(json.dumps(found, indent=1) if args.json else forecast_table(found))
     if not fits(found):
         raise CacheError(

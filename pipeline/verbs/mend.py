@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from pipeline import cli
+from pipeline import cli, terminal
 from pipeline.errors import CorruptCache
 from pipeline.verbs.look import add_cache_json
 
@@ -30,7 +30,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 def verify(args: argparse.Namespace) -> None:
     from pipeline.verify import findings
 
-    found = findings(args.cache, args.deep, Silent() if args.json else cli.Bar())
+    found = findings(args.cache, args.deep, Silent() if args.json else terminal.Bar())
     if args.deep and args.config and found["whole"]:
         found["live"] = live = _live(args)
         found["bad"], found["whole"] = live["bad"], not live["bad"]
@@ -67,8 +67,8 @@ def repair(args: argparse.Namespace) -> None:
     from pipeline.config import load_config
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
-    done = repair(cfg, sections, cli.log, cli.Bar())
-    cli.log("\n".join(f"mended   {line}" for line in done) or "whole    nothing to repair")
+    done = repair(cfg, sections, terminal.log, terminal.Bar())
+    terminal.log("\n".join(f"mended   {line}" for line in done) or "whole    nothing to repair")
 
 
 VERIFY = cli.Command(

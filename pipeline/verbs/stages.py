@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from pipeline import cli
+from pipeline import cli, terminal
 
 
 def add_stage1(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +21,10 @@ def run_stage1(args: argparse.Namespace) -> None:
     from pipeline.report import stage1_table
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
-    cli.keep_log(Path(args.log_file) if args.log_file else cli.log_file(sections.cache.dir))
-    summary = cache_teacher(cfg, sections, cli.log, cli.Bar())
+    terminal.keep_log(Path(args.log_file) if args.log_file else terminal.log_file(sections.cache.dir))
+    summary = cache_teacher(cfg, sections, terminal.log, terminal.Bar())
     if os.environ.get("RANK", "0") == "0":
-        cli.log(stage1_table(sections.cache.dir, summary))
+        terminal.log(stage1_table(sections.cache.dir, summary))
 
 
 def add_stage2(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def run_stage2(args: argparse.Namespace) -> None:
     apply_flags(cfg, args.config, args.work_dir, args.resume, args.amp, args.auto_scale_lr, args.launcher)
     summary = train_student(cfg, sections)
     if is_main_process():
-        cli.log(stage2_table(summary))
+        terminal.log(stage2_table(summary))
 
 
 STAGE1 = cli.Command(

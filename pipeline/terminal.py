@@ -1,0 +1,94 @@
+"""What a run shows of itself: a bar or plain lines on the terminal, and a log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LOGGER = logging.getLogger("pipeline")
+
+
+class Bar:
+    """Progress of a run over views: done, views/s, MB, time left. Without a terminal, one plain line at the end.
+
+    Where the end is not known (`total` None) that line is the title, and comes at the start.
+    """
+
+    def __init__(self, stderr: bool = False) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=stderr)
+        self._bar: Any = None
+        self._total: int | None = None
+
+    def start(self, title: str, total: int | None) -> None:
+        """Begin; ends what is still running."""
+        if self._bar:
+            self._bar.stop()
+        self._title, self._total, self._done, self._mb, self._begun = title, total, 0, 0.0, time.perf_counter()
+        self._bar = None
+        if self._console.is_terminal:
+            self._draw()
+        elif total is None:
+            self._say(title)
+
+    def _draw(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = [
+            TextColumn("{task.description:11}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:6.1f} views/s  {task.fields[mb]:8.1f} MB"), TimeRemainingColumn(),
+        ]  # fmt: skip
+        self._bar = Progress(*columns, console=self._console)
+        self._task = self._bar.add_task(self._title, total=self._total, rate=0.0, mb=0.0)
+        self._bar.start()
+
+    @property
+    def _rate(self) -> float:
+        return self._done / max(1e-9, time.perf_counter() - self._begun)
+
+    def advance(self, samples: int, size: int) -> None:
+        self._done, self._mb = self._done + samples, self._mb + size / 1e6
+        if self._bar:
+            self._bar.update(self._task, advance=samples, rate=self._rate, mb=self._mb)
+
+    def stop(self) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif self._total is not None:
+            size = f", {self._mb:.1f} MB" if self._mb else ""
+            seconds = time.perf_counter() - self._begun
+            of = f"{self._done} of {self._total} views"
+            self._say(f"{self._title:8} {of}, {self._rate:.1f} views/s{size}, {seconds:.0f} s")
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr) if self._console.stderr else log(text)
+
+
+def log(text: str) -> None:
+    """To the terminal, and into the log file where one is kept."""
+    print(text, flush=True)
+    for line in text.splitlines():
+        LOGGER.info(line)
+
+
+def keep_log(path: Path) -> None:
+    """From now on `log` and what modules tell the logger `pipeline` also go to a file, each line with its time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in list(LOGGER.handlers):
+        LOGGER.removeHandler(old)
+        old.close()
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+
+
+def log_file(cache_dir: str) -> Path:
+    """Where stage 1 keeps its log: beside the cache, as a cache's bytes do not depend on the day they were made."""
+    place, _, name = cache_dir.rstrip("/").rpartition("/")
+    return Path("work_dirs" if "://" in cache_dir else place, f"{name}.log")
