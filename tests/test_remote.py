@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import zarr
 
-from pipeline import cli
+from pipeline import caching, cli
 from pipeline.__main__ import main
 from pipeline.cache import lease, manifest, remote
 from pipeline.cache.cache import Cache
@@ -28,7 +29,8 @@ from pipeline.cache.store import TarStore
 from pipeline.config import load_config
 from pipeline.distill.lesson import prepare_lesson
 from pipeline.errors import CacheError, ConfigError, StoreError
-from pipeline.reencode import calibration
+from pipeline.mm import Config
+from pipeline.reencode import calibration, reencode
 from pipeline.report import describe
 from pipeline.stream import Stream, stream_loader
 from pipeline.verify import verify
@@ -131,6 +133,38 @@ def test_two_runs_of_stage_1_do_not_meet(s3: str, monkeypatch: pytest.MonkeyPatc
     (root / ".lock").unlink()
     with locked(root, wait=True):
         write_json(root / "manifest.json", {})
+
+
+def test_a_rank_writes_nothing_when_its_leaders_lock_is_gone(s3: str) -> None:
+    root = place("s3://bucket/ranks")
+    assert isinstance(root, RemotePath)
+    with locked(root), pytest.MonkeyPatch.context() as patch:
+        held = lease.claims()
+        patch.setattr(lease, "_claims", {})  # as another process has them
+        patch.setattr(caching, "calibrated", lambda job: None)
+        ranks = SimpleNamespace(leads=False, join=lambda: None, told=lambda _: held, progress=lambda bar: bar)
+        caching.agreed_codec(Config(), cast(Any, SimpleNamespace(ranks=ranks, progress=Quiet())))
+        write_json(root / "shard-00000.json", {})
+        (root / ".lock").put(b'{"token": "another owner"}')
+        with pytest.raises(CacheError, match=r"s3://bucket/ranks/\.lock: taken over by another process"):
+            write_json(root / "shard-00001.json", {})
+        (root / ".lock").unlink()
+        with pytest.raises(CacheError, match="taken over"):
+            write_json(root / "shard-00001.json", {})
+    assert objects("s3://bucket/ranks").keys() == {"shard-00000.json"}
+
+
+def test_workers_of_reencode_write_nothing_when_the_lock_is_gone(s3: str, cache_folder: Path) -> None:
+    class Thief(Quiet):
+        def start(self, title: str, total: int | None) -> None:
+            target = place("s3://bucket/recoded/.lock")
+            assert isinstance(target, RemotePath)
+            target.put(b'{"token": "another owner"}')
+
+    source = str(cache_folder)
+    with pytest.raises(CacheError, match=r"recoded/\.lock: taken over by another process"):
+        reencode(source, "s3://bucket/recoded", {"type": "frs"}, None, {}, source, 2, lambda _: None, Thief())
+    assert not any("shard" in name for name in objects("s3://bucket/recoded"))
 
 
 def test_large_files_travel_in_parts(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
