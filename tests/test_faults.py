@@ -236,6 +236,20 @@ def test_a_read_only_cache_serves(read_only: Path) -> None:
     assert refused.stderr.strip().splitlines()[-1].startswith("PermissionError")
 
 
+def test_the_log_of_a_cache_that_fills_its_mount(tmp_path: Path) -> None:
+    """The folder above is not ours; the cache's own is."""
+    (tmp_path / "mnt" / "cache").mkdir(parents=True)
+    (tmp_path / "mnt").chmod(0o555)
+    keep = f"import os; os.chdir({str(tmp_path)!r}); from pipeline import cli\n"
+    keep += f"cli.keep_log_beside({str(tmp_path / 'mnt/cache')!r}); cli.log('kept')"
+    done = without_override("-c", keep)
+    told = (
+        f"log      work_dirs/cache.log, as {tmp_path}/mnt/cache.log cannot be written; --log-file takes another place"
+    )
+    assert done.stdout.splitlines() == [told, "kept"], done.stderr
+    assert [line[20:] for line in (tmp_path / "work_dirs/cache.log").read_text().splitlines()] == [told, "kept"]
+
+
 @LONG
 def test_a_student_of_a_read_only_cache(made: dict[str, Path], read_only: Path, tmp_path: Path) -> None:
     trained = without_override("stage2_distill.py", "--config", str(made["frs"]), "--work-dir", str(tmp_path / "run"),

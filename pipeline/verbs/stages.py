@@ -21,7 +21,7 @@ def run_stage1(args: argparse.Namespace) -> None:
     from pipeline.report import stage1_table
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
-    cli.keep_log(Path(args.log_file) if args.log_file else cli.log_file(sections.cache.dir))
+    cli.keep_log(Path(args.log_file)) if args.log_file else cli.keep_log_beside(sections.cache.dir)
     summary = cache_teacher(cfg, sections, cli.log, cli.Bar())
     if os.environ.get("RANK", "0") == "0":
         cli.log(stage1_table(sections.cache.dir, summary))
