@@ -239,6 +239,32 @@ def test_lasting_faults_are_one_line(web: Any, fault: str, words: str) -> None:
     assert "\n" not in str(raised.value) and f"{web.address}/cache/pass-0/shard-00000.tar" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"), [("endless", "sends more than"), ("endless, undeclared", "cannot be used")]
+)
+def test_a_server_that_never_ends(web: Any, fault: str, words: str) -> None:
+    """Small files, ranges of shards, and what verify reads: no more is taken in than there may be."""
+    cache = Cache(f"{web.address}/cache")
+    reader, (first, *_) = cache.shard(0, 0), cache.manifest(0)["files"].items()
+    for before, call in (
+        ([""], lambda: Cache(f"{web.address}/cache")),  # behind a HEAD
+        ([], lambda: reader.read(1)),
+        ([], lambda: manifest.check_pass(cache.root, 0, {"files": dict([first])}, "")),
+    ):
+        web.faults[:] = [*before, fault]
+        with pytest.raises(CacheError, match=words) as raised:
+            call()
+        assert "\n" not in str(raised.value) and str(raised.value).startswith(f"{web.address}/cache/")
+    assert web.sent < 200 << 20
+
+
+def test_a_local_file_that_is_too_large(tmp_path: Path) -> None:
+    with open(tmp_path / "plan.json", "wb") as file:
+        file.truncate(1 << 40)  # takes no room
+    with pytest.raises(CacheError, match=r"plan\.json: expected \d+ bytes at most"):
+        Cache(tmp_path)
+
+
 def test_mistakes_are_one_line(s3: str, web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = {**IMPATIENT, "max_retries": 1}
     cases = {

@@ -23,6 +23,8 @@ from pipeline.cache.place import Place
 from pipeline.cache.remote import RemotePath
 from pipeline.errors import CacheError, CorruptCache
 
+SMALL = 256 << 20  # bytes of a file that is read at once; the plan of a pass over ten million images has 200 MB
+
 
 def canonical(value: Any) -> bytes:
     """The one way this project writes a JSON value; two equal values have equal bytes."""
@@ -47,7 +49,7 @@ def read_small(path: Place, sha256: str | None = None) -> bytes:
     if stored is not None:
         return stored
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes(SMALL) if isinstance(path, RemotePath) else _read(path)
     except OSError as error:
         if sha256:
             raise CorruptCache(f"{path}: missing, but the manifest lists it; run stage 1 again") from error
@@ -57,6 +59,13 @@ def read_small(path: Place, sha256: str | None = None) -> bytes:
     if disk and sha256:
         disk.keep_small(sha256, raw)
     return raw
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > SMALL:
+            raise CorruptCache(f"{path}: expected {SMALL} bytes at most, found more; no file of a cache")
+        return file.read()
 
 
 def read_json(path: Place, sha256: str | None = None) -> Any:

@@ -24,6 +24,7 @@ from pipeline.cache.remote import RemotePath
 from pipeline.errors import CacheError, StoreError
 
 BEAT, STALE, POLL = 10.0, 45.0, 0.5  # seconds
+LARGEST = 1 << 16  # bytes of a lock object
 Claims = dict[RemotePath, str]  # lock objects, and the token that is in them as long as they are ours
 _claims: Claims = {}  # of this process, or of the one that it works for
 
@@ -108,7 +109,7 @@ class Lease:
 def found_in(path: RemotePath) -> tuple[dict[str, Any], str | None] | None:
     """What a lock object says of its owner, and its e_tag; None where there is none."""
     try:
-        raw, tag = path.read_tagged()
+        raw, tag = path.read_tagged(LARGEST)
         content = json.loads(raw)
     except FileNotFoundError:
         return None

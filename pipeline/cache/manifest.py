@@ -68,7 +68,7 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
     def check(name: str) -> CacheError | None:
         path = folder / name
         try:
-            found = _entry(path)
+            found = _entry(path, manifest["files"][name]["bytes"])
         except FileNotFoundError:
             return CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again")
         except OSError as error:  # a bad sector is one of the things to be listed
@@ -89,11 +89,16 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
     return [fault for fault in each(root, check, manifest["files"]) if fault is not None]
 
 
-def _entry(path: Place) -> dict[str, Any]:
-    """`bytes` and `sha256` of a file of any size, in constant memory. Raises FileNotFoundError where there is none."""
+def _entry(path: Place, expected: int | None = None) -> dict[str, Any]:
+    """`bytes` and `sha256` of a file of any size, in constant memory. Raises FileNotFoundError where there is none.
+
+    `expected`: its bytes; from afar, one of another size is read no further.
+    """
     if isinstance(path, RemotePath):
         found = hashlib.sha256()
         data, size = path.read_range(0, RANGE)
+        if expected not in (None, size):
+            return {"bytes": size, "sha256": None}
         found.update(data)
         for at in range(RANGE, size, RANGE):
             found.update(path.read_range(at, min(RANGE, size - at))[0])
