@@ -28,7 +28,7 @@ from pipeline.cache.sidecar import load_sidecar
 from pipeline.cache.store import TarStore
 from pipeline.config import load_config
 from pipeline.distill.lesson import prepare_lesson
-from pipeline.errors import CacheError, ConfigError, StoreError
+from pipeline.errors import CacheError, ConfigError, CorruptCache, StoreError
 from pipeline.mm import Config
 from pipeline.reencode import calibration, reencode
 from pipeline.report import describe
@@ -256,6 +256,23 @@ def test_a_server_that_never_ends(web: Any, fault: str, words: str) -> None:
             call()
         assert "\n" not in str(raised.value) and str(raised.value).startswith(f"{web.address}/cache/")
     assert web.sent < 200 << 20
+
+
+@pytest.mark.parametrize("name", ["pass-0/shard-00001.tar", "codec/score_basis/c/0/0"])
+def test_the_advice_about_a_bad_object_helps(
+    s3: str, web: Any, made: dict[str, Path], cache_folder: Path, name: str
+) -> None:
+    (web.root / "cache" / name).write_bytes(b"bad")
+    with pytest.raises(CorruptCache, match="put a whole copy of it on the server"):
+        verify(f"{web.address}/cache")
+    upload(web.root / "cache", f"s3://bucket/{name}")
+    root = place(f"s3://bucket/{name}")
+    assert isinstance(root, RemotePath)
+    with pytest.raises(CorruptCache, match=r"delete .* run stage 1 again") as raised:
+        verify(root)
+    (root / ("codec.json" if "delete the cache's codec.json" in str(raised.value) else name)).unlink()
+    stage1(made["frs"], **{"cache.dir": str(root)})
+    assert remote_tree(str(root)) == tree(cache_folder)
 
 
 def test_a_local_file_that_is_too_large(tmp_path: Path) -> None:

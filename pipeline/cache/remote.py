@@ -58,7 +58,7 @@ class RemotePath:
         return self._ask(lambda client: int(client.head(self.key)["size"]))
 
     def read_bytes(self, most: int) -> bytes:
-        """The whole object. Raises FileNotFoundError where there is none, CorruptCache where it is over `most` bytes."""
+        """The whole object. Raises FileNotFoundError where there is none, CorruptCache if it is over `most` bytes."""
         return self._ask(lambda client: self._body(client.get(self.key), most))
 
     def read_range(self, offset: int, size: int) -> tuple[bytes, int]:
