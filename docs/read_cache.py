@@ -37,15 +37,15 @@ def decode_map(packed, sides, top):  # of every level: m, buckets, sums by block
         yield m, np.where(c > 0, half_octave.clip(1, 48), 0), blocks(np.rint(relative * 2**30).astype(int)[c])
 
 
-def dequantise(what, tokens, levels, tables, step):  # features or sqrt(scores), (X, H, W) of every level
+def dequantise(what, sample, levels, tables, settings):  # features or sqrt(scores), (X, H, W) of every level
     mean, basis, expected = (tables[f"{what}_{table}"] for table in ("mean", "basis", "expected"))
     logs = [np.searchsorted(BOUNDS, np.append(b, b.sum()), side="right") for _, _, b in levels]
     keys = [e.reshape(-1, 1) + log[:-1] - log[-1] for e, log in zip(expected, logs)]
-    order = np.argsort(-np.concatenate([key.ravel() for key in keys]), kind="stable")
+    tokens, order = sample[f"{what}s"], np.argsort(-np.concatenate([key.ravel() for key in keys]), kind="stable")
     at, z, q = np.cumsum((tokens & 255) + 1) - 1, tokens >> 8, np.zeros(len(order))
     q[order[at[z > 0]]] = ((z >> 1) ^ -(z & 1))[z > 0]
     sums = np.array([m.sum(dtype=np.float64) for m, _, _ in levels])
-    steps = step * sums**0.5 * max(sums.sum(), 1e-300) ** -0.3
+    steps = settings[f"{what}_step"] * sums**0.5 * max(sums.sum(), 1e-300) ** -0.3
     for n, (part, (m, bucket, b)) in enumerate(zip(np.split(q, np.cumsum([key.size for key in keys])), levels)):
         plane = np.einsum("ki,rklhw,lj->rhiwj", DCT, part.reshape(-1, 4, 4, *b.shape) * steps[n], DCT)
         plane = plane.reshape(-1, 4 * len(b), 4 * b.shape[1])[:, : len(m), : m.shape[1]]
@@ -60,8 +60,8 @@ def decode(sample, tables, settings):  # features (C, H, W), scores (K, H, W; []
     levels = own = list(decode_map(sample["frs"], sides, settings["map_top"]))
     if settings.get("profile") == "universal":
         own = [(np.ones_like(m), bucket, blocks(np.full(m.shape, 2**30))) for m, bucket, _ in levels]
-    features = dequantise("feature", sample["features"], own, tables, settings["feature_step"])
-    roots = "scores" in sample and dequantise("score", sample["scores"], levels, tables, settings["score_step"]) or []
+    features = dequantise("feature", sample, own, tables, settings)
+    roots = dequantise("score", sample, levels, tables, settings) if "scores" in sample else []
     return list(features), [u * np.abs(u) for u in roots], [m for m, _, _ in levels]
 
 
@@ -76,10 +76,5 @@ def read(cache):  # image id, view, features, scores, frs of every view of every
 
 if __name__ == "__main__":
     signal(SIGPIPE, SIG_DFL)  # `| head` has seen enough
-    for image_id, view, features, scores, frs in read(Path(sys.argv[1])):
-        print(
-            image_id,
-            view,
-            *(part[0].shape for part in (features, scores) if part),
-            f"{max(level.max() for level in frs):.3f}",
-        )
+    for image_id, view, *parts in read(Path(sys.argv[1])):
+        print(image_id, view, *(part[0].shape for part in parts if part))

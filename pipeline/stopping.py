@@ -25,6 +25,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def _raise(number: int, frame: Any) -> None:
+    """Once: another signal would break off what cleans up behind the first, and the end is GRACE away at most."""
+    for each in STOPS:
+        signal.signal(each, signal.SIG_IGN)
     raise Stopped(number)
 
 
@@ -50,7 +53,8 @@ def stoppable() -> Iterator[None]:
         signal.set_wakeup_fd(-1)
         os.close(tells)
         for number, handler in zip(STOPS, before):
-            signal.signal(number, handler)
+            if signal.getsignal(number) is _raise:  # stopped, the process goes on to ignore them to its end
+                signal.signal(number, handler)
 
 
 def _force(hears: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -92,3 +94,16 @@ def log_file(cache_dir: str) -> Path:
     """Where stage 1 keeps its log: beside the cache, as a cache's bytes do not depend on the day they were made."""
     place, _, name = cache_dir.rstrip("/").rpartition("/")
     return Path("work_dirs" if "://" in cache_dir else place, f"{name}.log")
+
+
+def keep_log_beside(cache_dir: str) -> None:
+    """`keep_log`; in work_dirs/ where nothing can be written beside the cache, which may fill a mount to its root."""
+    path = log_file(cache_dir)
+    try:
+        keep_log(path)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        keep_log(Path("work_dirs", path.name))
+        if os.environ.get("RANK", "0") == "0":
+            log(f"log      work_dirs/{path.name}, as {path} cannot be written; --log-file takes another place")

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     root: ClassVar[Path]
     faults: ClassVar[list[str]]
     asked: ClassVar[list[tuple[str, str, str | None]]]  # method, path, range
+    sent: ClassVar[int] = 0  # bytes of endless answers
     delay: ClassVar[float] = 0.0  # seconds before each answer
     address: ClassVar[str]
 
@@ -77,6 +78,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not path.is_file():
             self.answer(404)
             return
+        if fault.startswith("endless"):
+            self.endless(wanted, declared=fault == "endless")
+            return
         body, tag = path.read_bytes(), {} if fault == "cut without a tag" else {"ETag": '"1"'}
         if wanted and fault != "no ranges":
             first, last = (int(n) for n in re.fullmatch(r"bytes=(\d+)-(\d+)", wanted).groups())  # type: ignore[union-attr]
@@ -97,6 +101,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.connection.shutdown(2)
             return
         self.wfile.write(body)
+
+    def endless(self, wanted: str | None, declared: bool) -> None:
+        """More than was asked for and than any cache holds, until the other side has enough."""
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"{wanted.replace('=', ' ')}/{1 << 40}")
+        name, value = ("Content-Length", str(1 << 40)) if declared else ("Transfer-Encoding", "chunked")
+        self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        block = bytes(1 << 20)
+        with suppress(OSError):
+            while type(self).sent < 1 << 30:
+                self.wfile.write(block if declared else b"100000\r\n" + block + b"\r\n")
+                type(self).sent += len(block)
+        self.close_connection = True
 
     do_HEAD = do_GET
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ import torch
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import locked
+from pipeline.cache.plan import ShardPlan
+from pipeline.caching.passes import Behind
 from pipeline.errors import CacheError, CodecError, StaleCache
 from pipeline.records import TeacherOutput
 from pipeline.stopping import ADVICE
@@ -97,6 +100,55 @@ def test_a_process_that_cannot_listen_is_ended(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err.strip()) == (143, ADVICE)
+
+
+COMMITTING = """
+import time
+from pathlib import Path
+from pipeline import cli
+from pipeline.cache.files import locked
+from pipeline.caching.passes import Behind
+
+def commit():
+    time.sleep(2)
+    Path({root!r}, "committed").touch()
+    return 0
+
+def main():
+    with locked(Path({root!r})), Behind(lambda *_: None) as behind:
+        behind.commit(0, None, commit)
+        print("ready", flush=True)
+        {then}
+
+cli.guarded(main)
+"""
+
+
+@pytest.mark.parametrize("then", [pytest.param("time.sleep(60)", marks=LONG), "behind.finish()"])
+def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(tmp_path: Path, then: str) -> None:
+    code = COMMITTING.format(root=str(tmp_path), then=then)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        process.send_signal(number)
+        time.sleep(0.2)
+    with locked(tmp_path, wait=True):
+        assert (tmp_path / "committed").exists() or process.wait(timeout=1)  # or all of it was ended at once
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.strip()) == (130, ADVICE)
+
+
+def test_ctrl_c_in_a_script_of_ones_own_waits_for_the_shard_that_is_being_written() -> None:
+    """There Python's own handler raises at each of them."""
+    ended: list[bool] = []
+    presses = [threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT]) for delay in (0.2, 0.4, 0.6)]
+    with pytest.raises(KeyboardInterrupt), Behind(lambda *_: None) as behind:
+        behind.commit(0, ShardPlan(()), lambda: (time.sleep(1.2), ended.append(True), 0)[2])
+        for press in presses:
+            press.start()
+        time.sleep(60)
+    assert ended
 
 
 def test_a_locked_cache_is_left_alone(made: dict[str, Path], tmp_path: Path) -> None:
@@ -182,6 +234,20 @@ def test_a_read_only_cache_serves(read_only: Path) -> None:
     look += f"assert findings({str(read_only)!r}, True, Quiet())['whole']; open({str(read_only / 'x')!r}, 'w')"
     refused = without_override("-c", look)
     assert refused.stderr.strip().splitlines()[-1].startswith("PermissionError")
+
+
+def test_the_log_of_a_cache_that_fills_its_mount(tmp_path: Path) -> None:
+    """The folder above is not ours; the cache's own is."""
+    (tmp_path / "mnt" / "cache").mkdir(parents=True)
+    (tmp_path / "mnt").chmod(0o555)
+    keep = f"import os; os.chdir({str(tmp_path)!r}); from pipeline import terminal\n"
+    keep += f"terminal.keep_log_beside({str(tmp_path / 'mnt/cache')!r}); terminal.log('kept')"
+    done = without_override("-c", keep)
+    told = (
+        f"log      work_dirs/cache.log, as {tmp_path}/mnt/cache.log cannot be written; --log-file takes another place"
+    )
+    assert done.stdout.splitlines() == [told, "kept"], done.stderr
+    assert [line[20:] for line in (tmp_path / "work_dirs/cache.log").read_text().splitlines()] == [told, "kept"]
 
 
 @LONG

@@ -18,7 +18,9 @@ from pipeline.config import load_config
 from pipeline.errors import DataError
 from pipeline.forecast import forecast, interval, warnings_of
 from pipeline.forecast.disk import existing, free_bytes
+from pipeline.forecast.training import measure_training
 from pipeline.forecast.trial import trial
+from pipeline.planning import plan_views
 from tests.conftest import Quiet, detector, make_config, make_dataset, stage1
 
 
@@ -64,18 +66,22 @@ def test_a_finished_cache_lends_its_codec(planned: tuple[Path, dict[str, Any]]) 
 def test_broken_images_are_left_out_where_stage_1_does(
     data: Path, teacher: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where nothing is left of the first shard."""
     images = make_dataset(tmp_path / "data")
-    for name in ("003.jpg", "007.jpg"):
-        (images / "images" / name).write_bytes(b"not a picture")
     config = make_config(images, teacher, detector("retinanet"), tmp_path, "lossless")
-    found = []
+    found, broken = [], set()
     for quarantine in (False, True):
         cfg, sections = load_config(str(config), {"cache.quarantine": quarantine, "cache.batch_size": 1})
         job = open_job(cfg, sections, lambda _: None, Quiet())
+        if not broken:
+            broken = {image for image, _, _ in plan_views(job.images, job.views, 0, job.plan["layout"])[0].samples}
+            for image in broken:
+                (images / "images" / f"{image - 100:03d}.jpg").write_bytes(b"not a picture")
         with pytest.raises(DataError) if not quarantine else nullcontext(), trial(job, tmp_path, 12, 1.0) as made:
             found += [ref.image_id for shard in made.cache.references(0) for ref in shard]
             assert len(made.positions) == len(found)
-    assert len(found) == 10 and not {103, 107} & set(found)
+            assert measure_training(cfg, sections, job.images, job.views, made, 0.1).images_per_second > 0
+    assert len(found) + len(broken) == 12 and not broken & set(found)
 
 
 def test_a_full_disk_is_refused(

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import zarr
 
-from pipeline import cli
+from pipeline import caching, cli
 from pipeline.__main__ import main
 from pipeline.cache import lease, manifest, remote
 from pipeline.cache.cache import Cache
@@ -27,8 +28,9 @@ from pipeline.cache.sidecar import load_sidecar
 from pipeline.cache.store import TarStore
 from pipeline.config import load_config
 from pipeline.distill.lesson import prepare_lesson
-from pipeline.errors import CacheError, ConfigError, StoreError
-from pipeline.reencode import calibration
+from pipeline.errors import CacheError, ConfigError, CorruptCache, StoreError
+from pipeline.mm import Config
+from pipeline.reencode import calibration, reencode
 from pipeline.report import describe
 from pipeline.stream import Stream, stream_loader
 from pipeline.verify import verify
@@ -133,6 +135,38 @@ def test_two_runs_of_stage_1_do_not_meet(s3: str, monkeypatch: pytest.MonkeyPatc
         write_json(root / "manifest.json", {})
 
 
+def test_a_rank_writes_nothing_when_its_leaders_lock_is_gone(s3: str) -> None:
+    root = place("s3://bucket/ranks")
+    assert isinstance(root, RemotePath)
+    with locked(root), pytest.MonkeyPatch.context() as patch:
+        held = lease.claims()
+        patch.setattr(lease, "_claims", {})  # as another process has them
+        patch.setattr(caching, "calibrated", lambda job: None)
+        ranks = SimpleNamespace(leads=False, join=lambda: None, told=lambda _: held, progress=lambda bar: bar)
+        caching.agreed_codec(Config(), cast(Any, SimpleNamespace(ranks=ranks, progress=Quiet())))
+        write_json(root / "shard-00000.json", {})
+        (root / ".lock").put(b'{"token": "another owner"}')
+        with pytest.raises(CacheError, match=r"s3://bucket/ranks/\.lock: taken over by another process"):
+            write_json(root / "shard-00001.json", {})
+        (root / ".lock").unlink()
+        with pytest.raises(CacheError, match="taken over"):
+            write_json(root / "shard-00001.json", {})
+    assert objects("s3://bucket/ranks").keys() == {"shard-00000.json"}
+
+
+def test_workers_of_reencode_write_nothing_when_the_lock_is_gone(s3: str, cache_folder: Path) -> None:
+    class Thief(Quiet):
+        def start(self, title: str, total: int | None) -> None:
+            target = place("s3://bucket/recoded/.lock")
+            assert isinstance(target, RemotePath)
+            target.put(b'{"token": "another owner"}')
+
+    source = str(cache_folder)
+    with pytest.raises(CacheError, match=r"recoded/\.lock: taken over by another process"):
+        reencode(source, "s3://bucket/recoded", {"type": "frs"}, None, {}, source, 2, lambda _: None, Thief())
+    assert not any("shard" in name for name in objects("s3://bucket/recoded"))
+
+
 def test_large_files_travel_in_parts(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PART", 5 << 20)
     content = np.random.default_rng(0).bytes(13 << 20)
@@ -203,6 +237,49 @@ def test_lasting_faults_are_one_line(web: Any, fault: str, words: str) -> None:
     with pytest.raises(CacheError, match=words) as raised:
         reader.read(1)
     assert "\n" not in str(raised.value) and f"{web.address}/cache/pass-0/shard-00000.tar" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("endless", "sends more than"), ("endless, undeclared", "cannot be used")]
+)
+def test_a_server_that_never_ends(web: Any, fault: str, words: str) -> None:
+    """Small files, ranges of shards, and what verify reads: no more is taken in than there may be."""
+    cache = Cache(f"{web.address}/cache")
+    reader, (first, *_) = cache.shard(0, 0), cache.manifest(0)["files"].items()
+    for before, call in (
+        ([""], lambda: Cache(f"{web.address}/cache")),  # behind a HEAD
+        ([], lambda: reader.read(1)),
+        ([], lambda: manifest.check_pass(cache.root, 0, {"files": dict([first])}, "")),
+    ):
+        web.faults[:] = [*before, fault]
+        with pytest.raises(CacheError, match=words) as raised:
+            call()
+        assert "\n" not in str(raised.value) and str(raised.value).startswith(f"{web.address}/cache/")
+    assert web.sent < 200 << 20
+
+
+@pytest.mark.parametrize("name", ["pass-0/shard-00001.tar", "codec/score_basis/c/0/0"])
+def test_the_advice_about_a_bad_object_helps(
+    s3: str, web: Any, made: dict[str, Path], cache_folder: Path, name: str
+) -> None:
+    (web.root / "cache" / name).write_bytes(b"bad")
+    with pytest.raises(CorruptCache, match="put a whole copy of it on the server"):
+        verify(f"{web.address}/cache")
+    upload(web.root / "cache", f"s3://bucket/{name}")
+    root = place(f"s3://bucket/{name}")
+    assert isinstance(root, RemotePath)
+    with pytest.raises(CorruptCache, match=r"delete .* run stage 1 again") as raised:
+        verify(root)
+    (root / ("codec.json" if "delete the cache's codec.json" in str(raised.value) else name)).unlink()
+    stage1(made["frs"], **{"cache.dir": str(root)})
+    assert remote_tree(str(root)) == tree(cache_folder)
+
+
+def test_a_local_file_that_is_too_large(tmp_path: Path) -> None:
+    with open(tmp_path / "plan.json", "wb") as file:
+        file.truncate(1 << 40)  # takes no room
+    with pytest.raises(CacheError, match=r"plan\.json: expected \d+ bytes at most"):
+        Cache(tmp_path)
 
 
 def test_mistakes_are_one_line(s3: str, web: Any, monkeypatch: pytest.MonkeyPatch) -> None:

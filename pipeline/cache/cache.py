@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.cache.fields import MANIFEST, PLAN, read_codec, read_fields, require_fields
 from pipeline.cache.files import digest, read_json, read_small, sha256_file
 from pipeline.cache.layout import asked_passes, found_passes, load_pass_plan, pass_folder, shard_name
-from pipeline.cache.place import Place, place
+from pipeline.cache.place import DELETE, Place, place, remedy
 from pipeline.cache.plan import references
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.remote import RemotePath
@@ -122,7 +122,7 @@ class Cache:
         path = pass_folder(self.root, cache_pass) / name
         entry = self.manifest(cache_pass)["files"].get(name)
         if entry is None:
-            raise CorruptCache(f"{path}: not what the manifest lists; delete it and run stage 1 again")
+            raise CorruptCache(f"{path}: not what the manifest lists; {remedy(path, DELETE)}")
         return path, entry["sha256"]
 
     def content(self) -> str:

@@ -19,9 +19,11 @@ from typing import Any
 
 from pipeline.cache.disk import disk_of
 from pipeline.cache.lease import leased, require_held
-from pipeline.cache.place import Place
+from pipeline.cache.place import AGAIN, DELETE, Place, remedy
 from pipeline.cache.remote import RemotePath
 from pipeline.errors import CacheError, CorruptCache
+
+SMALL = 256 << 20  # bytes of a file that is read at once; the plan of a pass over ten million images has 200 MB
 
 
 def canonical(value: Any) -> bytes:
@@ -47,16 +49,23 @@ def read_small(path: Place, sha256: str | None = None) -> bytes:
     if stored is not None:
         return stored
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes(SMALL) if isinstance(path, RemotePath) else _read(path)
     except OSError as error:
         if sha256:
-            raise CorruptCache(f"{path}: missing, but the manifest lists it; run stage 1 again") from error
+            raise CorruptCache(f"{path}: missing, but the manifest lists it; {remedy(path, AGAIN)}") from error
         raise CacheError(f"{path}: expected a file of the cache, found {error.strerror or error}") from error
     if sha256 and hashlib.sha256(raw).hexdigest() != sha256:
-        raise CorruptCache(f"{path}: not what the manifest lists; delete it and run stage 1 again")
+        raise CorruptCache(f"{path}: not what the manifest lists; {remedy(path, DELETE)}")
     if disk and sha256:
         disk.keep_small(sha256, raw)
     return raw
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > SMALL:
+            raise CorruptCache(f"{path}: expected {SMALL} bytes at most, found more; no file of a cache")
+        return file.read()
 
 
 def read_json(path: Place, sha256: str | None = None) -> Any:
@@ -71,7 +80,7 @@ def read_json(path: Place, sha256: str | None = None) -> Any:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
-        raise CorruptCache(f"{path}: not the JSON that was written (truncated or altered); delete it and run stage 1")
+        raise CorruptCache(f"{path}: not the JSON that was written (truncated or altered); {remedy(path, DELETE)}")
     return value
 
 

@@ -3,7 +3,8 @@
 An object store has no lock that dies with its owner. So the owner writes `.lock` with a conditional put and touches it
 every BEAT seconds. Another process takes it over (again by a conditional put, so that one alone succeeds) when the
 owner is known to be dead, having run on this machine, or when the object has not changed while it was watched for
-STALE seconds. No clocks are compared. An owner that finds its lock taken writes nothing more.
+STALE seconds. No clocks are compared. Before a file is put the lock is looked at: an owner that finds it taken writes
+nothing more, nor do the processes that work for it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from pipeline.cache.remote import RemotePath
 from pipeline.errors import CacheError, StoreError
 
 BEAT, STALE, POLL = 10.0, 45.0, 0.5  # seconds
-_lost: set[str] = set()
+LARGEST = 1 << 16  # bytes of a lock object
+Claims = dict[RemotePath, str]  # lock objects, and the token that is in them as long as they are ours
+_claims: Claims = {}  # of this process, or of the one that it works for
 
 
 class Lease:
@@ -70,7 +73,6 @@ class Lease:
                     if self._stop.is_set():
                         return
                     if not found or not self._mine(found[0]):
-                        _lost.add(str(self.path))
                         return
                     self._tag = found[1]  # our own put, whose answer was lost
 
@@ -85,8 +87,12 @@ class Lease:
             if found and self._mine(found[0]):
                 self.path.unlink(missing_ok=True)
 
+    @property
+    def token(self) -> str:
+        return self._about["token"]
+
     def _mine(self, found: dict[str, Any]) -> bool:
-        return found.get("token") == self._about["token"]
+        return found.get("token") == self.token
 
     def _put(self, mode: Any) -> bool:
         self._beats += 1  # an e_tag may be a digest of the bytes: they must differ
@@ -97,14 +103,19 @@ class Lease:
         return True
 
     def _found(self) -> tuple[dict[str, Any], str | None] | None:
-        try:
-            raw, tag = self.path.read_tagged()
-            content = json.loads(raw)
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            content = None
-        return content if isinstance(content, dict) else {}, tag
+        return found_in(self.path)
+
+
+def found_in(path: RemotePath) -> tuple[dict[str, Any], str | None] | None:
+    """What a lock object says of its owner, and its e_tag; None where there is none."""
+    try:
+        raw, tag = path.read_tagged(LARGEST)
+        content = json.loads(raw)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        content = None
+    return content if isinstance(content, dict) else {}, tag
 
 
 def kernel() -> str:
@@ -137,7 +148,7 @@ def leased(path: RemotePath, wait: bool) -> Iterator[None]:
     """Hold the lock object `path`."""
     lease = Lease(path)
     lease.take(wait)
-    _lost.discard(str(path))
+    _claims[path] = lease.token
     thread = threading.Thread(target=lease.keep, name="lease", daemon=True)
     thread.start()
     try:
@@ -152,13 +163,25 @@ def leased(path: RemotePath, wait: bool) -> Iterator[None]:
         lease.release()
     finally:
         thread.join(BEAT)
-        _lost.discard(str(path))
+        del _claims[path]
+
+
+def claims() -> Claims:
+    """The locks that this process holds, for the processes that work for it."""
+    return dict(_claims)
+
+
+def work_under(claims: Claims) -> None:
+    """From now on write nothing unless these locks are still those of the process that we work for."""
+    _claims.update(claims)
 
 
 def require_held() -> None:
-    """Raise CacheError where a lock that this process held was taken by another."""
-    if _lost:
-        raise CacheError(
-            f"{min(_lost)}: taken over by another process, as this one could not reach the store for {STALE:.0f} s; "
-            "what was committed is kept: start again when the other has ended"
-        )
+    """Raise CacheError where a lock that we work under is another's, or gone."""
+    for path, token in claims().items():
+        found = found_in(path)
+        if found is None or found[0].get("token") != token:
+            raise CacheError(
+                f"{path}: taken over by another process, as the one that held it ended or could not reach the store "
+                f"for {STALE:.0f} s; what was committed is kept: start again when the other has ended"
+            )

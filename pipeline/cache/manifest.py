@@ -7,10 +7,12 @@ from typing import Any
 
 from pipeline.cache.cache import pass_folder, shard_name
 from pipeline.cache.files import sha256_file, write_json
-from pipeline.cache.place import Place, each
+from pipeline.cache.place import AGAIN, Place, each, remedy
 from pipeline.cache.remote import RANGE, RemotePath
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
+
+MENDS = "`python -m pipeline repair --config C` mends it"
 
 
 def shard_done(
@@ -68,17 +70,13 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
     def check(name: str) -> CacheError | None:
         path = folder / name
         try:
-            found = _entry(path)
+            found = _entry(path, manifest["files"][name]["bytes"])
         except FileNotFoundError:
-            return CorruptCache(f"{path}: named by the manifest but missing; run stage 1 again")
+            return CorruptCache(f"{path}: named by the manifest but missing; {remedy(path, AGAIN)}")
         except OSError as error:  # a bad sector is one of the things to be listed
-            return CorruptCache(
-                f"{path}: cannot be read ({error.strerror}); `python -m pipeline repair --config C` mends it"
-            )
+            return CorruptCache(f"{path}: cannot be read ({error.strerror}); {remedy(path, MENDS)}")
         if found != manifest["files"][name]:
-            return CorruptCache(
-                f"{path}: its sha256 differs from the manifest's; `python -m pipeline repair --config C` mends it"
-            )
+            return CorruptCache(f"{path}: its sha256 differs from the manifest's; {remedy(path, MENDS)}")
         try:
             if name.startswith("shard-") and name.endswith(".json") and load_sidecar(path).codec != codec:
                 return StaleCache(f"{path}: coded with another codec.json; run stage 1 again")
@@ -89,11 +87,16 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
     return [fault for fault in each(root, check, manifest["files"]) if fault is not None]
 
 
-def _entry(path: Place) -> dict[str, Any]:
-    """`bytes` and `sha256` of a file of any size, in constant memory. Raises FileNotFoundError where there is none."""
+def _entry(path: Place, expected: int | None = None) -> dict[str, Any]:
+    """`bytes` and `sha256` of a file of any size, in constant memory. Raises FileNotFoundError where there is none.
+
+    `expected`: its bytes; from afar, one of another size is read no further.
+    """
     if isinstance(path, RemotePath):
         found = hashlib.sha256()
         data, size = path.read_range(0, RANGE)
+        if expected not in (None, size):
+            return {"bytes": size, "sha256": None}
         found.update(data)
         for at in range(RANGE, size, RANGE):
             found.update(path.read_range(at, min(RANGE, size - at))[0])

@@ -26,6 +26,8 @@ OPTIONS: dict[str, type] = {
 FORMS = {"endpoint": re.compile(r"https?://[\w.:\[\]-]+(/[\w./-]*)?"), "region": re.compile(r"[\w-]+")}
 SHOWN = {"endpoint": "http(s)://host[:port]", "region": "a region's name"}
 GB = 10**9
+AGAIN = "run stage 1 again"
+DELETE = f"delete it and {AGAIN}"
 AT_A_TIME = 16  # requests of one process
 
 
@@ -83,6 +85,17 @@ def require_writable(where: Place) -> None:
         raise ConfigError(
             f"cache.dir: {where}: http(s):// can only be read; stage 1 writes to a folder, s3://, gs:// or az://"
         )
+
+
+def remedy(path: Place, here: str) -> str:
+    """What helps against a bad file of a cache: `here` in a folder; afar, where `repair` does not reach, what does."""
+    if not isinstance(path, RemotePath):
+        return here
+    if path.store.scheme in ("http", "https"):
+        return "put a whole copy of it on the server"
+    if path.name == "zarr.json" or "." not in path.name:  # a table of codec/
+        return "delete the cache's codec.json and run stage 1 again"
+    return here if here == AGAIN else "delete this object and run stage 1 again, which makes it anew"
 
 
 def each(where: Place, call: Callable[[A], B], items: Iterable[A]) -> list[B]:

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from google_crc32c import value as crc32c
 
 from pipeline.cache.disk import disk_of
-from pipeline.cache.place import Place
+from pipeline.cache.place import DELETE, Place, remedy
 from pipeline.cache.remote import RemotePath
 from pipeline.cache.sidecar import Extent, Sidecar
 from pipeline.errors import CacheError, CorruptCache
@@ -119,7 +119,7 @@ class RemoteRanges:
         except FileNotFoundError:
             raise CacheError(f"{self._path}: expected a shard of the cache, found no such object") from None
         if whole != self.size or len(data) != size:
-            raise CorruptCache(f"{self._path}: expected {self.size} bytes, found {whole}; run stage 1 again")
+            raise CorruptCache(f"{self._path}: expected {self.size} bytes, found {whole}; {remedy(self._path, DELETE)}")
         return data
 
     def close(self) -> None:

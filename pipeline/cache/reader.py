@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.cache import tarfmt
 from pipeline.cache.arrays import ArraySpec, decode_chunk
 from pipeline.cache.head import Head, parse_head
-from pipeline.cache.place import Place
+from pipeline.cache.place import Place, remedy
 from pipeline.cache.ranges import NOTHING, Fetched, intact, open_ranges
 from pipeline.cache.sidecar import Extent, Sidecar, load_sidecar
 from pipeline.errors import CorruptCache
@@ -32,10 +32,13 @@ class ShardReader:
     def __init__(self, path: Place, sidecar: Sidecar | None = None) -> None:
         self.path = path
         self.sidecar: Sidecar = sidecar or load_sidecar(path.with_suffix(".json"))
+        self._remedy = remedy(path, REMEDY)
         self._ranges = open_ranges(path, self.sidecar)
         try:
             if self._ranges.size != self.sidecar.size:
-                raise CorruptCache(f"{path}: expected {self.sidecar.size} bytes, found {self._ranges.size}; {REMEDY}")
+                raise CorruptCache(
+                    f"{path}: expected {self.sidecar.size} bytes, found {self._ranges.size}; {self._remedy}"
+                )
             self._head_bytes = self._bytes(self.sidecar.head, "head")
             head = self._parsed(self._head_bytes)
             if isinstance(path, Path):  # from afar it would be one more request; `verify` reads it
@@ -67,7 +70,7 @@ class ShardReader:
         if not intact(data, extent):
             raise CorruptCache(
                 f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}) is not what was written; "
-                f"{REMEDY}"
+                f"{self._remedy}"
             )
         return data
 
@@ -77,7 +80,7 @@ class ShardReader:
 
     def _name(self, index: int) -> str:
         if not 0 <= index < len(self):
-            raise CorruptCache(f"{self.path}: sample {index} is planned, the shard holds {len(self)}; {REMEDY}")
+            raise CorruptCache(f"{self.path}: sample {index} is planned, the shard holds {len(self)}; {self._remedy}")
         extent = self.sidecar.samples[index]
         return f"sample {index} (image {extent.image_id}, view {extent.view})"
 
@@ -105,7 +108,9 @@ class ShardReader:
             or any(h > record.pad_shape[0] or w > record.pad_shape[1] for h, w in levels)
             or not (min(sides) > 0 and 0 <= record.flip < len(FLIPS))
         ):
-            raise CorruptCache(f"{self.path}: {self._name(index)}: its record is not that of this sample; {REMEDY}")
+            raise CorruptCache(
+                f"{self.path}: {self._name(index)}: its record is not that of this sample; {self._remedy}"
+            )
         return record, levels
 
     def decode(self, index: int, chunks: Chunks, check: Check | None = None) -> dict[str, np.ndarray]:

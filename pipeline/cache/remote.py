@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pipeline.cache.client import Store, reason
-from pipeline.errors import StoreError
+from pipeline.errors import CorruptCache, StoreError
 
 BODY_RETRIES = 3  # obstore goes on inside a body only where the server names an ETag
 PART = 16 << 20  # of a multipart upload: 10,000 of them make 160 GB
@@ -57,27 +57,42 @@ class RemotePath:
         """Bytes of the object. Raises FileNotFoundError where there is none."""
         return self._ask(lambda client: int(client.head(self.key)["size"]))
 
-    def read_bytes(self) -> bytes:
-        """The whole object, of any size. Raises FileNotFoundError where there is none."""
-        return self._ask(lambda client: bytes(client.get(self.key).bytes()))
+    def read_bytes(self, most: int) -> bytes:
+        """The whole object. Raises FileNotFoundError where there is none, CorruptCache if it is over `most` bytes."""
+        return self._ask(lambda client: self._body(client.get(self.key), most))
 
     def read_range(self, offset: int, size: int) -> tuple[bytes, int]:
         """Up to `size` bytes from `offset`, and the size of the whole object."""
 
         def ask(client: Any) -> tuple[bytes, int]:
             found = client.get(self.key, options={"range": (offset, offset + size)})
-            return bytes(found.bytes()), int(found.meta["size"])
+            return self._body(found, size), int(found.meta["size"])
 
         return self._ask(ask)
 
-    def read_tagged(self) -> tuple[bytes, str | None]:
-        """The whole object and its e_tag."""
+    def read_tagged(self, most: int) -> tuple[bytes, str | None]:
+        """The same, and its e_tag."""
 
         def ask(client: Any) -> tuple[bytes, str | None]:
             found = client.get(self.key)
-            return bytes(found.bytes()), found.meta["e_tag"]
+            return self._body(found, most), found.meta["e_tag"]
 
         return self._ask(ask)
+
+    def _body(self, found: Any, most: int) -> bytes:
+        """What a server sends, as long as it is no more than it may be: its own word is not taken for that."""
+        first, last = found.range
+        data = bytearray()
+        if last - first <= most:
+            for part in found:
+                data += part
+                if len(data) > most:
+                    break
+            else:
+                return bytes(data)
+        raise CorruptCache(
+            f"{self}: the server sends more than the {most} bytes that it may have; is it the right URL?"
+        )
 
     def put(self, content: Any, mode: Any = "overwrite") -> str | None:
         """Bytes or an open file, whole or not at all. Returns the e_tag.

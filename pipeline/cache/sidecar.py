@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.cache.files import read_json
-from pipeline.cache.place import Place
+from pipeline.cache.place import DELETE, Place, remedy
 from pipeline.cache.tarfmt import BLOCK
 from pipeline.errors import CorruptCache
 
@@ -77,7 +77,7 @@ def parse_sidecar(fields: Any, path: Place) -> Sidecar:
                 raise ValueError("a number is none")
         _require_tiles(sidecar)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptCache(f"{path}: not a sidecar ({error}); delete it and run stage 1 again") from error
+        raise CorruptCache(f"{path}: not a sidecar ({error}); {remedy(path, DELETE)}") from error
     return sidecar
 
 

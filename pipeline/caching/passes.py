@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
+from threading import Lock
 from typing import Any
 
 from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
@@ -108,6 +109,7 @@ def make_shards(job: Job, codec: Codec, number: int, shards: list[ShardPlan], mi
                 behind.commit(n, shard, commit)
             else:
                 done(n, shard, commit())
+        behind.finish()
 
 
 def shard_line(folder: Place, sidecar: Sidecar, seconds: float) -> str:
@@ -126,20 +128,40 @@ class Behind:
         self._done = done
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._last: Callable[[], None] = lambda: None
+        self._writing, self._closed = Lock(), False
 
     def __enter__(self) -> Behind:
         return self
 
     def commit(self, n: int, shard: ShardPlan, commit: Callable[[], int]) -> None:
         self._last()  # its error, if it had one, stops us here
-        future = self._pool.submit(commit)
+        future = self._pool.submit(self._commit, commit)
         self._last = lambda: self._done(n, shard, future.result())
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """The shard that is being written is finished in any case."""
-        self._pool.shutdown(wait=True)
-        if kind is None:
-            self._last()
+    def _commit(self, commit: Callable[[], int]) -> int:
+        with self._writing:
+            return 0 if self._closed else commit()
+
+    def finish(self) -> None:
+        """Wait for the last shard; inside the `with`, so that a signal meanwhile comes before `__exit__`, not in it."""
+        self._last()
+        self._last = lambda: None
+
+    def __exit__(self, *_: Any) -> None:
+        """The shard that is being written is finished in any case: whoever leaves here frees the cache's lock.
+
+        No thread is joined: one whose join a signal interrupts counts as ended to Python, and it still writes.
+        """
+        stopped: KeyboardInterrupt | None = None
+        while not self._closed:
+            try:
+                with self._writing:
+                    self._closed = True
+            except KeyboardInterrupt as signal:
+                stopped = signal
+        self._pool.shutdown(wait=False)
+        if stopped:
+            raise stopped
 
 
 class Quarantine:

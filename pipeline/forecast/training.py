@@ -36,11 +36,13 @@ def measure_training(
     """Run up to UNCOUNTED + COUNTED steps, for about `seconds`. The student starts untrained: that costs the same."""
     codec: Codec = trial.codec
     batch_size = cfg.train_dataloader.batch_size
-    source = StreamSource({0: trial.cache.references(0)}, images, views, trial.cache, codec, "exact", 0.0,
+    shards = trial.cache.references(0)
+    source = StreamSource({0: shards}, images, views, trial.cache, codec, "exact", 0.0,
                           {0: trial.cache.manifest(0)["environment"]})  # fmt: skip
     loader = stream_loader(Stream(source, batch_size, seed=0), cfg.train_dataloader.get("num_workers", 0))
     student = build(MODELS, cfg.model, "model")
-    levels = trial.cache.shard(0, 0).attributes["levels"]
+    first = next(ref for shard in shards for ref in shard)  # quarantine may leave nothing of shard 0
+    levels = trial.cache.shard(0, first.shard).attributes["levels"]
     model = Distiller(student, CachedTeacher(codec), sections.distill, levels, codec.channels, codec.score_channels)
     model.to(own_device()).train()
     with config_errors("optim_wrapper"):

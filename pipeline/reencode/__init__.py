@@ -20,6 +20,7 @@ import torch
 
 from pipeline.cache.cache import Cache, load_pass_plan, pass_folder
 from pipeline.cache.files import digest, locked, read_json, write_json, write_report
+from pipeline.cache.lease import Claims, claims, work_under
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.place import Place, place, require_writable
 from pipeline.cache.plan import ShardPlan
@@ -114,7 +115,7 @@ def recoded(source: Place, target: Place, tasks: list[Task], jobs: int | None) -
         yield from (recoder.shard(*task) for task in tasks)
         return
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (source, target, threads)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (source, target, threads, claims())) as pool:
         futures = [pool.submit(_shard, task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -131,10 +132,11 @@ def recoded(source: Place, target: Place, tasks: list[Task], jobs: int | None) -
 _RECODER: list[Recoder] = []  # of this worker process
 
 
-def _begin(source: Place, target: Place, threads: int) -> None:
+def _begin(source: Place, target: Place, threads: int, held: Claims) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too; their parent ends them
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     torch.set_num_threads(threads)
+    work_under(held)
     _RECODER.append(Recoder(source, target, torch.device("cpu")))
 
 

@@ -21,7 +21,7 @@ def run_stage1(args: argparse.Namespace) -> None:
     from pipeline.report import stage1_table
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
-    terminal.keep_log(Path(args.log_file) if args.log_file else terminal.log_file(sections.cache.dir))
+    terminal.keep_log(Path(args.log_file)) if args.log_file else terminal.keep_log_beside(sections.cache.dir)
     summary = cache_teacher(cfg, sections, terminal.log, terminal.Bar())
     if os.environ.get("RANK", "0") == "0":
         terminal.log(stage1_table(sections.cache.dir, summary))
