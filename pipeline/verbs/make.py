@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pipeline import cli, terminal
+from pipeline.stopping import GOES_ON
 from pipeline.verbs.look import add_cache
 
 
@@ -107,4 +108,5 @@ REENCODE = cli.Command(
     "{prog} work_dirs/demo/lossless work_dirs/demo/again --like work_dirs/demo/small",
     add_reencode,
     reencode,
+    GOES_ON,
 )
