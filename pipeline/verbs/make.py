@@ -90,7 +90,8 @@ def report(args: argparse.Namespace) -> None:
 PLAN = cli.Command(
     "What a cache will take before you make it: bytes, hours, disk, and when it pays.",
     "{prog} --config configs/demo/retinanet_r101_r50.py\n"
-    "{prog} --config configs/demo/retinanet_r101_r50.py --cfg-options cache.codec.quality=small --json",
+    "{prog} --config configs/demo/retinanet_r101_r50.py --json \\\n"
+    "    --cfg-options cache.codec.quality=small cache.dir=work_dirs/demo/small",
     add_plan,
     plan,
 )
