@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pipeline.stopping import STOPPED, Stopped, advice, advise, stoppable
 from pipeline.terminal import LOGGER
 
 USER_ERROR = 2
+STARTED = time.perf_counter()
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 

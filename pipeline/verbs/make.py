@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from pipeline import cli, terminal
@@ -57,8 +58,9 @@ def plan(args: argparse.Namespace) -> None:
     from pipeline.report import forecast_table
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
+    seconds = args.seconds - (time.perf_counter() - cli.STARTED)  # importing mmdet takes some
     quiet = (lambda text: print(text, file=sys.stderr)) if args.json else print
-    found = forecast(cfg, sections, quiet, terminal.Bar(stderr=args.json), args.samples, args.seconds)
+    found = forecast(cfg, sections, quiet, terminal.Bar(stderr=args.json), args.samples, seconds)
     print(json.dumps(found, indent=1) if args.json else forecast_table(found))
     if not fits(found):
         raise CacheError(
