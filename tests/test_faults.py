@@ -136,7 +136,7 @@ def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(t
     with locked(tmp_path, wait=True):
         assert (tmp_path / "committed").exists() or process.wait(timeout=1)  # or all of it was ended at once
     _, err = process.communicate(timeout=30)
-    assert (process.returncode, err.strip()) == (130, ADVICE)
+    assert (process.returncode, err.strip()) == (130, STOPPED)
 
 
 def test_ctrl_c_in_a_script_of_ones_own_waits_for_the_shard_that_is_being_written() -> None:
