@@ -6,17 +6,19 @@ import argparse
 import errno
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.stopping import ADVICE, Stopped, stoppable
+from pipeline.errors import ConfigError, PipelineError, brief
+from pipeline.stopping import STOPPED, Stopped, advice, advise, stoppable
 from pipeline.terminal import LOGGER
 
 USER_ERROR = 2
+STARTED = time.perf_counter()
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -48,29 +50,34 @@ def guarded(main: Callable[[], None]) -> None:
         print(f"error: {error.filename or type(error).__name__}: {error.strerror or error}{kept}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except Stopped as stopped:
-        print(ADVICE, file=sys.stderr)
+        print(advice(), file=sys.stderr)
         sys.exit(stopped.code)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A verb: what it does in one line, an example ({prog} stands for its name), its arguments, and what runs it."""
+    """A verb: what it does in one line, an example ({prog} stands for its name), its arguments, and what runs it.
+
+    `stopped`: what is said when a signal ends it.
+    """
 
     text: str
     example: str
     add: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
+    stopped: str = STOPPED
 
     def fill(self, parser: argparse.ArgumentParser) -> None:
         """Give a parser all of this."""
         parser.description, parser.formatter_class = self.text, argparse.RawDescriptionHelpFormatter
         parser.epilog = "example:\n  " + self.example.format(prog=parser.prog).replace("\n", "\n  ")
         self.add(parser)
-        parser.set_defaults(run=self.run)
+        parser.set_defaults(run=self.run, stopped=self.stopped)
 
 
 def begin(args: argparse.Namespace) -> None:
     """Run what was asked for. A config that is not there is told before mmdet is imported, which takes seconds."""
+    advise(args.stopped)
     config = getattr(args, "config", None)
     if config is not None and not Path(config).is_file():
         raise ConfigError(f"{config}: no such config file")
@@ -113,4 +120,6 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     try:
         return parser.parse_args(["--cfg-options", *pairs]).cfg_options
     except (argparse.ArgumentError, ValueError, AssertionError, SyntaxError) as error:
-        raise ConfigError(f"--cfg-options: expected key=value pairs, found {pairs} ({error})") from error
+        wrong = next((pair for pair in pairs if "=" not in pair), None)
+        what = f"expected key=value, found {wrong!r}" if wrong else brief(error)
+        raise ConfigError(f"--cfg-options: {what}") from error

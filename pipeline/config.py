@@ -117,7 +117,9 @@ AT_LEAST = {
 
 def suggest(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(sorted(known))}" if len(known) <= 12 else "nothing in the config is named like it"
 
 
 def section(name: str, values: Any) -> Any:

@@ -38,7 +38,7 @@ def deep_faults(root: str | Place, progress: Progress) -> Iterator[PipelineError
         except PipelineError as error:
             yield error
             continue
-        progress.start(f"pass {number + 1}", sum(map(len, shards)))
+        progress.start(f"pass {number}", sum(map(len, shards)))
         for n, refs in enumerate(shards):
             yield from _undecodable(cache, number, n, refs, codec, device)
             progress.advance(len(refs), 0)

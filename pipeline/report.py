@@ -24,13 +24,20 @@ def promise(settings: dict[str, Any]) -> str:
     )
 
 
+def against_fp16(ratio: float) -> str:
+    """How a cache's size compares; `ratio`: fp16's bytes over its own. Lossless ones are larger than fp16."""
+    return (
+        f"{ratio:.1f} times smaller than fp16" if ratio >= 1 else f"{1 / max(ratio, 0.01):.1f} times as large as fp16"
+    )
+
+
 def stage1_table(root: str, summary: dict[str, Any]) -> str:
     """The last words of stage 1."""
     lines = [
         f"cache    {root}",
         f"holds    {summary['images']} images, {summary['views']} views in {summary['passes']} passes, "
         f"{summary['bytes'] / 1e6:.1f} MB",
-        f"view     {summary['bytes_per_view'] / 1e3:.1f} kB, {summary['ratio_to_fp16']:.1f} times smaller than fp16",
+        f"view     {summary['bytes_per_view'] / 1e3:.1f} kB, {against_fp16(summary['ratio_to_fp16'])}",
         f"took     {summary['seconds']:.0f} s for {summary['views_computed']} views",
         f"content  {summary['content'][:16]}",
     ]
@@ -110,7 +117,7 @@ def info_table(found: dict[str, Any]) -> str:
         f"cache    {found['cache']} ({found['format'][0]} {found['format'][1]})",
         f"images   {found['images']}, {found['views']} views in {len(found['passes'])} complete passes",
         f"bytes    {found['bytes'] / 1e6:.1f} MB, {found['bytes'] / views / 1e3:.1f} kB a view, "
-        f"{found['fp16_bytes'] / max(1, found['bytes']):.1f} times smaller than fp16",
+        + against_fp16(max(1, found["fp16_bytes"]) / max(1, found["bytes"])),
     ]
     for name, size in found["bytes_by_tensor"].items():
         lines.append(f"  {name:10} {size / views / 1e3:8.2f} kB a view  {100 * size / max(1, found['bytes']):5.1f}%")

@@ -13,7 +13,10 @@ from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 4.0  # seconds to clean up in; behind them nothing is lost either, as after kill -9
-ADVICE = "stopped; what was committed is kept: run stage 1 again, or stage 2 with --resume"
+STOPPED = "stopped"
+GOES_ON = "stopped; what was committed is kept, the same command goes on from there"
+RESUMES = "stopped; the same command with --resume goes on from the last checkpoint"
+_advice = STOPPED  # what to say when it happens
 
 
 class Stopped(KeyboardInterrupt):
@@ -22,6 +25,16 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.code = 128 + number
+
+
+def advise(text: str) -> None:
+    """From now on say this."""
+    global _advice  # noqa: PLW0603
+    _advice = text
+
+
+def advice() -> str:
+    return _advice
 
 
 def _raise(number: int, frame: Any) -> None:
@@ -61,6 +74,6 @@ def _force(hears: int) -> None:
     while heard := os.read(hears, 1):
         if heard[0] in STOPS:
             time.sleep(GRACE)
-            print(ADVICE, file=sys.stderr, flush=True)
+            print(_advice, file=sys.stderr, flush=True)
             os._exit(128 + heard[0])
     os.close(hears)

@@ -138,6 +138,8 @@ class Views:
             results = self._load({**info})
         except PipelineError:
             raise
+        except FileNotFoundError as error:  # its text names the file once more
+            raise DataError(f"{where}: no such file") from error
         except Exception as error:  # OSError, cv2.error, assertion: whatever the decoder says of this file
             raise DataError(f"{where}: cannot be read: {brief(error)}") from error
         if results is None or results.get("img") is None:

@@ -135,7 +135,7 @@ def test_flags_in_sentences_exist() -> None:
 
 
 @pytest.mark.parametrize("line", [
-    pytest.param(line, marks=[] if line in QUICK else [pytest.mark.slow]) for line in OURS if line not in S3
+    pytest.param(line, marks=[] if line in QUICK else [pytest.mark.slow], id=line) for line in OURS if line not in S3
 ])  # fmt: skip
 def test_a_verb(line: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -158,7 +158,7 @@ def test_s3(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", TORCHRUN)
+@pytest.mark.parametrize("line", TORCHRUN, ids=str)
 def test_torchrun(line: str, files: dict[str, Path], tmp_path: Path) -> None:
     """Two ranks by gloo; where the document has two machines, two launchers of one rank each."""
     shutil.copytree(files["cache"], tmp_path / "cache")

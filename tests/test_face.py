@@ -23,6 +23,7 @@ from pipeline.__main__ import COMMANDS, parser
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
 from pipeline.export import decoded, export_view, find_view
+from pipeline.report import against_fp16
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "zarr", "cv2", "mmdet", "mmcv", "mmengine", "webdataset", "matplotlib")
@@ -149,6 +150,11 @@ def test_one_line_a_shard_in_the_log_file(made: dict[str, Path], tmp_path: Path,
     words = [line[20:] for line in kept if ".tar" not in line]
     assert words == told.splitlines()  # the rest of the log is what the terminal showed
     assert terminal.log_file("s3://bucket/caches/coco/") == Path("work_dirs/coco.log")
+
+
+def test_a_lossless_cache_is_not_small() -> None:
+    assert against_fp16(31.14) == "31.1 times smaller than fp16"
+    assert against_fp16(0.62) == "1.6 times as large as fp16"
 
 
 @pytest.mark.parametrize("codec", ["frs", "lossless"])

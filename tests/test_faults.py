@@ -26,7 +26,7 @@ from pipeline.cache.plan import ShardPlan
 from pipeline.caching.passes import Behind
 from pipeline.errors import CacheError, CodecError, StaleCache
 from pipeline.records import TeacherOutput
-from pipeline.stopping import ADVICE
+from pipeline.stopping import GOES_ON, RESUMES, STOPPED
 from pipeline.teacher import Teacher
 from pipeline.verify import verify
 from tests.conftest import detector, make_config, make_dataset, stage1
@@ -64,7 +64,7 @@ def test_stage_1_stops(made: dict[str, Path], data: Path, teacher: dict, tmp_pat
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and time.perf_counter() - begun < 30
-    assert err.strip().splitlines()[-1] == ADVICE and "Traceback" not in err
+    assert err.strip().splitlines()[-1] == GOES_ON and "Traceback" not in err
     assert not list(tmp_path.glob("cache/**/*.tmp"))
     stage1(config)
     assert tree(tmp_path / "cache") == tree(made["frs"].parent / "cache")
@@ -78,7 +78,7 @@ def test_stage_2_stops(made: dict[str, Path], tmp_path: Path, number: int) -> No
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert err.strip().splitlines()[-1] == ADVICE and "Traceback" not in err
+    assert err.strip().splitlines()[-1] == RESUMES and "Traceback" not in err
     again = stage2(made["frs"], resume="auto", work_dir=str(tmp_path), **{"train_cfg.max_epochs": 1})
     assert again["epochs"] >= 1 and again["images"] == 0
 
@@ -99,7 +99,7 @@ def test_a_process_that_cannot_listen_is_ended(tmp_path: Path) -> None:
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
-    assert (process.returncode, err.strip()) == (143, ADVICE)
+    assert (process.returncode, err.strip()) == (143, STOPPED)
 
 
 COMMITTING = """
@@ -136,7 +136,7 @@ def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(t
     with locked(tmp_path, wait=True):
         assert (tmp_path / "committed").exists() or process.wait(timeout=1)  # or all of it was ended at once
     _, err = process.communicate(timeout=30)
-    assert (process.returncode, err.strip()) == (130, ADVICE)
+    assert (process.returncode, err.strip()) == (130, STOPPED)
 
 
 def test_ctrl_c_in_a_script_of_ones_own_waits_for_the_shard_that_is_being_written() -> None:

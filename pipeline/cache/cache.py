@@ -50,7 +50,7 @@ class Cache:
     def __init__(self, root: str | Place) -> None:
         self.root: Place = place(root)
         if not (self.root / "plan.json").is_file():
-            raise CacheError(f"{self.root}: no cache here (no plan.json); check the path, or run stage 1 first")
+            raise CacheError(f"{self.root}: no cache here (no plan.json); stage 1 makes one")
         self.plan: dict[str, Any] = read_json(self.root / "plan.json")
         found = (self.plan.get("format"), self.plan.get("version"))
         if found != (FORMAT, VERSION):
@@ -67,16 +67,16 @@ class Cache:
     def recipe(self) -> dict[str, Any]:
         return self.plan["recipe"]
 
-    def require(self, recipe: dict[str, Any], weights_sha256: str | None = None) -> None:
+    def require(
+        self, recipe: dict[str, Any], weights_sha256: str | None = None, advice: str = "give the config that made it"
+    ) -> None:
         """Refuse a cache made from something else than `recipe` (and these weights, where they are known)."""
         lines = differences(self.recipe, recipe)
         if weights_sha256 is not None:
             lines += differences(self.plan["teacher_sha256"], weights_sha256, "teacher weights' sha256")
         if lines:
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-            raise StaleCache(
-                f"{self.root}: not the cache of this config: {lines[0]}{more}; use another cache.dir or run stage 1"
-            )
+            raise StaleCache(f"{self.root}: not the cache of this config: {lines[0]}{more}; {advice}")
 
     def codec_manifest(self) -> dict[str, Any]:
         """codec.json, with every file of codec/ checked against it."""

@@ -82,9 +82,7 @@ def check_options(options: dict[str, Any], scheme: str) -> dict[str, Any]:
 def require_writable(where: Place) -> None:
     """Stage 1 needs atomic puts and a lock, which plain HTTP does not have."""
     if isinstance(where, RemotePath) and where.store.scheme in ("http", "https"):
-        raise ConfigError(
-            f"cache.dir: {where}: http(s):// can only be read; stage 1 writes to a folder, s3://, gs:// or az://"
-        )
+        raise ConfigError(f"{where}: http(s):// can only be read; name a folder or an s3://, gs:// or az:// URL")
 
 
 def remedy(path: Place, here: str) -> str:

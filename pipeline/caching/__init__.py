@@ -103,14 +103,14 @@ def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[
     }
 
 
-def check_existing(root: Place, plan: dict[str, Any]) -> None:
+def check_existing(root: Place, plan: dict[str, Any], advice: str = "use another cache.dir") -> None:
     """Never mix two teachers, data sets or codecs in one folder."""
     if not (root / "plan.json").exists():
         return
     lines = differences(read_json(root / "plan.json"), plan)
     lines = [line for line in lines if not line.startswith("recipe_digest")]
     if lines:
-        raise StaleCache(f"{root}: holds another cache: {lines[0]}; choose another cache.dir or remove that folder")
+        raise StaleCache(f"{root}: holds another cache: {lines[0]}; {advice}")
 
 
 def summarise(root: Place, computed: int, seconds: float) -> dict[str, Any]:

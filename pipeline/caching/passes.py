@@ -39,7 +39,7 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
     if missing or not (folder / "manifest.json").exists():
         if job.ranks.leads:
             (folder / "manifest.json").unlink(missing_ok=True)  # a pass is complete only when its manifest is there
-        job.progress.start(f"pass {number + 1}", sum(len(kept[n].samples) for n in missing))
+        job.progress.start(f"pass {number}", sum(len(kept[n].samples) for n in missing))
         try:
             make_shards(job, codec, number, kept, missing)
             job.ranks.meet()

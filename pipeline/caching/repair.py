@@ -48,7 +48,7 @@ def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> lis
     if isinstance(root, RemotePath):
         raise CacheError(f"{root}: repair needs a folder; copy the cache to one, repair it there and copy it back")
     if not (root / "plan.json").exists() and not list(root.glob("pass-*/*")):
-        raise CacheError(f"{root}: no cache here (neither plan.json nor a pass); check cache.dir, or run stage 1")
+        raise CacheError(f"{root}: no cache here (neither plan.json nor a pass); check cache.dir")
     with locked(root):
         patient = Patient(root, cfg, sections, log, progress)
         patient.mend_identity()

@@ -53,13 +53,13 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
     cache = Cache(sections.cache.place())
     # The weights need not be there any more; where they are, they must be those of the cache.
     weights = sha256_file(spec.checkpoint) if spec.checkpoint.is_file() else None
-    cache.require(make_recipe(sections, images, views, spec), weights)
+    cache.require(make_recipe(sections, images, views, spec), weights, "use another cache.dir")
     expected = expected_passes(sections, views)
     missing = sorted(set(expected) - set(cache.passes()))
     if missing:
         raise CacheError(
             f"{cache.root}: pass {missing[0]} is not complete ({len(expected) - len(missing)} of {len(expected)} are); "
-            "run stage 1 again, it goes on where it stopped"
+            "run stage 1 again"
         )
     passes = {number: cache.references(number) for number in expected}
     for number, shards in passes.items():

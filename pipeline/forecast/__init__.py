@@ -26,7 +26,7 @@ SAMPLES, SECONDS = 96, 60.0
 SPARE = 1.05  # room on the disk in units of the upper bound
 CODED = ("features", "scores", "frs")
 DOUBT = 0.05  # relative sd of the size where fewer views calibrate than stage 1 will take (docs/results/face.md)
-TRAINING_SHARE = 0.25  # of the time that the whole forecast may take
+TRAINING_SHARE = 0.2  # of the time that the whole forecast may take
 
 
 def forecast(
@@ -40,8 +40,7 @@ def forecast(
     passes = len(expected_passes(sections, views))
     remote = "://" in sections.cache.dir
     folder = existing(Path("." if remote else sections.cache.dir).parent)
-    log(f"sample   {min(samples, len(images))} images, on {teacher.device}")
-    with trial(job, folder, samples, seconds) as made:
+    with trial(job, folder, samples, seconds - (time.perf_counter() - begun)) as made:
         training = measure_training(cfg, sections, images, views, made, seconds * TRAINING_SHARE)
         places, shards = planned(images, views, passes, layout_of(sections), made)
         found = {"cache": sections.cache.dir, "device": str(teacher.device), "views": views.recognised,

@@ -17,7 +17,7 @@ from pipeline.cache.files import digest, write_json
 from pipeline.cache.manifest import write_manifest
 from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan, mix
-from pipeline.caching.calibrate import calibrated
+from pipeline.caching.calibrate import ViewSample, calibrated
 from pipeline.caching.job import Job
 from pipeline.caching.passes import Quarantine, make_shards
 from pipeline.codec.base import Codec, positions
@@ -27,9 +27,10 @@ from pipeline.reencode.calibration import calibrate_like
 from pipeline.replay import environment
 from pipeline.teacher import Teacher
 
-FITS = 10  # calibration runs the teacher and a probe this many times over each of its views
-CALIBRATION_SHARE = 0.6  # of the time that the whole forecast may take
-FEWEST = 8  # views to calibrate on
+# What a view takes in calibration, and in the pass, in units of the teacher alone (docs/results/face.md).
+FIT_COST, PASS_COST = 30, 3
+CALIBRATION_SHARE, PASS_SHARE = 0.55, 0.25  # of the time that is left
+FEWEST_FITTED, FEWEST = 16, 32  # views that the size is within 10% from, whatever time they take
 
 
 @dataclass
@@ -70,26 +71,32 @@ def teacher_seconds(job: Job, batches: Iterable[Any]) -> float:
 
 @contextmanager
 def trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[Trial]:
-    """Make a cache of `samples` images in a temporary folder inside `folder`; gone when this ends."""
+    """Make a cache of up to `samples` images in a temporary folder inside `folder`; gone when this ends.
+
+    `seconds`: what is left for this and for training. A slow teacher gets fewer views, and at last more time.
+    """
     finished, sections, progress = job.root, job.sections, job.progress
     chosen = sorted(job.images.ids, key=lambda image: mix(sections.views.seed, -2, image))[:samples]
-    shards = plan_views(job.images, job.views, 0, job.plan["layout"], chosen)
+    planned = lambda count: plan_views(job.images, job.views, 0, job.plan["layout"], chosen[:count])  # noqa: E731
     with TemporaryDirectory(prefix=".frs-plan-", dir=folder) as temporary:
         job = replace(job, root=Path(temporary))
-        once = teacher_seconds(job, (batch for shard in shards for batch in shard.batches))
-        affordable = int(CALIBRATION_SHARE * seconds / (FITS * once))
+        once = teacher_seconds(job, (batch for shard in planned(samples) for batch in shard.batches))
+        shards = planned(max(FEWEST, int(PASS_SHARE * seconds / (PASS_COST * once))))
         wanted = min(sections.cache.calibration_views, len(job.images))
-        limit = min(wanted, max(FEWEST, affordable))
+        limit = min(wanted, max(FEWEST_FITTED, int(CALIBRATION_SHARE * seconds / (FIT_COST * once))))
         job.sections = replace(sections, cache=replace(sections.cache, calibration_views=limit))
         write_json(job.root / "plan.json", job.plan)
         begun = time.perf_counter()
         borrow(finished, job.plan, job.root)
-        codec = calibrated(job)
+        sample = ViewSample(job)
+        sample.parts["reported"] = sample.parts["reported"][:1]  # no table or step depends on these
+        codec = calibrated(job, sample)
         spent = time.perf_counter() - begun
-        progress.start("trial", len(chosen))
+        count = sum(len(shard.samples) for shard in shards)
+        progress.start("trial", count)
         begun = time.perf_counter()
         write_pass(job, codec, shards)
-        rate = len(chosen) / (time.perf_counter() - begun)
+        rate = count / (time.perf_counter() - begun)
         progress.stop()
         cache = Cache(job.root)
         yield Trial(cache, codec, job.teacher, *sizes(cache), wanted, limit, spent, rate, once)

@@ -40,7 +40,8 @@ def points(cache: Cache, others: Sequence[str]) -> list[Point]:
     for path in others:
         other = Cache(path)
         try:
-            other.require({**cache.recipe, "codec": other.recipe["codec"]}, cache.plan["teacher_sha256"])
+            recipe = {**cache.recipe, "codec": other.recipe["codec"]}
+            other.require(recipe, cache.plan["teacher_sha256"], "compare caches of one teacher")
         except StaleCache as error:
             raise StaleCache(f"{path}: cannot be compared with {cache.root}: {error}") from error
         found.append(point(other))

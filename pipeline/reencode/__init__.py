@@ -47,20 +47,21 @@ def reencode(
     begun, old, root = time.perf_counter(), Cache(source), place(target)
     require_writable(root)
     if not old.passes():
-        raise CacheError(f"{old.root}: no complete pass; run stage 1 again")
+        raise CacheError(f"{old.root}: no complete pass; run stage 1")
     settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else codec_settings(codec)
     if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
         raise ConfigError(f"{old.root}: holds no class scores, so no cache with scores can be made of it; --no-scores")
     recipe = {**old.recipe, "codec": settings}
     plan = {**old.plan, "recipe": recipe, "recipe_digest": digest(recipe)}
-    check_existing(root, plan)
+    check_existing(root, plan, "name another folder")
     if config is None and like is None and not (root / "codec.json").exists():
         raise ConfigError(
             f"{root}: expected --config (the codec's steps are measured on a probe made of the teacher: its weights "
             "and the calibration views are needed, the rest comes from the cache) or --like (a cache of this recipe)"
         )
     if like is not None and not (root / "codec.json").exists():
-        Cache(like).require(recipe, plan["teacher_sha256"])  # before a plan.json says what this folder is
+        # Before a plan.json says what this folder is.
+        Cache(like).require(recipe, plan["teacher_sha256"], "expected a cache of the same teacher and data")
     with locked(root):
         write_json(root / "gate.json", read_json(old.root / "gate.json"))
         write_json(root / "plan.json", plan)
@@ -94,7 +95,7 @@ def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress
     ]
     if missing:
         (folder / "manifest.json").unlink(missing_ok=True)
-        progress.start(f"pass {number + 1}", sum(len(shard.samples) for _, _, shard in missing))
+        progress.start(f"pass {number}", sum(len(shard.samples) for _, _, shard in missing))
         try:
             for views, size in recoded(old.root, root, missing, jobs):
                 progress.advance(views, size)

@@ -66,7 +66,7 @@ def calibrate_with(
 
 def calibrate_like(other: Cache, plan: dict[str, Any], root: Place) -> None:
     """The codec of a cache of the same recipe, as it is. Raises StaleCache where it is of another."""
-    other.require(plan["recipe"], plan["teacher_sha256"])
+    other.require(plan["recipe"], plan["teacher_sha256"], "expected a cache of the same teacher and data")
     manifest = other.codec_manifest()
     if isinstance(root, Path):  # what lies there without codec.json was never finished
         shutil.rmtree(root / "codec", ignore_errors=True)

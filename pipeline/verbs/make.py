@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from pipeline import cli, terminal
+from pipeline.stopping import GOES_ON
 from pipeline.verbs.look import add_cache
 
 
@@ -56,8 +58,9 @@ def plan(args: argparse.Namespace) -> None:
     from pipeline.report import forecast_table
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
+    seconds = args.seconds - (time.perf_counter() - cli.STARTED)  # importing mmdet takes some
     quiet = (lambda text: print(text, file=sys.stderr)) if args.json else print
-    found = forecast(cfg, sections, quiet, terminal.Bar(stderr=args.json), args.samples, args.seconds)
+    found = forecast(cfg, sections, quiet, terminal.Bar(stderr=args.json), args.samples, seconds)
     print(json.dumps(found, indent=1) if args.json else forecast_table(found))
     if not fits(found):
         raise CacheError(
@@ -89,7 +92,8 @@ def report(args: argparse.Namespace) -> None:
 PLAN = cli.Command(
     "What a cache will take before you make it: bytes, hours, disk, and when it pays.",
     "{prog} --config configs/demo/retinanet_r101_r50.py\n"
-    "{prog} --config configs/demo/retinanet_r101_r50.py --cfg-options cache.codec.quality=small --json",
+    "{prog} --config configs/demo/retinanet_r101_r50.py --json \\\n"
+    "    --cfg-options cache.codec.quality=small cache.dir=work_dirs/demo/small",
     add_plan,
     plan,
 )
@@ -107,4 +111,5 @@ REENCODE = cli.Command(
     "{prog} work_dirs/demo/lossless work_dirs/demo/again --like work_dirs/demo/small",
     add_reencode,
     reencode,
+    GOES_ON,
 )

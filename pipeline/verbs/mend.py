@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import cli, terminal
 from pipeline.errors import CorruptCache
+from pipeline.stopping import GOES_ON
 from pipeline.verbs.look import add_cache_json
 
 
@@ -82,4 +83,5 @@ REPAIR = cli.Command(
     "{prog} --config configs/demo/retinanet_r101_r50.py",
     cli.add_config,
     repair,
+    GOES_ON,
 )

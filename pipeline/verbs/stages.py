@@ -6,6 +6,7 @@ import argparse
 import os
 
 from pipeline import cli, terminal
+from pipeline.stopping import GOES_ON, RESUMES
 
 
 def add_stage1(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +63,7 @@ STAGE1 = cli.Command(
     "torchrun --nproc-per-node 8 -m pipeline stage1 --config configs/coco/retinanet_r101_r50_2x.py",
     add_stage1,
     run_stage1,
+    GOES_ON,
 )
 STAGE2 = cli.Command(
     "Train a student from the cache that stage 1 made; the teacher is neither built nor loaded.",
@@ -69,4 +71,5 @@ STAGE2 = cli.Command(
     "torchrun --nproc-per-node 8 -m pipeline stage2 --config ... --launcher pytorch",
     add_stage2,
     run_stage2,
+    RESUMES,
 )
