@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +133,10 @@ def test_two_runs_of_stage_1_do_not_meet(s3: str, monkeypatch: pytest.MonkeyPatc
             write_json(root / "manifest.json", {})
     assert (root / ".lock").exists() and not (root / "manifest.json").exists()
     (root / ".lock").unlink()
+    with locked(root):
+        (root / ".lock").put(bytes(1 << 20))  # what no owner writes
+        time.sleep(0.3)
+    (root / ".lock").unlink()
     with locked(root, wait=True):
         write_json(root / "manifest.json", {})
 
@@ -176,6 +182,9 @@ def test_large_files_travel_in_parts(s3: str, monkeypatch: pytest.MonkeyPatch) -
     assert found == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     with pytest.raises(ZeroDivisionError), atomic_file(place("s3://bucket/large/other.tar")) as file:
         file.write(content[: 1 // 0])
+    with pytest.raises(OSError) as full, atomic_file(place("s3://bucket/large/other.tar")) as file:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # where a shard grows before it is put
+    assert full.value.filename == tempfile.gettempdir()
     assert objects("s3://bucket/large").keys() == {"shard.tar"}
 
 

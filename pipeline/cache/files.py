@@ -118,7 +118,8 @@ def naming(path: Path) -> Iterator[None]:
 def atomic_file(path: Place) -> Iterator[Any]:
     """Binary file that appears under `path` whole and synced, or not at all."""
     if isinstance(path, RemotePath):
-        with tempfile.TemporaryFile() as file:  # without a name: nothing is left of it behind a kill
+        folder = Path(tempfile.gettempdir())
+        with naming(folder), tempfile.TemporaryFile(dir=folder) as file:  # no name: nothing is left behind a kill
             yield file
             require_held()
             file.seek(0)
