@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline import caching, cli
+from pipeline import cli
 from pipeline.__main__ import main
 from pipeline.cache import lease, manifest, remote
 from pipeline.cache.cache import Cache
@@ -28,10 +28,10 @@ from pipeline.cache.place import place
 from pipeline.cache.remote import RemotePath
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.cache.store import TarStore
+from pipeline.caching.ranks import Ranks
 from pipeline.config import load_config
 from pipeline.distill.lesson import prepare_lesson
 from pipeline.errors import CacheError, ConfigError, CorruptCache, StoreError
-from pipeline.mm import Config
 from pipeline.reencode import calibration, reencode
 from pipeline.report import describe
 from pipeline.stream import Stream, stream_loader
@@ -147,9 +147,7 @@ def test_a_rank_writes_nothing_when_its_leaders_lock_is_gone(s3: str) -> None:
     with locked(root), pytest.MonkeyPatch.context() as patch:
         held = lease.claims()
         patch.setattr(lease, "_claims", {})  # as another process has them
-        patch.setattr(caching, "calibrated", lambda job: None)
-        ranks = SimpleNamespace(leads=False, join=lambda: None, told=lambda _: held, progress=lambda bar: bar)
-        caching.agreed_codec(Config(), cast(Any, SimpleNamespace(ranks=ranks, progress=Quiet())))
+        Ranks.share_lock(cast(Any, SimpleNamespace(world=2, told=lambda _: (held, []))))
         write_json(root / "shard-00000.json", {})
         (root / ".lock").put(b'{"token": "another owner"}')
         with pytest.raises(CacheError, match=r"s3://bucket/ranks/\.lock: taken over by another process"):

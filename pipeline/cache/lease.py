@@ -176,6 +176,11 @@ def work_under(claims: Claims) -> None:
     _claims.update(claims)
 
 
+def leave() -> None:
+    """The work under these locks is done."""
+    _claims.clear()
+
+
 def require_held() -> None:
     """Raise CacheError where a lock that we work under is another's, or gone."""
     for path, token in claims().items():
