@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -168,6 +169,7 @@ def test_workers_of_reencode_write_nothing_when_the_lock_is_gone(s3: str, cache_
     source = str(cache_folder)
     with pytest.raises(CacheError, match=r"recoded/\.lock: taken over by another process"):
         reencode(source, "s3://bucket/recoded", {"type": "frs"}, None, {}, source, 2, lambda _: None, Thief())
+    assert not multiprocessing.active_children()  # before the lock is freed none writes any more
     assert not any("shard" in name for name in objects("s3://bucket/recoded"))
 
 
