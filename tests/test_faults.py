@@ -13,17 +13,20 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from pipeline.cache import files
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import locked
 from pipeline.cache.plan import ShardPlan
 from pipeline.caching.passes import Behind
+from pipeline.caching.ranks import Ranks
 from pipeline.errors import CacheError, CodecError, StaleCache
 from pipeline.records import TeacherOutput
 from pipeline.stopping import GOES_ON, RESUMES, STOPPED
@@ -158,6 +161,22 @@ def test_a_locked_cache_is_left_alone(made: dict[str, Path], tmp_path: Path) -> 
     with locked(root), pytest.raises(CacheError, match="another process is writing this cache"):
         stage1(made["frs"], **{"cache.dir": str(root)})
     assert tree(root) == before
+
+
+def test_the_lock_is_held_until_the_last_rank_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one may go on with its shard for seconds when the leader is killed."""
+    with locked(tmp_path):
+        leaders = files.share_locks()
+        monkeypatch.setattr(files, "_locks", others := {})  # as another process has them
+        Ranks.share_lock(cast(Any, SimpleNamespace(world=2, told=lambda _: ({}, leaders))))
+        with pytest.raises(CacheError, match="another process is writing"), locked(tmp_path):
+            pass
+        files._locks = {tmp_path: None}  # the leader's own, to leave by
+    with pytest.raises(CacheError, match="another process is writing"), locked(tmp_path):
+        pass
+    others[tmp_path].close()
+    with locked(tmp_path):
+        pass
 
 
 @LONG

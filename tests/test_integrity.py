@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import struct
 import tarfile
@@ -121,6 +123,23 @@ def test_few_files_stay_open(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
         for key in keys:
             opened.shard(*key).read(0)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+    del opened
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_a_bad_sector_is_named_and_no_file_stays_open(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad(*_: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    opened = Cache(cache)
+    opened.references(0)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr("os.pread", bad)
+    with pytest.raises(
+        CorruptCache, match=r"shard-00000\.tar: bytes 0-\d+ cannot be read \(Input/output error\); .*repair"
+    ):
+        opened.shard(0, 0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_shards_of_another_cache_are_refused(cache: Path) -> None:

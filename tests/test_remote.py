@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import multiprocessing
 import os
 import pickle
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline import caching, cli
+from pipeline import cli
 from pipeline.__main__ import main
 from pipeline.cache import lease, manifest, remote
 from pipeline.cache.cache import Cache
@@ -26,10 +29,10 @@ from pipeline.cache.place import place
 from pipeline.cache.remote import RemotePath
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.cache.store import TarStore
+from pipeline.caching.ranks import Ranks
 from pipeline.config import load_config
 from pipeline.distill.lesson import prepare_lesson
 from pipeline.errors import CacheError, ConfigError, CorruptCache, StoreError
-from pipeline.mm import Config
 from pipeline.reencode import calibration, reencode
 from pipeline.report import describe
 from pipeline.stream import Stream, stream_loader
@@ -131,6 +134,10 @@ def test_two_runs_of_stage_1_do_not_meet(s3: str, monkeypatch: pytest.MonkeyPatc
             write_json(root / "manifest.json", {})
     assert (root / ".lock").exists() and not (root / "manifest.json").exists()
     (root / ".lock").unlink()
+    with locked(root):
+        (root / ".lock").put(bytes(1 << 20))  # what no owner writes
+        time.sleep(0.3)
+    (root / ".lock").unlink()
     with locked(root, wait=True):
         write_json(root / "manifest.json", {})
 
@@ -141,9 +148,7 @@ def test_a_rank_writes_nothing_when_its_leaders_lock_is_gone(s3: str) -> None:
     with locked(root), pytest.MonkeyPatch.context() as patch:
         held = lease.claims()
         patch.setattr(lease, "_claims", {})  # as another process has them
-        patch.setattr(caching, "calibrated", lambda job: None)
-        ranks = SimpleNamespace(leads=False, join=lambda: None, told=lambda _: held, progress=lambda bar: bar)
-        caching.agreed_codec(Config(), cast(Any, SimpleNamespace(ranks=ranks, progress=Quiet())))
+        Ranks.share_lock(cast(Any, SimpleNamespace(world=2, told=lambda _: (held, []))))
         write_json(root / "shard-00000.json", {})
         (root / ".lock").put(b'{"token": "another owner"}')
         with pytest.raises(CacheError, match=r"s3://bucket/ranks/\.lock: taken over by another process"):
@@ -164,6 +169,7 @@ def test_workers_of_reencode_write_nothing_when_the_lock_is_gone(s3: str, cache_
     source = str(cache_folder)
     with pytest.raises(CacheError, match=r"recoded/\.lock: taken over by another process"):
         reencode(source, "s3://bucket/recoded", {"type": "frs"}, None, {}, source, 2, lambda _: None, Thief())
+    assert not multiprocessing.active_children()  # before the lock is freed none writes any more
     assert not any("shard" in name for name in objects("s3://bucket/recoded"))
 
 
@@ -176,6 +182,9 @@ def test_large_files_travel_in_parts(s3: str, monkeypatch: pytest.MonkeyPatch) -
     assert found == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     with pytest.raises(ZeroDivisionError), atomic_file(place("s3://bucket/large/other.tar")) as file:
         file.write(content[: 1 // 0])
+    with pytest.raises(OSError) as full, atomic_file(place("s3://bucket/large/other.tar")) as file:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # where a shard grows before it is put
+    assert full.value.filename == tempfile.gettempdir()
     assert objects("s3://bucket/large").keys() == {"shard.tar"}
 
 

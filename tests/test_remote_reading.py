@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.cache.disk import FULL, Disk
 from pipeline.cache.place import place
 from pipeline.cache.ranges import neighbours
 from pipeline.cache.sidecar import Extent
+from pipeline.errors import CorruptCache
 from tests.launch import ROOT
 from tests.servers import web_server
 
@@ -50,6 +52,14 @@ def same(found: list[dict[str, np.ndarray]], expected: list[dict[str, np.ndarray
 
 def of_shards(asked: list[tuple[str, str, str | None]]) -> list[str]:
     return [path for _, path, _ in asked if "shard-" in path]
+
+
+def test_a_plan_that_names_more_than_a_shard_holds(web: Any, made: dict[str, Path]) -> None:
+    for root in (f"{web.address}/cache", made["frs"].parent / "cache"):
+        cache = Cache(root)
+        beyond = replace(cache.references(0)[0][0], index=99)
+        with pytest.raises(CorruptCache, match=r"shard-00000\.tar: sample 99 is planned, the shard holds \d"):
+            list(read_batches(cache, [[beyond]]))
 
 
 FORKS = """

@@ -105,7 +105,11 @@ def test_verify_deep_finds_what_has_perfect_checksums(run, made: dict[str, Path]
     assert code == 2 and "holds other views than its pass's plan.json" in err
 
 
-def test_verify_deep_needs_the_caches_own_teacher(run, made: dict[str, Path], data: Path, tmp_path: Path) -> None:
+def test_verify_deep_needs_the_caches_own_teacher(
+    run, made: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so before it reads and decodes all of the cache."""
+    monkeypatch.setattr("pipeline.verify.findings", lambda *_: pytest.fail("read all of it first"))
     other = save_teacher(tmp_path / "other", detector("retinanet"), seed=5)
     config = make_config(data, other, detector("retinanet"), tmp_path)
     code, _, err = run("verify", made["frs"].parent / "cache", "--deep", "--config", config)

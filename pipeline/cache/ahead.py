@@ -53,7 +53,7 @@ class _Asked:
             for ref in batch:
                 key = (ref.cache_pass, ref.shard)
                 indices.setdefault(key, []).append(ref.index)
-                worth += cache.shard(*key).sidecar.samples[ref.index].size
+                worth += cache.shard(*key).extent(ref.index).size
         self._calls: dict[Shard, list[Future[Fetched]]] = {
             key: [pool.submit(call) for call in cache.shard(*key).fetches(found)] for key, found in indices.items()
         }
@@ -62,7 +62,7 @@ class _Asked:
         found: Read = []
         for ref in batch:
             key = (ref.cache_pass, ref.shard)
-            offset = self._cache.shard(*key).sidecar.samples[ref.index].offset
+            offset = self._cache.shard(*key).extent(ref.index).offset
             fetched = next((got for call in self._calls[key] if offset in (got := call.result())), {})
             found.append((ref, self._cache.shard(*key).chunks(ref.index, fetched)))
         return found

@@ -25,6 +25,8 @@ from pipeline.errors import CacheError, CorruptCache
 
 SMALL = 256 << 20  # bytes of a file that is read at once; the plan of a pass over ten million images has 200 MB
 
+_locks: dict[Path, Any] = {}  # folders whose flock this process holds, and the open file that it is on
+
 
 def canonical(value: Any) -> bytes:
     """The one way this project writes a JSON value; two equal values have equal bytes."""
@@ -118,7 +120,8 @@ def naming(path: Path) -> Iterator[None]:
 def atomic_file(path: Place) -> Iterator[Any]:
     """Binary file that appears under `path` whole and synced, or not at all."""
     if isinstance(path, RemotePath):
-        with tempfile.TemporaryFile() as file:  # without a name: nothing is left of it behind a kill
+        folder = Path(tempfile.gettempdir())
+        with naming(folder), tempfile.TemporaryFile(dir=folder) as file:  # no name: nothing is left behind a kill
             yield file
             require_held()
             file.seek(0)
@@ -164,9 +167,45 @@ def locked(folder: Place, wait: bool = False) -> Iterator[None]:
             yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with _flocked(folder, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) as file:
+        _locks[folder] = file
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            yield
+        finally:
+            del _locks[folder]
+
+
+def _flocked(folder: Path, how: int) -> Any:
+    """The lock's open file; a shared flock needs one for reading on some file systems, an exclusive one for writing."""
+    file = open(folder / ".lock", "a+")  # noqa: SIM115 (the lock is held as long as it is open)
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        file.close()
+        raise CacheError(f"{folder}: another process is writing this cache; wait for it or stop it") from error
+    return file
+
+
+def share_locks() -> list[Path]:
+    """Let other processes of this run hold its locks as well (`join_locks`). Returns the folders.
+
+    Nobody else gets a lock then before the last of them has ended, in whatever order they are killed.
+    """
+    for folder, file in _locks.items():
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # lets go for a moment, so it may be another's now
         except OSError as error:
             raise CacheError(f"{folder}: another process is writing this cache; wait for it or stop it") from error
-        yield
+    return list(_locks)
+
+
+def join_locks(folders: list[Path]) -> None:
+    """Hold these as well, until `leave_locks` or the end of this process."""
+    for folder in folders:
+        if folder not in _locks:
+            _locks[folder] = _flocked(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def leave_locks() -> None:
+    while _locks:
+        _locks.popitem()[1].close()

@@ -67,7 +67,7 @@ class Lease:
     def keep(self) -> None:
         """Touch the object until `release`; runs in a thread of its own."""
         while not self._stop.wait(BEAT):
-            with suppress(StoreError):  # a store that cannot be reached now may be at the next beat
+            with suppress(CacheError):  # a store that cannot be reached now may be at the next beat
                 if not self._put({"e_tag": self._tag}):
                     found = self._found()
                     if self._stop.is_set():
@@ -82,7 +82,7 @@ class Lease:
     def release(self) -> None:
         """Delete the object, if it is still ours."""
         self.stop()
-        with suppress(StoreError):
+        with suppress(CacheError):
             found = self._found()
             if found and self._mine(found[0]):
                 self.path.unlink(missing_ok=True)
@@ -174,6 +174,11 @@ def claims() -> Claims:
 def work_under(claims: Claims) -> None:
     """From now on write nothing unless these locks are still those of the process that we work for."""
     _claims.update(claims)
+
+
+def leave() -> None:
+    """The work under these locks is done."""
+    _claims.clear()
 
 
 def require_held() -> None:

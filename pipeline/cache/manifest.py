@@ -7,12 +7,10 @@ from typing import Any
 
 from pipeline.cache.cache import pass_folder, shard_name
 from pipeline.cache.files import sha256_file, write_json
-from pipeline.cache.place import AGAIN, Place, each, remedy
+from pipeline.cache.place import AGAIN, MENDS, Place, each, remedy
 from pipeline.cache.remote import RANGE, RemotePath
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
-
-MENDS = "`python -m pipeline repair --config C` mends it"
 
 
 def shard_done(

@@ -28,6 +28,7 @@ SHOWN = {"endpoint": "http(s)://host[:port]", "region": "a region's name"}
 GB = 10**9
 AGAIN = "run stage 1 again"
 DELETE = f"delete it and {AGAIN}"
+MENDS = "`python -m pipeline repair --config C` mends it"
 AT_A_TIME = 16  # requests of one process
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from io import FileIO
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from types import MappingProxyType
 from google_crc32c import value as crc32c
 
 from pipeline.cache.disk import disk_of
-from pipeline.cache.place import DELETE, Place, remedy
+from pipeline.cache.place import DELETE, MENDS, Place, remedy
 from pipeline.cache.remote import RemotePath
 from pipeline.cache.sidecar import Extent, Sidecar
 from pipeline.errors import CacheError, CorruptCache
@@ -37,20 +38,27 @@ class LocalRanges:
     """A file on this machine. Thread-safe: reads are positional."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
-            self._handle = os.open(path, os.O_RDONLY)
+            self._file = FileIO(path)  # no bare descriptor, so that a reader nobody has any more is closed
         except OSError as error:
             raise CacheError(f"{path}: expected a shard of the cache, found {error.strerror or error}") from error
-        self.size = os.fstat(self._handle).st_size
+        self.size = os.fstat(self._file.fileno()).st_size
 
     def read(self, extent: Extent) -> bytes:
-        return os.pread(self._handle, extent.size, extent.offset)
+        try:
+            return os.pread(self._file.fileno(), extent.size, extent.offset)
+        except OSError as error:  # a bad sector
+            raise CorruptCache(
+                f"{self._path}: bytes {extent.offset}-{extent.offset + extent.size} cannot be read "
+                f"({error.strerror}); {remedy(self._path, MENDS)}"
+            ) from error
 
     def fetches(self, extents: Sequence[Extent]) -> list[Callable[[], Fetched]]:
         return []
 
     def close(self) -> None:
-        os.close(self._handle)
+        self._file.close()
 
 
 class RemoteRanges:

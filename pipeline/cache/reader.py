@@ -43,7 +43,7 @@ class ShardReader:
             head = self._parsed(self._head_bytes)
             if isinstance(path, Path):  # from afar it would be one more request; `verify` reads it
                 self._bytes(self.sidecar.tail, "tail")
-        except CorruptCache:
+        except BaseException:
             self.close()
             raise
         self.attributes: dict[str, Any] = head.attributes
@@ -76,7 +76,12 @@ class ShardReader:
 
     def fetches(self, indices: Iterable[int]) -> list[Callable[[], Fetched]]:
         """Calls that get these samples from afar, in any thread, for `chunks`; none where they lie on this machine."""
-        return self._ranges.fetches([self.sidecar.samples[index] for index in indices])
+        return self._ranges.fetches([self.extent(index) for index in indices])
+
+    def extent(self, index: int) -> Extent:
+        """Where a sample lies. Raises CorruptCache where the shard holds fewer."""
+        self._name(index)
+        return self.sidecar.samples[index]
 
     def _name(self, index: int) -> str:
         if not 0 <= index < len(self):

@@ -9,7 +9,6 @@ from typing import Any
 from pipeline.cache.cache import FORMAT, VERSION, Cache, differences
 from pipeline.cache.fields import GATE, read_fields
 from pipeline.cache.files import digest, locked, read_json, sha256_file, write_json, write_report
-from pipeline.cache.lease import claims, work_under
 from pipeline.cache.place import Place, require_writable
 from pipeline.caching.calibrate import calibrated
 from pipeline.caching.job import Job
@@ -73,7 +72,7 @@ def agreed_codec(cfg: Config, job: Job) -> Codec:
         pass_gate(cfg, job)
         calibrated(job)
     job.ranks.join()
-    work_under(job.ranks.told(claims()))
+    job.ranks.share_lock()
     job.progress = job.ranks.progress(job.progress)
     return calibrated(job)
 

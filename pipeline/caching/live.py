@@ -17,7 +17,7 @@ from pipeline.errors import StaleCache
 from pipeline.mm import Config
 from pipeline.recipe import make_recipe
 from pipeline.replay import check_replay
-from pipeline.teacher import Teacher, find_teacher, own_device
+from pipeline.teacher import Teacher, TeacherSpec, find_teacher, own_device
 from pipeline.views import Views
 
 ALLOWED = 1.25  # of the codec's own bound; the rest is for the last digits of another machine
@@ -29,10 +29,7 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
     {'views', 'allowed', 'worst': {tensor: error over the codec's bound}, 'bad': a line for each batch beyond it}.
     Raises PipelineError: another teacher or data set, a view that is not replayed, a sample that cannot be read.
     """
-    images = Images(cfg.train_dataloader.dataset)
-    views = Views(images.pipeline, sections.views.seed, sections.views.count)
-    spec, cache = find_teacher(sections.teacher), Cache(sections.cache.place())
-    cache.require(make_recipe(sections, images, views, spec), sha256_file(spec.weights()))
+    cache, images, views, spec = required(cfg, sections)
     codec = load_codec(cache.root, cache.codec_manifest())
     teacher = Teacher(spec, images.classes, own_device(), sections.teacher.tf32)
     done, worst, bad = 0, dict[str, float](), []
@@ -61,6 +58,15 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
     if not done:
         raise StaleCache(f"{cache.root}: holds no view to compare")
     return {"views": done, "allowed": ALLOWED, "worst": {k: round(v, 4) for k, v in worst.items()}, "bad": bad}
+
+
+def required(cfg: Config, sections: Sections) -> tuple[Cache, Images, Views, TeacherSpec]:
+    """The config's cache and what it was made from. Raises StaleCache where it is another config's."""
+    images = Images(cfg.train_dataloader.dataset)
+    views = Views(images.pipeline, sections.views.seed, sections.views.count)
+    spec, cache = find_teacher(sections.teacher), Cache(sections.cache.place())
+    cache.require(make_recipe(sections, images, views, spec), sha256_file(spec.weights()))
+    return cache, images, views, spec
 
 
 def sampled(cache: Cache, seed: int) -> list[tuple[int, int, int, Any]]:

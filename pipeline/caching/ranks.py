@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 from torch import distributed
 
+from pipeline.cache import lease
+from pipeline.cache.files import join_locks, leave_locks, share_locks
+
 Log = Callable[[str], None]
 
 
@@ -70,8 +73,20 @@ class Ranks:
         """The leader's bar shows what all have done."""
         return progress if self.world == 1 else SharedProgress(self, progress)
 
-    def leave(self) -> None:
+    def share_lock(self) -> None:
+        """All hold the leader's lock, or look before each put whether it is there: one may outlive it by a shard."""
         if self.world > 1:
+            held, folders = self.told((lease.claims(), share_locks()))
+            lease.work_under(held)
+            join_locks(folders)
+
+    def leave(self) -> None:
+        """The others write nothing more; only then may the leader let go of the lock."""
+        if self.world > 1:
+            if not self.leads:
+                lease.leave()
+                leave_locks()
+            self.meet()
             distributed.destroy_process_group()
 
     def _count(self, key: str, amount: int) -> int:

@@ -127,7 +127,7 @@ def recoded(source: Place, target: Place, tasks: list[Task], jobs: int | None) -
                 "goes on from there, perhaps with fewer --jobs"
             ) from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # and wait: behind us the lock is freed
 
 
 _RECODER: list[Recoder] = []  # of this worker process

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from pipeline import cli, terminal
-from pipeline.errors import CorruptCache
+from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.stopping import GOES_ON
 from pipeline.verbs.look import add_cache_json
 
@@ -31,6 +31,8 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 def verify(args: argparse.Namespace) -> None:
     from pipeline.verify import findings
 
+    if args.deep and args.config:
+        _require(args)
     found = findings(args.cache, args.deep, Silent() if args.json else terminal.Bar())
     if args.deep and args.config and found["whole"]:
         found["live"] = live = _live(args)
@@ -44,13 +46,28 @@ def verify(args: argparse.Namespace) -> None:
         raise CorruptCache(first + (f" (and {len(more)} more; --json lists them)" if more else ""))
 
 
-def _live(args: argparse.Namespace) -> dict[str, Any]:
-    from pipeline.caching.live import compare_live
+def _config(args: argparse.Namespace) -> Any:
     from pipeline.config import load_config
 
-    return compare_live(
-        *load_config(args.config, {**cli.parse_options(args.cfg_options), "cache.dir": args.cache}), args.views
-    )
+    return load_config(args.config, {**cli.parse_options(args.cfg_options), "cache.dir": args.cache})
+
+
+def _require(args: argparse.Namespace) -> None:
+    """Refuse another config's cache before hours go into decoding it; what else is wrong with it `findings` tells."""
+    from pipeline.caching.live import required
+
+    try:
+        required(*_config(args))
+    except CacheError as error:
+        if isinstance(error, StaleCache):
+            raise
+
+
+def _live(args: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.caching.live import compare_live
+
+    cfg, sections = _config(args)
+    return compare_live(cfg, sections, args.views)
 
 
 def _told(found: dict[str, Any]) -> str:
