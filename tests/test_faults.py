@@ -146,11 +146,15 @@ def test_ctrl_c_in_a_script_of_ones_own_waits_for_the_shard_that_is_being_writte
     """There Python's own handler raises at each of them."""
     ended: list[bool] = []
     presses = [threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT]) for delay in (0.2, 0.4, 0.6)]
-    with pytest.raises(KeyboardInterrupt), Behind(lambda *_: None) as behind:
-        behind.commit(0, ShardPlan(()), lambda: (time.sleep(1.2), ended.append(True), 0)[2])
-        for press in presses:
-            press.start()
-        time.sleep(60)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt), Behind(lambda *_: None) as behind:
+            behind.commit(0, ShardPlan(()), lambda: (time.sleep(1.2), ended.append(True), 0)[2])
+            for press in presses:
+                press.start()
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended
 
 
