@@ -2,9 +2,9 @@
 
 python benchmarks/reading.py --json docs/results/reading.json
 
-Ours is all that a worker of stage 2 does with a cached view: one read, crc32c, header check, zstd, check of the tokens. The others read
-the same views: webdataset's own tar iteration and zarr-python from the very same shard, and torch.load from one file of
-fp16 tensors an image, as is often done. All from the page cache, in turns.
+Ours is all that a worker of stage 2 does with a cached view: one read, crc32c, header check, zstd, check of the tokens.
+The others read the same views: webdataset's own tar iteration and zarr-python from the very same shard, and torch.load
+from one file of fp16 tensors an image, as is often done. All from the page cache, in turns.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def main() -> None:
     codec = calibrated(DrawnSample(teacher, partial(scenes.scene, size="320", split="train"), 24, 8), args.quality)
     with tempfile.TemporaryDirectory() as folder:
         path = lay_out(Path(folder), teacher, codec, args.distinct, args.samples)
-        ways = {"this cache": partial(ours, codec.check_sample), **OTHERS}
+        ways: dict[str, Callable[[Path], Iterator[Any]]] = {"this cache": partial(ours, codec.check_sample), **OTHERS}
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(args.rounds + 1):
             for name, read in ways.items():
