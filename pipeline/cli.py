@@ -47,7 +47,8 @@ def guarded(main: Callable[[], None]) -> None:
         sys.exit(0)
     except OSError as error:  # a folder that cannot be written, a full disk, a host that does not answer
         kept = "; what was committed is kept, the same command goes on from there" if error.errno in FULL else ""
-        print(f"error: {error.filename or type(error).__name__}: {error.strerror or error}{kept}", file=sys.stderr)
+        said = error.strerror or one_line(error)
+        print(f"error: {error.filename or type(error).__name__}: {said}{kept}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except Stopped as stopped:
         print(advice(), file=sys.stderr)

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache import files
+from pipeline.cache import lock
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import locked
+from pipeline.cache.lock import locked
 from pipeline.cache.plan import ShardPlan
-from pipeline.caching.passes import Behind
+from pipeline.caching.behind import Behind
 from pipeline.caching.ranks import Ranks
 from pipeline.errors import CacheError, CodecError, StaleCache
 from pipeline.records import TeacherOutput
@@ -109,8 +109,8 @@ COMMITTING = """
 import time
 from pathlib import Path
 from pipeline import cli
-from pipeline.cache.files import locked
-from pipeline.caching.passes import Behind
+from pipeline.cache.lock import locked
+from pipeline.caching.behind import Behind
 
 def commit():
     time.sleep(2)
@@ -170,12 +170,12 @@ def test_a_locked_cache_is_left_alone(made: dict[str, Path], tmp_path: Path) -> 
 def test_the_lock_is_held_until_the_last_rank_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one may go on with its shard for seconds when the leader is killed."""
     with locked(tmp_path):
-        leaders = files.share_locks()
-        monkeypatch.setattr(files, "_locks", others := {})  # as another process has them
+        leaders = lock.share_locks()
+        monkeypatch.setattr(lock, "_locks", others := {})  # as another process has them
         Ranks.share_lock(cast(Any, SimpleNamespace(world=2, told=lambda _: ({}, leaders))))
         with pytest.raises(CacheError, match="another process is writing"), locked(tmp_path):
             pass
-        files._locks = {tmp_path: None}  # the leader's own, to leave by
+        lock._locks = {tmp_path: None}  # the leader's own, to leave by
     with pytest.raises(CacheError, match="another process is writing"), locked(tmp_path):
         pass
     others[tmp_path].close()

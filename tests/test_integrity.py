@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pipeline.cache import tarfmt
 from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk
 from pipeline.cache.cache import VERSION, Cache
-from pipeline.cache.files import locked, read_json, write_json
+from pipeline.cache.files import read_json, write_json
+from pipeline.cache.lock import locked
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.cache.store import TarStore

@@ -24,7 +24,8 @@ from pipeline import cli
 from pipeline.__main__ import main
 from pipeline.cache import lease, manifest, remote
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import atomic_file, locked, write_json
+from pipeline.cache.files import atomic_file, write_json
+from pipeline.cache.lock import locked
 from pipeline.cache.place import place
 from pipeline.cache.remote import RemotePath
 from pipeline.cache.sidecar import load_sidecar

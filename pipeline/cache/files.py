@@ -1,4 +1,4 @@
-"""Small files that must never be half-written or ambiguous: canonical JSON, atomic commit, digests, the lock.
+"""Small files that must never be half-written or ambiguous: canonical JSON, atomic commit, digests.
 
 All of it for a folder and for an object store alike.
 """
@@ -6,7 +6,6 @@ All of it for a folder and for an object store alike.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.disk import disk_of
-from pipeline.cache.lease import leased, require_held
+from pipeline.cache.lease import require_held
 from pipeline.cache.place import AGAIN, DELETE, Place, remedy
 from pipeline.cache.remote import RemotePath
 from pipeline.errors import CacheError, CorruptCache
 
 SMALL = 256 << 20  # bytes of a file that is read at once; the plan of a pass over ten million images has 200 MB
-
-_locks: dict[Path, Any] = {}  # folders whose flock this process holds, and the open file that it is on
 
 
 def canonical(value: Any) -> bytes:
@@ -154,58 +151,3 @@ def write_report(path: Place, value: dict[str, Any]) -> None:
     """JSON for people and their scripts; nothing in this project reads it back."""
     with atomic_file(path) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")
-
-
-@contextmanager
-def locked(folder: Place, wait: bool = False) -> Iterator[None]:
-    """Hold a folder for writing; raise CacheError where another process does, or wait for it.
-
-    On a file system the lock dies with the process, so a kill never leaves it behind; in an object store it goes stale.
-    """
-    if isinstance(folder, RemotePath):
-        with leased(folder / ".lock", wait):
-            yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with _flocked(folder, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) as file:
-        _locks[folder] = file
-        try:
-            yield
-        finally:
-            del _locks[folder]
-
-
-def _flocked(folder: Path, how: int) -> Any:
-    """The lock's open file; a shared flock needs one for reading on some file systems, an exclusive one for writing."""
-    file = open(folder / ".lock", "a+")  # noqa: SIM115 (the lock is held as long as it is open)
-    try:
-        fcntl.flock(file, how)
-    except OSError as error:
-        file.close()
-        raise CacheError(f"{folder}: another process is writing this cache; wait for it or stop it") from error
-    return file
-
-
-def share_locks() -> list[Path]:
-    """Let other processes of this run hold its locks as well (`join_locks`). Returns the folders.
-
-    Nobody else gets a lock then before the last of them has ended, in whatever order they are killed.
-    """
-    for folder, file in _locks.items():
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # lets go for a moment, so it may be another's now
-        except OSError as error:
-            raise CacheError(f"{folder}: another process is writing this cache; wait for it or stop it") from error
-    return list(_locks)
-
-
-def join_locks(folders: list[Path]) -> None:
-    """Hold these as well, until `leave_locks` or the end of this process."""
-    for folder in folders:
-        if folder not in _locks:
-            _locks[folder] = _flocked(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
-def leave_locks() -> None:
-    while _locks:
-        _locks.popitem()[1].close()

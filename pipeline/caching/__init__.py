@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.cache.cache import FORMAT, VERSION, Cache, differences
 from pipeline.cache.fields import GATE, read_fields
-from pipeline.cache.files import digest, locked, read_json, sha256_file, write_json, write_report
+from pipeline.cache.files import digest, read_json, sha256_file, write_json, write_report
+from pipeline.cache.lock import locked
 from pipeline.cache.place import Place, require_writable
 from pipeline.caching.calibrate import calibrated
 from pipeline.caching.job import Job

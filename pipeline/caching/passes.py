@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from itertools import groupby
-from threading import Lock
 from typing import Any
 
 from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
-from pipeline.cache.fields import QUARANTINE, read_fields
-from pipeline.cache.files import digest, locked, read_json, write_json
+from pipeline.cache.files import digest, read_json, write_json
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.place import Place, each
 from pipeline.cache.plan import ShardPlan
 from pipeline.cache.sidecar import Sidecar, load_sidecar
+from pipeline.caching.behind import Behind
 from pipeline.caching.calibrate import drift
 from pipeline.caching.job import Job
-from pipeline.caching.loader import ViewLoader
+from pipeline.caching.quarantine import Quarantine
 from pipeline.caching.shard import start_shard
 from pipeline.codec.base import Codec, positions
 from pipeline.planning import plan_views, require_images
@@ -119,71 +117,6 @@ def shard_line(folder: Place, sidecar: Sidecar, seconds: float) -> str:
         f"{folder.name}/{sidecar.shard}: {views} views, {sidecar.size / 1e6:.2f} MB, {seconds:.1f} s, "
         f"{views / max(seconds, 1e-9):.1f} views/s"
     )
-
-
-class Behind:
-    """A thread that commits one shard while the teacher computes the next; never more than one waits."""
-
-    def __init__(self, done: Callable[[int, ShardPlan, int], None]) -> None:
-        self._done = done
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._last: Callable[[], None] = lambda: None
-        self._writing, self._closed = Lock(), False
-
-    def __enter__(self) -> Behind:
-        return self
-
-    def commit(self, n: int, shard: ShardPlan, commit: Callable[[], int]) -> None:
-        self._last()  # its error, if it had one, stops us here
-        future = self._pool.submit(self._commit, commit)
-        self._last = lambda: self._done(n, shard, future.result())
-
-    def _commit(self, commit: Callable[[], int]) -> int:
-        with self._writing:
-            return 0 if self._closed else commit()
-
-    def finish(self) -> None:
-        """Wait for the last shard; inside the `with`, so that a signal meanwhile comes before `__exit__`, not in it."""
-        self._last()
-        self._last = lambda: None
-
-    def __exit__(self, *_: Any) -> None:
-        """The shard that is being written is finished in any case: whoever leaves here frees the cache's lock.
-
-        No thread is joined: one whose join a signal interrupts counts as ended to Python, and it still writes.
-        """
-        stopped: KeyboardInterrupt | None = None
-        while not self._closed:
-            try:
-                with self._writing:
-                    self._closed = True
-            except KeyboardInterrupt as signal:
-                stopped = signal
-        self._pool.shutdown(wait=False)
-        if stopped:
-            raise stopped
-
-
-class Quarantine:
-    """Images of a pass that cannot be read, kept in quarantine.json; only where the config asks for it."""
-
-    def __init__(self, folder: Place) -> None:
-        self._path = folder / "quarantine.json"
-        self.images: dict[int, str] = {}
-        if self._path.exists():
-            self.images = {image: reason for image, reason in read_fields(self._path, QUARANTINE)["images"]}
-
-    def search(self, loader: ViewLoader) -> set[int]:
-        """Read every view once; remember those that fail."""
-        found = {image: str(error) for image, error in loader.broken()}
-        if found:
-            with locked(self._path.parent, wait=True):  # other ranks find some too
-                self.images |= Quarantine(self._path.parent).images | found
-                write_json(self._path, {"images": self.rows()})
-        return set(self.images)
-
-    def rows(self) -> list[list[Any]]:
-        return [[image, reason] for image, reason in sorted(self.images.items())]
 
 
 def raw_fp16(job: Job, shards: list[ShardPlan], codec: Codec) -> int:

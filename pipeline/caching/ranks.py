@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import distributed
 
 from pipeline.cache import lease
-from pipeline.cache.files import join_locks, leave_locks, share_locks
+from pipeline.cache.lock import join_locks, leave_locks, share_locks
 
 Log = Callable[[str], None]
 

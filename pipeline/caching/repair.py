@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.fields import CODEC, GATE, MANIFEST, PASS_PLAN, PLAN, QUARANTINE, read_fields
-from pipeline.cache.files import digest, locked, sha256_file, write_json
+from pipeline.cache.files import digest, sha256_file, write_json
 from pipeline.cache.layout import found_passes, pass_folder
+from pipeline.cache.lock import locked
 from pipeline.cache.remote import RemotePath
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.caching import cache_teacher, make_plan

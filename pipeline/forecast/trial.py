@@ -19,7 +19,8 @@ from pipeline.cache.place import Place
 from pipeline.cache.plan import ShardPlan, mix
 from pipeline.caching.calibrate import ViewSample, calibrated
 from pipeline.caching.job import Job
-from pipeline.caching.passes import Quarantine, make_shards
+from pipeline.caching.passes import make_shards
+from pipeline.caching.quarantine import Quarantine
 from pipeline.codec.base import Codec, positions
 from pipeline.errors import DataError
 from pipeline.planning import plan_views

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from pipeline.cache.cache import Cache, load_pass_plan, pass_folder
-from pipeline.cache.files import digest, locked, read_json, write_json, write_report
+from pipeline.cache.files import digest, read_json, write_json, write_report
 from pipeline.cache.lease import Claims, claims, work_under
+from pipeline.cache.lock import locked
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.place import Place, place, require_writable
 from pipeline.cache.plan import ShardPlan
