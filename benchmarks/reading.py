@@ -48,7 +48,6 @@ SIZE = "800x1067"
 def lay_out(root: Path, teacher: Teacher, codec: Codec, distinct: int, samples: int) -> Path:
     """A shard of `samples` views, of which `distinct` differ, and their tensors in fp16, a file each."""
     views = [scenes.scene(n, SIZE) for n in range(distinct)]
-    pad = padded(views[0].shape[1:])
     outputs = [teacher([view]).to("cpu") for view in views]
     for n, output in enumerate(outputs):
         half = {name: [t.half() for t in getattr(output, name)] for name in ("features", "scores", "frs")}
@@ -60,10 +59,11 @@ def lay_out(root: Path, teacher: Teacher, codec: Codec, distinct: int, samples: 
         def __call__(self, wanted: Any) -> Any:
             return outputs[wanted[0]]
 
-    plan = ShardPlan(tuple((pad, ((n + 1, 0),)) for n in range(samples)))
-    (height, width), thumbnail = views[0].shape[1:], np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
+    sizes = [(views[n % distinct].shape[1], views[n % distinct].shape[2]) for n in range(samples)]
+    plan = ShardPlan(tuple((padded(size), ((n + 1, 0),)) for n, size in enumerate(sizes)))
+    thumbnail = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
     records = [
-        ViewRecord(n + 1, 0, (height, width), (height, width), pad, 0, 2**31 + n, n, thumbnail) for n in range(samples)
+        ViewRecord(n + 1, 0, size, size, padded(size), 0, 2**31 + n, n, thumbnail) for n, size in enumerate(sizes)
     ]
     batches: Any = [(batch, [n % distinct], [records[n]]) for n, batch in enumerate(plan.batches)]
     path = root / "shard-00000.tar"
