@@ -94,7 +94,7 @@ def by_webdataset(path: Path) -> Iterator[Any]:
 def by_zarr(path: Path) -> Iterator[Any]:
     group: Any = zarr.open_group(TarStore(path), mode="r")
     arrays = {name: group[name] for name in ("features", "scores", "frs", "record", "thumbnail")}
-    yield from ({name: array[n] for name, array in arrays.items()} for n in range(len(arrays["record"])))
+    yield from ({name: array[n] for name, array in arrays.items()} for n in range(arrays["record"].shape[0]))
 
 
 def by_torch_load(path: Path) -> Iterator[Any]:

@@ -62,15 +62,15 @@ def random_teacher(config: Path, out: Path) -> int:
     return int(getattr(head, "num_base_priors", 1) * head.cls_out_channels)
 
 
-def run(command: list[str], log: Path) -> tuple[float, float]:
-    """Seconds and peak resident GB of one command, its largest process. Raises RuntimeError with the log."""
+def run(command: list[str], log: Path) -> tuple[float, float, float]:
+    """Seconds, CPU seconds, and peak resident GB of one command's largest process. Raises RuntimeError with the log."""
     begun = time.perf_counter()
     with log.open("w") as file:
         process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"{' '.join(command)}\n{log.read_text()[-2000:]}")
-    return time.perf_counter() - begun, usage.ru_maxrss * 1024 / 1e9
+    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9
 
 
 def shrunk(config: Path, factor: float) -> dict[str, Any]:
@@ -105,11 +105,11 @@ def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
              "val_dataloader.num_workers": 0, "val_dataloader.persistent_workers": False,
              "train_cfg.max_epochs": 1, "default_hooks.logger.interval": 1, **shrunk(config, factor)}  # fmt: skip
     options = ["--config", str(config), "--cfg-options", *(f"{key}={value}" for key, value in given.items())]
-    seconds, gb = run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
+    seconds, _, gb = run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
     cache = json.loads((shared / "cache" / "summary.json").read_text())
     error = json.loads((shared / "cache" / "codec.json").read_text())["settings"]["probe_error"]
     learn = ["stage2_distill.py", "--work-dir", str(folder / "run"), *options]
-    learn_s, learn_gb = run(learn, folder / "stage2.log")
+    learn_s, _, learn_gb = run(learn, folder / "stage2.log")
     losses = re.findall(r"Epoch\(train\).* (loss: .*)", (folder / "stage2.log").read_text())
     last = dict(re.findall(r"(loss\w*): ([\d.einf+-]+)", losses[-1]))
     return {
