@@ -4,7 +4,7 @@ python benchmarks/growth.py --json docs/results/growth.json
 
 The demo's detectors on generated scenes; one pass of stage 1, one epoch of stage 2, each in a process of its own, peak
 memory as the system counted it. What a run costs whatever its size (gate, calibration, validation) is left out by
-looking at what further images add; by CPU seconds of all its processes, as other work on the machine stretches the rest.
+looking at what further images add; in CPU seconds of all processes, as other work on the machine stretches the rest.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def measured(images: int, data: Path, work: Path) -> dict[str, Any]:
     learn = ["stage2_distill.py", "--work-dir", str(folder / "run"), *options]
     second_s, second_cpu, second_gb = run(learn, folder / "stage2.log")
     cache = json.loads((folder / "cache" / "summary.json").read_text())
-    return {"images": cache["images"], "bytes": cache["bytes"], "stage1_s": first_s, "stage1_cpu_s": first_cpu,
-            "stage1_gb": first_gb, "stage2_s": second_s, "stage2_cpu_s": second_cpu, "stage2_gb": second_gb}  # fmt: skip
+    return {"images": cache["images"], "bytes": cache["bytes"],
+            "stage1_s": first_s, "stage1_cpu_s": first_cpu, "stage1_gb": first_gb,
+            "stage2_s": second_s, "stage2_cpu_s": second_cpu, "stage2_gb": second_gb}  # fmt: skip
 
 
 def further(rows: list[dict[str, Any]]) -> None:
