@@ -193,7 +193,7 @@ def test_tab_completion_is_registered() -> None:
 
 @pytest.mark.parametrize("line", MAKE)
 def test_make(line: str) -> None:
-    """Set-up fetches 2 GB: what would be run is asked for; -B: also where it has been run. The demo's steps are in TOLD."""
+    """Set-up fetches 2 GB: what would be run is asked for; -B: also where it has been run before."""
     done = subprocess.run([*line.split(), "-nB"], cwd=ROOT, check=True, capture_output=True, text=True)
     steps = [found.replace(".venv/bin/", "") for found in done.stdout.splitlines() if ".venv/bin/python " in found]
     assert steps and (line != "make demo" or set(steps[-3:]) <= set(TOLD))
