@@ -61,14 +61,13 @@ def _undecodable(
         levels: list[LevelShapes] = []
         for ref in refs[start : start + TOGETHER]:
             try:
-                stored = reader.read(ref.index, codec.check_sample)
-                record, grids = reader.record(ref.index, reader.chunks(ref.index))
+                record, grids, stored = reader.view(ref.index, codec.check_sample)
                 if record.pad_shape != ref.pad_shape:
                     raise CorruptCache(f"{reader.path}: sample {ref.index} is not of the padded shape planned for it")
             except PipelineError as error:
                 yield error
                 continue
-            samples.append({name: array for name, array in stored.items() if name not in ("record", "thumbnail")})
+            samples.append(stored)
             levels.append(grids)
         if samples:
             output = codec.decode(stack(samples, levels).to(device))

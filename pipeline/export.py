@@ -35,8 +35,7 @@ def decoded(cache: Cache, ref: SampleRef) -> tuple[ViewRecord, TeacherOutput]:
     from pipeline.codec.base import stack
 
     codec = load_codec(cache.root, cache.codec_manifest())
-    stored = cache.shard(ref.cache_pass, ref.shard).read(ref.index, codec.check_sample)
-    record, levels = ViewRecord.from_row(stored.pop("record"), stored.pop("thumbnail"))
+    record, levels, stored = cache.shard(ref.cache_pass, ref.shard).view(ref.index, codec.check_sample)
     return record, codec.decode(stack([stored], [levels]))
 
 

@@ -17,6 +17,7 @@ from pipeline.cache.sidecar import Extent, Sidecar, load_sidecar
 from pipeline.errors import CorruptCache
 from pipeline.records import FLIPS, LevelShapes, ViewRecord
 
+RECORD_ARRAYS = ("record", "thumbnail")  # of every sample, beside the codec's
 Chunks = dict[str, memoryview]
 Check = Callable[[dict[str, np.ndarray], LevelShapes], None]
 REMEDY = "`python -m pipeline repair --config C` recomputes this shard alone"
@@ -103,7 +104,7 @@ class ShardReader:
 
     def record(self, index: int, chunks: Chunks) -> tuple[ViewRecord, LevelShapes]:
         """Whose view it is and its FPN grids, from arrays that are not compressed."""
-        stored = self.decode(index, {name: chunks[name] for name in ("record", "thumbnail")})
+        stored = self.decode(index, {name: chunks[name] for name in RECORD_ARRAYS})
         record, levels = ViewRecord.from_row(stored["record"], stored["thumbnail"])
         extent = self.sidecar.samples[index]
         sides = (*record.shape, *record.ori_shape, *record.pad_shape)
@@ -135,6 +136,12 @@ class ShardReader:
         chunks = self.chunks(index)
         self.record(index, chunks)
         return self.decode(index, chunks, check)
+
+    def view(self, index: int, check: Check | None = None) -> tuple[ViewRecord, LevelShapes, dict[str, np.ndarray]]:
+        """A sample's record, its FPN grids, and the codec's arrays alone."""
+        chunks = self.chunks(index)
+        coded = {name: chunk for name, chunk in chunks.items() if name not in RECORD_ARRAYS}
+        return *self.record(index, chunks), self.decode(index, coded, check)
 
     def close(self) -> None:
         self._ranges.close()

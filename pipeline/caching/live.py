@@ -41,10 +41,9 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
         ((_, inputs, records),) = ViewLoader(images, views, [batch], 0).batches()
         samples, levels = [], []
         for index, record in enumerate(records, start):
-            cached, grids = reader.record(index, reader.chunks(index))
+            cached, grids, stored = reader.view(index, codec.check_sample)
             check_replay(cached, record, sections.views.check, sections.views.tolerance, made_with)
-            stored = reader.read(index, codec.check_sample)
-            samples.append({name: array for name, array in stored.items() if name not in ("record", "thumbnail")})
+            samples.append(stored)
             levels.append(grids)
         encoded = stack(samples, levels).to(teacher.device)
         found = overshoot(codec, teacher(inputs), encoded)

@@ -35,9 +35,8 @@ class Look:
 
     def _read(self, ref: SampleRef) -> tuple[ViewRecord, Stored]:
         reader = self.cache.shard(ref.cache_pass, ref.shard)
-        arrays = reader.read(ref.index, self.codec.check_sample)
+        record, levels, arrays = reader.view(ref.index, self.codec.check_sample)
         sizes = {name: len(chunk) for name, chunk in reader.chunks(ref.index).items()}
-        record, levels = ViewRecord.from_row(arrays.pop("record"), arrays.pop("thumbnail"))
         return record, Stored(arrays, levels, sizes)
 
     def output(self, stored: Stored) -> TeacherOutput:

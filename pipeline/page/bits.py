@@ -14,7 +14,7 @@ import torch
 
 from pipeline.codec.base import Codec, positions, stack
 from pipeline.codec.frs import Frs
-from pipeline.codec.mapcode import CodedMap
+from pipeline.codec.mapcode import BatchMaps, CodedMap
 from pipeline.codec.symbols import block_sums, symbol_order
 from pipeline.records import LevelShapes
 
@@ -86,17 +86,13 @@ def _places(codec: Frs, name: str, view: Stored) -> tuple[np.ndarray, np.ndarray
     batch = stack([{"frs": view.arrays["frs"]}], [view.levels])
     (coded,) = codec.coded_maps(batch)
     expected = torch.from_numpy(codec.tables[f"{what}_expected"])
-    weight = coded if codec.settings.get("profile") != "universal" or name == "scores" else _everywhere(coded)
+    (weight,) = codec.weights(what, BatchMaps([coded], view.levels)).samples
     order = symbol_order(expected, weight.whole()).numpy()
     at = (np.cumsum((tokens & 255) + 1) - 1).astype(np.int64)
     real = tokens >> 8 > 0
     symbols = order[at[real]]
     level, tenth = _labels(coded, expected.shape[1])
     return tokens[real], level[symbols], tenth[symbols]
-
-
-def _everywhere(coded: CodedMap) -> CodedMap:
-    return CodedMap([torch.full_like(c, coded.top) for c in coded.codes], [0] * len(coded.codes), coded.top)
 
 
 def _labels(coded: CodedMap, rank: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,8 +34,7 @@ def output_of(codec: Codec, views: list[View], device: torch.device) -> TeacherO
 
 
 def read_view(reader: ShardReader, index: int, codec: Codec) -> tuple[View, ViewRecord]:
-    arrays = reader.read(index, codec.check_sample)
-    record, levels = ViewRecord.from_row(arrays.pop("record"), arrays.pop("thumbnail"))
+    record, levels, arrays = reader.view(index, codec.check_sample)
     return (arrays, levels), record
 
 

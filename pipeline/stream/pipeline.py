@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from pipeline.cache.ahead import read_batches
 from pipeline.cache.cache import Cache
-from pipeline.cache.reader import Chunks
+from pipeline.cache.reader import RECORD_ARRAYS, Chunks
 from pipeline.cache.remote import RemotePath
 from pipeline.codec.base import Codec, Sample, stack
 from pipeline.data import Images
@@ -25,7 +25,6 @@ from pipeline.stream.schedule import Batch, epoch_batches, share
 from pipeline.views import Views
 
 Read = Sequence[tuple[SampleRef, Chunks | None]]
-RECORD_ARRAYS = ("record", "thumbnail")
 
 
 @dataclass
