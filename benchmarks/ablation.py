@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -115,7 +114,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sizes", nargs="+", choices=list(VIEWS), default=list(VIEWS))
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)
+    report.quiet()
     teacher, _ = load_teacher(CONFIG)
     student = Student(Config.fromfile(CONFIG), STUDENT, teacher)
     rows: list[dict[str, Any]] = []

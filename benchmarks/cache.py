@@ -15,7 +15,6 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=2, help="shards a turn")
     parser.add_argument("--turns", type=int, default=0, help="0: until the pass ends")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
+    report.quiet()
     with tempfile.TemporaryDirectory() as folder:
         cfg, sections = load_config(args.config, {**parse_options(args.options), "cache.dir": f"{folder}/cache"})
         job = open_job(cfg, sections, print, Quiet())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def main() -> None:
     parser.add_argument("--qualities", nargs="+", default=list(QUALITIES))
     parser.add_argument("--without-rivals", action="store_true")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)
+    report.quiet()
 
     teacher, sections = load_teacher(args.config)
     student = Student(Config.fromfile(args.config), args.student, teacher)

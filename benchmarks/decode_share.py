@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -91,7 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quality", default="balanced")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)
+    report.quiet()
     device = own_device()
     teacher, _ = load_teacher(CONFIG)
     # Tables and steps serve every image size; small views find them in a tenth of the time.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def main() -> None:
     parser.add_argument("--qualities", nargs="+", type=float, default=list(QUALITIES))
     parser.add_argument("--views", type=int, default=16)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)
+    report.quiet()
     rows: list[dict[str, Any]] = []
     for name in args.students:
         rows += rows_of(name, args.qualities, args.views)

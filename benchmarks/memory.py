@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--size", choices=list(scenes.SIZES), default="800x1067")
     args = parser.parse_args()
+    report.quiet()
 
     with tempfile.TemporaryDirectory() as folder:
         teacher = random_teacher(Path(folder) / "random.pth")

@@ -14,7 +14,6 @@ import io
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -117,7 +116,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
+    report.quiet()
     torch.set_num_threads(1)
     teacher, _ = load_teacher(CONFIG)
     # Tables and steps serve every image size; small views find them in a tenth of the time.

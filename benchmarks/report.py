@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def quiet() -> None:
+    """Leave the terminal to the tables: mmengine has a line for every tensor that it initialises."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
 
 
 def machine() -> dict[str, Any]:

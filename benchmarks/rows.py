@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--shrink", type=float, default=0.6, help="0.6: the short side of 800 becomes 480")
     parser.add_argument("--work", type=Path, default=Path("work_dirs/rows"))
     args = parser.parse_args()
+    report.quiet()
     work = args.work.resolve()
     lay_out(work / "coco", args.images)
     rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -140,7 +139,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=8)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)
+    report.quiet()
     rows: list[dict[str, Any]] = []
     for family in args.families:
         rows += rows_of(family, args.work.resolve(), args.batches, args.batch_size)

@@ -15,7 +15,6 @@ import multiprocessing
 import resource
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean, median
@@ -76,7 +75,7 @@ def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
     from pipeline.cli import parse_options
     from pipeline.mm import cv2
 
-    warnings.filterwarnings("ignore")
+    report.quiet()
     cv2.setNumThreads(0)
     init_default_scope("mmdet")
     if args.device == "cpu":
