@@ -1,0 +1,65 @@
+"""Where the FRS map of a cache has its weight: could the adapters and losses skip the positions that hardly count?
+
+python benchmarks/weight.py --cache work_dirs/full/cache --json docs/results/weight.json
+
+For each FPN level, the share of positions that have a weight at all, and the share that must be kept, heaviest first,
+for all but 1%, 0.1% and 0.001% of the level's sum. Mean over the views of the cache's first pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report
+from pipeline.cache.cache import Cache
+from pipeline.codec import load_codec
+from pipeline.codec.base import stack
+
+LEFT_OUT = (1e-2, 1e-3, 1e-5)
+
+
+def needed(m: Tensor) -> dict[str, float]:
+    """Shares of one level's (H, W) positions; a level without any weight needs none."""
+    heaviest = m.double().flatten().sort(descending=True).values
+    total = heaviest.cumsum(0)
+    found = {"not_zero": float((heaviest > 0).double().mean())}
+    for share in LEFT_OUT:
+        kept = int((total < (1 - share) * total[-1]).sum()) + 1 if total[-1] > 0 else 0
+        found[f"for_{1 - share:.5g}"] = kept / len(heaviest)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--cache", default="work_dirs/demo/cache")
+    parser.add_argument("--views", type=int, default=64)
+    args = parser.parse_args()
+    cache = Cache(args.cache)
+    codec = load_codec(cache.root, cache.codec_manifest())
+    levels: list[list[dict[str, float]]] = []
+    refs = itertools.chain.from_iterable(cache.references(cache.passes()[0]))
+    for ref in itertools.islice(refs, args.views):
+        _, shapes, arrays = cache.shard(ref.cache_pass, ref.shard).view(ref.index, codec.check_sample)
+        with torch.no_grad():
+            levels.append([needed(m[0]) for m in codec.decode(stack([arrays], [shapes])).frs])
+    rows: list[dict[str, Any]] = [
+        {"level": n, **{key: mean(row[key] for row in found) for key in found[0]}}
+        for n, found in enumerate(zip(*levels))
+    ]
+    print(report.table(rows, list(rows[0])))
+    report.write(args.json, rows, cache=args.cache, views=len(levels))
+
+
+if __name__ == "__main__":
+    main()
