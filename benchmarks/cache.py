@@ -30,14 +30,7 @@ from pipeline.caching.job import Job
 from pipeline.caching.passes import make_shards, planned
 from pipeline.cli import parse_options
 from pipeline.config import load_config
-
-
-class Quiet:
-    """Progress that nobody looks at."""
-
-    def start(self, title: str, total: int | None) -> None: ...
-    def advance(self, samples: int, size: int) -> None: ...
-    def stop(self) -> None: ...
+from pipeline.progress import Silent
 
 
 def bare(job: Job, batches: list[Any]) -> None:
@@ -70,7 +63,7 @@ def main() -> None:
     report.quiet()
     with tempfile.TemporaryDirectory() as folder:
         cfg, sections = load_config(args.config, {**parse_options(args.options), "cache.dir": f"{folder}/cache"})
-        job = open_job(cfg, sections, print, Quiet())
+        job = open_job(cfg, sections, print, Silent())
         write_json(job.root / "plan.json", job.plan)  # in the place of the gate: any teacher will do here
         write_json(job.root / "gate.json", {"mAP": 1.0, "images": 0})
         if args.codec_of:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -12,15 +12,10 @@ from pipeline.cache.place import Place
 from pipeline.codec import load_codec
 from pipeline.codec.base import Codec, stack
 from pipeline.errors import CorruptCache, PipelineError
+from pipeline.progress import Progress
 from pipeline.records import LevelShapes, SampleRef
 
 TOGETHER = 8  # samples that are decoded at a time
-
-
-class Progress(Protocol):
-    def start(self, title: str, total: int | None) -> None: ...
-    def advance(self, samples: int, size: int) -> None: ...
-    def stop(self) -> None: ...
 
 
 def deep_faults(root: str | Place, progress: Progress) -> Iterator[PipelineError]:

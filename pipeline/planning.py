@@ -9,7 +9,14 @@ from pipeline.cache.plan import ShardPlan, plan_pass
 from pipeline.config import Sections
 from pipeline.data import Images
 from pipeline.errors import ConfigError, StaleCache
+from pipeline.mm import Config
 from pipeline.views import Views
+
+
+def images_and_views(cfg: Config, sections: Sections) -> tuple[Images, Views]:
+    """What a config trains on: its images, and the views that its pipeline makes of each."""
+    images = Images(cfg.train_dataloader.dataset)
+    return images, Views(images.pipeline, sections.views.seed, sections.views.count)
 
 
 def layout_of(sections: Sections) -> dict[str, int]:

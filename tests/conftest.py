@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline.mm import MODELS, Config
+from pipeline.progress import Silent
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -132,20 +133,12 @@ def make_config(
     return path
 
 
-class Quiet:
-    """A progress bar that draws nothing."""
-
-    def start(self, title: str, total: int | None) -> None: ...
-    def advance(self, samples: int, size: int) -> None: ...
-    def stop(self) -> None: ...
-
-
 def stage1(config: Path, **options: Any) -> dict[str, Any]:
     from pipeline.caching import cache_teacher
     from pipeline.config import load_config
 
     cfg, sections = load_config(str(config), options)
-    return cache_teacher(cfg, sections, lambda text: None, Quiet())
+    return cache_teacher(cfg, sections, lambda text: None, Silent())
 
 
 @pytest.fixture(scope="session")

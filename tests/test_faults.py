@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -183,6 +184,22 @@ def test_the_lock_is_held_until_the_last_rank_has_ended(tmp_path: Path, monkeypa
         pass
 
 
+def test_a_forked_worker_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """Loaders' workers outlive a killed run for seconds; the next one must not be refused because of them."""
+    with locked(tmp_path):
+        fork = multiprocessing.get_context("fork")
+        runs = fork.Event()
+        worker = fork.Process(target=lambda: (runs.set(), time.sleep(60)))
+        worker.start()
+        runs.wait()
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        worker.kill()
+        worker.join()
+
+
 @LONG
 def test_a_second_writer_is_refused(made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path) -> None:
     config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
@@ -253,8 +270,8 @@ def without_override(*argv: str) -> subprocess.CompletedProcess:
 
 
 def test_a_read_only_cache_serves(read_only: Path) -> None:
-    look = "from pipeline.verify import findings; from tests.conftest import Quiet\n"
-    look += f"assert findings({str(read_only)!r}, True, Quiet())['whole']; open({str(read_only / 'x')!r}, 'w')"
+    look = "from pipeline.verify import findings; from pipeline.progress import Silent\n"
+    look += f"assert findings({str(read_only)!r}, True, Silent())['whole']; open({str(read_only / 'x')!r}, 'w')"
     refused = without_override("-c", look)
     assert refused.stderr.strip().splitlines()[-1].startswith("PermissionError")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lowest floor first; a module may import from its own floor's package and from floors below.
 FLOORS = [
-    ["errors", "records", "mmcv_ops", "stopping"],
+    ["errors", "records", "mmcv_ops", "stopping", "progress"],
     ["cache"],
     ["codec", "frs", "pkd", "cwd", "losses", "gradient", "replay", "mm"],
     ["config", "data", "views"],
@@ -28,6 +28,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 WITHOUT_MMDET = [
     "errors",
     "records",
+    "progress",
     "cache",
     "codec",
     "frs",

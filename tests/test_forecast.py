@@ -21,7 +21,8 @@ from pipeline.forecast.disk import existing, free_bytes
 from pipeline.forecast.training import measure_training
 from pipeline.forecast.trial import trial
 from pipeline.planning import plan_views
-from tests.conftest import Quiet, detector, make_config, make_dataset, stage1
+from pipeline.progress import Silent
+from tests.conftest import detector, make_config, make_dataset, stage1
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def planned(
     work = tmp_path_factory.mktemp("planned")
     config = make_config(data, teacher, detector("retinanet"), work, "frs")
     cfg, sections = load_config(str(config))
-    found = forecast(cfg, sections, lambda _: None, Quiet(), samples=9)
+    found = forecast(cfg, sections, lambda _: None, Silent(), samples=9)
     assert [path.name for path in work.iterdir()] == ["config.py"]  # nothing is left behind
     return config, found
 
@@ -58,7 +59,7 @@ def test_a_finished_cache_lends_its_codec(planned: tuple[Path, dict[str, Any]]) 
     summary = stage1(config)
     told: list[str] = []
     cfg, sections = load_config(str(config))
-    found = forecast(cfg, sections, told.append, Quiet(), samples=12)
+    found = forecast(cfg, sections, told.append, Silent(), samples=12)
     assert not any("calibrating" in line for line in told)
     assert found["bytes"] == pytest.approx(summary["bytes"], rel=0.05)
 
@@ -72,7 +73,7 @@ def test_broken_images_are_left_out_where_stage_1_does(
     found, broken = [], set()
     for quarantine in (False, True):
         cfg, sections = load_config(str(config), {"cache.quarantine": quarantine, "cache.batch_size": 1})
-        job = open_job(cfg, sections, lambda _: None, Quiet())
+        job = open_job(cfg, sections, lambda _: None, Silent())
         if not broken:
             broken = {image for image, _, _ in plan_views(job.images, job.views, 0, job.plan["layout"])[0].samples}
             for image in broken:

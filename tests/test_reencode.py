@@ -14,10 +14,11 @@ from pipeline.cache.files import read_json
 from pipeline.errors import ConfigError, CorruptCache, StaleCache
 from pipeline.export import export_view
 from pipeline.page import write_page
+from pipeline.progress import Silent
 from pipeline.reencode import reencode
 from pipeline.report import describe, info_table
 from pipeline.verify import findings
-from tests.conftest import Quiet, detector, make_config, stage1
+from tests.conftest import detector, make_config, stage1
 from tests.test_stages import stage2, tree
 
 
@@ -25,7 +26,9 @@ def recode(source: Path, target: Path, *, jobs: int = 1, like: Path | None = Non
            **codec: Any) -> dict[str, Any]:  # fmt: skip
     found = (None if path is None else str(path) for path in (config, like))
     named, other = found
-    return reencode(str(source), str(target), {"type": "frs", **codec}, named, {}, other, jobs, lambda _: None, Quiet())
+    return reencode(
+        str(source), str(target), {"type": "frs", **codec}, named, {}, other, jobs, lambda _: None, Silent()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_without_class_scores(made: dict[str, Path], lossless: Path, tmp_path: P
     """A student that takes no score loss learns the same from it; every verb reads it; what it lacks is said."""
     bare, alone = tmp_path / "bare", {"distill.score_weight": 0}
     recode(lossless, bare, config=made["lossless"], type="lossless", scores=False)
-    assert findings(bare, deep=True, progress=Quiet())["whole"]
+    assert findings(bare, deep=True, progress=Silent())["whole"]
     here = {"cache.dir": str(bare), "cache.codec.scores": False}
     stage2(made["lossless"], work_dir=str(tmp_path / "whole"), **alone)
     stage2(made["lossless"], work_dir=str(tmp_path / "without"), **alone, **here)

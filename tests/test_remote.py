@@ -24,7 +24,7 @@ from pipeline import cli
 from pipeline.__main__ import main
 from pipeline.cache import lease, manifest, remote
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import atomic_file, write_json
+from pipeline.cache.files import atomic_file, discard, write_json
 from pipeline.cache.lock import locked
 from pipeline.cache.place import place
 from pipeline.cache.remote import RemotePath
@@ -34,11 +34,12 @@ from pipeline.caching.ranks import Ranks
 from pipeline.config import load_config
 from pipeline.distill.lesson import prepare_lesson
 from pipeline.errors import CacheError, ConfigError, CorruptCache, StoreError
+from pipeline.progress import Silent
 from pipeline.reencode import calibration, reencode
 from pipeline.report import describe
 from pipeline.stream import Stream, stream_loader
 from pipeline.verify import verify
-from tests.conftest import Quiet, detector, make_config, stage1
+from tests.conftest import detector, make_config, stage1
 from tests.launch import launch
 from tests.servers import KEYS, Handler, s3_server, web_server
 from tests.test_stages import stage2, tree
@@ -154,14 +155,28 @@ def test_a_rank_writes_nothing_when_its_leaders_lock_is_gone(s3: str) -> None:
         (root / ".lock").put(b'{"token": "another owner"}')
         with pytest.raises(CacheError, match=r"s3://bucket/ranks/\.lock: taken over by another process"):
             write_json(root / "shard-00001.json", {})
+        with pytest.raises(CacheError, match="taken over"):
+            discard(root / "shard-00000.json")
         (root / ".lock").unlink()
         with pytest.raises(CacheError, match="taken over"):
             write_json(root / "shard-00001.json", {})
     assert objects("s3://bucket/ranks").keys() == {"shard-00000.json"}
 
 
+def test_a_store_that_contradicts_itself_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "STALE", 0.2)
+    monkeypatch.setattr(lease, "POLL", 0.05)
+    root = place("s3://bucket/contradicts")
+    assert isinstance(root, RemotePath)
+    owner = lease.Lease(root / ".lock")
+    monkeypatch.setattr(owner, "_put", lambda mode: False)
+    monkeypatch.setattr(owner, "_found", lambda: None)
+    with pytest.raises(CacheError, match=r"contradicts/\.lock: the store says that it is there, and that it is not"):
+        owner.take(wait=False)
+
+
 def test_workers_of_reencode_write_nothing_when_the_lock_is_gone(s3: str, cache_folder: Path) -> None:
-    class Thief(Quiet):
+    class Thief(Silent):
         def start(self, title: str, total: int | None) -> None:
             target = place("s3://bucket/recoded/.lock")
             assert isinstance(target, RemotePath)
@@ -341,7 +356,7 @@ def test_a_web_server_is_a_source_to_reencode_from(
     monkeypatch.setattr(calibration, "calibrated", lambda job, sample: jobs.append(job))
     source = Cache(f"{web.address}/cache")
     options = {"cache.dir": "s3://bucket/mine", "cache.store": {"region": "eu-west-1"}}
-    calibration.calibrate_with(str(made["frs"]), options, source, source.plan, tmp_path, print, Quiet())
+    calibration.calibrate_with(str(made["frs"]), options, source, source.plan, tmp_path, print, Silent())
     assert [job.root for job in jobs] == [tmp_path]
 
 

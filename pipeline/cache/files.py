@@ -141,6 +141,13 @@ def atomic_file(path: Place) -> Iterator[Any]:
         raise
 
 
+def discard(path: Place) -> None:
+    """Delete a file, if it is there."""
+    if isinstance(path, RemotePath):
+        require_held()
+    path.unlink(missing_ok=True)
+
+
 def write_json(path: Place, value: dict[str, Any]) -> None:
     """Canonical JSON with a `seal`, the digest of the rest: a changed digit in it would still be canonical."""
     with atomic_file(path) as file:

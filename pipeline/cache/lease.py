@@ -43,10 +43,15 @@ class Lease:
 
     def take(self, wait: bool) -> None:
         """Return once the lock is ours. Raises CacheError where its owner lives, unless told to wait."""
-        watched, since = None, 0.0
+        watched, since, begun = None, 0.0, time.monotonic()
         while not self._put("create"):
             found = self._found()
-            if found is None:
+            if found is None:  # it was released in between
+                if not wait and time.monotonic() - begun > STALE:
+                    raise CacheError(
+                        f"{self.path}: the store says that it is there, and that it is not; ask its keeper"
+                    )
+                time.sleep(POLL)
                 continue
             owner, tag = found
             if self._mine(owner):  # our own put, whose answer was lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ def locked(folder: Place, wait: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            del _locks[folder]
+            _locks.pop(folder, None)
 
 
 def _flocked(folder: Path, how: int) -> Any:
@@ -69,3 +70,6 @@ def join_locks(folders: list[Path]) -> None:
 def leave_locks() -> None:
     while _locks:
         _locks.popitem()[1].close()
+
+
+os.register_at_fork(after_in_child=leave_locks)  # or a loader's worker would hold the lock of a run that was killed

@@ -38,12 +38,13 @@ class LocalMembers:
         with tarfile.open(path, "r:") as tar:
             members = [info for info in tar if info.isreg() and not info.issparse()]
         self._extents = {info.name: (info.offset_data, info.size) for info in members}
+        self.names = list(self._extents)
         self._handle = os.open(path, os.O_RDONLY)
         end = max((offset + -(-size // BLOCK) * BLOCK for offset, size in self._extents.values()), default=0)
         # A tar cut between two members looks whole to tarfile, and zarr reads what is missing as zeros.
         if os.pread(self._handle, len(END) + 1, end) != END:
+            self.close()
             raise CorruptCache(f"{path}: no end-of-archive marker behind its last member; it was truncated")
-        self.names = list(self._extents)
 
     async def read(self, name: str, start: int, stop: int | None) -> bytes:
         offset, size = self._extents[name]

@@ -14,17 +14,16 @@ from pipeline.cache.place import Place, require_writable
 from pipeline.caching.calibrate import calibrated
 from pipeline.caching.job import Job
 from pipeline.caching.passes import cache_pass
-from pipeline.caching.ranks import Log, Progress, Ranks
+from pipeline.caching.ranks import Ranks
 from pipeline.codec.base import Codec
 from pipeline.config import Sections
-from pipeline.data import Images
 from pipeline.errors import CacheError, StaleCache
 from pipeline.mm import Config, plain
-from pipeline.planning import expected_passes, layout_of
+from pipeline.planning import expected_passes, images_and_views, layout_of
+from pipeline.progress import Log, Progress
 from pipeline.recipe import make_recipe
 from pipeline.teacher import Teacher, find_teacher, gate, own_device
 from pipeline.teacher.model import precision
-from pipeline.views import Views
 
 
 def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress) -> dict[str, Any]:
@@ -50,8 +49,7 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
     """Check and build everything that stage 1 works with; nothing is written yet."""
     root, ranks = sections.cache.place(), Ranks()
     log = ranks.log(log)
-    images = Images(cfg.train_dataloader.dataset)
-    views = Views(images.pipeline, sections.views.seed, sections.views.count)
+    images, views = images_and_views(cfg, sections)
     spec = find_teacher(sections.teacher)
     recipe = make_recipe(sections, images, views, spec)
     log(f"images   {len(images)} of {images.total} in {images.ann_file} (filter_cfg {plain(images.filter_cfg)})")

@@ -8,9 +8,10 @@ from typing import Any
 
 from pipeline.cache.place import Place
 from pipeline.caching.loader import ViewLoader
-from pipeline.caching.ranks import Log, Progress, Ranks
+from pipeline.caching.ranks import Ranks
 from pipeline.config import Sections
 from pipeline.data import Images
+from pipeline.progress import Log, Progress
 from pipeline.teacher import Teacher
 from pipeline.views import Views
 

@@ -15,6 +15,7 @@ from pipeline.config import Sections
 from pipeline.data import Images
 from pipeline.errors import StaleCache
 from pipeline.mm import Config
+from pipeline.planning import images_and_views
 from pipeline.recipe import make_recipe
 from pipeline.replay import check_replay
 from pipeline.teacher import Teacher, TeacherSpec, find_teacher, own_device
@@ -61,8 +62,7 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
 
 def required(cfg: Config, sections: Sections) -> tuple[Cache, Images, Views, TeacherSpec]:
     """The config's cache and what it was made from. Raises StaleCache where it is another config's."""
-    images = Images(cfg.train_dataloader.dataset)
-    views = Views(images.pipeline, sections.views.seed, sections.views.count)
+    images, views = images_and_views(cfg, sections)
     spec, cache = find_teacher(sections.teacher), Cache(sections.cache.place())
     cache.require(make_recipe(sections, images, views, spec), sha256_file(spec.weights()))
     return cache, images, views, spec

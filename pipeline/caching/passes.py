@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.cache.cache import load_pass_plan, pass_folder, shard_name
-from pipeline.cache.files import digest, read_json, write_json
+from pipeline.cache.files import digest, discard, read_json, write_json
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.place import Place, each
 from pipeline.cache.plan import ShardPlan
@@ -36,7 +36,7 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
     missing = job.ranks.told(missing_shards(job, number, kept) if job.ranks.leads else [])
     if missing or not (folder / "manifest.json").exists():
         if job.ranks.leads:
-            (folder / "manifest.json").unlink(missing_ok=True)  # a pass is complete only when its manifest is there
+            discard(folder / "manifest.json")  # a pass is complete only when its manifest is there
         job.progress.start(f"pass {number}", sum(len(kept[n].samples) for n in missing))
         try:
             make_shards(job, codec, number, kept, missing)

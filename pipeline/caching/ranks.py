@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from torch import distributed
 
 from pipeline.cache import lease
 from pipeline.cache.lock import join_locks, leave_locks, share_locks
-
-Log = Callable[[str], None]
-
-
-class Progress(Protocol):
-    """What the loop tells of itself; the command line draws it."""
-
-    def start(self, title: str, total: int | None) -> None: ...
-    def advance(self, samples: int, size: int) -> None: ...
-    def stop(self) -> None: ...
-
+from pipeline.progress import Log, Progress
 
 # Gate and calibration are made by one rank and may take hours; a rank that dies is noticed by torchrun, not by a clock.
 PATIENCE = timedelta(days=7)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.fields import CODEC, GATE, MANIFEST, PASS_PLAN, PLAN, QUARANTINE, read_fields
-from pipeline.cache.files import digest, sha256_file, write_json
+from pipeline.cache.files import digest, discard, sha256_file, write_json
 from pipeline.cache.layout import found_passes, pass_folder
 from pipeline.cache.lock import locked
 from pipeline.cache.remote import RemotePath
@@ -25,16 +25,15 @@ from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.caching import cache_teacher, make_plan
 from pipeline.caching.calibrate import calibrated
 from pipeline.caching.job import Job
-from pipeline.caching.ranks import Log, Progress, Ranks
+from pipeline.caching.ranks import Ranks
 from pipeline.codec import load_codec
 from pipeline.config import Sections
-from pipeline.data import Images
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.mm import Config
-from pipeline.planning import expected_passes
+from pipeline.planning import expected_passes, images_and_views
+from pipeline.progress import Log, Progress
 from pipeline.recipe import make_recipe
 from pipeline.teacher import Teacher, find_teacher, own_device
-from pipeline.views import Views
 
 Files = dict[str, dict[str, Any]]
 
@@ -76,8 +75,7 @@ class Patient:
     """A cache under repair. `bad`: what was found; `known`: sha256 of files that were lost, as manifests have them."""
 
     def __init__(self, root: Path, cfg: Config, sections: Sections, log: Log, progress: Progress) -> None:
-        images = Images(cfg.train_dataloader.dataset)
-        views = Views(images.pipeline, sections.views.seed, sections.views.count)
+        images, views = images_and_views(cfg, sections)
         spec = find_teacher(sections.teacher)
         plan = make_plan(sections, make_recipe(sections, images, views, spec), sha256_file(spec.weights()))
         teacher = lambda: Teacher(spec, images.classes, own_device(), sections.teacher.tf32)  # noqa: E731
@@ -155,7 +153,7 @@ class Patient:
         if manifest is None:
             self.bad.append(f"{folder / 'manifest.json'}: written again from the sidecars")
         if len(self.bad) > before:
-            (folder / "manifest.json").unlink(missing_ok=True)
+            discard(folder / "manifest.json")
 
     def _clear_small(self, folder: Path, manifest: dict[str, Any] | None, files: Files) -> None:
         quarantine, plan = folder / "quarantine.json", folder / "plan.json"

@@ -19,7 +19,7 @@ from pipeline.distill.sources import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.errors import CacheError, ConfigError
 from pipeline.losses import FEATURE_LOSSES
 from pipeline.mm import Config
-from pipeline.planning import expected_passes, layout_of, plan_views, require_images
+from pipeline.planning import expected_passes, images_and_views, layout_of, plan_views, require_images
 from pipeline.recipe import make_recipe
 from pipeline.stream import StreamSource
 from pipeline.teacher import Teacher, find_teacher, own_device
@@ -43,8 +43,7 @@ class Lesson:
 
 def prepare_lesson(cfg: Config, sections: Sections) -> Lesson:
     """Open the cache (or build the live teacher) and check that it is this config's. Raises PipelineError."""
-    images = Images(cfg.train_dataloader.dataset)
-    views = Views(images.pipeline, sections.views.seed, sections.views.count)
+    images, views = images_and_views(cfg, sections)
     return (live_lesson if sections.teacher.source == "live" else cached_lesson)(sections, images, views)
 
 

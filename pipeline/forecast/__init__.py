@@ -11,7 +11,6 @@ import numpy as np
 
 from pipeline.cache.place import require_writable
 from pipeline.caching import open_job
-from pipeline.caching.ranks import Log, Progress
 from pipeline.codec.base import positions
 from pipeline.config import Sections
 from pipeline.data import Images
@@ -20,6 +19,7 @@ from pipeline.forecast.training import Training, measure_training
 from pipeline.forecast.trial import Trial, trial
 from pipeline.mm import Config
 from pipeline.planning import expected_passes, layout_of, plan_views
+from pipeline.progress import Log, Progress
 from pipeline.views import Views
 
 SAMPLES, SECONDS = 96, 60.0

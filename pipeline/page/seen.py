@@ -10,13 +10,12 @@ from torch import Tensor
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import sha256_file
 from pipeline.config import load_config
-from pipeline.data import Images
 from pipeline.gradient import unexplained
+from pipeline.planning import images_and_views
 from pipeline.recipe import make_recipe
 from pipeline.records import TeacherOutput, ViewRecord
 from pipeline.replay import check_replay
 from pipeline.teacher import Teacher, find_teacher, own_device
-from pipeline.views import Views
 
 
 @dataclass
@@ -32,8 +31,7 @@ class Seen:
 
     def __init__(self, cache: Cache, config: str, options: dict[str, Any]) -> None:
         cfg, sections = load_config(config, options)
-        self._images = Images(cfg.train_dataloader.dataset)
-        self._views = Views(self._images.pipeline, sections.views.seed, sections.views.count)
+        self._images, self._views = images_and_views(cfg, sections)
         self._section, self._cache = sections, cache
         self._teacher: Teacher | None = None
         self._spec = find_teacher(sections.teacher)

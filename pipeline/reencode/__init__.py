@@ -19,16 +19,16 @@ from typing import Any
 import torch
 
 from pipeline.cache.cache import Cache, load_pass_plan, pass_folder
-from pipeline.cache.files import digest, read_json, write_json, write_report
+from pipeline.cache.files import digest, discard, read_json, write_json, write_report
 from pipeline.cache.lease import Claims, claims, work_under
 from pipeline.cache.lock import locked
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.place import Place, place, require_writable
 from pipeline.cache.plan import ShardPlan
 from pipeline.caching import check_existing, summarise
-from pipeline.caching.ranks import Log, Progress
 from pipeline.codec import codec_settings
 from pipeline.errors import CacheError, ConfigError
+from pipeline.progress import Log, Progress
 from pipeline.reencode.calibration import calibrate_like, calibrate_with
 from pipeline.reencode.stored import Recoder
 from pipeline.teacher import own_device
@@ -95,7 +95,7 @@ def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress
         if not shard_done(root, number, n, new.plan_digest, new.codec_digest, [s[:2] for s in shard.samples])
     ]
     if missing:
-        (folder / "manifest.json").unlink(missing_ok=True)
+        discard(folder / "manifest.json")
         progress.start(f"pass {number}", sum(len(shard.samples) for _, _, shard in missing))
         try:
             for views, size in recoded(old.root, root, missing, jobs):

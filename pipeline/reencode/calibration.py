@@ -19,11 +19,11 @@ from pipeline.cache.place import Place
 from pipeline.caching import open_job
 from pipeline.caching.calibrate import ViewSample, calibrated
 from pipeline.caching.job import Job
-from pipeline.caching.ranks import Log, Progress
 from pipeline.codec import load_codec
 from pipeline.codec.base import Measure
 from pipeline.config import load_config
 from pipeline.planning import plan_views
+from pipeline.progress import Log, Progress
 from pipeline.records import SampleRef, TeacherOutput
 from pipeline.reencode.stored import output_of, read_view
 

@@ -8,16 +8,9 @@ from typing import Any
 
 from pipeline import cli, terminal
 from pipeline.errors import CacheError, CorruptCache, StaleCache
+from pipeline.progress import Silent
 from pipeline.stopping import GOES_ON
 from pipeline.verbs.look import add_cache_json
-
-
-class Silent:
-    """The bar where JSON is asked for."""
-
-    def start(self, title: str, total: int | None) -> None: ...
-    def advance(self, samples: int, size: int) -> None: ...
-    def stop(self) -> None: ...
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
