@@ -98,7 +98,8 @@ class Stream(wds.DataPipeline):
         for samples in read:
             inputs, data_samples, arrays, levels = [], [], [], []
             for ref, chunks in samples:
-                view, data_sample, record = self.source.views.replay(self.source.images.info(ref.image_id), ref.view)
+                info = self.source.images.info(ref.image_id)
+                view, data_sample, record = self.source.views.replay(info, ref.view, self.source.check == "close")
                 inputs.append(view)
                 data_samples.append(data_sample)
                 if chunks is not None:
