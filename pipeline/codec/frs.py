@@ -152,7 +152,8 @@ class Frs(Codec):
             residual = torch.einsum("cr,brhw->bchw", self._basis(what, level, m.device), blocks)
             # Where m = 0 nothing was coded (and nothing is asked): the mean stands.
             root = m.sqrt()[:, None]
-            value = self._mean(what, level, maps) + torch.where(root > 0, residual / root.clamp_min(TINY), 0.0)
+            strength = torch.where(root > 0, 1 / root.clamp_min(TINY), 0.0)
+            value = torch.addcmul(self._mean(what, level, maps), residual, strength)
             out.append(value if what == "feature" else value * value.abs())
         return out
 

@@ -111,9 +111,8 @@ def from_tokens(tokens: Tensor, order: Tensor, shapes: Sequence[tuple[int, int, 
     """(T,) int32 tokens, zeros behind the last -> quantised [(R, 16, N_l)] float32 of the given shapes."""
     at = ((tokens & FILLER).long() + 1).cumsum(0) - 1
     signed = tokens >> 8
-    # The zeros behind the last token step over the end, into a spare place.
-    stream = torch.zeros(len(order) + 1, dtype=torch.float32, device=tokens.device)
-    stream[at.clamp_max(len(order))] = ((signed >> 1) ^ -(signed & 1)).float()
-    symbols = torch.empty(len(order), dtype=torch.float32, device=tokens.device)
-    symbols[order] = stream[:-1]
+    values = ((signed >> 1) ^ -(signed & 1)).float()
+    # Added, as the zeros behind the last token step over the end and are all put into the last place.
+    symbols = torch.zeros(len(order), dtype=torch.float32, device=tokens.device)
+    symbols.index_add_(0, order[at.clamp_max(len(order) - 1)], values)
     return [part.reshape(shape) for part, shape in zip(symbols.split([prod(s) for s in shapes]), shapes)]
