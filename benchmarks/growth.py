@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ CONFIG = "configs/demo/retinanet_r101_r50.py"
 
 def measured(images: int, data: Path, work: Path) -> dict[str, Any]:
     folder = work / str(images)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # a cache that is there already costs nothing to make
+    folder.mkdir(parents=True)
     given = {"data_root": data, "train_dataloader.dataset.indices": images, "cache.dir": folder / "cache",
              "cache.passes": 1, "train_cfg.max_epochs": 1, "train_cfg.val_interval": 1}  # fmt: skip
     options = ["--config", CONFIG, "--cfg-options", *(f"{key}={value}" for key, value in given.items())]
