@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 BLOCK = 4
 
 
+@lru_cache(maxsize=16)
 def dct_matrix(device: torch.device | str = "cpu") -> Tensor:
-    """(4, 4) orthonormal DCT-II; row = frequency."""
+    """(4, 4) orthonormal DCT-II; row = frequency. Kept on the device."""
     n = torch.arange(BLOCK, dtype=torch.float64)
     matrix = torch.cos(math.pi / BLOCK * (n[None] + 0.5) * n[:, None]) * math.sqrt(2 / BLOCK)
     matrix[0] /= math.sqrt(2)
