@@ -5,7 +5,8 @@ python benchmarks/step.py --config configs/coco/retinanet_r101_r50_2x.py --devic
 
 Each variant is a process of its own with its own data loading; they take turns, a few steps each, so that noise of the
 machine meets all alike. `alone` is plain mmdet: its own DataLoader and detector. Data loading is timed as the wait for
-the next batch. With --synthetic one batch is loaded and used again: compute without the loader.
+the next batch; what the workers have read ahead while the others had their turn is thrown away first, and one step
+made, so that a loader which cannot keep up is seen. With --synthetic one batch is loaded and used again: compute alone.
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
     kept = next(batches) if args.synthetic else None
     synchronise: Callable[[], None] = torch.cuda.synchronize if args.device == "cuda" else lambda: None
     while (steps := pipe.recv()) is not None:
+        for _ in range(0 if args.synthetic else args.workers * (loader.prefetch_factor or 0)):
+            next(batches)
+        model.train_step(kept or next(batches), wrapper)
+        synchronise()
         waited, begun = 0.0, time.perf_counter()
         for _ in range(steps):
             start = time.perf_counter()

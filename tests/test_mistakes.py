@@ -184,6 +184,7 @@ def test_another_cache(fails, made: dict[str, Path], data: Path, tmp_path: Path)
     for stage in (1, 2):
         assert "data.annotations_sha256: the cache has '" in fails(stage, config, there)
     assert "views.seed: the cache has 520, the config wants 521" in fails(2, made["frs"], "views.seed=521")
+    assert "randomness.seed: cannot be built" in fails(2, made["frs"], "randomness.seed=-1")
     assert before == sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
     assert "teacher.min_map asks for 0.900" in fails(1, made["frs"], "teacher.min_map=0.9")
 

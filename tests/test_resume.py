@@ -61,8 +61,7 @@ param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin
 def train(config: Path, work: Path, *more: str, ranks: int = 1, batch: int = 2) -> subprocess.Popen:
     """Stage 2 as a user runs it."""
     options = ["--work-dir", str(work), "--cfg-options", f"train_dataloader.batch_size={batch}"]
-    launcher = ["--launcher", "pytorch"] if ranks > 1 else []
-    arguments = ["--config", str(config), *options, *more, *launcher]
+    arguments = ["--config", str(config), *options, *more]  # torchrun's ranks are known without --launcher
     return launch("stage2_distill.py", *arguments, ranks=ranks, path=config.parent)
 
 
@@ -190,5 +189,13 @@ def test_a_rank_that_dies_ends_all(config: Path, tmp_path: Path) -> None:
 def test_inside_an_epoch_steps_keep_their_size(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     options = {"train_dataloader.batch_size": 4, "work_dir": str(tmp_path)}
     with pytest.raises(StudentError, match="of 2 samples a step, this run's steps have 4"):
+        stage2(config, resume=str(undisturbed / "iter_4.pth"), **options)
+    assert stage2(config, resume=str(undisturbed / "iter_6.pth"), **options)["epochs"] == 2
+
+
+def test_inside_an_epoch_the_order_is_kept(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """That of another seed would repeat some samples and lose others; the next epoch may have it."""
+    options = {"randomness.seed": 77, "work_dir": str(tmp_path)}
+    with pytest.raises(StudentError, match="other batches than this config"):
         stage2(config, resume=str(undisturbed / "iter_4.pth"), **options)
     assert stage2(config, resume=str(undisturbed / "iter_6.pth"), **options)["epochs"] == 2

@@ -45,6 +45,7 @@ class StudentCheckpoint(Hook):
         checkpoint["frs"] = {
             "adapters": adapters, "runtime_info": kept, **self.provenance,
             "done": runner.train_loop.done, "steps": len(stream), "global_batch": stream.global_batch,
+            "planned": stream.planned(),
         }  # fmt: skip
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -64,8 +65,9 @@ class StudentCheckpoint(Hook):
 
     @staticmethod
     def _go_on(runner: Any, checkpoint: dict) -> None:
-        """Behind the last step made. Inside an epoch that takes steps of as many samples. Raises StudentError."""
+        """Behind the last step made. Inside an epoch that takes steps of the same samples. Raises StudentError."""
         stream, found = runner.train_dataloader.dataset, checkpoint.get("frs", {})
+        stream.set_epoch(checkpoint["meta"]["epoch"])
         done, before = found.get("done", 0), found.get("global_batch", stream.global_batch)
         if done == found.get("steps"):  # saved behind an epoch's last step: what is left of it is its evaluation
             done = len(stream)
@@ -73,6 +75,11 @@ class StudentCheckpoint(Hook):
             raise StudentError(
                 f"the checkpoint lies inside an epoch of {before} samples a step, this run's steps have "
                 f"{stream.global_batch} (batch size times ranks): resume with as many, or from an epoch's end"
+            )
+        elif done and found.get("planned") != stream.planned():
+            raise StudentError(
+                "the checkpoint lies inside an epoch of other batches than this config's: give it the randomness.seed, "
+                "images and cache.passes that it was made with, or resume from an epoch's end"
             )
         runner.train_loop.done = done
 

@@ -62,7 +62,8 @@ def build_runner(
         raise ConfigError(f"train_dataloader.batch_size: expected a whole number above 0, found {batch_size!r}")
     seed = (cfg.get("randomness") or {}).get("seed")
     if seed is not None:
-        set_random_seed(seed)  # mmengine's Runner does so too late for the adapters
+        with config_errors("randomness.seed"):
+            set_random_seed(seed)  # mmengine's Runner does so too late for the adapters
     student = build(MODELS, cfg.model, "model")
     count = class_count(student)
     if count not in (None, len(lesson.stream.images.classes)):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from pipeline.cache.ahead import read_batches
 from pipeline.cache.cache import Cache
+from pipeline.cache.files import digest
 from pipeline.cache.reader import RECORD_ARRAYS, Chunks
 from pipeline.cache.remote import RemotePath
 from pipeline.codec.base import Codec, Sample, stack
@@ -80,6 +81,10 @@ class Stream(wds.DataPipeline):
             shards = self.source.passes[numbers[key[0] % len(numbers)]]
             self._planned = (key, epoch_batches(shards, self.seed, *key))
         return self._planned[1]
+
+    def planned(self) -> str:
+        """Digest of what the steps of the current epoch learn from: images and views, step by step."""
+        return digest([[[ref.image_id, ref.view] for ref in batch] for batch in self.batches()])
 
     def __len__(self) -> int:
         return len(self.batches())

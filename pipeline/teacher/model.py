@@ -22,10 +22,10 @@ from pipeline.views import PAD, padded
 
 
 def own_device() -> torch.device:
-    """This process's GPU under torchrun, the only one without, or the CPU."""
+    """This process's GPU under a launcher, the first without, or the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 @contextlib.contextmanager

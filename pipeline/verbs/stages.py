@@ -8,6 +8,8 @@ import os
 from pipeline import cli, terminal
 from pipeline.stopping import GOES_ON, RESUMES
 
+LOCAL_RANKS = {"slurm": "SLURM_LOCALID", "mpi": "OMPI_COMM_WORLD_LOCAL_RANK"}
+
 
 def add_stage1(parser: argparse.ArgumentParser) -> None:
     cli.add_config(parser)
@@ -36,12 +38,15 @@ def add_stage2(parser: argparse.ArgumentParser) -> None:
                         help="go on from the latest (or this) checkpoint")  # fmt: skip
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision for the student")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"],
+                        help="default: pytorch under torchrun, none elsewhere")  # fmt: skip
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def run_stage2(args: argparse.Namespace) -> None:
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    # Ranks that do not know of each other would train as many students in one work dir.
+    launcher = args.launcher or ("pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none")
+    os.environ.setdefault("LOCAL_RANK", os.environ.get(LOCAL_RANKS.get(launcher, ""), str(args.local_rank)))
 
     from mmengine.dist import is_main_process
 
@@ -51,7 +56,7 @@ def run_stage2(args: argparse.Namespace) -> None:
     from pipeline.report import stage2_table
 
     cfg, sections = load_config(args.config, cli.parse_options(args.cfg_options))
-    apply_flags(cfg, args.config, args.work_dir, args.resume, args.amp, args.auto_scale_lr, args.launcher)
+    apply_flags(cfg, args.config, args.work_dir, args.resume, args.amp, args.auto_scale_lr, launcher)
     summary = train_student(cfg, sections)
     if is_main_process():
         terminal.log(stage2_table(summary))
