@@ -8,8 +8,8 @@ Commands  python stage1_cache_teacher.py --config configs/coco/faster_rcnn_r101_
           python stage2_distill.py       --config configs/coco/faster_rcnn_r101_r50_1x.py
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two an image (flip or not), so two passes cover any number of epochs exactly
-Cache     about 120 GB expected at `balanced`, 46 GB at `small`, from the demo's thin Faster R-CNN teacher by area
-          (docs/results/families.json: 32 and 12 KB a 288x192 view; not measured at this size)
+Cache     about 150 to 180 GB expected at `balanced`, 56 GB at `small`, from the demo's thin Faster R-CNN teacher by area
+          (docs/results/families.json: 32 and 12 KB for 0.045 megapixels; not measured at this size)
 Hours     at most 4.2 for the teacher on one V100: 234,532 views at 64 ms (mmdet's zoo, with the
           RoI head, which stage 1 does not run); `plan` measures yours, and stage 2's
 Not run   the result of this config has not been measured by this project yet

@@ -6,9 +6,9 @@ Commands  python stage1_cache_teacher.py --config configs/coco/fcos_r101_r50_ms2
           python stage2_distill.py       --config configs/coco/fcos_r101_r50_ms2x.py
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     four an image (short side 640 or 800, flip or not): four passes cover any number of epochs exactly
-Cache     about 120 GB expected at `balanced`, 40 GB at `small`, from the demo's thin FCOS teacher by area
-          (docs/results/families.json: 20 and 6.5 KB a 288x192 view; not measured at this size)
-Hours     at most 7.5 for the teacher on one V100: 469,064 views at 58 ms (mmdet's zoo, 1333x800;
+Cache     about 145 to 190 GB expected at `balanced`, 50 GB at `small`, from the demo's thin FCOS teacher by area
+          (docs/results/families.json: 20 and 6.5 KB for 0.045 megapixels; not measured at this size)
+Hours     at most 7.6 for the teacher on one V100: 469,064 views at 58 ms (mmdet's zoo, 1333x800;
           half of the views are smaller); `plan` measures yours, and stage 2's
 Not run   the result of this config has not been measured by this project yet
 """

@@ -7,8 +7,8 @@ Commands  python stage1_cache_teacher.py --config configs/coco/gfl_r101_r50_1x.p
           python stage2_distill.py       --config configs/coco/gfl_r101_r50_1x.py
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two an image (flip or not), so two passes cover any number of epochs exactly
-Cache     about 45 GB expected at `balanced`: the demo's thin GFL teacher takes 12 KB a 288x192 view, by area 190 KB a view
-          at this size (docs/results/families.json; not measured at this size)
+Cache     about 55 to 80 GB expected at `balanced`: the demo's thin GFL teacher takes 12 to 18 KB for 0.045 megapixels, by area
+          230 to 345 KB a view of 800x1067 (docs/results/families.json, rate_accuracy_gfl.json; not measured at this size)
 Hours     about 4.4 for the teacher on one V100: 234,532 views at 68 ms (mmdet's zoo); `plan` measures yours, and stage 2's
 Not run   the result of this config has not been measured by this project yet
 """

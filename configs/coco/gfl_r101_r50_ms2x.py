@@ -8,7 +8,7 @@ Commands  python stage1_cache_teacher.py --config configs/coco/gfl_r101_r50_ms2x
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     the short side is drawn from 480-800, so four seeded draws an image are cached, and epoch e sees draw e mod 4;
           more draws (views.count) cost a pass of stage 1 each and leave the others as they are
-Cache     about 58 GB expected at `balanced`, from the demo's thin GFL teacher by area (not measured at this size)
+Cache     about 75 to 105 GB expected at `balanced`, from the demo's thin GFL teacher by area (not measured at this size)
 Hours     at most 8.9 for the teacher on one V100: 469,064 views at 68 ms (mmdet's zoo, 1333x800;
           most draws are smaller); `plan` measures yours, and stage 2's
 Not run   the result of this config has not been measured by this project yet

@@ -8,8 +8,8 @@ Commands  python stage1_cache_teacher.py --config configs/coco/retinanet_r101_r5
           python stage2_distill.py       --config configs/coco/retinanet_r101_r50_2x.py --work-dir work_dirs/r50 --amp
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two an image (flip or not), so two passes cover any number of epochs exactly
-Cache     14 to 24 GB (61 to 101 KB a view at `balanced`, measured on this project's 80-class teacher: docs/results/codec.md)
-Hours     about 4.3 for the teacher on one V100: 234,532 views at 67 ms (mmdet's zoo); `plan` measures yours, and stage 2's
+Cache     17 to 29 GB (72 to 125 KB a view at `balanced`, from this project's 80-class teacher: docs/results/codec.md)
+Hours     about 4.4 for the teacher on one V100: 234,532 views at 67 ms (mmdet's zoo); `plan` measures yours, and stage 2's
 Not run   the result of this config has not been measured by this project yet
 """
 
