@@ -95,15 +95,17 @@ def plain_scales(value: list[Any]) -> str:
     return f"({value[0]},{value[1]})"
 
 
-def row(config: Path, work: Path, factor: float, fresh: set[Path]) -> dict[str, Any]:
-    """One config through both stages. `fresh`: caches that this run has made; others are made anew."""
+def shared_folder(config: Path, work: Path) -> Path:
+    """Of the teacher and the cache that this row shares with the others of its teacher."""
+    return work / Path(load_config(str(config))[1].cache.dir).parent.name
+
+
+def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
+    """One config through both stages."""
     folder = work / config.stem
     folder.mkdir(parents=True, exist_ok=True)
-    shared = work / Path(load_config(str(config))[1].cache.dir).parent.name  # rows of one teacher share its cache
+    shared = shared_folder(config, work)
     shared.mkdir(exist_ok=True)
-    if shared not in fresh:
-        shutil.rmtree(shared / "cache", ignore_errors=True)
-        fresh.add(shared)
     channels = random_teacher(config, shared / "teacher.pth")
     given = {"data_root": work / "coco", "teacher.checkpoint": shared / "teacher.pth", "teacher.min_map": 0,
              "teacher.gate_images": 1, "cache.dir": shared / "cache", "cache.workers": 1, "cache.batch_size": 2,
@@ -139,9 +141,12 @@ def main() -> None:
     work = args.work.resolve()
     lay_out(work / "coco", args.images)
     rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
-    fresh = set[Path]()
-    for name in [name for name in args.rows if name not in {row["row"] for row in rows}]:
-        rows.append(row(ROOT / "configs" / "coco" / f"{name}.py", work, args.shrink, fresh))
+    done = {row["row"] for row in rows}
+    configs = [ROOT / "configs" / "coco" / f"{name}.py" for name in args.rows if name not in done]
+    for config in configs:  # a cache that is there already costs nothing to make
+        shutil.rmtree(shared_folder(config, work) / "cache", ignore_errors=True)
+    for config in configs:
+        rows.append(row(config, work, args.shrink))
         print(report.table(rows[-1:], COLUMNS), flush=True)
         report.write(args.json, rows, images=args.images, shrink=args.shrink)
     print(report.table(rows, COLUMNS))

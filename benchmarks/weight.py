@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import report
 from pipeline.cache.cache import Cache
 from pipeline.codec import load_codec
-from pipeline.codec.base import stack
+from pipeline.page import Look
 
 LEFT_OUT = (1e-2, 1e-3, 1e-5)
 
@@ -47,12 +46,9 @@ def main() -> None:
     args = parser.parse_args()
     cache = Cache(args.cache)
     codec = load_codec(cache.root, cache.codec_manifest())
-    levels: list[list[dict[str, float]]] = []
     refs = itertools.chain.from_iterable(cache.references(cache.passes()[0]))
-    for ref in itertools.islice(refs, args.views):
-        _, shapes, arrays = cache.shard(ref.cache_pass, ref.shard).view(ref.index, codec.check_sample)
-        with torch.no_grad():
-            levels.append([needed(m[0]) for m in codec.decode(stack([arrays], [shapes])).frs])
+    look = Look(cache, codec, list(itertools.islice(refs, args.views)))
+    levels = [[needed(m[0]) for m in look.output(stored).frs] for _, stored in look.stored]
     rows: list[dict[str, Any]] = [
         {"level": n, **{key: mean(row[key] for row in found) for key in found[0]}}
         for n, found in enumerate(zip(*levels))

@@ -178,9 +178,8 @@ def describe(
     if boxes is not None:
         tensor = boxes.tensor if hasattr(boxes, "tensor") else torch.as_tensor(boxes)
         digest = crc32c(tensor.float().numpy().tobytes() + np.asarray(labels, np.int64).tobytes())
-    small = np.zeros((THUMBNAIL, THUMBNAIL, 3))
-    if thumbnail:
-        small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    sides = (THUMBNAIL, THUMBNAIL)
+    small = cv2.resize(image, sides, interpolation=cv2.INTER_AREA) if thumbnail else np.zeros((*sides, 3))
     return ViewRecord(
         image_id, view, image.shape[:2], ori_shape, padded(image.shape), FLIPS.index(direction or "none"),
         crc32c(inputs.numpy().tobytes()), digest, np.clip(small, 0, 255).astype(np.uint8),

@@ -140,8 +140,11 @@ class ShardReader:
     def view(self, index: int, check: Check | None = None) -> tuple[ViewRecord, LevelShapes, dict[str, np.ndarray]]:
         """A sample's record, its FPN grids, and the codec's arrays alone."""
         chunks = self.chunks(index)
-        coded = {name: chunk for name, chunk in chunks.items() if name not in RECORD_ARRAYS}
-        return *self.record(index, chunks), self.decode(index, coded, check)
+        return *self.record(index, chunks), self.coded(index, chunks, check)
+
+    def coded(self, index: int, chunks: Chunks, check: Check | None = None) -> dict[str, np.ndarray]:
+        """`decode` of the codec's arrays alone."""
+        return self.decode(index, {name: c for name, c in chunks.items() if name not in RECORD_ARRAYS}, check)
 
     def close(self) -> None:
         self._ranges.close()

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from pipeline.cache.ahead import read_batches
 from pipeline.cache.cache import Cache
 from pipeline.cache.files import digest
-from pipeline.cache.reader import RECORD_ARRAYS, Chunks
+from pipeline.cache.reader import Chunks
 from pipeline.cache.remote import RemotePath
 from pipeline.codec.base import Codec, Sample, stack
 from pipeline.data import Images
@@ -57,7 +57,7 @@ class Stream(wds.DataPipeline):
         self._rank, self._world = 0, 1
         # Shared memory, so that workers which outlive an epoch learn of the next one.
         self._epoch, self._start = torch.zeros(2, dtype=torch.int64).share_memory_()
-        self._planned: tuple[tuple[int, int], list[Batch]] | None = None
+        self._current: tuple[tuple[int, int], list[Batch]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
@@ -76,11 +76,11 @@ class Stream(wds.DataPipeline):
     def batches(self) -> list[Batch]:
         """The current epoch's batches of all ranks together."""
         key = (int(self._epoch), self.global_batch)
-        if self._planned is None or self._planned[0] != key:
+        if self._current is None or self._current[0] != key:
             numbers = sorted(self.source.passes)
             shards = self.source.passes[numbers[key[0] % len(numbers)]]
-            self._planned = (key, epoch_batches(shards, self.seed, *key))
-        return self._planned[1]
+            self._current = (key, epoch_batches(shards, self.seed, *key))
+        return self._current[1]
 
     def planned(self) -> str:
         """Digest of what the steps of the current epoch learn from: images and views, step by step."""
@@ -121,8 +121,7 @@ class Stream(wds.DataPipeline):
         reader = source.cache.shard(ref.cache_pass, ref.shard)
         cached, shapes = reader.record(ref.index, chunks)
         check_replay(cached, replayed, source.check, source.tolerance, source.made_with[ref.cache_pass])
-        wanted = {name: chunk for name, chunk in chunks.items() if name not in RECORD_ARRAYS}
-        return reader.decode(ref.index, wanted, source.codec.check_sample), shapes
+        return reader.coded(ref.index, chunks, source.codec.check_sample), shapes
 
 
 def stream_loader(stream: Stream, workers: int) -> DataLoader:
