@@ -30,7 +30,7 @@ from benchmarks.student import Student, load_teacher
 from pipeline.cache.arrays import encode_sample
 from pipeline.codec.base import KINDS
 from pipeline.codec.frs import Frs
-from pipeline.codec.mapcode import EMPTY, CodedMap, difference, octave
+from pipeline.codec.mapcode import EMPTY, CodedMap, difference, octaves
 from pipeline.codec.symbols import zigzag
 from pipeline.codec.transform import steps
 from pipeline.gradient import Errors, StudentPass
@@ -47,7 +47,7 @@ def log_grid(relative: bool, maps: list[Tensor]) -> Coded:
     """m = 2^-s 2^-((255 - c) / 16) for codes c = 1..255, 0 for 0; s the level's octave, or 0 for all levels."""
     rows, back = [], []
     for m in maps:
-        s = octave(float(m.max())) if relative else 0
+        s = int(octaves(m.max())) if relative else 0
         scale = 2.0 ** -(0 if s == EMPTY else s)
         code = torch.round(255 + OCTAVE * torch.log2(m.clamp_min(1e-38) / scale)).clamp(0, 255)
         rows.append(difference(code.to(torch.uint8)).flatten())

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from pipeline.codec.base import Codec
 from pipeline.codec.frs import Frs
-from pipeline.codec.mapcode import EMPTY, POWER, BatchMaps
+from pipeline.codec.mapcode import BatchMaps, unrounded
 from pipeline.records import EncodedBatch, TeacherOutput
 
 EXACT = 1e-5  # of a tensor's largest value: what one machine's float32 sums differ by from another's
@@ -40,14 +37,7 @@ def _steps(codec: Frs, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, 
         wanted, _ = codec.coefficients(exact, maps, what)
         found, steps = codec.symbols(stored, maps, what), codec.step_sizes(what, maps)
         out[f"{what}s"] = max(float((c / d - q).abs().max()) for c, d, q in zip(wanted, steps, found)) / 0.5
-    codes = [c for sample in samples for c in zip(sample.codes, sample.exponents)]
-    live = [m[b] for b in range(len(samples)) for m in exact.frs]
-    top = codec.settings["map_top"]
-    out["frs"] = max(float((_code(m, s, top) - c).abs().max()) for (c, s), m in zip(codes, live)) / 0.5
+    live = ([m[b] for m in exact.frs] for b in range(len(samples)))
+    codes = (zip(unrounded(m, s.exponents, s.top), s.codes) for m, s in zip(live, samples))
+    out["frs"] = max(float((code - c).abs().max()) for levels in codes for code, c in levels) / 0.5
     return out
-
-
-def _code(m: Tensor, exponent: int, top: int) -> Tensor:
-    """The map in units of codes, not rounded."""
-    relative = (m.double() * (0.0 if exponent == EMPTY else 2.0**exponent)).clamp(0, 1)
-    return torch.as_tensor(top * relative ** (1 / POWER))

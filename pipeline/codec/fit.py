@@ -12,7 +12,7 @@ import torch
 
 from pipeline.codec.base import CalibrationSample, Measure
 from pipeline.codec.calibration import Statistics
-from pipeline.codec.mapcode import map_top
+from pipeline.codec.mapcode import DEEPEST, map_top
 from pipeline.codec.quality import asked, find_step
 from pipeline.codec.symbols import to_groups
 from pipeline.codec.transform import klt
@@ -103,10 +103,10 @@ def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
             strength[what] = strength[what] + sum(np.array([float(w.sum()) for w in s.whole()]) for s in samples)
             levels, _ = codec.coefficients(output, maps, what)
             by_level: list[np.ndarray] = []
+            octaves = [2.0 ** s.exponents.double().clamp_max(DEEPEST) for s in samples]
             for i, level in enumerate(levels):
                 # Relative to the level's exponent, as the whole numbers are that stand for the map.
-                octaves = [2.0 ** min(s.exponents[i], 120) for s in samples]
-                sizes = [to_groups(c).square().sum(dim=2).double() * o for c, o in zip(level, octaves)]
+                sizes = [to_groups(c).square().sum(dim=2).double() * o[i] for c, o in zip(level, octaves)]
                 by_level.append(torch.stack(sizes).sum(dim=0).cpu().numpy())
             energy[what] = energy[what] + np.stack(by_level)
         del output, maps, levels, level

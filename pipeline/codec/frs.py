@@ -196,8 +196,7 @@ class Frs(Codec):
     def coded_maps(self, batch: EncodedBatch) -> list[CodedMap]:
         """The map of every sample, still in whole numbers."""
         rows, top = batch.arrays["frs"], self.settings["map_top"]
-        exponents = rows[:, : len(batch.levels[0])].tolist()
-        return [CodedMap.from_bytes(row, lv, top, e) for row, lv, e in zip(rows, batch.levels, exponents)]
+        return [CodedMap.from_bytes(row, levels, top) for row, levels in zip(rows, batch.levels)]
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         maps = BatchMaps(self.coded_maps(batch), canvas(batch.levels))

@@ -38,56 +38,54 @@ def map_top(quality: float) -> int:
 
 @dataclass
 class CodedMap:
-    """The map of one sample: uint8 codes [(H_l, W_l)], one exponent a level, and the largest code."""
+    """The map of one sample: uint8 codes [(H_l, W_l)], exponents (L,) uint8 beside them, and the largest code.
+
+    Nothing here asks the device for a value: decoding must not wait for it (tests/test_device.py).
+    """
 
     codes: list[Tensor]
-    exponents: list[int]
+    exponents: Tensor
     top: int
 
     @classmethod
     def encode(cls, maps: Sequence[Tensor], top: int) -> CodedMap:
         """[(H_l, W_l)] in [0, 1] -> codes, rounded."""
-        exponents, codes = [], []
-        for m in maps:
-            exponent = octave(float(m.max()))
-            exponents.append(exponent)
-            relative = (m.double() * (0.0 if exponent == EMPTY else 2.0**exponent)).clamp(0, 1)
-            codes.append(torch.round(top * relative ** (1 / POWER)).to(torch.uint8))
+        exponents = octaves(torch.stack([m.max() for m in maps]))
+        codes = [torch.round(code).to(torch.uint8) for code in unrounded(maps, exponents, top)]
         return cls(codes, exponents, top)
 
     @classmethod
-    def from_bytes(cls, row: Tensor, levels: LevelShapes, top: int, exponents: list[int] | None = None) -> CodedMap:
-        """Inverse of `to_bytes`; more bytes may follow. Raises CorruptCache where there are fewer.
-
-        `exponents`: the first L bytes where the caller has them on the host already (asking a GPU costs a wait).
-        """
-        if len(row) < len(levels) + sum(h * w for h, w in levels):
+    def from_bytes(cls, row: Tensor, levels: LevelShapes, top: int) -> CodedMap:
+        """Inverse of `to_bytes`; more bytes may follow. Raises CorruptCache where there are fewer."""
+        if len(row) < len(levels) + positions(levels):
             raise CorruptCache(f"a sample's map has {len(row)} bytes, its FPN grids {levels} need more")
-        exponents = row[: len(levels)].tolist() if exponents is None else exponents
         codes, at = [], len(levels)
         for h, w in levels:
             codes.append(restore(row[at : at + h * w].reshape(h, w)))
             at += h * w
-        return cls(codes, exponents, top)
+        return cls(codes, row[: len(levels)], top)
 
     def to_bytes(self) -> Tensor:
         """(L + P,) uint8: the exponents, then the differences of every level, row by row."""
-        exponents = torch.tensor(self.exponents, dtype=torch.uint8, device=self.codes[0].device)
-        return torch.cat([exponents, *(difference(c).flatten() for c in self.codes)])
+        return torch.cat([self.exponents, *(difference(c).flatten() for c in self.codes)])
 
     def floats(self) -> list[Tensor]:
-        """[(H_l, W_l)] float32, by table and a power of two, so that every device gives the same bits."""
-        scales = [0.0 if e == EMPTY else 2.0**-e for e in self.exponents]
-        return [_table("float", self.top, 0, c.device)[c.long()] * s for c, s in zip(self.codes, scales)]
+        """[(H_l, W_l)] float32, by table, so that every device gives the same bits."""
+        return self._looked_up("float")
 
     def whole(self) -> list[Tensor]:
         """[(H_l, W_l)] int64: m 2^s in whole numbers of 2^-30, whose sums are the same on every device."""
-        return [_table("whole", self.top, 0, c.device)[c.long()] for c in self.codes]
+        table = _table("whole", self.top, self.exponents.device)
+        return [table[c.long()] for c in self.codes]
 
     def buckets(self) -> list[Tensor]:
         """[(H_l, W_l)] int64 in [0, BUCKETS): the half octave of m."""
-        rows = zip(self.codes, self.exponents)
-        return [_table("bucket", self.top, exponent, c.device)[c.long()] for c, exponent in rows]
+        return self._looked_up("bucket")
+
+    def _looked_up(self, what: str) -> list[Tensor]:
+        """What every code stands for beside its level's exponent."""
+        tables = _table(what, self.top, self.exponents.device)[self.exponents.long()]
+        return [table[c.long()] for table, c in zip(tables, self.codes)]
 
 
 def check_map(row: np.ndarray, levels: LevelShapes) -> None:
@@ -99,26 +97,40 @@ def check_map(row: np.ndarray, levels: LevelShapes) -> None:
         raise CorruptCache(f"exponents {exponents.tolist()} of a map, at most {DEEPEST} are written")
 
 
-def octave(largest: float) -> int:
-    """The s with 2^-(s+1) <= largest < 2^-s (0 also for 1); EMPTY for what float32 calls zero."""
-    return EMPTY if largest < TINIEST else max(0, -int(np.frexp(largest)[1]))
+def octaves(largest: Tensor) -> Tensor:
+    """uint8 s with 2^-(s+1) <= largest < 2^-s (0 also for 1); EMPTY for what float32 calls zero."""
+    exponents = torch.frexp(largest.float()).exponent.neg().clamp_min(0)
+    return torch.where(largest < TINIEST, EMPTY, exponents).to(torch.uint8)
 
 
-@lru_cache(maxsize=512)
-def _table(what: str, top: int, exponent: int, device: torch.device) -> Tensor:
-    """(256,) what each code stands for; kept on the device, where a copy at each use would stop the stream."""
-    relative = _relative(top)
+def unrounded(maps: Sequence[Tensor], exponents: Tensor, top: int) -> list[Tensor]:
+    """[(H_l, W_l)] float64 codes before they are rounded; exponents (L,)."""
+    scales = _octave_scale(exponents.device)[exponents.long()]
+    return [top * (m.double() * scale).clamp(0, 1) ** (1 / POWER) for m, scale in zip(maps, scales)]
+
+
+@lru_cache(maxsize=16)
+def _octave_scale(device: torch.device) -> Tensor:
+    """(256,) float64 2^s of each exponent s, 0 for EMPTY."""
+    scale = 2.0 ** np.arange(256)
+    scale[EMPTY] = 0
+    return torch.from_numpy(scale).to(device)
+
+
+@lru_cache(maxsize=64)
+def _table(what: str, top: int, device: torch.device) -> Tensor:
+    """What each code stands for, (256,) or (256, 256) by exponent; kept on the device, where a copy would wait."""
+    relative, exponents = _relative(top), np.arange(256)[:, None]
+    if what == "whole":
+        return torch.from_numpy(np.round(relative * UNIT).astype(np.int64)).to(device)
     if what == "float":
-        table = relative.astype(np.float32)
-    elif what == "whole":
-        table = np.round(relative * UNIT).astype(np.int64)
-    else:
-        with np.errstate(divide="ignore"):
-            halves = np.floor(np.log2(relative) * 2 + 1e-9)
-        table = np.clip(BUCKETS - 1 + halves - 2 * exponent, 1, BUCKETS - 1)
-        table[0] = 0
-        table = table.astype(np.int64)
-    return torch.from_numpy(table).to(device)
+        scale = np.where(exponents == EMPTY, 0, np.float32(2) ** -exponents.astype(np.float32))
+        return torch.from_numpy(relative.astype(np.float32) * scale.astype(np.float32)).to(device)
+    with np.errstate(divide="ignore"):
+        halves = np.floor(np.log2(relative) * 2 + 1e-9)
+    buckets = np.clip(BUCKETS - 1 + halves - 2 * exponents, 1, BUCKETS - 1)
+    buckets[:, 0] = 0
+    return torch.from_numpy(buckets.astype(np.int64)).to(device)
 
 
 def _relative(top: int) -> np.ndarray:
@@ -152,7 +164,8 @@ class BatchMaps:
         """The same grids with m = 1 at every position of a sample's own."""
         if self._ones is None:
             ones = [
-                CodedMap([torch.full_like(c, s.top) for c in s.codes], [0] * len(s.codes), s.top) for s in self.samples
+                CodedMap([torch.full_like(c, s.top) for c in s.codes], torch.zeros_like(s.exponents), s.top)
+                for s in self.samples
             ]
             self._ones = BatchMaps(ones, self._levels)
         return self._ones
