@@ -1,11 +1,11 @@
-# make setup | demo | test | lint.  Needs Python 3.11+, make and pip; fetches nothing but packages.
+# make setup | demo | test | lint | gpu.  Needs Python 3.11+, make and pip; fetches nothing but packages.
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
 CONFIG := configs/demo/retinanet_r101_r50.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint gpu gpu-wheels clean
 setup: $(VENV)/.installed
 
 # mmcv and imaug pull both opencv wheels, and both own the folder cv2/. Only the headless one may stay:
@@ -30,6 +30,20 @@ test: setup
 
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m mypy
+
+# Eight minutes on one GPU. With `make gpu PY=python3` the packages are python3's, and no .venv is made.
+OUT ?= work_dirs/gpu/results
+gpu: $(if $(filter file,$(origin PY)),setup)
+	@$(PY) benchmarks/gpu.py --out $(OUT) --minutes 8
+
+# Packages for a machine without network and with another Python. The onedl packages come as sources: wheels are built here.
+WHEELS ?= wheels
+GPU_PYTHON ?= 3.12
+MANYLINUX := $(foreach tag,_2_28 _2_27 _2_24 _2_17 2014 1,--platform manylinux$(tag)_x86_64)
+gpu-wheels: setup
+	$(PY) -m pip wheel --quiet --no-deps -w $(WHEELS) $$(grep onedl benchmarks/gpu_requirements.txt)
+	$(PY) -m pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+		$(MANYLINUX) --find-links $(WHEELS) -d $(WHEELS) -r benchmarks/gpu_requirements.txt
 
 clean:
 	rm -rf work_dirs .pytest_cache .mypy_cache .ruff_cache

@@ -21,9 +21,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
+from benchmarks.launches import BusyShare
 from pipeline.cache.files import write_json
 from pipeline.caching import agreed_codec, open_job
 from pipeline.caching.job import Job
@@ -39,10 +42,13 @@ def bare(job: Job, batches: list[Any]) -> None:
         float(job.teacher(views).frs[-1].sum())
 
 
-def seconds(part: Callable[[], None]) -> float:
-    begun = time.perf_counter()
-    part()
-    return time.perf_counter() - begun
+def measured(part: Callable[[], None], device: torch.device) -> tuple[float, float | None]:
+    """Seconds of one call, and the share of them in which the GPU was busy."""
+    with BusyShare(device) as busy:
+        begun = time.perf_counter()
+        part()
+        took = time.perf_counter() - begun
+    return took, busy.value
 
 
 def resident_mb() -> float:
@@ -71,17 +77,20 @@ def main() -> None:
             shutil.copy(args.codec_of / "codec.json", Path(folder, "cache"))
         codec = agreed_codec(cfg, job)
         shards = planned(job, 0)
-        rows = []
+        rows: list[dict[str, Any]] = []
         turns = [list(range(n, min(n + args.shards, len(shards)))) for n in range(0, len(shards), args.shards)]
         for turn, numbers in enumerate(turns[: args.turns or None]):
             batches = [batch for n in numbers for batch in shards[n].batches]
             sides: dict[str, Callable[[], None]] = {
                 "bare": partial(bare, job, batches), "stage1": partial(make_shards, job, codec, 0, shards, numbers),
             }  # fmt: skip
-            times = {name: seconds(sides[name]) for name in sorted(sides, reverse=turn % 2 == 1)}
+            order = sorted(sides, reverse=turn % 2 == 1)
+            found = {name: measured(sides[name], job.teacher.device) for name in order}
             images = sum(len(batch[1]) for batch in batches)
-            rows.append({"images": images, "bare_per_second": images / times["bare"],
-                         "stage1_per_second": images / times["stage1"], "resident_mb": resident_mb()})  # fmt: skip
+            row: dict[str, Any] = {"images": images, "resident_mb": resident_mb()}
+            for name, (took, busy) in found.items():
+                row |= {f"{name}_per_second": images / took, f"{name}_gpu_busy": busy}
+            rows.append(row)
             print(report.table(rows[-1:], list(rows[0])), flush=True)
     ratio = median(row["stage1_per_second"] / row["bare_per_second"] for row in rows)
     growth = rows[-1]["resident_mb"] - rows[len(rows) // 4]["resident_mb"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report, scenes
+from benchmarks import launches, report, scenes
 from benchmarks.codec import CONFIG
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import load_teacher
@@ -73,16 +72,6 @@ def both_losses(target: TeacherOutput) -> Callable[[], None]:
     return run
 
 
-def seconds(part: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    part()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
@@ -107,13 +96,16 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(args.rounds + 1):
         for name, part in parts.items():
-            times[name].append(seconds(part, device))
+            times[name].append(launches.seconds(part, device))
     found = {name: median(values[1:]) for name, values in times.items()}  # the first round warms up
     step = found["student step"]
-    rows = [{"part": name, "ms": value * 1e3, "share": value / step} for name, value in found.items()]
+    rows: list[dict[str, Any]] = [
+        {"part": name, "ms": value * 1e3, "share": value / step, **launches.counts(parts[name], device)}
+        for name, value in found.items()
+    ]
     rows.append({"part": "decode + losses", "share": (found["decode"] + found["losses"]) / step})
     report.write(args.json, rows, batch_size=args.batch_size, quality=args.quality, rounds=args.rounds)
-    print(report.table(rows, ["part", "ms", "share"]))
+    print(report.table(rows, ["part", "ms", "share", "operations", "kernels", "synchronisations"]))
 
 
 if __name__ == "__main__":

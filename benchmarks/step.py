@@ -1,12 +1,15 @@
 """A training step of the student alone, with the teacher in the loop, and from the cache: seconds and memory.
 
 python benchmarks/step.py --json docs/results/step.json                      # the demo's thin detectors, CPU
-python benchmarks/step.py --config configs/coco/retinanet_r101_r50_2x.py --device cuda --workers 8 ...
+python benchmarks/step.py --config configs/coco/retinanet_r101_r50_2x.py --device cuda --workers 8 \\
+    --batch-sizes 2 8 --precisions fp32 tf32 amp --batches loaded synthetic --options cache.dir=work_dirs/cache
 
-Each variant is a process of its own with its own data loading; they take turns, a few steps each, so that noise of the
-machine meets all alike. `alone` is plain mmdet: its own DataLoader and detector. Data loading is timed as the wait for
-the next batch; what the workers have read ahead while the others had their turn is thrown away first, and one step
-made, so that a loader which cannot keep up is seen. With --synthetic one batch is loaded and used again: compute alone.
+Each variant is a process of its own with its own data loading. They take turns, a few steps each, so that noise of the
+machine affects all alike. `alone` is plain mmdet: its own DataLoader and detector. Data loading is timed as the wait
+for the next batch; batches that the workers prefetched during the others' turns are thrown away first, and one step is
+made, so that a loader which cannot keep up is seen. With `synthetic` batches one batch is loaded and used again:
+compute alone. fp32 has TF32 off everywhere, tf32 has it on, amp is mmengine's AmpOptimWrapper (fp16) beside TF32; a
+live teacher uses TF32 where its student does. The data set is repeated so that no epoch ends inside a measurement.
 """
 
 from __future__ import annotations
@@ -17,63 +20,141 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 
 VARIANTS = ("alone", "live", "cached")
-COLUMNS = ["variant", "batches", "seconds_a_step", "wait_share", "memory_mb", "steps"]
+PRECISIONS = ("fp32", "tf32", "amp")
+COLUMNS = ["variant", "batches", "batch_size", "precision", "seconds_a_step", "wait_share", "memory_mb", "steps"]
+EPOCH = 20_000  # views of an epoch at least; a small cache is repeated
 
 
-def forever(loader: Any) -> Iterator[Any]:
-    epoch = 0
-    while True:
-        if hasattr(loader.dataset, "set_epoch"):
-            loader.dataset.set_epoch(epoch)
-        yield from loader
-        epoch += 1
+class Setting(NamedTuple):
+    """What a step is measured with; `batches`: 'loaded' or 'synthetic'."""
+
+    batches: str
+    batch_size: int
+    precision: str
 
 
-def trainer(variant: str, config: str, options: dict[str, Any], workers: int) -> tuple[Any, Any]:
-    """(model, loader) of one variant, as stage 2 or mmdet's own tools would build them."""
-    import torch
-    from mmengine.runner import Runner
+class Turn(NamedTuple):
+    """Some steps of one variant: seconds, seconds of waiting for data in them, peak memory in MB."""
 
-    from pipeline.config import load_config
-    from pipeline.distill.distiller import Distiller
-    from pipeline.distill.lesson import prepare_lesson
-    from pipeline.mm import MODELS, build
-    from pipeline.stream import Stream, stream_loader
-    from pipeline.teacher import own_device
+    seconds: float
+    waited: float
+    memory_mb: float
 
-    source = {"teacher.source": "live" if variant == "live" else "cache"}
-    cfg, sections = load_config(config, {**options, **source})
-    torch.manual_seed(0)
-    student = build(MODELS, cfg.model, "model")
-    student.init_weights()
-    if variant == "alone":
-        loading = {**cfg.train_dataloader, "num_workers": workers, "persistent_workers": workers > 0}
-        return student.to(own_device()), Runner.build_dataloader(loading, seed=0)
-    lesson = prepare_lesson(cfg, sections)
-    model = Distiller(
-        student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
-    )  # fmt: skip
-    model.iteration = sections.distill.warmup_iters
-    stream = Stream(lesson.stream, cfg.train_dataloader.batch_size, seed=0)
-    return model.to(own_device()), stream_loader(stream, workers)
+
+class Trainer:
+    """The model of one variant and its loaders, as stage 2 or mmdet's own tools would build them."""
+
+    def __init__(self, variant: str, args: argparse.Namespace) -> None:
+        import torch
+
+        from pipeline.cli import parse_options
+        from pipeline.config import load_config
+        from pipeline.distill.distiller import Distiller
+        from pipeline.distill.lesson import prepare_lesson
+        from pipeline.mm import MODELS, build
+        from pipeline.teacher import own_device
+
+        source = {"teacher.source": "live" if variant == "live" else "cache"}
+        self.config, sections = load_config(args.config, {**parse_options(args.options), **source})
+        self._workers, self._cuda = args.workers, args.device == "cuda"
+        torch.manual_seed(0)
+        student = build(MODELS, self.config.model, "model")
+        student.init_weights()
+        self._lesson = None
+        if variant != "alone":
+            self._lesson = lesson = prepare_lesson(self.config, sections)
+            shards = next(iter(lesson.stream.passes.values()))
+            lesson.stream.passes = {0: shards * -(-EPOCH // sum(map(len, shards)))}
+            student = Distiller(student, lesson.teacher, sections.distill, lesson.levels, lesson.channels,
+                                lesson.score_channels)  # fmt: skip
+            student.iteration = sections.distill.warmup_iters
+        self._model = student.to(own_device()).train()
+        if not self._cuda:
+            self._model.to(memory_format=torch.channels_last)
+        self._optimizer = torch.optim.SGD([p for p in student.parameters() if p.requires_grad], lr=1e-5)
+        self._setting: Setting | None = None
+
+    def prepare(self, setting: Setting) -> None:
+        """Switch to a setting: its loader, its precision."""
+        import torch
+        from mmengine.optim import AmpOptimWrapper, OptimWrapper
+
+        if setting == self._setting:
+            return
+        self._setting = setting
+        self._batches: Iterator[Any] = iter(())  # ends the workers of the setting before
+        loader = self._loader(setting.batch_size)
+        self._prefetched = self._workers * (loader.prefetch_factor or 0)
+        self._batches = iter(loader)
+        self._kept = next(self._batches) if setting.batches == "synthetic" else None
+        if self._kept is not None:
+            self._batches = iter(())
+        tf32 = setting.precision != "fp32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        if self._lesson is not None and hasattr(self._lesson.teacher, "teacher"):
+            self._lesson.teacher.teacher._tf32 = tf32
+        self._wrapper: Any = OptimWrapper(self._optimizer)
+        if setting.precision == "amp":
+            self._wrapper = AmpOptimWrapper(optimizer=self._optimizer, loss_scale="dynamic")
+
+    def _loader(self, batch_size: int) -> Any:
+        from mmengine.runner import Runner
+
+        from pipeline.stream import Stream, stream_loader
+
+        if self._lesson is not None:
+            return stream_loader(Stream(self._lesson.stream, batch_size, seed=0), self._workers)
+        endless = {"type": "InfiniteSampler", "shuffle": True}
+        loading = {**self.config.train_dataloader, "batch_size": batch_size, "num_workers": self._workers,
+                   "persistent_workers": False, "sampler": endless}  # fmt: skip
+        return Runner.build_dataloader(loading, seed=0)
+
+    def run(self, steps: int) -> Turn:
+        """One warm-up step, then `steps` that are measured."""
+        import torch
+
+        synchronise: Callable[[], None] = torch.cuda.synchronize if self._cuda else lambda: None
+        if self._kept is None:
+            for _ in range(self._prefetched):
+                next(self._batches)
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        self._model.train_step(self._next(), self._wrapper)
+        synchronise()
+        waited, begun = 0.0, time.perf_counter()
+        for _ in range(steps):
+            start = time.perf_counter()
+            batch = self._next()
+            waited += time.perf_counter() - start
+            self._model.train_step(batch, self._wrapper)
+        synchronise()
+        seconds = time.perf_counter() - begun
+        if not self._cuda:
+            return Turn(seconds, waited, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+        peak = torch.cuda.max_memory_allocated() / 1e6
+        torch.cuda.empty_cache()  # three processes share the card
+        return Turn(seconds, waited, peak)
+
+    def _next(self) -> Any:
+        return next(self._batches) if self._kept is None else self._kept
 
 
 def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
-    """Answers each number of steps with (seconds, seconds of waiting for data, peak memory in MB)."""
+    """Send scales and batch size of the config, then answer each (setting, steps) with a Turn; an error as its text."""
     import torch
-    from mmengine.optim import OptimWrapper
     from mmengine.registry import init_default_scope
 
-    from pipeline.cli import parse_options
     from pipeline.mm import cv2
 
     report.quiet()
@@ -81,39 +162,54 @@ def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
     init_default_scope("mmdet")
     if args.device == "cpu":
         torch.cuda.is_available = lambda: False
-    model, loader = trainer(variant, args.config, parse_options(args.options), args.workers)
-    if args.device == "cpu":
-        model.to(memory_format=torch.channels_last)
-    wrapper = OptimWrapper(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5))
-    model.train()
-    batches = forever(loader)
-    kept = next(batches) if args.synthetic else None
-    synchronise: Callable[[], None] = torch.cuda.synchronize if args.device == "cuda" else lambda: None
-    while (steps := pipe.recv()) is not None:
-        for _ in range(0 if args.synthetic else args.workers * (loader.prefetch_factor or 0)):
-            next(batches)
-        model.train_step(kept or next(batches), wrapper)
-        synchronise()
-        waited, begun = 0.0, time.perf_counter()
-        for _ in range(steps):
-            start = time.perf_counter()
-            batch = kept if args.synthetic else next(batches)
-            waited += time.perf_counter() - start
-            model.train_step(batch, wrapper)
-        synchronise()
-        peak = torch.cuda.max_memory_allocated() / 1e6 if args.device == "cuda" else rss()
-        pipe.send((time.perf_counter() - begun, waited, peak))
+    try:
+        trainer = Trainer(variant, args)
+        pipe.send(report.setting(trainer.config))
+        while (asked := pipe.recv()) is not None:
+            trainer.prepare(asked[0])
+            pipe.send(trainer.run(asked[1]))
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+        raise
 
 
-def setting(args: argparse.Namespace) -> dict[str, Any]:
-    from pipeline.cli import parse_options
-    from pipeline.config import load_config
+def answer(pipe: Any, variant: str) -> Any:
+    """What a child sends next. Ends the program where it has failed."""
+    try:
+        found = pipe.recv()
+    except EOFError:
+        found = "its process was killed"
+    if isinstance(found, str):
+        raise SystemExit(f"error: {variant}: {found}")
+    return found
 
-    return report.setting(load_config(args.config, parse_options(args.options))[0])
+
+def measure(pipes: dict[str, Any], setting: Setting, args: argparse.Namespace) -> dict[str, list[Turn]]:
+    """Turns of every variant."""
+    turns: dict[str, list[Turn]] = {variant: [] for variant in VARIANTS}
+    for turn in range(args.turns + 1):
+        for variant in VARIANTS if turn % 2 else reversed(VARIANTS):
+            pipes[variant].send((setting, args.steps))
+            found = answer(pipes[variant], variant)
+            if turn:  # the first turn warms up
+                turns[variant].append(found)
+    return turns
 
 
-def rss() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def summary(setting: Setting, turns: dict[str, list[Turn]], steps: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row for every variant, and their ratios (medians over pairs of turns)."""
+    rows: list[dict[str, Any]] = [
+        {"variant": name, **setting._asdict(), "seconds_a_step": mean(t.seconds for t in found) / steps,
+         "wait_share": sum(t.waited for t in found) / sum(t.seconds for t in found),
+         "memory_mb": max(t.memory_mb for t in found), "steps": steps * len(found)}
+        for name, found in turns.items()
+    ]  # fmt: skip
+    over = lambda a, b: median(x.seconds / y.seconds for x, y in zip(turns[a], turns[b]))  # noqa: E731
+    memory = {row["variant"]: row["memory_mb"] for row in rows}
+    return rows, {
+        **setting._asdict(), "cached_over_alone": over("cached", "alone"), "live_over_cached": over("live", "cached"),
+        "memory_cached_over_alone": memory["cached"] / memory["alone"], "loader_wait_share": rows[-1]["wait_share"],
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -125,40 +221,33 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--steps", type=int, default=4, help="steps a turn")
-    parser.add_argument("--synthetic", action="store_true")
+    parser.add_argument("--batches", nargs="+", choices=["loaded", "synthetic"], default=["loaded"])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: the config's")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"])
     args = parser.parse_args()
+    if args.device == "cpu" and args.precisions != ["fp32"]:
+        parser.error("--precisions: only fp32 on a CPU")
     context = multiprocessing.get_context("spawn")
     pipes = {}
     for variant in VARIANTS:
         pipes[variant], far = context.Pipe()
-        context.Process(target=child, args=(far, variant, args)).start()
+        context.Process(target=child, args=(far, variant, args), daemon=False).start()
         far.close()  # or a child that dies would leave this side waiting
-    turns: dict[str, list[Any]] = {variant: [] for variant in VARIANTS}
-    for turn in range(args.turns + 1):
-        for variant in VARIANTS if turn % 2 else reversed(VARIANTS):
-            pipes[variant].send(args.steps)
-            found = pipes[variant].recv()
-            if turn:  # the first turn warms up
-                turns[variant].append(found)
-    for pipe in pipes.values():
-        pipe.send(None)
-    seconds = {name: [turn[0] / args.steps for turn in found] for name, found in turns.items()}
-    paired = lambda a, b: median(x / y for x, y in zip(seconds[a], seconds[b]))  # noqa: E731
-    memory = {name: max(turn[2] for turn in found) for name, found in turns.items()}
-    rows = [
-        {"variant": name, "batches": "synthetic" if args.synthetic else "loaded", "seconds_a_step": mean(seconds[name]),
-         "wait_share": sum(t[1] for t in found) / sum(t[0] for t in found), "memory_mb": memory[name],
-         "steps": args.steps * len(found)}
-        for name, found in turns.items()
-    ]  # fmt: skip
-    ratios = {
-        "cached_over_alone": paired("cached", "alone"), "live_over_cached": paired("live", "cached"),
-        "memory_cached_over_alone": memory["cached"] / memory["alone"],
-        "loader_wait_share": rows[-1]["wait_share"],
-    }  # fmt: skip
-    print(report.table(rows, COLUMNS))
-    print(report.table([ratios], list(ratios)))
-    report.write(args.json, rows, **ratios, config=args.config, device=args.device, **setting(args))
+    rows: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
+    try:
+        given = {variant: answer(pipe, variant) for variant, pipe in pipes.items()}["alone"]
+        sizes = args.batch_sizes or [given["batch_size"]]
+        for setting in map(Setting._make, product(args.batches, sizes, args.precisions)):
+            found, compared = summary(setting, measure(pipes, setting, args), args.steps)
+            rows, ratios = [*rows, *found], [*ratios, compared]
+            print(report.table(found, COLUMNS), report.table([compared], list(compared)), sep="\n", flush=True)
+            report.write(args.json, rows, ratios=ratios, config=args.config, device=args.device,
+                         scales=given["scales"])  # fmt: skip
+    finally:
+        for pipe in pipes.values():
+            with suppress(OSError):  # it has failed
+                pipe.send(None)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""The codec benchmark's trained teacher as a real mmdet RetinaNet R101, 256 channels and four head convolutions.
+"""A thin trained teacher as a real mmdet RetinaNet R101 of COCO's 80 classes: 256 channels, four head convolutions.
 
 python benchmarks/widen.py --teacher work_dirs/benchmark/teacher.pth --out work_dirs/benchmark/teacher_wide.pth
+python benchmarks/widen.py --thin configs/demo/teacher_retinanet_r101.py \
+    --teacher demo/weights/teacher_retinanet_r101_thin.pth --out work_dirs/gpu/teacher.pth
 
-Speed has to be measured at real width, but no weights trained on COCO are at hand, and what random weights say takes
-twenty times the bytes. So each channel of the thin backbone is repeated four times and its readers' weights are divided
-by four (Net2WiderNet, arXiv 1511.05641), and the head's missing convolutions pass on what they get (Net2DeeperNet):
-the wide network computes what the thin one does, at the cost of the wide one. The two are compared before it is saved.
+Speed is measured at real width, but no weights trained on COCO are at hand, and what random weights say takes twenty
+times the bytes. So each channel of the thin network is repeated and its readers' weights are divided by as much
+(Net2WiderNet, arXiv 1511.05641), and the head's missing convolutions pass on what they get (Net2DeeperNet): the wide
+network computes what the thin one does, at the cost of the wide one. Each class of a thin teacher with fewer than 80
+becomes several classes with equal scores. `--anchors 1` keeps one anchor of nine: 80 score channels in place of 720.
+The two networks' outputs are compared before the weights are saved.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.registry import init_default_scope
@@ -25,6 +30,8 @@ from pipeline.teacher.zoo import zoo_entry
 
 THIN = "configs/benchmark/teacher_retinanet_r101_wide.py"
 WIDE = "retinanet_r101_fpn_2x_coco"
+ANCHORS, KEPT = 9, 4  # of a position; the one that --anchors 1 keeps is square and of middle size
+ONE_ANCHOR = {"ratios": [1.0], "scales_per_octave": 1, "octave_base_scale": 5}
 
 
 def widened(thin: Tensor, shape: torch.Size) -> Tensor:
@@ -39,42 +46,64 @@ def widened(thin: Tensor, shape: torch.Size) -> Tensor:
 
 
 def passing_on(name: str, shape: torch.Size) -> Tensor:
-    """Weight or bias of a convolution that gives what it gets; its ReLU changes nothing behind another ReLU."""
+    """Weight or bias of a convolution that returns its input; its ReLU changes nothing after another ReLU."""
     if not name.endswith("weight"):
         return torch.zeros(shape)
     return torch.nn.init.dirac_(torch.empty(shape))
 
 
-def answer(config: Config, weights: dict[str, Tensor], pixels: Tensor) -> list[Tensor]:
+def outputs(model: Any, weights: dict[str, Tensor], pixels: Tensor) -> list[Tensor]:
     """Features and class logits."""
-    detector = build(MODELS, {**config.model, "init_cfg": None}, "model").eval()
+    detector = build(MODELS, {**model, "init_cfg": None}, "model").eval()
     detector.load_state_dict(weights)
     with torch.no_grad():
         features = detector.extract_feat(pixels)
         return [*features, *detector.bbox_head(features)[0]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+def one_anchor(thin: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A RetinaNet's weights without the rows of all anchors but one."""
+    heads = ("bbox_head.retina_cls.", "bbox_head.retina_reg.")
+    chosen = lambda w: w.unflatten(0, (ANCHORS, -1))[KEPT]  # noqa: E731
+    return {name: chosen(w) if name.startswith(heads) else w for name, w in thin.items()}
+
+
+def widen(config: str, teacher: Path, out: Path, anchors: int) -> int:
+    """Write the wide teacher's weights and its config beside them. Returns the number of weights."""
     init_default_scope("mmdet")
-    stored = torch.load(args.teacher, map_location="cpu", weights_only=False)
-    thin = stored["state_dict"]
-    before, after = Config.fromfile(THIN), Config.fromfile(zoo_entry(WIDE)[0])
-    wide = build(MODELS, {**after.model, "backbone": {**after.model.backbone, "init_cfg": None}}, "model").state_dict()
+    stored = torch.load(teacher, map_location="cpu", weights_only=True)
+    thin, before, after = stored["state_dict"], Config.fromfile(config).model, Config.fromfile(zoo_entry(WIDE)[0]).model
+    after.backbone.init_cfg = None
+    if anchors == 1:
+        thin = one_anchor(thin)
+        for model in (before, after):
+            model.bbox_head.anchor_generator.update(ONE_ANCHOR)
+    wide = build(MODELS, after, "model").state_dict()
     weights = {
         name: widened(thin[name], value.shape) if name in thin else passing_on(name, value.shape)
         for name, value in wide.items()
     }
     pixels = torch.randn(1, 3, 192, 256, generator=torch.Generator().manual_seed(0))
-    for x, y in zip(answer(before, thin, pixels), answer(after, weights, pixels)):
-        error = float((x - y).abs().max() / x.abs().max())
+    for x, y in zip(outputs(before, thin, pixels), outputs(after, weights, pixels)):
+        repeated = x.repeat_interleave(y.shape[1] // x.shape[1], 1)
+        error = float((repeated - y).abs().max() / x.abs().max())
         if error > 1e-4:
-            raise SystemExit(f"the wide network answers otherwise: {error:.1e} of the largest value")
-    torch.save({"state_dict": weights, "meta": stored.get("meta", {})}, args.out)
-    print(f"{args.out}: {sum(w.numel() for w in weights.values()) / 1e6:.1f} million weights, the same answers")
+            raise SystemExit(f"the wide network differs from the thin one by {error:.1e} of the largest value")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": weights, "meta": {}}, out)
+    Config({"model": after}).dump(out.with_suffix(".py"))
+    return sum(w.numel() for w in weights.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--thin", default=THIN, metavar="CONFIG", help="the thin teacher's config")
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--anchors", type=int, choices=(1, ANCHORS), default=ANCHORS)
+    args = parser.parse_args()
+    count = widen(args.thin, args.teacher, args.out, args.anchors)
+    print(f"{args.out}: {count / 1e6:.1f} million weights, outputs equal to the thin teacher's")
 
 
 if __name__ == "__main__":

@@ -245,8 +245,10 @@ def test_map_codes(sizes: list, seed: int, top: int) -> None:
         maps.append(m)
     coded = CodedMap.encode(maps, top)
     again = CodedMap.from_bytes(torch.cat([coded.to_bytes(), torch.ones(5, dtype=torch.uint8)]), tuple(sizes), top)
-    assert torch.equal(again.exponents, coded.exponents) and all(torch.equal(a, b) for a, b in zip(again.codes, coded.codes))
-    for m, back, whole, bucket, exponent in zip(maps, coded.floats(), coded.whole(), coded.buckets(), coded.exponents.tolist()):
+    assert torch.equal(again.exponents, coded.exponents)
+    assert all(torch.equal(a, b) for a, b in zip(again.codes, coded.codes))
+    exponents = coded.exponents.tolist()
+    for m, back, whole, bucket, exponent in zip(maps, coded.floats(), coded.whole(), coded.buckets(), exponents):
         assert (exponent == EMPTY) == bool((m == 0).all())
         assert ((back**0.25 - m**0.25).abs() <= (0.51 / top) * m.max() ** 0.25 * 2**0.25 + 1e-7).all()
         assert bool(((back > 0) == (bucket > 0)).all()) and bool((bucket < BUCKETS).all())

@@ -1,0 +1,56 @@
+"""Seconds that stage 1 calibrates the codec for, with the views and the config of a real run.
+
+python benchmarks/calibration.py --config configs/benchmark/retinanet_r101_r50_gpu.py --views 256
+
+The gate is left out; the teacher and the data are the config's. Nothing is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report
+from benchmarks.launches import BusyShare
+from pipeline.cache.files import write_json
+from pipeline.caching import open_job
+from pipeline.caching.calibrate import calibrated
+from pipeline.cli import parse_options
+from pipeline.config import load_config
+from pipeline.progress import Silent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--config", default="configs/demo/retinanet_r101_r50.py")
+    parser.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--views", type=int, default=256)
+    args = parser.parse_args()
+    report.quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        given = {"cache.dir": f"{folder}/cache", "cache.calibration_views": args.views}
+        cfg, sections = load_config(args.config, {**parse_options(args.options), **given})
+        job = open_job(cfg, sections, print, Silent())
+        write_json(job.root / "plan.json", job.plan)
+        begun = time.perf_counter()
+        with BusyShare(job.teacher.device) as busy:
+            codec = calibrated(job)
+        took = time.perf_counter() - begun
+    row = {
+        "views": min(args.views, len(job.images.ids)),
+        "seconds": took,
+        "gpu_busy": busy.value,
+        "probe_error": codec.settings["probe_error"],
+    }
+    print(report.table([row], ["views", "seconds", "gpu_busy"]))
+    report.write(args.json, [row], config=args.config, **report.setting(cfg))
+
+
+if __name__ == "__main__":
+    main()

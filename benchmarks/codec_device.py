@@ -1,0 +1,125 @@
+"""The codec's device part on a batch at full size: milliseconds, kernels, synchronisations, memory, CPU == device.
+
+python benchmarks/codec_device.py --teacher CONFIG CHECKPOINT --scale 1333 800 --batch-size 8
+
+--teacher may be given more than once, for several numbers of score channels. Each codec is calibrated on scenes of
+320 px (tables and steps serve every size). The batch is then encoded and decoded; two of its views are decoded on the
+CPU as well and compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import launches, report, scenes
+from benchmarks.sample import DrawnSample, calibrated
+from demo.coco_names import ALL_CATEGORIES, category_set
+from demo.scenes import render
+from pipeline.codec.base import Codec, stack
+from pipeline.config import TeacherSection
+from pipeline.records import TeacherOutput
+from pipeline.teacher import Teacher, find_teacher, own_device
+from pipeline.teacher.heads import class_count
+
+COLUMNS = ["score_channels", "part", "ms", "operations", "kernels", "synchronisations", "peak_mb"]
+COMPARED = 2  # views that are decoded on the CPU too
+
+
+def view(index: int, scale: tuple[int, int]) -> Tensor:
+    """(3, H, W) uint8: a scene stretched to exactly (W, H) = scale."""
+    sides = (int(max(scale) * 0.75), max(scale))
+    image = cv2.resize(render(77, "val", index, tuple(ALL_CATEGORIES), sides=sides, portrait=False).image, scale)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def load_teacher(config: str, checkpoint: str) -> Teacher:
+    spec = find_teacher(TeacherSection(config=config, checkpoint=checkpoint))
+    return Teacher(spec, category_set(spec.cfg.model.bbox_head.num_classes), own_device())
+
+
+def differences(codec: Codec, batch: Any, device: torch.device) -> dict[str, float]:
+    """Largest difference between decoding on the CPU and on the device, over the largest value of the tensor."""
+    ours, theirs = codec.decode(batch), codec.decode(batch.to(device)).to("cpu")
+    pairs = {
+        "features": (ours.features, theirs.features),
+        "scores": (ours.scores, theirs.scores),
+        "frs": (ours.frs, theirs.frs),
+    }
+    return {
+        f"{name}_cpu_difference": max(float((x - y).abs().max() / x.abs().max().clamp_min(1e-30)) for x, y in zip(a, b))
+        for name, (a, b) in pairs.items()
+    }
+
+
+def measured(name: str, part: Any, device: torch.device, rounds: int) -> dict[str, Any]:
+    """A row of one part, run `rounds` times after a warm-up."""
+    part()
+    times = [launches.seconds(part, device) for _ in range(rounds)]
+    row: dict[str, Any] = {"part": name, "ms": median(times) * 1e3, **launches.counts(part, device), "peak_mb": None}
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        part()
+        row["peak_mb"] = (torch.cuda.max_memory_allocated() - before) / 1e6
+    return row
+
+
+def rows_of(teacher: Teacher, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Encode and decode of one teacher's batch."""
+    categories = category_set(class_count(teacher.detector) or 80)
+    draw = partial(scenes.scene, size=args.calibrate_at, split="train", categories=categories)
+    codec = calibrated(DrawnSample(teacher, draw, args.calibration_views, max(2, args.calibration_views // 4)), 0.03)
+    output: TeacherOutput = teacher([view(n, tuple(args.scale)) for n in range(args.batch_size)])
+    encode = partial(codec.encode, output)
+    samples, _ = encode()
+    encoded = stack(samples, [output.levels] * len(samples))
+    on_device = encoded.to(teacher.device)
+    rows = [
+        measured("encode", encode, teacher.device, args.rounds),
+        measured("decode", partial(codec.decode, on_device), teacher.device, args.rounds),
+    ]
+    few = stack(samples[:COMPARED], [output.levels] * len(samples[:COMPARED]))
+    rows[1] |= differences(codec, few, teacher.device)
+    positions = sum(h * w for h, w in output.levels)
+    common = {
+        "score_channels": codec.score_channels,
+        "batch_size": args.batch_size,
+        "positions": positions,
+        "tokens_a_view": sum(int((array != 0).sum()) for name, array in encoded.arrays.items() if name != "frs")
+        / len(samples),
+    }
+    return [{**common, **row} for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--teacher", nargs=2, action="append", required=True, metavar=("CONFIG", "CHECKPOINT"))
+    parser.add_argument("--scale", type=int, nargs=2, default=(1333, 800), metavar=("W", "H"))
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calibration-views", type=int, default=24)
+    parser.add_argument("--calibrate-at", choices=list(scenes.SIZES), default="320")
+    args = parser.parse_args()
+    report.quiet()
+    rows: list[dict[str, Any]] = []
+    for config, checkpoint in args.teacher:
+        rows += rows_of(load_teacher(config, checkpoint), args)
+        report.write(args.json, rows, scale=list(args.scale))
+    print(report.table(rows, COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
