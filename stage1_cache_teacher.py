@@ -1,7 +1,7 @@
-"""Stage 1: run the teacher once over every view into a verified cache. See pipeline/verbs/stages.py."""
+"""Stage 1: run the teacher once over every view into a verified cache. See pipeline/cli/stage1.py."""
 
-from pipeline.cli import script
-from pipeline.verbs.stages import STAGE1
+from pipeline.cli.command import script
+from pipeline.cli.stage1 import STAGE1
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Stage 2: train a student from the cache; the teacher is neither built nor loaded. See pipeline/verbs/stages.py."""
+"""Stage 2: train a student from the cache; the teacher is neither built nor loaded. See pipeline/cli/stage2.py."""
 
-from pipeline.cli import script
-from pipeline.verbs.stages import STAGE2
+from pipeline.cli.command import script
+from pipeline.cli.stage2 import STAGE2
 
 
 def main() -> None:

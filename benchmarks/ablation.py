@@ -28,15 +28,15 @@ from benchmarks.codec import CONFIG, STUDENT, VIEWS
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
 from pipeline.cache.arrays import encode_sample
-from pipeline.codec.base import KINDS
-from pipeline.codec.frs import Frs
-from pipeline.codec.mapcode import EMPTY, CodedMap, difference, octaves
-from pipeline.codec.symbols import zigzag
-from pipeline.codec.transform import steps
-from pipeline.gradient import Errors, StudentPass
-from pipeline.mm import Config
+from pipeline.calibration.gradient import Errors, StudentPass
+from pipeline.codecs.base import KINDS
+from pipeline.codecs.frs.codec import Frs
+from pipeline.codecs.frs.map import EMPTY, CodedMap, difference, octaves
+from pipeline.codecs.frs.tokens import zigzag
+from pipeline.codecs.frs.transform import steps
+from pipeline.mmdet_compat.registry import Config
 from pipeline.records import TeacherOutput
-from pipeline.teacher import Teacher
+from pipeline.teacher.model import Teacher
 
 Coded = tuple[int, list[Tensor]]  # bytes, and the map as it comes back, [(H_l, W_l)]
 OCTAVE = 16  # codes an octave of the logarithmic grids

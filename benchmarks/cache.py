@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from benchmarks.launches import BusyShare
-from pipeline.cache.files import write_json
-from pipeline.caching import agreed_codec, open_job
-from pipeline.caching.job import Job
-from pipeline.caching.passes import make_shards, planned
-from pipeline.cli import parse_options
+from pipeline.cache.canonical import write_json
+from pipeline.cli.command import parse_options
 from pipeline.config import load_config
 from pipeline.progress import Silent
+from pipeline.stage1.job import Job, open_job
+from pipeline.stage1.passes import make_shards, planned
+from pipeline.stage1.run import agreed_codec
 
 
 def bare(job: Job, batches: list[Any]) -> None:

@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from benchmarks.launches import BusyShare
-from pipeline.cache.files import write_json
-from pipeline.caching import open_job
-from pipeline.caching.calibrate import calibrated
-from pipeline.cli import parse_options
+from pipeline.cache.canonical import write_json
+from pipeline.calibration.calibrate import calibrated
+from pipeline.cli.command import parse_options
 from pipeline.config import load_config
 from pipeline.progress import Silent
+from pipeline.stage1.job import open_job
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from benchmarks import report, rivals, scenes
 from benchmarks.measure import host_ms, measure, ours
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
-from pipeline.codec.quality import QUALITIES
-from pipeline.mm import Config
+from pipeline.codecs.frs.settings import QUALITIES
+from pipeline.mmdet_compat.registry import Config
 
 VIEWS = {"320": (48, 16, 8), "800x1067": (12, 3, 3)}  # that calibrate, that choose the steps, that report
 CONFIG = "configs/benchmark/retinanet_r101_r50_wide.py"

@@ -27,11 +27,13 @@ from benchmarks import launches, report, scenes
 from benchmarks.sample import DrawnSample, calibrated
 from demo.coco_names import ALL_CATEGORIES, category_set
 from demo.scenes import render
-from pipeline.codec.base import Codec, stack
+from pipeline.codecs.base import Codec
+from pipeline.codecs.packing import stack
 from pipeline.config import TeacherSection
 from pipeline.records import TeacherOutput
-from pipeline.teacher import Teacher, find_teacher, own_device
 from pipeline.teacher.heads import class_count
+from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.zoo import find_teacher
 
 COLUMNS = ["score_channels", "part", "ms", "operations", "kernels", "synchronisations", "peak_mb"]
 COMPARED = 2  # views that are decoded on the CPU too

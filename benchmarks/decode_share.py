@@ -24,11 +24,11 @@ from benchmarks import launches, report, scenes
 from benchmarks.codec import CONFIG
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import load_teacher
-from pipeline.codec.base import stack
-from pipeline.losses import distillation_loss
-from pipeline.mm import MODELS, Config, build
+from pipeline.codecs.packing import stack
+from pipeline.losses.registry import distillation_loss
+from pipeline.mmdet_compat.registry import MODELS, Config, build
 from pipeline.records import TeacherOutput
-from pipeline.teacher import own_device
+from pipeline.teacher.model import own_device
 
 SIZE = "800x1067"
 

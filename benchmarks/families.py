@@ -24,10 +24,10 @@ from benchmarks.measure import measure, ours
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
 from demo.train_teacher import classes_of
-from pipeline.gradient import unexplained
-from pipeline.losses import compared
-from pipeline.mm import Config
-from pipeline.teacher import Teacher
+from pipeline.calibration.gradient import unexplained
+from pipeline.losses.registry import compared
+from pipeline.mmdet_compat.registry import Config
+from pipeline.teacher.model import Teacher
 
 # Of the students in configs/demo/; the last two learn by PKD and CWD from a cache of the universal profile.
 STUDENTS = ("retinanet_r101_r50", "gfl_r101_r50", "fcos_r101_r50", "faster_rcnn_r101_r50",

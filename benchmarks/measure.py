@@ -11,10 +11,11 @@ import torch
 from benchmarks import rivals
 from benchmarks.student import Student
 from pipeline.cache.arrays import decode_chunk, encode_sample
-from pipeline.codec.base import Codec, stack
-from pipeline.gradient import Errors, StudentPass
+from pipeline.calibration.gradient import Errors, StudentPass
+from pipeline.codecs.base import Codec
+from pipeline.codecs.packing import stack
 from pipeline.records import TeacherOutput
-from pipeline.teacher import Teacher
+from pipeline.teacher.model import Teacher
 
 
 def ours(codec: Codec) -> Callable[[TeacherOutput], rivals.Stored]:

@@ -19,12 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report, scenes
 from benchmarks.sample import DrawnSample
-from pipeline.codec import codec_settings, new_codec
-from pipeline.codec.fit import drop_planes, learn_order, learn_statistics
-from pipeline.codec.frs import Frs
+from pipeline.codecs.frs.codec import Frs
+from pipeline.codecs.frs.fit import drop_planes, learn_order, learn_statistics
+from pipeline.codecs.registry import codec_settings, new_codec
 from pipeline.config import TeacherSection
-from pipeline.mm import MODELS, build
-from pipeline.teacher import Teacher, find_teacher, own_device
+from pipeline.mmdet_compat.registry import MODELS, build
+from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.zoo import find_teacher
 
 
 def peak_gb() -> float:

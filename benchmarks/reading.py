@@ -32,14 +32,14 @@ from benchmarks.codec import CONFIG
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import load_teacher
 from pipeline.cache.arrays import decode_chunk
-from pipeline.cache.plan import ShardPlan
 from pipeline.cache.reader import ShardReader
-from pipeline.cache.store import TarStore
-from pipeline.caching.shard import start_shard
-from pipeline.codec.base import Codec
+from pipeline.cache.shard_plan import ShardPlan
+from pipeline.cache.zarr_store import TarStore
+from pipeline.codecs.base import Codec
+from pipeline.data.views import padded
 from pipeline.records import THUMBNAIL, ViewRecord
-from pipeline.teacher import Teacher
-from pipeline.views import padded
+from pipeline.stage1.shard import start_shard
+from pipeline.teacher.model import Teacher
 
 SIZE = "800x1067"
 

@@ -24,18 +24,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.cache.ahead import BATCHES, WORTH, read_batches
 from pipeline.cache.arrays import ArraySpec, encode_sample
-from pipeline.cache.cache import FORMAT, VERSION, Cache, pass_folder, shard_name
-from pipeline.cache.files import digest, write_json
+from pipeline.cache.cache import FORMAT, VERSION, Cache
+from pipeline.cache.canonical import digest, write_json
+from pipeline.cache.head import Index, record_specs, shard_head
+from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.manifest import write_manifest
-from pipeline.cache.place import place
-from pipeline.cache.plan import ShardPlan, references
-from pipeline.cache.ranges import AHEAD, GAP, neighbours
-from pipeline.cache.sidecar import Extent
-from pipeline.cache.writer import Index, shard_head, written_shard
-from pipeline.caching.shard import record_specs
-from pipeline.stream.schedule import Batch, epoch_batches
+from pipeline.cache.prefetch import BATCHES, WORTH, read_batches
+from pipeline.cache.shard_plan import ShardPlan, references
+from pipeline.cache.writer import written_shard
+from pipeline.data.schedule import Batch, epoch_batches
+from pipeline.storage.base import Extent
+from pipeline.storage.ranges import AHEAD, GAP, neighbours
+from pipeline.storage.urls import place
 from tests.servers import web_server
 
 SAMPLE, SHARD, SHARDS, DELAY, BATCH = 60_000, 256, 12, 0.03, 16

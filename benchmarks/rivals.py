@@ -13,7 +13,7 @@ import zfpy
 from numcodecs import Blosc, Zstd
 from torch import Tensor
 
-from pipeline.codec.mapcode import CodedMap
+from pipeline.codecs.frs.map import CodedMap
 from pipeline.records import TeacherOutput
 
 Stored = tuple[dict[str, int], Callable[[], TeacherOutput]]  # bytes of 'features', 'scores', 'frs'; and how to decode

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import report
 from demo.coco_names import ALL_CATEGORIES
 from pipeline.config import load_config
-from pipeline.mm import MODELS, build
-from pipeline.teacher import find_teacher
+from pipeline.mmdet_compat.registry import MODELS, build
+from pipeline.teacher.zoo import find_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("retinanet_r101_r50_2x", "retinanet_r101_r18_2x", "retinanet_r101_r50_fpn384_2x", "gfl_r101_r50_1x",

@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from pipeline.config import load_config
-from pipeline.distill.distiller import Distiller
-from pipeline.distill.lesson import Lesson, prepare_lesson
-from pipeline.distill.sources import LiveTeacher, TeacherSource
-from pipeline.mm import MODELS, Config, build
+from pipeline.data.stream import Stream
+from pipeline.mmdet_compat.registry import MODELS, Config, build
 from pipeline.records import TeacherOutput
-from pipeline.stream import Stream
-from pipeline.teacher import Teacher, own_device
+from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.teacher_data import Lesson, prepare_lesson
+from pipeline.stage2.teacher_source import LiveTeacher, TeacherSource
+from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.weights import load_plain
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from pipeline.caching.probe import Probes
-from pipeline.codec import codec_settings, new_codec
-from pipeline.codec.base import Codec, Measure
+from pipeline.calibration.probe import Probes
+from pipeline.codecs.base import Codec, Measure
+from pipeline.codecs.registry import codec_settings, new_codec
 from pipeline.records import TeacherOutput
-from pipeline.teacher import Teacher
+from pipeline.teacher.model import Teacher
 
 SEED = 520
 FIRST = {"learning": 0, "choosing": 1000, "reported": 2000}  # number of the first view of every part

@@ -58,12 +58,12 @@ class Trainer:
     def __init__(self, variant: str, args: argparse.Namespace) -> None:
         import torch
 
-        from pipeline.cli import parse_options
+        from pipeline.cli.command import parse_options
         from pipeline.config import load_config
-        from pipeline.distill.distiller import Distiller
-        from pipeline.distill.lesson import prepare_lesson
-        from pipeline.mm import MODELS, build
-        from pipeline.teacher import own_device
+        from pipeline.mmdet_compat.registry import MODELS, build
+        from pipeline.stage2.distiller import Distiller
+        from pipeline.stage2.teacher_data import prepare_lesson
+        from pipeline.teacher.model import own_device
 
         source = {"teacher.source": "live" if variant == "live" else "cache"}
         self.config, sections = load_config(args.config, {**parse_options(args.options), **source})
@@ -111,7 +111,7 @@ class Trainer:
     def _loader(self, batch_size: int) -> Any:
         from mmengine.runner import Runner
 
-        from pipeline.stream import Stream, stream_loader
+        from pipeline.data.stream import Stream, stream_loader
 
         if self._lesson is not None:
             return stream_loader(Stream(self._lesson.stream, batch_size, seed=0), self._workers)
@@ -155,7 +155,7 @@ def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
     import torch
     from mmengine.registry import init_default_scope
 
-    from pipeline.mm import cv2
+    from pipeline.mmdet_compat.registry import cv2
 
     report.quiet()
     cv2.setNumThreads(0)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from demo.train_teacher import classes_of
 from pipeline.config import Sections, load_config
-from pipeline.distill.distiller import new_adapters
-from pipeline.losses import FEATURE_LOSSES
-from pipeline.mm import MODELS, Config, build
-from pipeline.teacher import Teacher, find_teacher, own_device
+from pipeline.losses.registry import FEATURE_LOSSES
+from pipeline.mmdet_compat.registry import MODELS, Config, build
+from pipeline.stage2.distiller import new_adapters
 from pipeline.teacher.heads import dense_outputs, output_shapes
+from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.weights import load_plain
+from pipeline.teacher.zoo import find_teacher
 
 
 def load_teacher(path: str) -> tuple[Teacher, Sections]:
@@ -26,7 +27,7 @@ def load_teacher(path: str) -> tuple[Teacher, Sections]:
 class Student:
     """Calls give features and class logits of every level, by the losses that the distiller would hand them to.
 
-    `loss`: the config's feature loss by its name in pipeline/losses.py.
+    `loss`: the config's feature loss by its name in pipeline/losses/registry.py.
     """
 
     def __init__(self, cfg: Config, checkpoint: Path, teacher: Teacher) -> None:

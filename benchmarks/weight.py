@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from pipeline.cache.cache import Cache
-from pipeline.codec import load_codec
-from pipeline.page import Look
+from pipeline.codecs.group import load_codec
+from pipeline.tools.report.sample import Look
 
 LEFT_OUT = (1e-2, 1e-3, 1e-5)
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.mm import MODELS, Config, build
+from pipeline.mmdet_compat.registry import MODELS, Config, build
 from pipeline.teacher.zoo import zoo_entry
 
 THIN = "configs/benchmark/teacher_retinanet_r101_wide.py"

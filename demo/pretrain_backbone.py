@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from demo.coco_names import ALL_CATEGORIES
 from demo.crops import CropBatches
 from demo.schedule import Progress, rate
-from pipeline.mmcv_ops import install
+from pipeline.mmdet_compat.ops.stand_in import install
 
 WIDTH = 16  # base_channels: a quarter of the stock network in every layer
 

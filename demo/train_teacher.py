@@ -27,7 +27,7 @@ from demo.evaluate import evaluate
 from demo.make_data import make_split
 from demo.scene_batches import SceneBatches
 from demo.schedule import Progress, rate
-from pipeline.mmcv_ops import install
+from pipeline.mmdet_compat.ops.stand_in import install
 
 ROOT = Path(__file__).resolve().parents[1]
 

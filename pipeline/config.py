@@ -12,11 +12,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache.place import Place, place
-from pipeline.codec import codec_settings
+from pipeline.codecs.registry import codec_settings
 from pipeline.errors import ConfigError, brief
-from pipeline.losses import FEATURE_LOSSES
-from pipeline.mm import Config, plain
+from pipeline.losses.registry import FEATURE_LOSSES
+from pipeline.mmdet_compat.registry import Config, plain
+from pipeline.storage.place import Place
+from pipeline.storage.urls import place
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.cache.cache import FORMAT, VERSION
-from pipeline.cache.files import sha256_file
-from pipeline.codec import codec_settings
+from pipeline.codecs.registry import codec_settings
 from pipeline.config import Sections
-from pipeline.data import Images
-from pipeline.mm import plain
+from pipeline.data.images import Images
+from pipeline.data.views import PAD, Views
+from pipeline.mmdet_compat.registry import plain
+from pipeline.storage.local import sha256_file
 from pipeline.teacher.zoo import TeacherSpec
-from pipeline.views import PAD, Views
 
 NOT_CONTENT = ("init_cfg", "train_cfg", "test_cfg")  # parts of a model's config that leave its dense output alone
 

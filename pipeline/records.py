@@ -1,4 +1,4 @@
-"""Records that cross floors.
+"""Records that cross layers.
 
 Shape legend: B batch, L FPN levels, C channels, K score channels, (H_l, W_l) grid of level l.
 Everything here is plain data: no record knows where it came from (live teacher or cache).

@@ -7,7 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
-from pipeline.__main__ import COMMANDS
+from pipeline.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTS = ("python ", "torchrun ", "frs-cache ", "make ", "pip ", "tar ", "eval ", ". ", ".venv/")

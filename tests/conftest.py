@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.mm import MODELS, Config
+from pipeline.mmdet_compat.registry import MODELS, Config
 from pipeline.progress import Silent
 
 torch.set_num_threads(1)
@@ -134,8 +134,8 @@ def make_config(
 
 
 def stage1(config: Path, **options: Any) -> dict[str, Any]:
-    from pipeline.caching import cache_teacher
     from pipeline.config import load_config
+    from pipeline.stage1.run import cache_teacher
 
     cfg, sections = load_config(str(config), options)
     return cache_teacher(cfg, sections, lambda text: None, Silent())

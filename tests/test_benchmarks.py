@@ -13,9 +13,10 @@ from benchmarks.measure import measure, ours
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student
 from pipeline.config import load_config
-from pipeline.distill.train import train_student
-from pipeline.mm import Config
-from pipeline.teacher import Teacher, find_teacher
+from pipeline.mmdet_compat.registry import Config
+from pipeline.stage2.train import train_student
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.zoo import find_teacher
 from tests.conftest import CLASSES
 from tests.test_codec import output
 

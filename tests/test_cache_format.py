@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.cache import files
 from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk, encode_sample, spec_from_metadata
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import canonical
+from pipeline.cache.canonical import canonical
+from pipeline.cache.head import record_specs, shard_head
 from pipeline.cache.reader import ShardReader
-from pipeline.cache.store import TarStore
-from pipeline.cache.writer import shard_head, written_shard
-from pipeline.caching.shard import record_specs
+from pipeline.cache.writer import written_shard
+from pipeline.cache.zarr_store import TarStore
 from pipeline.errors import CodecError
 from pipeline.records import ViewRecord
+from pipeline.storage import local
 
 SPECS = [
     ArraySpec("features", (5, 7), "float32", ("position", "channel"), 3),
@@ -168,7 +168,7 @@ def test_every_failing_call_names_its_file(tmp_path: Path, monkeypatch: pytest.M
         return run
 
     monkeypatch.setattr(os, "fsync", failing(os.fsync))
-    monkeypatch.setattr(files.Counted, "write", failing(files.Counted.write))
+    monkeypatch.setattr(local.Counted, "write", failing(local.Counted.write))
     with pytest.raises(OSError) as caught:
         write(tmp_path / "shard-00000.tar", samples(2))
     assert str(caught.value.filename).startswith(str(tmp_path / "shard-00000."))

@@ -16,16 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.arrays import decode_chunk, encode_sample
-from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
-from pipeline.codec.base import Codec, Measure, pack, stack, unpack
-from pipeline.codec.fit import learn_order, learn_statistics
-from pipeline.codec.frs import Frs
-from pipeline.codec.mapcode import BUCKETS, EMPTY, CodedMap, map_top
-from pipeline.codec.quality import find_step
-from pipeline.codec.symbols import from_groups, from_tokens, log_class, symbol_order, to_groups, to_tokens
-from pipeline.codec.transform import dct, klt
+from pipeline.codecs.base import Codec, Measure
+from pipeline.codecs.frs.codec import Frs
+from pipeline.codecs.frs.fit import learn_order, learn_statistics
+from pipeline.codecs.frs.map import BUCKETS, EMPTY, CodedMap, map_top
+from pipeline.codecs.frs.step_search import find_step
+from pipeline.codecs.frs.tokens import from_groups, from_tokens, log_class, symbol_order, to_groups, to_tokens
+from pipeline.codecs.frs.transform import dct, klt
+from pipeline.codecs.group import load_codec, save_codec
+from pipeline.codecs.packing import pack, stack, unpack
+from pipeline.codecs.registry import codec_settings, new_codec
 from pipeline.errors import CodecError, ConfigError
-from pipeline.losses import WEIGHTED, compared
+from pipeline.losses.registry import WEIGHTED, compared
 from pipeline.records import TeacherOutput, canvas
 
 
@@ -303,7 +305,7 @@ def test_decoding_does_not_depend_on_threads_or_processes(tmp_path: Path) -> Non
     torch.save({k: torch.from_numpy(v.copy()) for k, v in stack_arrays(samples).items()}, tmp_path / "batch.pt")
     code = (
         "import sys, json, hashlib, torch, pathlib\n"
-        "from pipeline.codec import load_codec\nfrom pipeline.records import EncodedBatch\n"
+        "from pipeline.codecs.group import load_codec\nfrom pipeline.records import EncodedBatch\n"
         "root = pathlib.Path(sys.argv[1]); torch.set_num_threads(1)\n"
         "codec = load_codec(root, json.loads((root / 'codec.json').read_text()))\n"
         "arrays = torch.load(root / 'batch.pt', weights_only=True)\n"

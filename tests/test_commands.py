@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.__main__ import main, parser
+from pipeline.cli.main import main, parser
 from tests.commands import PAGES, ROOT, ours, split, told
 from tests.conftest import detector, make_config
 from tests.launch import finished

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import load_config
-from pipeline.mm import MODELS
-from pipeline.teacher import find_teacher
+from pipeline.data.views import Views
+from pipeline.mmdet_compat.registry import MODELS
 from pipeline.teacher.heads import output_shapes
-from pipeline.views import Views
+from pipeline.teacher.zoo import find_teacher
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Views an image, positions of a padded 800x1067 view, score channels, epochs; the teacher's FPN has 256 channels.

@@ -12,8 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.codec.base import Codec, stack
-from pipeline.losses import FEATURE_LOSSES, compared, distillation_loss
+from pipeline.codecs.base import Codec
+from pipeline.codecs.packing import stack
+from pipeline.losses.registry import FEATURE_LOSSES, compared, distillation_loss
 from pipeline.records import EncodedBatch, TeacherOutput, canvas
 from tests.test_codec import calibrated, output
 

@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import terminal
-from pipeline.__main__ import COMMANDS, parser
 from pipeline.cache.cache import Cache
+from pipeline.cli import terminal
+from pipeline.cli.main import COMMANDS, parser
+from pipeline.cli.tables import against_fp16
 from pipeline.errors import CacheError
-from pipeline.export import decoded, export_view, find_view
-from pipeline.report import against_fp16
+from pipeline.tools.export import decoded, export_view, find_view
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "zarr", "cv2", "mmdet", "mmcv", "mmengine", "webdataset", "matplotlib")
@@ -62,7 +62,7 @@ def started(*arguments: str) -> set[str]:
     """Top-level packages that a verb has imported when it is done."""
     code = (
         f"import sys; sys.argv = ['frs-cache', *{list(arguments)!r}]\n"
-        "from pipeline.__main__ import main\nmain()\n"
+        "from pipeline.cli.main import main\nmain()\n"
         "print('\\n' + ' '.join({name.split('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -85,7 +85,7 @@ def test_tab_completion(tmp_path: Path) -> None:
         command = [
             sys.executable,
             "-c",
-            "import sys; sys.argv[0] = 'frs-cache'; from pipeline.__main__ import main; main()",
+            "import sys; sys.argv[0] = 'frs-cache'; from pipeline.cli.main import main; main()",
         ]
         subprocess.run(command, cwd=ROOT, env=environment, check=False)
         return [word.strip() for word in told.read_text().split("\n")]
@@ -205,7 +205,7 @@ def test_wheel(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (entry,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert "frs-cache = pipeline.__main__:main" in archive.read(entry).decode()
+        assert "frs-cache = pipeline.cli.main:main" in archive.read(entry).decode()
         archive.extractall(tmp_path / "installed")
     ours = {
         p.relative_to(ROOT).as_posix() for p in (ROOT / "pipeline").rglob("*") if p.is_file() and p.suffix != ".pyc"

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pipeline.config import load_config
-from pipeline.distill.distiller import Distiller
-from pipeline.distill.lesson import prepare_lesson
-from pipeline.distill.train import train_student
-from pipeline.mm import MODELS, Config
-from pipeline.stream import Stream
+from pipeline.data.stream import Stream
+from pipeline.mmdet_compat.registry import MODELS, Config
+from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.teacher_data import prepare_lesson
+from pipeline.stage2.train import train_student
 from tests.conftest import FAMILIES, detector, make_config, save_teacher, stage1
 
 

@@ -22,17 +22,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache import lock
 from pipeline.cache.cache import Cache
-from pipeline.cache.lock import locked
-from pipeline.cache.plan import ShardPlan
-from pipeline.caching.behind import Behind
-from pipeline.caching.ranks import Ranks
+from pipeline.cache.shard_plan import ShardPlan
+from pipeline.cli.signals import GOES_ON, RESUMES, STOPPED
 from pipeline.errors import CacheError, CodecError, StaleCache
+from pipeline.integrity.verify import verify
 from pipeline.records import TeacherOutput
-from pipeline.stopping import GOES_ON, RESUMES, STOPPED
-from pipeline.teacher import Teacher
-from pipeline.verify import verify
+from pipeline.stage1.commit import Behind
+from pipeline.stage1.ranks import Ranks
+from pipeline.storage import lock
+from pipeline.storage.lock import locked
+from pipeline.teacher.model import Teacher
 from tests.conftest import detector, make_config, make_dataset, stage1
 from tests.test_stages import ROOT, stage2, tree
 
@@ -90,13 +90,13 @@ def test_stage_2_stops(made: dict[str, Path], tmp_path: Path, number: int) -> No
 def test_a_process_that_cannot_listen_is_ended(tmp_path: Path) -> None:
     """Python's handlers wait for C code; a rank in a barrier would never hear them."""
     code = (
-        "import ctypes\nfrom pipeline import cli, stopping\nstopping.GRACE = 0.5\n"
+        "import ctypes\nfrom pipeline.cli import command, signals\nsignals.GRACE = 0.5\n"
         "def deaf():\n"
         "    print('ready', flush=True)\n"
         "    wait = ctypes.CDLL(None).pthread_mutex_lock\n"
         "    lock = ctypes.create_string_buffer(64)\n"
         "    wait(lock)\n    wait(lock)\n"  # C code that never returns and no signal interrupts
-        "cli.guarded(deaf)\n"
+        "command.guarded(deaf)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -109,9 +109,9 @@ def test_a_process_that_cannot_listen_is_ended(tmp_path: Path) -> None:
 COMMITTING = """
 import time
 from pathlib import Path
-from pipeline import cli
-from pipeline.cache.lock import locked
-from pipeline.caching.behind import Behind
+from pipeline.cli.command import guarded
+from pipeline.storage.lock import locked
+from pipeline.stage1.commit import Behind
 
 def commit():
     time.sleep(2)
@@ -124,7 +124,7 @@ def main():
         print("ready", flush=True)
         {then}
 
-cli.guarded(main)
+guarded(main)
 """
 
 
@@ -270,7 +270,7 @@ def without_override(*argv: str) -> subprocess.CompletedProcess:
 
 
 def test_a_read_only_cache_serves(read_only: Path) -> None:
-    look = "from pipeline.verify import findings; from pipeline.progress import Silent\n"
+    look = "from pipeline.integrity.verify import findings; from pipeline.progress import Silent\n"
     look += f"assert findings({str(read_only)!r}, True, Silent())['whole']; open({str(read_only / 'x')!r}, 'w')"
     refused = without_override("-c", look)
     assert refused.stderr.strip().splitlines()[-1].startswith("PermissionError")
@@ -280,7 +280,7 @@ def test_the_log_of_a_cache_that_fills_its_mount(tmp_path: Path) -> None:
     """The folder above is not ours; the cache's own is."""
     (tmp_path / "mnt" / "cache").mkdir(parents=True)
     (tmp_path / "mnt").chmod(0o555)
-    keep = f"import os; os.chdir({str(tmp_path)!r}); from pipeline import terminal\n"
+    keep = f"import os; os.chdir({str(tmp_path)!r}); from pipeline.cli import terminal\n"
     keep += f"terminal.keep_log_beside({str(tmp_path / 'mnt/cache')!r}); terminal.log('kept')"
     done = without_override("-c", keep)
     told = (

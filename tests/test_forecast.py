@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import forecast as module
-from pipeline.__main__ import main
-from pipeline.caching import open_job
+from pipeline.cli.main import main
 from pipeline.config import load_config
+from pipeline.data.shard_planning import plan_views
 from pipeline.errors import DataError
-from pipeline.forecast import forecast, interval, warnings_of
-from pipeline.forecast.disk import existing, free_bytes
-from pipeline.forecast.training import measure_training
-from pipeline.forecast.trial import trial
-from pipeline.planning import plan_views
 from pipeline.progress import Silent
+from pipeline.stage1.job import open_job
+from pipeline.tools.forecast import run as module
+from pipeline.tools.forecast.disk import existing, free_bytes
+from pipeline.tools.forecast.run import forecast, interval, warnings_of
+from pipeline.tools.forecast.training import measure_training
+from pipeline.tools.forecast.trial import trial
 from tests.conftest import detector, make_config, make_dataset, stage1
 
 

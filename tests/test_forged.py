@@ -18,18 +18,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc
 
-from pipeline.cache import tarfmt
+from pipeline.cache import tar
 from pipeline.cache.arrays import encode_chunk
 from pipeline.cache.cache import Cache
-from pipeline.cache.fields import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
-from pipeline.cache.files import canonical, digest, read_json, sha256_file, write_json
+from pipeline.cache.canonical import canonical, digest, read_json, write_json
 from pipeline.cache.reader import ShardReader
+from pipeline.cache.schema import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
 from pipeline.cache.sidecar import parse_sidecar
-from pipeline.codec import load_codec
-from pipeline.codec.mapcode import check_map
-from pipeline.codec.symbols import check_tokens, symbol_order, to_tokens
+from pipeline.codecs.frs.map import check_map
+from pipeline.codecs.frs.tokens import check_tokens, symbol_order, to_tokens
+from pipeline.codecs.group import load_codec
 from pipeline.errors import CacheError, CorruptCache, PipelineError
-from pipeline.verify import verify
+from pipeline.integrity.verify import verify
+from pipeline.storage.local import sha256_file
 
 Members = list[tuple[str, bytes]]
 WATCHED: list[tuple[str, Any]] = []
@@ -61,13 +62,13 @@ def split(path: Path) -> list[Members]:
     """Head and samples of a shard, as members."""
     sidecar, raw = read_json(path.with_suffix(".json")), path.read_bytes()
     extents = [(sidecar["head"]["offset"], sidecar["head"]["size"]), *((row[0], row[1]) for row in sidecar["samples"])]
-    return [[(n, bytes(d)) for n, d in tarfmt.parse(raw[at : at + size])] for at, size in extents]
+    return [[(n, bytes(d)) for n, d in tar.parse(raw[at : at + size])] for at, size in extents]
 
 
 def forge(path: Path, parts: list[bytes]) -> None:
     """Write head and samples under a sidecar, manifest and seals that are right to the last digest."""
     sidecar, raw = read_json(path.with_suffix(".json")), b""
-    for n, part in enumerate([*parts, tarfmt.END]):
+    for n, part in enumerate([*parts, tar.END]):
         at, size = len(raw), len(part)
         raw += part
         where: Any = ("head", *range(len(parts) - 1), "tail")[n]
@@ -84,7 +85,7 @@ def forge(path: Path, parts: list[bytes]) -> None:
 
 
 def joined(members: Members) -> bytes:
-    return b"".join(tarfmt.member(name, data) for name, data in members)
+    return b"".join(tar.member(name, data) for name, data in members)
 
 
 def read_first(root: Path) -> None:
@@ -116,9 +117,9 @@ MEMBERS = {
     "hardlink": header("features/c/0/0", tarfile.LNKTYPE, "/etc/passwd"),
     "sparse": header("features/c/0/0", tarfile.GNUTYPE_SPARSE),
     "device": header("features/c/0/0", tarfile.CHRTYPE),
-    "absolute": tarfmt.member("/tmp/escaped", b"x"),
-    "parent": tarfmt.member("../../escaped", b"x"),
-    "pickle": tarfmt.member("0.pickle", b"cos\nsystem\n(S'touch escaped'\ntR."),
+    "absolute": tar.member("/tmp/escaped", b"x"),
+    "parent": tar.member("../../escaped", b"x"),
+    "pickle": tar.member("0.pickle", b"cos\nsystem\n(S'touch escaped'\ntR."),
     "pax": header("././@PaxHeader", tarfile.XHDTYPE),
     "NUL in a name": header("x")[:1] + b"\0evil" + header("x")[5:],
 }
@@ -130,7 +131,7 @@ def test_members_that_are_no_chunks(cache: Path, alone: None, name: str) -> None
     head, first, *rest = split(path)
     extra = MEMBERS[name]
     if name == "NUL in a name":  # a name that ends early for some readers; its checksum is right
-        raw = bytearray(tarfmt.header("x", 0))
+        raw = bytearray(tar.header("x", 0))
         raw[1:6] = b"\0evil"
         raw[148:156] = b" " * 8
         raw[148:156] = b"%06o\0 " % sum(raw)

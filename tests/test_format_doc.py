@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import digest, read_json
-from pipeline.cache.plan import ShardPlan, mix
+from pipeline.cache.canonical import digest, read_json
 from pipeline.cache.reader import ShardReader
-from pipeline.caching.shard import start_shard
-from pipeline.codec import codec_settings, load_codec, new_codec, save_codec
-from pipeline.codec.base import Codec, stack
-from pipeline.codec.fit import PROFILES
+from pipeline.cache.shard_plan import ShardPlan, mix
+from pipeline.codecs.base import Codec
+from pipeline.codecs.frs.settings import PROFILES
+from pipeline.codecs.group import load_codec, save_codec
+from pipeline.codecs.packing import stack
+from pipeline.codecs.registry import codec_settings, new_codec
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
+from pipeline.stage1.shard import start_shard
 from tests.test_codec import weighted_error
 
 DOC = Path(__file__).parent.parent / "docs" / "format.md"

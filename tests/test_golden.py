@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from pipeline.cache.cache import VERSION
-from pipeline.cache.files import read_json
+from pipeline.cache.canonical import read_json
 from pipeline.cache.reader import ShardReader
-from pipeline.codec import load_codec
-from pipeline.codec.base import stack
-from pipeline.codec.fit import PROFILES
-from pipeline.codec.mapcode import BatchMaps
-from pipeline.codec.symbols import from_tokens, symbol_order
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.settings import PROFILES
+from pipeline.codecs.frs.tokens import from_tokens, symbol_order
+from pipeline.codecs.group import load_codec
+from pipeline.codecs.packing import stack
 from pipeline.errors import PipelineError
 from pipeline.records import ViewRecord
 

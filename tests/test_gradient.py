@@ -10,15 +10,16 @@ from torch import nn
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.sidecar import load_sidecar
-from pipeline.caching import adapters
-from pipeline.caching.adapters import RIDGE, fit_adapters
-from pipeline.caching.calibrate import drift
-from pipeline.caching.probe import FROZEN, LOUDEST, Probe
+from pipeline.calibration import adapters
+from pipeline.calibration.adapters import RIDGE, fit_adapters
+from pipeline.calibration.calibrate import drift
+from pipeline.calibration.gradient import Errors, StudentPass, unexplained
+from pipeline.calibration.probe import FROZEN, LOUDEST, Probe
 from pipeline.config import load_config
-from pipeline.gradient import Errors, StudentPass, unexplained
-from pipeline.losses import distillation_loss
+from pipeline.losses.registry import distillation_loss
 from pipeline.records import TeacherOutput
-from pipeline.teacher import Teacher, find_teacher
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.zoo import find_teacher
 from tests.conftest import CLASSES
 from tests.test_codec import output
 

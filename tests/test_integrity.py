@@ -16,16 +16,16 @@ from google_crc32c import value as crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.cache import tarfmt
+from pipeline.cache import tar
 from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk
 from pipeline.cache.cache import VERSION, Cache
-from pipeline.cache.files import read_json, write_json
-from pipeline.cache.lock import locked
+from pipeline.cache.canonical import read_json, write_json
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.sidecar import load_sidecar
-from pipeline.cache.store import TarStore
+from pipeline.cache.zarr_store import TarStore
 from pipeline.errors import CacheError, CorruptCache, StaleCache
-from pipeline.verify import verify
+from pipeline.integrity.verify import verify
+from pipeline.storage.lock import locked
 
 
 @pytest.fixture
@@ -171,9 +171,9 @@ def test_only_plain_tar_members() -> None:
         info = tarfile.TarInfo("features/c/0/0")
         info.type, info.linkname = kind, "/etc/passwd"
         with pytest.raises(CorruptCache, match="not a plain file"):
-            list(tarfmt.parse(info.tobuf(tarfile.USTAR_FORMAT)))
+            list(tar.parse(info.tobuf(tarfile.USTAR_FORMAT)))
     with pytest.raises(CorruptCache):
-        list(tarfmt.parse(tarfmt.member("x", bytes(600))[:-512]))
+        list(tar.parse(tar.member("x", bytes(600))[:-512]))
 
 
 def test_two_writers_do_not_meet(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pipeline.config import DistillSection
-from pipeline.distill.lesson import require_served
 from pipeline.errors import ConfigError
-from pipeline.losses import FEATURE_LOSSES, UNWEIGHTED, distillation_loss
+from pipeline.losses.registry import FEATURE_LOSSES, UNWEIGHTED, distillation_loss
 from pipeline.records import TeacherOutput
+from pipeline.stage2.teacher_data import require_served
 from tests.test_codec import calibrated, output
 
 GRIDS = (((6, 9), (3, 5)), ((4, 7), (2, 4)))  # two samples of one batch

@@ -13,8 +13,8 @@ import torch
 
 import stage1_cache_teacher
 import stage2_distill
-from pipeline import cli
-from pipeline.mm import Config
+from pipeline.cli.command import guarded
+from pipeline.mmdet_compat.registry import Config
 from tests.conftest import detector, make_config, make_dataset, save_teacher
 
 SCRIPTS = {1: stage1_cache_teacher, 2: stage2_distill}
@@ -29,7 +29,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
         monkeypatch.setattr(sys, "argv", argv + (["--cfg-options", *options] if options else []))
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            cli.guarded(SCRIPTS[stage].main)
+            guarded(SCRIPTS[stage].main)
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert stopped.value.code == 2 and len(lines) == 1
         return lines[0]
@@ -301,7 +301,7 @@ def test_starting_weights(fails, made: dict[str, Path], teacher: dict, tmp_path:
 def test_an_incomplete_cache_is_named(fails, made: dict[str, Path], tmp_path: Path) -> None:
     """One of two passes would silently show every image in one view only."""
     from pipeline.errors import CacheError
-    from pipeline.verify import verify
+    from pipeline.integrity.verify import verify
 
     root = tmp_path / "cache"
     shutil.copytree(made["frs"].parent / "cache", root)
@@ -318,8 +318,8 @@ def test_mmengine_never_unpickles(tmp_path: Path) -> None:
     """mmengine's own loader falls back to full unpickling; ours stands in its place for every local file."""
     from mmengine.runner.checkpoint import CheckpointLoader
 
-    from pipeline.distill.loading import guard_loading
     from pipeline.errors import TeacherError
+    from pipeline.stage2.resume import guard_loading
 
     class Bomb:
         def __reduce__(self):

@@ -18,14 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.mmcv_ops import StandIn, UnsupportedOpError, backend, install
-from pipeline.mmcv_ops.bilinear import Pooling
+from pipeline.mmdet_compat.ops import backend
+from pipeline.mmdet_compat.ops.backend import UnsupportedOpError
+from pipeline.mmdet_compat.ops.bilinear import Pooling
+from pipeline.mmdet_compat.ops.stand_in import StandIn, install
 
 install()
 
 # The package's attributes of these names are the ops themselves.
-nms_module = importlib.import_module("pipeline.mmcv_ops.nms")
-roi_align_module = importlib.import_module("pipeline.mmcv_ops.roi_align")
+nms_module = importlib.import_module("pipeline.mmdet_compat.ops.nms")
+roi_align_module = importlib.import_module("pipeline.mmdet_compat.ops.roi_align")
 ext = StandIn("torch")
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -355,7 +357,8 @@ def run_with_fake_mmcv(folder: Path, extension: str, code: str) -> str:
 
 def test_a_compiled_extension_wins(tmp_path):
     code = (
-        "from pipeline.mmcv_ops import install\nprint(install(), install())\nimport mmcv._ext\nprint(mmcv._ext.nms())\n"
+        "from pipeline.mmdet_compat.ops.stand_in import install\nprint(install(), install())\n"
+        "import mmcv._ext\nprint(mmcv._ext.nms())\n"
     )
     out = run_with_fake_mmcv(tmp_path, "def nms(): return 'compiled nms'", code)
     assert out.splitlines() == ["compiled compiled", "compiled nms"]
@@ -363,7 +366,7 @@ def test_a_compiled_extension_wins(tmp_path):
 
 def test_a_broken_compiled_extension_is_named_and_replaced(tmp_path):
     code = (
-        "from pipeline.mmcv_ops import StandIn, install\n"
+        "from pipeline.mmdet_compat.ops.stand_in import StandIn, install\n"
         "print(install() in ('torch', 'torchvision'))\n"
         "import mmcv._ext\n"
         "print(isinstance(sys.modules['mmcv._ext'], StandIn))\n"

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.cache.cache import Cache
 from pipeline.config import load_config
-from pipeline.data import Images
+from pipeline.data.images import Images
 from pipeline.errors import DataError, ReplayMismatch
 from tests.conftest import detector, make_config, make_dataset, stage1
 from tests.test_stages import stage2
@@ -148,7 +148,7 @@ def test_another_opencv(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) 
     """A resize that rounds another way, as builds have done: refused with both versions, or close enough."""
     from mmcv.image import geometric
 
-    from pipeline import replay
+    from pipeline.data import replay
 
     resize, here = geometric.cv2.resize, replay.environment()
 

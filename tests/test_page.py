@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from pipeline.cache.cache import Cache
-from pipeline.codec import load_codec
+from pipeline.codecs.group import load_codec
 from pipeline.errors import CacheError, StaleCache
-from pipeline.page import Look, write_page
-from pipeline.page.bits import bits
-from pipeline.page.charts import THEME
-from pipeline.page.rates import estimated, point
+from pipeline.tools.report.bits import bits
+from pipeline.tools.report.charts import THEME
+from pipeline.tools.report.page import write_page
+from pipeline.tools.report.rates import estimated, point
+from pipeline.tools.report.sample import Look
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -15,8 +15,8 @@ import pytest
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.reader import ShardReader
-from pipeline.export import decoded as own
-from pipeline.export import find_view
+from pipeline.tools.export import decoded as own
+from pipeline.tools.export import find_view
 from tests.test_format_doc import codec_of, decoded, make_mixed
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "read_cache.py"

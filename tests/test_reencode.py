@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import read_json
+from pipeline.cache.canonical import read_json
+from pipeline.cache.inspect import describe
+from pipeline.cli.tables import info_table
 from pipeline.errors import ConfigError, CorruptCache, StaleCache
-from pipeline.export import export_view
-from pipeline.page import write_page
+from pipeline.integrity.verify import findings
 from pipeline.progress import Silent
-from pipeline.reencode import reencode
-from pipeline.report import describe, info_table
-from pipeline.verify import findings
+from pipeline.tools.export import export_view
+from pipeline.tools.reencode.run import reencode
+from pipeline.tools.report.page import write_page
 from tests.conftest import detector, make_config, stage1
 from tests.test_stages import stage2, tree
 

@@ -20,25 +20,28 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline import cli
-from pipeline.__main__ import main
-from pipeline.cache import lease, manifest, remote
+from pipeline.cache import manifest
 from pipeline.cache.cache import Cache
-from pipeline.cache.files import atomic_file, discard, write_json
-from pipeline.cache.lock import locked
-from pipeline.cache.place import place
-from pipeline.cache.remote import RemotePath
+from pipeline.cache.canonical import write_json
+from pipeline.cache.inspect import describe
 from pipeline.cache.sidecar import load_sidecar
-from pipeline.cache.store import TarStore
-from pipeline.caching.ranks import Ranks
+from pipeline.cache.zarr_store import TarStore
+from pipeline.cli.command import guarded
+from pipeline.cli.main import main
 from pipeline.config import load_config
-from pipeline.distill.lesson import prepare_lesson
+from pipeline.data.stream import Stream, stream_loader
 from pipeline.errors import CacheError, ConfigError, CorruptCache, StoreError
+from pipeline.integrity.verify import verify
 from pipeline.progress import Silent
-from pipeline.reencode import calibration, reencode
-from pipeline.report import describe
-from pipeline.stream import Stream, stream_loader
-from pipeline.verify import verify
+from pipeline.stage1.ranks import Ranks
+from pipeline.stage2.teacher_data import prepare_lesson
+from pipeline.storage import lease, object_store
+from pipeline.storage.files import atomic_file, discard
+from pipeline.storage.lock import locked
+from pipeline.storage.object_store import RemotePath
+from pipeline.storage.urls import place
+from pipeline.tools.reencode import calibration
+from pipeline.tools.reencode.run import reencode
 from tests.conftest import detector, make_config, stage1
 from tests.launch import launch
 from tests.servers import KEYS, Handler, s3_server, web_server
@@ -190,7 +193,7 @@ def test_workers_of_reencode_write_nothing_when_the_lock_is_gone(s3: str, cache_
 
 
 def test_large_files_travel_in_parts(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PART", 5 << 20)
+    monkeypatch.setattr(object_store, "PART", 5 << 20)
     content = np.random.default_rng(0).bytes(13 << 20)
     with atomic_file(place("s3://bucket/large/shard.tar")) as file:
         file.write(content)
@@ -213,7 +216,7 @@ def test_web_servers_are_read_by_known_names(web: Any, cache_folder: Path, capsy
     for verb in ("info", "verify"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["pipeline", verb, url])
-            cli.guarded(main)
+            guarded(main)
         assert "MB" in capsys.readouterr().out
     assert {method for method, _, _ in web.asked} == {"GET", "HEAD"}
     (web.root / "cache/pass-1/manifest.json").unlink()

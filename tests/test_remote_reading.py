@@ -19,13 +19,13 @@ from google_crc32c import value as crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cache.ahead import read_batches
 from pipeline.cache.cache import Cache
-from pipeline.cache.disk import FULL, Disk
-from pipeline.cache.place import place
-from pipeline.cache.ranges import neighbours
-from pipeline.cache.sidecar import Extent
+from pipeline.cache.prefetch import read_batches
 from pipeline.errors import CorruptCache
+from pipeline.storage.base import Extent
+from pipeline.storage.disk_cache import FULL, Disk
+from pipeline.storage.ranges import neighbours
+from pipeline.storage.urls import place
 from tests.launch import ROOT
 from tests.servers import web_server
 
@@ -83,7 +83,7 @@ def opened(url):
     read(Cache(url))
 
 if __name__ == "__main__":
-    import pipeline.report
+    import pipeline.cache.inspect
     assert "obstore" not in sys.modules  # imported for URLs alone
     run("fork", (opened, sys.argv[1]))  # nothing was read before: the child may
     cache = Cache(sys.argv[1])

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli
-from pipeline.__main__ import main
-from pipeline.cache.files import read_json, sha256_file, write_json
+from pipeline.cache.canonical import read_json, write_json
 from pipeline.cache.reader import ShardReader
+from pipeline.cli.command import guarded
+from pipeline.cli.main import main
+from pipeline.storage.local import sha256_file
 from tests.conftest import detector, make_config, save_teacher
 from tests.test_stages import tree
 
@@ -28,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
         monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, argv)])
         capsys.readouterr()
         try:
-            cli.guarded(main)
+            guarded(main)
             code = 0
         except SystemExit as stopped:
             code = int(stopped.code or 0)
@@ -109,7 +110,7 @@ def test_verify_deep_needs_the_caches_own_teacher(
     run, made: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And says so before it reads and decodes all of the cache."""
-    monkeypatch.setattr("pipeline.verify.findings", lambda *_: pytest.fail("read all of it first"))
+    monkeypatch.setattr("pipeline.integrity.verify.findings", lambda *_: pytest.fail("read all of it first"))
     other = save_teacher(tmp_path / "other", detector("retinanet"), seed=5)
     config = make_config(data, other, detector("retinanet"), tmp_path)
     code, _, err = run("verify", made["frs"].parent / "cache", "--deep", "--config", config)

@@ -18,8 +18,8 @@ import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from pipeline.distill.checkpoint import WholeCheckpointHook
 from pipeline.errors import StudentError
+from pipeline.stage2.checkpoint import WholeCheckpointHook
 from tests.launch import finished, kill_a_rank, launch
 from tests.test_stages import stage2
 

@@ -19,14 +19,14 @@ import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
 
-from pipeline import cli
 from pipeline.cache.cache import Cache
+from pipeline.cli.command import one_line
 from pipeline.config import load_config
-from pipeline.distill.inherit import inherit
-from pipeline.distill.settings import apply_flags
-from pipeline.distill.train import train_student
 from pipeline.errors import ConfigError, StudentError
-from pipeline.mm import MODELS, Config
+from pipeline.mmdet_compat.registry import MODELS, Config
+from pipeline.stage2.inherit import inherit
+from pipeline.stage2.settings import apply_flags
+from pipeline.stage2.train import train_student
 from tests.conftest import detector, make_config, make_dataset, stage1
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,7 +140,7 @@ def test_a_student_may_inherit_neck_and_head(
         inherit(torch.nn.Linear(3, 3), Path(teacher["checkpoint"]))
 
     starts = []
-    monkeypatch.setattr("pipeline.distill.inherit.inherit", lambda model, path: starts.append(path) or 1)
+    monkeypatch.setattr("pipeline.stage2.inherit.inherit", lambda model, path: starts.append(path) or 1)
     options = {"distill.inherit_from_teacher": True, "work_dir": str(tmp_path), "train_cfg.max_epochs": 1}
     assert stage2(made["frs"], **options)["inherit_from_teacher"] is True
     stage2(made["frs"], resume="auto", **{**options, "train_cfg.max_epochs": 2})  # a resumed student keeps its own
@@ -169,8 +169,8 @@ def test_second_student_reuses_the_cache(made: dict[str, Path], tmp_path: Path) 
 
 
 def test_loader_workers_change_nothing(made: dict[str, Path]) -> None:
-    from pipeline.distill.lesson import prepare_lesson
-    from pipeline.stream import Stream, stream_loader
+    from pipeline.data.stream import Stream, stream_loader
+    from pipeline.stage2.teacher_data import prepare_lesson
 
     cfg, sections = load_config(str(made["frs"]))
     lesson = prepare_lesson(cfg, sections)
@@ -213,7 +213,7 @@ def test_quarantine(data: Path, teacher: dict, tmp_path: Path) -> None:
 
 
 def test_info(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    from pipeline.__main__ import main
+    from pipeline.cli.main import main
 
     root = str(made["frs"].parent / "cache")
     monkeypatch.setattr(sys, "argv", ["pipeline", "info", root, "--json"])
@@ -247,4 +247,4 @@ def test_one_line_of_a_workers_error() -> None:
 
     text = "Caught CorruptCache in worker\nTraceback\n  x\npipeline.errors.CorruptCache: shard 3 is broken"
     wrapped = CorruptCache(text)
-    assert cli.one_line(wrapped) == "shard 3 is broken"
+    assert one_line(wrapped) == "shard 3 is broken"

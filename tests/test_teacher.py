@@ -11,8 +11,9 @@ from mmengine.logging.history_buffer import HistoryBuffer
 
 from pipeline.config import TeacherSection
 from pipeline.errors import TeacherError
-from pipeline.teacher import Teacher, find_teacher
+from pipeline.teacher.model import Teacher
 from pipeline.teacher.weights import classes_of, read_checkpoint
+from pipeline.teacher.zoo import find_teacher
 from tests.conftest import CLASSES, detector, save_teacher
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def test_teacher_is_frozen_and_padded_alone(teacher: dict[str, str]) -> None:
 
 def test_gate_scores_only_what_was_shown(data: Path, tmp_path: Path) -> None:
     """The teacher's mAP on a subset must not be divided by the objects of all images."""
-    from pipeline.mm import Config
+    from pipeline.mmdet_compat.registry import Config
     from pipeline.teacher import gate
     from tests.conftest import make_config
 

@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cache.plan import mix, plan_pass, references, view_of
+from pipeline.cache.shard_plan import mix, plan_pass, references, view_of
 from pipeline.config import load_config
-from pipeline.data import Images
+from pipeline.data.images import Images
+from pipeline.data.replay import check_replay, environment
+from pipeline.data.schedule import epoch_batches, share
+from pipeline.data.views import Views, padded
 from pipeline.errors import ConfigError, ReplayMismatch, ViewError
 from pipeline.records import FLIPS, SampleRef, ViewRecord
-from pipeline.replay import check_replay, environment
-from pipeline.stream.schedule import epoch_batches, share
-from pipeline.views import Views, padded
 
 LOAD, PACK = {"type": "LoadImageFromFile"}, {"type": "PackDetInputs"}
 BOXES = {"type": "LoadAnnotations", "with_bbox": True}

@@ -1,4 +1,4 @@
-"""The cache on disk: tar shards that zarr opens and webdataset streams, and everything that makes them trustworthy.
+"""The cache's format: tar shards that zarr opens and webdataset streams, and everything that makes them trustworthy.
 
-This package imports neither torch models nor mmdet: a cache can be inspected on any laptop.
+Nothing here imports torch or mmdet: a cache can be inspected on any laptop.
 """

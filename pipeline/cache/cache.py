@@ -18,16 +18,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipeline.cache.fields import MANIFEST, PLAN, read_codec, read_fields, require_fields
-from pipeline.cache.files import digest, read_json, read_small, sha256_file
+from pipeline.cache.canonical import digest, read_json
 from pipeline.cache.layout import asked_passes, found_passes, load_pass_plan, pass_folder, shard_name
-from pipeline.cache.place import DELETE, Place, place, remedy
-from pipeline.cache.plan import references
 from pipeline.cache.reader import ShardReader
-from pipeline.cache.remote import RemotePath
+from pipeline.cache.schema import MANIFEST, PLAN, read_codec, read_fields, require_fields
+from pipeline.cache.shard_plan import references
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.records import SampleRef
+from pipeline.storage.files import read_small
+from pipeline.storage.local import sha256_file
+from pipeline.storage.object_store import RemotePath
+from pipeline.storage.place import DELETE, Place, remedy
+from pipeline.storage.urls import place
 
 FORMAT = "frs-teacher-cache"
 VERSION = 1

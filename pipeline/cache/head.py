@@ -7,15 +7,15 @@ it says, and the size of every compressed array must follow from the FPN grids a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.cache import tarfmt
-from pipeline.cache.arrays import ArraySpec, decode_chunk, spec_from_metadata
-from pipeline.cache.writer import shard_head
+from pipeline.cache import tar
+from pipeline.cache.arrays import ArraySpec, array_metadata, decode_chunk, encode_chunk, spec_from_metadata
+from pipeline.cache.canonical import canonical
 from pipeline.errors import CorruptCache
 from pipeline.records import RECORD_COLUMNS, THUMBNAIL
 
@@ -34,9 +34,40 @@ class Head:
     shapes: np.ndarray
 
 
+Index = dict[str, tuple[np.ndarray, tuple[str, ...]]]
+
+
+def shard_head(specs: Sequence[ArraySpec], attributes: dict[str, Any], samples: int, index: Index) -> bytes:
+    """Tar members that stand once per shard: zarr metadata, and the small `index/` arrays in one chunk each."""
+    files = {"zarr.json": canonical({"zarr_format": 3, "node_type": "group", "attributes": attributes})}
+    for spec in specs:
+        files[f"{spec.name}/zarr.json"] = canonical(spec.metadata(samples))
+    files["index/zarr.json"] = canonical({"zarr_format": 3, "node_type": "group", "attributes": {}})
+    for name, (values, dims) in index.items():
+        meta = array_metadata(values.shape, values.shape, str(values.dtype), dims, None)
+        files[f"index/{name}/zarr.json"] = canonical(meta)
+        whole = ArraySpec(name, values.shape, str(values.dtype), dims)
+        files["/".join(["index", name, "c"] + ["0"] * values.ndim)] = encode_chunk(whole, values)
+    return b"".join(tar.member(name, data) for name, data in files.items())
+
+
+def record_specs(levels: int) -> list[ArraySpec]:
+    """The two arrays that every codec's shards share: who the sample is, and what it looked like."""
+    columns = len(RECORD_COLUMNS) + 2 * levels
+    side = ("row", "column", "bgr")
+    return [
+        ArraySpec("record", (columns,), "int64", ("field",)),
+        ArraySpec("thumbnail", (THUMBNAIL, THUMBNAIL, 3), "uint8", side),
+    ]
+
+
+def record_columns(levels: int) -> list[str]:
+    return [*RECORD_COLUMNS, *(f"level{n}_{side}" for n in range(levels) for side in ("height", "width"))]
+
+
 def parse_head(data: bytes, samples: int) -> Head:
     """The checked head of a shard of so many samples. Raises CorruptCache."""
-    files = dict(tarfmt.parse(data))
+    files = dict(tar.parse(data))
     try:
         attributes = json.loads(bytes(files["zarr.json"]))["attributes"]
         specs = [spec_from_metadata(name, _json(files, f"{name}/zarr.json")) for name in attributes["arrays"]]

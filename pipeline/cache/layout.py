@@ -6,10 +6,10 @@ from itertools import count
 from pathlib import Path
 from typing import overload
 
-from pipeline.cache.fields import PASS_PLAN, read_fields
-from pipeline.cache.place import Place
-from pipeline.cache.plan import ShardPlan
-from pipeline.cache.remote import RemotePath
+from pipeline.cache.schema import PASS_PLAN, read_fields
+from pipeline.cache.shard_plan import ShardPlan
+from pipeline.storage.object_store import RemotePath
+from pipeline.storage.place import Place
 
 
 @overload

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from pipeline.cache.cache import pass_folder, shard_name
-from pipeline.cache.files import sha256_file, write_json
-from pipeline.cache.place import AGAIN, MENDS, Place, each, remedy
-from pipeline.cache.remote import RANGE, RemotePath
+from pipeline.cache.canonical import write_json
+from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
+from pipeline.storage.local import sha256_file
+from pipeline.storage.object_store import RANGE, RemotePath
+from pipeline.storage.place import AGAIN, MENDS, Place, each, remedy
 
 
 def shard_done(

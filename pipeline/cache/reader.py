@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cache import tarfmt
+from pipeline.cache import tar
 from pipeline.cache.arrays import ArraySpec, decode_chunk
 from pipeline.cache.head import Head, parse_head
-from pipeline.cache.place import Place, remedy
-from pipeline.cache.ranges import NOTHING, Fetched, intact, open_ranges
-from pipeline.cache.sidecar import Extent, Sidecar, load_sidecar
+from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.errors import CorruptCache
 from pipeline.records import FLIPS, LevelShapes, ViewRecord
+from pipeline.storage.base import Extent
+from pipeline.storage.place import Place, remedy
+from pipeline.storage.ranges import NOTHING, Fetched, intact, open_ranges
 
 RECORD_ARRAYS = ("record", "thumbnail")  # of every sample, beside the codec's
 Chunks = dict[str, memoryview]
@@ -56,7 +57,7 @@ class ShardReader:
 
     def head(self) -> dict[str, bytes]:
         """What stands once in a shard, by zarr key."""
-        return {name: bytes(data) for name, data in tarfmt.parse(self._head_bytes)}
+        return {name: bytes(data) for name, data in tar.parse(self._head_bytes)}
 
     def _parsed(self, data: bytes) -> Head:
         try:
@@ -95,7 +96,7 @@ class ShardReader:
         what = self._name(index)
         data = self._bytes(self.sidecar.samples[index], what, fetched)
         try:
-            members = list(tarfmt.parse(data))
+            members = list(tar.parse(data))
         except CorruptCache as error:
             raise CorruptCache(f"{self.path}: {what}: {error}") from error
         if [name for name, _ in members] != [spec.chunk_name(index) for spec in self.specs]:

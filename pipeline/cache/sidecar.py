@@ -9,21 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.cache.files import read_json
-from pipeline.cache.place import DELETE, Place, remedy
-from pipeline.cache.tarfmt import BLOCK
+from pipeline.cache.canonical import read_json
+from pipeline.cache.tar import BLOCK
 from pipeline.errors import CorruptCache
-
-
-@dataclass(frozen=True)
-class Extent:
-    """`size` bytes at `offset` of a shard. `image_id` and `view` are those of a sample, -1 in head and tail."""
-
-    offset: int
-    size: int
-    crc32c: int
-    image_id: int = -1
-    view: int = -1
+from pipeline.storage.base import Extent
+from pipeline.storage.place import DELETE, Place, remedy
 
 
 @dataclass(frozen=True)

@@ -5,32 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
 from google_crc32c import value as crc32c
 
-from pipeline.cache import tarfmt
-from pipeline.cache.arrays import ArraySpec, array_metadata, encode_chunk
-from pipeline.cache.files import atomic_file, canonical, write_json
-from pipeline.cache.place import Place
-from pipeline.cache.sidecar import Extent, Sidecar
-
-Index = dict[str, tuple[np.ndarray, tuple[str, ...]]]
-
-
-def shard_head(specs: Sequence[ArraySpec], attributes: dict[str, Any], samples: int, index: Index) -> bytes:
-    """Tar members that stand once per shard: zarr metadata, and the small `index/` arrays in one chunk each."""
-    files = {"zarr.json": canonical({"zarr_format": 3, "node_type": "group", "attributes": attributes})}
-    for spec in specs:
-        files[f"{spec.name}/zarr.json"] = canonical(spec.metadata(samples))
-    files["index/zarr.json"] = canonical({"zarr_format": 3, "node_type": "group", "attributes": {}})
-    for name, (values, dims) in index.items():
-        meta = array_metadata(values.shape, values.shape, str(values.dtype), dims, None)
-        files[f"index/{name}/zarr.json"] = canonical(meta)
-        whole = ArraySpec(name, values.shape, str(values.dtype), dims)
-        files["/".join(["index", name, "c"] + ["0"] * values.ndim)] = encode_chunk(whole, values)
-    return b"".join(tarfmt.member(name, data) for name, data in files.items())
+from pipeline.cache import tar
+from pipeline.cache.arrays import ArraySpec
+from pipeline.cache.canonical import write_json
+from pipeline.cache.sidecar import Sidecar
+from pipeline.storage.base import Extent
+from pipeline.storage.files import atomic_file
+from pipeline.storage.place import Place
 
 
 class ShardWriter:
@@ -54,14 +39,14 @@ class ShardWriter:
     def add(self, image_id: int, view: int, chunks: dict[str, bytes]) -> None:
         """Append one sample; `chunks` maps every array's name to its encoded chunk."""
         index = len(self._samples)
-        members = [tarfmt.member(spec.chunk_name(index), chunks[spec.name]) for spec in self._specs]
+        members = [tar.member(spec.chunk_name(index), chunks[spec.name]) for spec in self._specs]
         for spec in self._specs:
             self._bytes[spec.name] += len(chunks[spec.name])
         self._samples.append(self._append(b"".join(members), image_id, view))
 
     def finish(self, name: str, plan: str, codec: str) -> None:
         """Append the tar's end; `sidecar` then describes the whole."""
-        tail = self._append(tarfmt.END)
+        tail = self._append(tar.END)
         self.sidecar = Sidecar(name, plan, codec, self._at, self._hash.hexdigest(), self._head,
                                tuple(self._samples), tail, self._bytes, self.measured)  # fmt: skip
 

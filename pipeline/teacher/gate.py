@@ -11,9 +11,10 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
-from pipeline.data import annotation_path, check_annotations, image_errors
+from pipeline.data.coco import annotation_path, check_annotations
+from pipeline.data.images import image_errors
 from pipeline.errors import ConfigError, TeacherError
-from pipeline.mm import METRICS, Config, build
+from pipeline.mmdet_compat.registry import METRICS, Config, build
 
 
 def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:

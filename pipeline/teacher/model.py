@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.data.views import PAD, padded
 from pipeline.errors import TeacherError
-from pipeline.frs import frs_map
-from pipeline.mm import MODELS, build
+from pipeline.losses.frs import frs_map
+from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.records import LevelShapes, TeacherOutput
 from pipeline.teacher.heads import class_count, dense_outputs, ghost, output_shapes
 from pipeline.teacher.weights import classes_of, load_strict, read_checkpoint
 from pipeline.teacher.zoo import TeacherSpec
-from pipeline.views import PAD, padded
 
 
 def own_device() -> torch.device:

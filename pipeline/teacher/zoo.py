@@ -13,7 +13,7 @@ import yaml
 
 from pipeline.config import TeacherSection
 from pipeline.errors import TeacherError, brief
-from pipeline.mm import Config
+from pipeline.mmdet_compat.registry import Config
 
 
 @dataclass(frozen=True)

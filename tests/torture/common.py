@@ -13,9 +13,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import pipeline.caching  # noqa: F401  (so that no child has to)
+import pipeline.stage1.run  # noqa: F401  (so that no child has to)
 from pipeline.cache.cache import Cache
-from pipeline.codec import load_codec
+from pipeline.codecs.group import load_codec
 from tests.conftest import detector, make_config, make_dataset, save_teacher
 
 

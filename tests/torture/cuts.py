@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.verify import verify
+from pipeline.integrity.verify import verify
 from tests.conftest import stage1
 from tests.torture.common import arguments, read_as_stage2, record, small_config
 

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 import stage1_cache_teacher
-from pipeline import cli
-from pipeline.verify import verify
+from pipeline.cli.command import guarded
+from pipeline.integrity.verify import verify
 from tests.conftest import stage1
 from tests.torture.common import arguments, in_child, record, small_config, tree
 
@@ -49,7 +49,7 @@ class Try:
         sys.argv = ["stage1", "--config", str(self.config), "--cfg-options", f"cache.dir={self.root}"]
         os.dup2(os.open(self.err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        cli.guarded(stage1_cache_teacher.main)
+        guarded(stage1_cache_teacher.main)
 
     def run(self, limit: int | None = None) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(in_child(self._stage1, limit, None), 0)[1])

@@ -1,7 +1,7 @@
 """Forged shards, sidecars, manifests and plans against the reader: a PipelineError or sound values, nothing else.
 
 Seals, extents and checksums of every forgery are right, so that it gets past them: what is tested is what lies behind.
-Driven by atheris (coverage of pipeline.cache and pipeline.codec) where it is installed (pip install '.[fuzz]'), by
+Driven by atheris (coverage of pipeline.cache, storage and codecs) where it is installed (pip install '.[fuzz]'), by
 plain random bytes where it is not or ATHERIS=0 is set. atheris itself keeps about half a kB an execution; the memory
 of the reader is told by the plain run.
 
@@ -30,23 +30,25 @@ except ImportError:
 if os.environ.get("ATHERIS") == "0":
     atheris = None
 if atheris:
-    with atheris.instrument_imports(include=["pipeline.cache", "pipeline.codec"]):
+    with atheris.instrument_imports(include=["pipeline.cache", "pipeline.storage", "pipeline.codecs"]):
         import pipeline.cache.reader
-        import pipeline.codec  # noqa: F401
+        import pipeline.codecs.group  # noqa: F401
 import numpy as np
 import torch
 from google_crc32c import value as crc32c
 
-from pipeline.cache.cache import FORMAT, VERSION, Cache, load_pass_plan
-from pipeline.cache.fields import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
-from pipeline.cache.files import canonical, digest
+from pipeline.cache.cache import FORMAT, VERSION, Cache
+from pipeline.cache.canonical import canonical, digest
 from pipeline.cache.head import parse_head
+from pipeline.cache.layout import load_pass_plan
 from pipeline.cache.reader import ShardReader
-from pipeline.cache.sidecar import Extent, parse_sidecar
-from pipeline.cli import one_line
-from pipeline.codec import load_codec
-from pipeline.codec.base import stack
+from pipeline.cache.schema import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
+from pipeline.cache.sidecar import parse_sidecar
+from pipeline.cli.command import one_line
+from pipeline.codecs.group import load_codec
+from pipeline.codecs.packing import stack
 from pipeline.errors import PipelineError
+from pipeline.storage.base import Extent
 from tests.torture.common import arguments, record
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "frs-1"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.verify import verify
+from pipeline.integrity.verify import verify
 from tests.conftest import stage1
 from tests.torture.common import arguments, in_child, record, small_config, tree
 

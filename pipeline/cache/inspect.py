@@ -1,0 +1,62 @@
+"""What a cache holds, as plain data: for `info`, summary.json and the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.cache.cache import Cache
+from pipeline.errors import CacheError
+from pipeline.storage.place import Place
+
+
+def describe(root: str | Place) -> dict[str, Any]:
+    """Everything `info` knows about a cache."""
+    cache = Cache(root)
+    manifests = {number: cache.manifest(number) for number in cache.passes()}
+    parts: dict[str, int] = {}
+    for manifest in manifests.values():
+        for name, size in manifest["bytes_by_array"].items():
+            parts[name] = parts.get(name, 0) + size
+    size = sum(m["bytes"] for m in manifests.values())
+    return {
+        "cache": str(cache.root),
+        "format": [cache.plan["format"], cache.plan["version"]],
+        "images": len(cache.images()),
+        "views": sum(m["samples"] for m in manifests.values()),
+        "passes": {number: m["samples"] for number, m in manifests.items()},
+        "bytes": size,
+        "bytes_by_tensor": {**parts, "overhead": size - sum(parts.values())},
+        "fp16_bytes": sum(m["raw_fp16_bytes"] for m in manifests.values()),
+        "codec": cache.codec_manifest()["settings"],
+        "measured": {number: m["measured"] for number, m in manifests.items()},
+        "quarantine": sum(len(m["quarantine"]) for m in manifests.values()),
+        "teacher": {**cache.recipe["teacher"], "sha256": cache.plan["teacher_sha256"]},
+        "annotations_sha256": cache.recipe["data"]["annotations_sha256"],
+        "recipe": cache.plan["recipe_digest"],
+        "content": cache.content(),
+    }
+
+
+def summarise(root: Place, computed: int, seconds: float) -> dict[str, Any]:
+    """summary.json: what the cache holds and what it cost."""
+    cache = Cache(root)
+    manifests = [cache.manifest(number) for number in cache.passes()]
+    if not manifests:
+        raise CacheError(f"{root}: no pass was completed")
+    samples, size = sum(m["samples"] for m in manifests), sum(m["bytes"] for m in manifests)
+    raw = sum(m["raw_fp16_bytes"] for m in manifests)
+    return {
+        "images": len(cache.images()),
+        "views": samples,
+        "passes": len(manifests),
+        "bytes": size,
+        "bytes_per_view": round(size / max(1, samples), 1),
+        "fp16_bytes": raw,
+        "ratio_to_fp16": round(raw / max(1, size), 2),
+        "views_computed": computed,
+        "quarantined": sum(len(m["quarantine"]) for m in manifests),
+        "seconds": round(seconds, 2),
+        "codec": cache.recipe["codec"]["type"],
+        "recipe": cache.plan["recipe_digest"],
+        "content": cache.content(),
+    }

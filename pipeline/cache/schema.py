@@ -1,0 +1,79 @@
+"""What the JSON files of a cache must hold. A seal tells that a file is as it was written, not by whom."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pipeline.cache.canonical import read_json
+from pipeline.errors import CorruptCache
+from pipeline.storage.place import Place
+
+# {"name": ...}: this field, others may follow; {str: ...}: any names; [...]: a list of any length; (...): a row;
+# a compiled pattern: a name of one of these files; a union: a value of either type.
+TABLE = re.compile(r"(\w+/)?(zarr\.json|c(/\d+)*)")
+FILE = re.compile(r"plan\.json|shard-\d{5,9}\.(tar|json)")
+PLAN = {
+    "recipe": {"teacher": {"name": str | None}, "data": {"annotations_sha256": str}, "views": {"finite": int | None},
+               "codec": {"type": str}},
+    "recipe_digest": str, "teacher_sha256": str, "layout": {"batch_size": int, "shard_samples": int, "seed": int},
+}  # fmt: skip
+CODEC = {"settings": {"type": str, "channels": int, "score_channels": int}, "files": {TABLE: str}}
+FITTED = {"settings": {"probe_error": {"feature": float}, "quality": int | float | str, "feature_rank": int}}
+SCORED = {"settings": {"probe_error": {"score": float}, "score_rank": int}}
+MANIFEST = {
+    "pass": int, "plan": str, "files": {FILE: {"bytes": int, "sha256": str}}, "samples": int, "bytes": int,
+    "bytes_by_array": {str: int}, "raw_fp16_bytes": int, "measured": {str: float}, "quarantine": [(int, str)],
+    "environment": {str: str},
+}  # fmt: skip
+PASS_PLAN = {"pass": int, "shards": [[((int, int), [(int, int)])]]}
+QUARANTINE = {"images": [(int, str)]}
+GATE = {"mAP": float, "images": int}
+
+
+def read_fields(path: Place, wanted: dict[Any, Any], sha256: str | None = None) -> dict[str, Any]:
+    """`read_json`, and its fields are those `wanted`. Raises CacheError or CorruptCache."""
+    value = read_json(path, sha256)
+    require_fields(value, wanted, path)
+    return value
+
+
+def read_codec(path: Place) -> dict[str, Any]:
+    """codec.json; what `info` tells of a calibrated codec is there. Raises as `read_fields` does."""
+    value = read_fields(path, CODEC)
+    if "probe_error" in value["settings"]:
+        require_fields(value, FITTED, path)
+        if value["settings"].get("scores", True):
+            require_fields(value, SCORED, path)
+    return value
+
+
+def require_fields(value: Any, wanted: Any, path: Place) -> None:
+    """Raise CorruptCache unless a JSON value is what one of the descriptions above says."""
+    wrong = _wrong(value, wanted, "")
+    if wrong is not None:
+        raise CorruptCache(f"{path}: its field {wrong or '(all)'} is not one of this format")
+
+
+def _wrong(value: Any, wanted: Any, name: str) -> str | None:
+    """Name of the first field that is not as wanted."""
+    inner: list[tuple[Any, Any, str]] = []
+    if isinstance(wanted, dict):
+        named: Any = next(iter(wanted), "")
+        fits = isinstance(value, dict)
+        if fits and isinstance(named, str):
+            fits = wanted.keys() <= value.keys()
+            inner = [(value.get(key), part, f"{name}.{key}") for key, part in wanted.items()]
+        elif fits:
+            fits = named is str or all(named.fullmatch(key) for key in value)
+            inner = [(part, wanted[named], f"{name}.{key:.40}") for key, part in value.items()]
+    elif isinstance(wanted, list | tuple):
+        fits = isinstance(value, list) and (isinstance(wanted, list) or len(value) == len(wanted))
+        parts = wanted * len(value) if fits and isinstance(wanted, list) else wanted
+        inner = [(part, kind, f"{name}[{n}]") for n, (part, kind) in enumerate(zip(value, parts))] if fits else []
+    else:
+        kinds = (int, float) if wanted is float else wanted
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if not fits:
+        return name.lstrip(".")
+    return next((found for part in inner if (found := _wrong(*part)) is not None), None)

@@ -1,0 +1,87 @@
+"""The views that a calibration learns from, chooses by and reports on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from pipeline.cache.shard_plan import mix
+from pipeline.calibration.probe import Probes
+from pipeline.codecs.base import Measure
+from pipeline.data.shard_planning import plan_views
+from pipeline.errors import CodecError
+from pipeline.records import TeacherOutput, ViewRecord
+from pipeline.stage1.job import Job
+
+CHOOSING, REPORTED = 24, 16  # views that choose the codec's steps, and views that its error is reported on
+PHASES = {"learning": "learning from", "choosing": "choosing steps on", "reported": "measuring errors on"}  # by part
+
+
+class ViewSample:
+    """A seeded sample of the first pass's views: those to learn from, those to choose by, those to report on.
+
+    The three are apart, unless there are fewer than eight views.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._sound: set[str] = set()
+        self._phase = ""
+        self._probes = Probes(job.teacher, job.sections.views.seed, self._flat, job.log)
+        seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
+        images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
+        choosing, reported = min(CHOOSING, len(images) // 6), min(REPORTED, len(images) // 8)
+        self.parts = {
+            "learning": images[choosing + reported :], "choosing": images[:choosing] or images,
+            "reported": images[choosing:][:reported] or images,
+        }  # fmt: skip
+
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        if part != "choosing":  # where whole outputs are asked for, that is soon done
+            self._begin(part)
+        for views, records in self._views(part):
+            # What fitting makes of a view is several times its size.
+            yield from self._taught(views, records).each()
+        self._sound.add(part)
+
+    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+        self._begin(part)
+        return self._probes(part, losses)
+
+    def _begin(self, part: str) -> None:
+        """Tell which phase this is; it takes minutes, and views are run many times."""
+        if part != self._phase:
+            self._phase = part
+            self._job.progress.start(f"codec    {PHASES[part]} {len(self.parts[part])} views", None)
+
+    def _flat(self, part: str) -> Iterator[Tensor]:
+        for views, records in self._views(part):
+            if part not in self._sound:
+                self._taught(views, records)
+            yield from views
+        self._sound.add(part)
+
+    def _taught(self, views: list[Tensor], records: list[ViewRecord]) -> TeacherOutput:
+        """The teacher's output. Raises CodecError where calibration would only choke on it."""
+        output = self._job.teacher(views)
+        unsound = output.unsound()
+        if unsound is not None:
+            where = f"image {records[unsound[0]].image_id} (view {records[unsound[0]].view}): level {unsound[1]}"
+            raise CodecError(f"{where}: the teacher's output holds NaN or infinity")
+        return output
+
+    def _views(self, part: str) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:
+        found = False
+        for batch in self._readable(self.parts[part]):
+            found = True
+            yield batch
+        if not found and part != "learning":  # all of these few images are broken and in quarantine
+            yield from self._readable(self.parts["learning"])
+
+    def _readable(self, images: list[int]) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:
+        shards = plan_views(self._job.images, self._job.views, 0, self._job.plan["layout"], images)
+        batches = [batch for shard in shards for batch in shard.batches]
+        for _, views, records in self._job.loader(batches).batches(skip_broken=self._job.sections.cache.quarantine):
+            self._job.progress.advance(len(views), 0)
+            yield views, records

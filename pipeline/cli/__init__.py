@@ -1,0 +1,1 @@
+"""The command line: arguments, terminal, signals, tables for people, and one file for each verb."""

@@ -1,0 +1,19 @@
+"""`info`: what a cache holds. Imports neither torch nor mmdet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from pipeline.cli.command import Command, add_cache_json
+
+
+def info(args: argparse.Namespace) -> None:
+    from pipeline.cache.inspect import describe
+    from pipeline.cli.tables import info_table
+
+    found = describe(args.cache)
+    print(json.dumps(found, indent=1) if args.json else info_table(found))
+
+
+INFO = Command("What a cache holds, in a table.", "{prog} work_dirs/demo/cache", add_cache_json, info)

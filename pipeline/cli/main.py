@@ -1,0 +1,57 @@
+"""python -m pipeline <verb>, or frs-cache <verb>: make a cache, look at it, train from it."""
+
+# PYTHON_ARGCOMPLETE_OK
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from pipeline.cli.command import begin, guarded
+from pipeline.cli.export import EXPORT
+from pipeline.cli.info import INFO
+from pipeline.cli.plan import PLAN
+from pipeline.cli.reencode import REENCODE
+from pipeline.cli.repair import REPAIR
+from pipeline.cli.report import REPORT
+from pipeline.cli.stage1 import STAGE1
+from pipeline.cli.stage2 import STAGE2
+from pipeline.cli.verify import VERIFY
+
+COMMANDS = {
+    "plan": PLAN, "stage1": STAGE1, "stage2": STAGE2, "info": INFO, "verify": VERIFY, "repair": REPAIR,
+    "export": EXPORT, "report": REPORT, "reencode": REENCODE,
+}  # fmt: skip
+ABOUT = "Run a detection teacher once, keep what it says, train any number of students from it."
+EPILOG = """examples:
+  {prog} info work_dirs/demo/cache
+  {prog} stage1 --help
+
+tab completion in bash or zsh:
+  eval "$(register-python-argcomplete frs-cache)\""""
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    whole = argparse.ArgumentParser(
+        prog=prog,
+        description=ABOUT,
+        epilog=EPILOG.format(prog=prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, command in COMMANDS.items():
+        command.fill(verbs.add_parser(name, help=command.text.rstrip(".")))
+    return whole
+
+
+def main() -> None:
+    name = Path(sys.argv[0]).name
+    whole = parser("python -m pipeline" if name == "__main__.py" else name)
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(whole)
+    args = whole.parse_args()
+    guarded(lambda: begin(args))

@@ -1,0 +1,49 @@
+"""`reencode`: another quality or profile of a cache."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.cli import terminal
+from pipeline.cli.command import Command, add_options, parse_options, positive
+from pipeline.cli.signals import GOES_ON
+
+
+def add_reencode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a cache; best a lossless one")
+    parser.add_argument("target", help="folder of the new cache")
+    parser.add_argument("--quality", metavar="Q", help="high, balanced, small or a fraction (default: balanced)")
+    parser.add_argument("--profile", choices=["frs", "universal"], help="losses to serve (default: frs)")
+    parser.add_argument("--no-scores", action="store_true", help="leave out the class scores")
+    parser.add_argument(
+        "--config", metavar="C", help="of the source: calibrate as stage 1 does, with the teacher's weights"
+    )
+    add_options(parser)
+    parser.add_argument("--like", metavar="CACHE", help="instead: take the codec of this cache; needs no teacher")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes (default: one a core)")
+
+
+def reencode(args: argparse.Namespace) -> None:
+    from pipeline.cli.tables import stage1_table
+    from pipeline.tools.reencode.run import reencode
+
+    quality = args.quality
+    if quality is not None and quality.replace(".", "", 1).isdigit():
+        quality = float(quality)
+    asked = {key: value for key, value in (("quality", quality), ("profile", args.profile)) if value is not None}
+    asked |= {"scores": False} if args.no_scores else {}
+    options = parse_options(args.cfg_options)
+    summary = reencode(args.source, args.target, {"type": "frs", **asked}, args.config, options, args.like, args.jobs,
+                       terminal.log, terminal.Bar())  # fmt: skip
+    terminal.log(stage1_table(args.target, summary))
+
+
+REENCODE = Command(
+    "Another quality or profile of a cache; the teacher does not run over the data set again.",
+    "{prog} work_dirs/demo/lossless work_dirs/demo/small --quality small \\\n"
+    "    --config configs/demo/retinanet_r101_r50.py\n"
+    "{prog} work_dirs/demo/lossless work_dirs/demo/again --like work_dirs/demo/small",
+    add_reencode,
+    reencode,
+    GOES_ON,
+)

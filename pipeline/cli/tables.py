@@ -1,0 +1,114 @@
+"""Tables for people: what a cache, a forecast or a run is, in a few lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline.codecs.summary import promise
+
+
+def against_fp16(ratio: float) -> str:
+    """How a cache's size compares; `ratio`: fp16's bytes over its own. Lossless ones are larger than fp16."""
+    return (
+        f"{ratio:.1f} times smaller than fp16" if ratio >= 1 else f"{1 / max(ratio, 0.01):.1f} times as large as fp16"
+    )
+
+
+def stage1_table(root: str, summary: dict[str, Any]) -> str:
+    """The last words of stage 1."""
+    lines = [
+        f"cache    {root}",
+        f"holds    {summary['images']} images, {summary['views']} views in {summary['passes']} passes, "
+        f"{summary['bytes'] / 1e6:.1f} MB",
+        f"view     {summary['bytes_per_view'] / 1e3:.1f} kB, {against_fp16(summary['ratio_to_fp16'])}",
+        f"took     {summary['seconds']:.0f} s for {summary['views_computed']} views",
+        f"content  {summary['content'][:16]}",
+    ]
+    if summary["quarantined"]:
+        lines.insert(2, f"missing  {summary['quarantined']} views in quarantine (pass-*/quarantine.json)")
+    return "\n".join(lines)
+
+
+def spoken(seconds: float) -> str:
+    """A duration as people say it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def forecast_table(found: dict[str, Any]) -> str:
+    """`forecast` for a terminal."""
+    scale, unit = (1e9, "GB") if found["bytes"] > 2e9 else (1e6, "MB")
+    low, high = found["bytes_low"] / scale, found["bytes_high"] / scale
+    lines = [
+        f"views    {found['views']}; {found['images']} images, {found['distinct_views']} views",
+        f"cache    {found['bytes'] / scale:.2f} {unit} (95%: {low:.2f} to {high:.2f}), "
+        f"{found['bytes_per_view'] / 1e3:.1f} kB a view; from {found['sampled_views']} views, codec of "
+        f"{found['calibrated_on']}",
+    ]
+    for name, (mean, low, high) in found["bytes_by_tensor"].items():
+        lines.append(f"  {name:10} {mean / scale:9.3f} {unit}  ({low / scale:.3f} to {high / scale:.3f})")
+    lines.append(
+        f"stage 1  {spoken(found['stage1_seconds'])} on this {found['device']}, {found['stage1_views_per_second']:.1f} "
+        f"views/s; writes {found['write_mb_per_second_needed']:.2f} MB/s"
+    )
+    if "free_bytes" in found:
+        lines.append(
+            f"disk     {found['free_bytes'] / 1e9:.1f} GB free, takes {found['write_mb_per_second_available']:.0f} MB/s"
+        )
+    lines += [
+        f"stage 2  {spoken(found['stage2_seconds'])} for {found['epochs']} epochs, "
+        f"{found['stage2_images_per_second']:.1f} images/s; reads {found['stage2_read_mb_per_second']:.2f} MB/s",
+        f"live     {spoken(found['live_seconds'])} for the same with the teacher in the loop: the cache has paid for "
+        f"itself after {found['break_even_epochs']:.1f} epochs",
+    ]
+    return "\n".join(lines + [f"warning  {line}" for line in found["warnings"]])
+
+
+def info_table(found: dict[str, Any]) -> str:
+    """`describe` for a terminal."""
+    views = max(1, found["views"])
+    lines = [
+        f"cache    {found['cache']} ({found['format'][0]} {found['format'][1]})",
+        f"images   {found['images']}, {found['views']} views in {len(found['passes'])} complete passes",
+        f"bytes    {found['bytes'] / 1e6:.1f} MB, {found['bytes'] / views / 1e3:.1f} kB a view, "
+        + against_fp16(max(1, found["fp16_bytes"]) / max(1, found["bytes"])),
+    ]
+    for name, size in found["bytes_by_tensor"].items():
+        lines.append(f"  {name:10} {size / views / 1e3:8.2f} kB a view  {100 * size / max(1, found['bytes']):5.1f}%")
+    for number, errors in found["measured"].items():
+        text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in errors.items())
+        lines.append(f"pass {number}   {found['passes'][number]} views, relative rms error of the coded values: {text}")
+    lines += [
+        f"codec    {promise(found['codec'])}",
+        f"teacher  {found['teacher']['name'] or 'from files'}, weights {found['teacher']['sha256'][:16]}",
+        f"recipe   {found['recipe'][:16]}",
+        f"content  {found['content'][:16]}",
+    ]
+    return "\n".join(lines)
+
+
+def export_table(folder: Path, written: list[Path]) -> str:
+    """The files of one exported view, a line for each kind."""
+    kinds = Counter(path.stem.rpartition("_")[0] for path in written if path.suffix == ".npy")
+    lines = [
+        f"{kind:8} {levels} levels: {kind}_0 to {kind}_{levels - 1}, .npy and .png" for kind, levels in kinds.items()
+    ]
+    return "\n".join([f"view     {folder}, {len(written)} files; view.json says what they are of", *lines])
+
+
+def stage2_table(summary: dict[str, Any]) -> str:
+    """The last words of stage 2."""
+    source = f"cache {summary['content'][:16]}" if summary["content"] else "live teacher"
+    if summary.get("views_check") == "close":
+        source += " (views.check='close': pixels were compared by thumbnail only)"
+    if summary.get("inherit_from_teacher"):
+        source += ", inheriting the teacher's neck and head"
+    return "\n".join([
+        f"student  mAP {summary['mAP']:.3f}, AP50 {summary['AP50']:.3f} after {summary['epochs']} epochs",
+        f"taught   by {source}",
+        f"took     {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} images/s",
+        f"results  {summary['work_dir']}",
+    ])  # fmt: skip

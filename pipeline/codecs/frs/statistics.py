@@ -1,0 +1,91 @@
+"""Statistics of a sample of views, in one pass and constant memory: means given the map, covariances around them.
+
+Weights are w = m / S_l (S_l: the map's sum over level l of that image), so every image and level counts alike, as in
+the loss. With s_b = sum(w x) and mu_b the mean of bucket b, sum(w (x - mu)(x - mu)^T) needs only sums:
+sum(w x x^T) - sum_b (s_b mu_b^T + mu_b s_b^T - w_b mu_b mu_b^T).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.codecs.frs.map import BUCKETS
+from pipeline.records import TeacherOutput
+
+TINY = torch.finfo(torch.float32).tiny
+PRIOR = 1e-3  # weight of the level's mean in every bucket, in units of one view: steadies buckets seldom met
+
+
+class Moments:
+    """Sums of one tensor over one level: weight and first moment by bucket, second moment in all."""
+
+    def __init__(self, channels: int) -> None:
+        self.weight = np.zeros(BUCKETS)
+        self.first = np.zeros((BUCKETS, channels))
+        self.second = np.zeros((channels, channels))
+
+    def add(self, x: Tensor, weight: Tensor, bucket: Tensor) -> None:
+        """x (N, X), weight (N,), bucket (N,)."""
+        weighted = x * weight[:, None]
+        one_hot = torch.nn.functional.one_hot(bucket, BUCKETS).to(x.dtype)
+        self.first += (one_hot.T @ weighted).double().cpu().numpy()
+        self.weight += (one_hot.T @ weight).double().cpu().numpy()
+        self.second += (x.T @ weighted).double().cpu().numpy()
+
+    def mean(self) -> np.ndarray:
+        """(BUCKETS, X), empty buckets drawn to the level's mean."""
+        level = self.first.sum(axis=0) / max(self.weight.sum(), 1e-30)
+        return (self.first + PRIOR * level) / (self.weight[:, None] + PRIOR)
+
+    def covariance(self, mean: np.ndarray) -> np.ndarray:
+        """(X, X) second moment around `mean`."""
+        cross = self.first.T @ mean
+        return self.second - cross - cross.T + (mean * self.weight[:, None]).T @ mean
+
+
+class Statistics:
+    """Accumulates Moments of features, sqrt(scores) and scores for every level."""
+
+    def __init__(self, levels: int, channels: int, score_channels: int) -> None:
+        """score_channels: 0 where scores are left out."""
+        self.views, self._scored = 0, score_channels > 0
+        self._features = [Moments(channels) for _ in range(levels)]
+        self._roots = [Moments(score_channels) for _ in range(levels)]
+        self._score_sums = np.zeros((levels, BUCKETS, score_channels))
+
+    def add(self, output: TeacherOutput, own: list[Tensor], maps: list[Tensor], buckets: list[Tensor]) -> None:
+        """maps (B, H_l, W_l): the decoded map of every level, what scores count; own: what features count; buckets."""
+        self.views += output.frs[0].shape[0]
+        for level, numbers in enumerate(buckets):
+            counted, weight = (
+                (m[level] / m[level].sum(dim=(1, 2), keepdim=True).clamp_min(TINY)).flatten() for m in (own, maps)
+            )
+            bucket = numbers.flatten()
+            features = output.features[level].movedim(1, -1).flatten(0, 2).float()
+            self._features[level].add(features, counted, bucket)
+            if not self._scored:
+                continue
+            scores = output.scores[level].movedim(1, -1).flatten(0, 2).float()
+            self._roots[level].add(scores.sqrt(), weight, bucket)
+            one_hot = torch.nn.functional.one_hot(bucket, BUCKETS).to(scores.dtype)
+            self._score_sums[level] += (one_hot.T @ (scores * weight[:, None])).double().cpu().numpy()
+
+    def features(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Means (L, BUCKETS, C) and the covariance (C, C) of every level."""
+        means = np.stack([moments.mean() for moments in self._features]).astype(np.float32)
+        return means, _covariances(self._features, means)
+
+    def roots(self) -> tuple[np.ndarray, np.ndarray]:
+        """sqrt(t0) (L, BUCKETS, K), the root of the scores' mean, and the covariance (K, K) around it of all levels."""
+        means = []
+        for moments, sums in zip(self._roots, self._score_sums):
+            level = sums.sum(axis=0) / max(moments.weight.sum(), 1e-30)
+            means.append(np.sqrt((sums + PRIOR * level) / (moments.weight[:, None] + PRIOR)))
+        roots = np.stack(means).astype(np.float32)
+        return roots, np.sum(_covariances(self._roots, roots), axis=0)
+
+
+def _covariances(levels: list[Moments], means: np.ndarray) -> list[np.ndarray]:
+    return [moments.covariance(mean.astype(np.float64)) for moments, mean in zip(levels, means)]

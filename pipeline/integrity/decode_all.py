@@ -1,0 +1,72 @@
+"""Does every sample of a cache decode? Needs neither mmdet nor a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from pipeline.cache.cache import Cache
+from pipeline.codecs.base import Codec
+from pipeline.codecs.group import load_codec
+from pipeline.codecs.packing import stack
+from pipeline.errors import CorruptCache, PipelineError
+from pipeline.progress import Progress
+from pipeline.records import LevelShapes, SampleRef
+from pipeline.storage.place import Place
+
+TOGETHER = 8  # samples that are decoded at a time
+
+
+def deep_faults(root: str | Place, progress: Progress) -> Iterator[PipelineError]:
+    """Decode every sample; what cannot be. For a cache without `faults`."""
+    cache = Cache(root)
+    try:
+        codec = load_codec(cache.root, cache.codec_manifest())
+    except PipelineError as error:
+        yield error
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for number in cache.passes():
+        try:
+            shards = cache.references(number)
+        except PipelineError as error:
+            yield error
+            continue
+        progress.start(f"pass {number}", sum(map(len, shards)))
+        for n, refs in enumerate(shards):
+            yield from _undecodable(cache, number, n, refs, codec, device)
+            progress.advance(len(refs), 0)
+        progress.stop()
+
+
+def _undecodable(
+    cache: Cache, number: int, shard: int, refs: list[SampleRef], codec: Codec, device: torch.device
+) -> Iterator[PipelineError]:
+    try:
+        reader = cache.shard(number, shard)
+        held = [(extent.image_id, extent.view) for extent in reader.sidecar.samples]
+        if held != [(ref.image_id, ref.view) for ref in refs]:
+            raise CorruptCache(f"{reader.path}: holds other views than its pass's plan.json")
+    except PipelineError as error:
+        yield error
+        return
+    for start in range(0, len(refs), TOGETHER):
+        samples: list[Any] = []
+        levels: list[LevelShapes] = []
+        for ref in refs[start : start + TOGETHER]:
+            try:
+                record, grids, stored = reader.view(ref.index, codec.check_sample)
+                if record.pad_shape != ref.pad_shape:
+                    raise CorruptCache(f"{reader.path}: sample {ref.index} is not of the padded shape planned for it")
+            except PipelineError as error:
+                yield error
+                continue
+            samples.append(stored)
+            levels.append(grids)
+        if samples:
+            output = codec.decode(stack(samples, levels).to(device))
+            unsound = output.unsound()
+            if unsound is not None:
+                yield CorruptCache(f"{reader.path}: samples {start}-{start + TOGETHER - 1} decode to NaN or infinity")

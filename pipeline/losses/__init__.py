@@ -1,0 +1,1 @@
+"""Distillation losses: one file for each, and a registry of their names."""

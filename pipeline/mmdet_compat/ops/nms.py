@@ -1,0 +1,91 @@
+"""Non-maximum suppression as mmcv/ops/csrc/pytorch/cpu/nms.cpp defines it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.mmdet_compat.ops.backend import at_least_float32, use_torchvision
+
+BLOCK = 128  # boxes decided at once: a block's row of IoUs stays in the CPU's cache
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Indices of the boxes that no kept box with a higher score overlaps by more than the threshold.
+
+    Boxes of equal score rank by index, the lower first. A box suppresses where IoU > threshold, strictly; the
+    IoU of two boxes without area is 0/0 and suppresses nothing.
+
+    Args:
+        boxes: (N, 4), x1 y1 x2 y2; half precision is computed in float32.
+        scores: (N,).
+        iou_threshold: rounded to float32, as mmcv's C++ signature does.
+        offset: 0, or 1 where a box's width is x2 - x1 + 1.
+
+    Returns:
+        (K,) int64 indices, by falling score, on the boxes' device.
+    """
+    boxes = at_least_float32(boxes.detach())
+    scores = scores.detach()
+    threshold = float(np.float32(iou_threshold))
+    if offset == 0 and scores.dtype == boxes.dtype and use_torchvision(boxes):
+        return torch.ops.torchvision.nms(boxes, scores, threshold)
+    return torch_nms(boxes, scores, threshold, offset)
+
+
+def torch_nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int) -> Tensor:
+    """`nms` in plain torch: decide a block of boxes at a time, drop what it suppresses from the rest."""
+    order = scores.argsort(descending=True, stable=True)
+    x1, y1, x2, y2 = boxes[order].T
+    rest = torch.stack((x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset)))
+    scratch = rest.new_empty(3, min(BLOCK, len(order)) * len(order))
+    kept = [order[:0]]
+    while len(order):
+        iou = _block_iou(rest, offset, scratch)
+        # 0.0 or 1.0, since torch reduces booleans several times slower.
+        over = torch.gt(iou, threshold, out=iou)
+        survives = _decide_block(over[:, :BLOCK])
+        stays = survives @ over[:, BLOCK:] == 0
+        kept.append(order[:BLOCK][survives > 0])
+        order, rest = order[BLOCK:][stays], rest[:, BLOCK:][:, stays]
+    return torch.cat(kept)
+
+
+def _block_iou(boxes: Tensor, offset: int, scratch: Tensor) -> Tensor:
+    """IoU of the first B = BLOCK boxes with all M, (B, M).
+
+    The order of operations is that of mmcv's kernel, so that ties agree with it to the bit. `scratch` saves
+    fresh memory, whose page faults would take longer than the arithmetic.
+
+    Args:
+        boxes: (5, M), x1 y1 x2 y2 area.
+        offset: 0 or 1, as in `nms`.
+        scratch: (3, at least B * M), overwritten; the result lies in it.
+    """
+    x1, y1, x2, y2, area = boxes
+    left, top, right, bottom, head_area = boxes[:, :BLOCK, None]
+    shape = (len(left), len(x1))
+    width, height, other = scratch[:, : shape[0] * shape[1]].view(3, *shape)
+    torch.minimum(right, x2, out=width).sub_(torch.maximum(left, x1, out=other)).add_(offset).clamp_(min=0)
+    torch.minimum(bottom, y2, out=height).sub_(torch.maximum(top, y1, out=other)).add_(offset).clamp_(min=0)
+    overlap = width.mul_(height)
+    union = torch.add(head_area, area, out=other).sub_(overlap)
+    return overlap.div_(union)
+
+
+def _decide_block(over: Tensor) -> Tensor:
+    """Which of B boxes in falling score survive among themselves, (B,) of 0.0 or 1.0.
+
+    `over` (B, B) is 1.0 where the boxes of row and column overlap too much, else 0.0.
+
+    Box i survives unless a surviving box before it overlaps it. Iterating the rule from "all survive" settles
+    box i after at most i steps, in practice all of them after a handful.
+    """
+    over = over.triu(1)
+    survives = over.new_ones(len(over))
+    while True:
+        settled = (survives @ over == 0).to(over.dtype)
+        if torch.equal(settled, survives):
+            return survives
+        survives = settled

@@ -1,0 +1,94 @@
+"""A stand-in for `mmcv._ext`, the compiled half of mmcv, which the plain onedl-mmcv wheel lacks.
+
+Without it `import mmdet.models` fails. Call `install()` before mmdet is imported:
+
+    from pipeline.mmdet_compat.ops.stand_in import install
+    install()
+    import mmdet.models
+
+It implements what RetinaNet, GFL, FCOS and Faster R-CNN train and test with: `nms`, `roi_align_*` (average
+pooling) and `sigmoid_focal_loss_*`. Every other op is found, as mmcv/utils/ext_loader.py demands, and raises
+`UnsupportedOpError` when it is called. A compiled `mmcv._ext` always wins.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, NoReturn
+
+from pipeline.mmdet_compat.ops.backend import EXTENSION, Implementation, torchvision_works, unsupported
+from pipeline.mmdet_compat.ops.focal import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
+from pipeline.mmdet_compat.ops.nms import nms
+from pipeline.mmdet_compat.ops.roi_align import roi_align_backward, roi_align_forward
+
+
+class StandIn(ModuleType):
+    """The module registered as `mmcv._ext`; `implementation` says what its ops run on."""
+
+    def __init__(self, implementation: Implementation) -> None:
+        super().__init__(EXTENSION, __doc__)
+        # find_spec raises on a module without a spec; without a loader, mmcv's check_ops_exist() says False.
+        self.__spec__ = ModuleSpec(EXTENSION, loader=None, origin="pipeline.mmdet_compat.ops.stand_in")
+        self.implementation: Implementation = implementation
+        self.nms = nms
+        self.roi_align_forward = roi_align_forward
+        self.roi_align_backward = roi_align_backward
+        self.sigmoid_focal_loss_forward = sigmoid_focal_loss_forward
+        self.sigmoid_focal_loss_backward = sigmoid_focal_loss_backward
+        # mmcv's collect_env() calls both, so they must answer.
+        self.get_compiler_version = lambda: f"n/a ({implementation} stand-in)"
+        self.get_compiling_cuda_version = lambda: "n/a"
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        # inspect and others probe every module for dunders and private marks; an op's name never starts so.
+        if name.startswith("_"):
+            raise AttributeError(f"module '{EXTENSION}' has no attribute '{name}'")
+        return _raising(name)
+
+
+def _raising(name: str) -> Callable[..., NoReturn]:
+    def op(*args: Any, **kwargs: Any) -> NoReturn:
+        raise unsupported(name)
+
+    op.__name__ = op.__qualname__ = name
+    return op
+
+
+def install() -> Implementation:
+    """Make `mmcv._ext` importable and say what runs it. Call it before mmdet is imported; again is harmless.
+
+    Returns:
+        'compiled' where mmcv has its own extension, which is left alone; else 'torchvision' where its ops
+        work, else 'torch'.
+
+    Raises:
+        ModuleNotFoundError: mmcv itself is not installed.
+    """
+    present = sys.modules.get(EXTENSION)
+    if isinstance(present, StandIn):
+        return present.implementation
+    if present is not None or _compiled_imports():
+        return "compiled"
+    stand_in = StandIn("torchvision" if torchvision_works("cpu") else "torch")
+    sys.modules[EXTENSION] = stand_in
+    return stand_in.implementation
+
+
+def _compiled_imports() -> bool:
+    """Whether mmcv has a compiled extension that loads; one that is broken is named in a warning."""
+    sys.modules.pop(EXTENSION, None)  # None marks a blocked import, on which find_spec raises
+    if importlib.util.find_spec(EXTENSION) is None:
+        return False
+    try:
+        importlib.import_module(EXTENSION)
+    except (ImportError, OSError) as error:  # mostly: built against another torch
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        message = f"{EXTENSION} does not load ({reason}); using the stand-in"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""What stage 1 works with: checked and built before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.cache.cache import FORMAT, VERSION, differences
+from pipeline.cache.canonical import digest, read_json
+from pipeline.config import Sections
+from pipeline.data.images import Images
+from pipeline.data.shard_planning import expected_passes, images_and_views, layout_of
+from pipeline.data.views import Views
+from pipeline.errors import StaleCache
+from pipeline.mmdet_compat.registry import Config, plain
+from pipeline.progress import Log, Progress
+from pipeline.recipe import make_recipe
+from pipeline.stage1.loader import ViewLoader
+from pipeline.stage1.ranks import Ranks
+from pipeline.storage.local import sha256_file
+from pipeline.storage.place import Place
+from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.zoo import find_teacher
+
+
+@dataclass
+class Job:
+    """All that stage 1 works with, checked and built."""
+
+    root: Place
+    sections: Sections
+    images: Images
+    views: Views
+    teacher: Teacher
+    plan: dict[str, Any]
+    log: Log
+    progress: Progress
+    ranks: Ranks
+
+    def loader(self, batches: Iterable[Any]) -> ViewLoader:
+        return ViewLoader(self.images, self.views, batches, self.sections.cache.workers)
+
+
+def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> Job:
+    """Check and build everything that stage 1 works with; nothing is written yet."""
+    root, ranks = sections.cache.place(), Ranks()
+    log = ranks.log(log)
+    images, views = images_and_views(cfg, sections)
+    spec = find_teacher(sections.teacher)
+    recipe = make_recipe(sections, images, views, spec)
+    log(f"images   {len(images)} of {images.total} in {images.ann_file} (filter_cfg {plain(images.filter_cfg)})")
+    log(f"views    {views.recognised}")
+    device = own_device()
+    teacher = Teacher(spec, images.classes, device, sections.teacher.tf32)
+    weights = sha256_file(spec.weights())
+    on = f"{device}" if ranks.world == 1 else f"{ranks.world} ranks"
+    log(f"teacher  {spec.label}, weights {weights[:12]}, on {on}")
+    plan = make_plan(sections, recipe, weights)
+    expected_passes(sections, views)
+    check_existing(root, plan)
+    return Job(root, sections, images, views, teacher, plan, log, progress, ranks)
+
+
+def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[str, Any]:
+    """plan.json: the identity of every shard. View count and image list are no part of it, so that a cache can grow."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": recipe,
+        "recipe_digest": digest(recipe),
+        "teacher_sha256": weights,
+        "layout": layout_of(sections),
+    }
+
+
+def check_existing(root: Place, plan: dict[str, Any], advice: str = "use another cache.dir") -> None:
+    """Never mix two teachers, data sets or codecs in one folder."""
+    if not (root / "plan.json").exists():
+        return
+    lines = differences(read_json(root / "plan.json"), plan)
+    lines = [line for line in lines if not line.startswith("recipe_digest")]
+    if lines:
+        raise StaleCache(f"{root}: holds another cache: {lines[0]}; {advice}")

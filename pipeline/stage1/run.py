@@ -1,0 +1,66 @@
+"""Stage 1: run the teacher once over every view and leave a verified cache. Safe to stop and to start again."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+from pipeline.cache.canonical import write_json, write_report
+from pipeline.cache.inspect import summarise
+from pipeline.cache.schema import GATE, read_fields
+from pipeline.calibration.calibrate import calibrated
+from pipeline.codecs.base import Codec
+from pipeline.config import Sections
+from pipeline.data.shard_planning import expected_passes
+from pipeline.mmdet_compat.registry import Config
+from pipeline.progress import Log, Progress
+from pipeline.stage1.job import Job, open_job
+from pipeline.stage1.passes import cache_pass
+from pipeline.storage.lock import locked
+from pipeline.storage.urls import require_writable
+from pipeline.teacher import gate
+from pipeline.teacher.model import precision
+
+
+def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress) -> dict[str, Any]:
+    """Make, complete or grow the cache of a config. Returns its summary. Raises PipelineError.
+
+    Under torchrun the ranks share the shards; gate, calibration, plans and manifests are the leader's.
+    """
+    begun = time.perf_counter()
+    require_writable(sections.cache.place())
+    job = open_job(cfg, sections, log, progress)
+    numbers = expected_passes(sections, job.views)
+    with locked(job.root) if job.ranks.leads else nullcontext():
+        codec = agreed_codec(cfg, job)
+        computed = sum(cache_pass(job, codec, number) for number in numbers)
+        summary = summarise(job.root, computed, time.perf_counter() - begun)
+        if job.ranks.leads:
+            write_report(job.root / "summary.json", summary)
+        job.ranks.leave()
+    return summary
+
+
+def agreed_codec(cfg: Config, job: Job) -> Codec:
+    """The codec that all ranks use: gate and calibration are the leader's, the others read what it wrote."""
+    if job.ranks.leads:
+        pass_gate(cfg, job)
+        calibrated(job)
+    job.ranks.join()
+    job.ranks.share_lock()
+    job.progress = job.ranks.progress(job.progress)
+    return calibrated(job)
+
+
+def pass_gate(cfg: Config, job: Job) -> None:
+    """Nothing is cached of a teacher that does not detect. Writes plan.json, the cache's identity, behind it."""
+    root, section = job.root, job.sections.teacher
+    if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
+        with precision(section.tf32):
+            write_json(root / "gate.json", gate.measure(job.teacher.detector, cfg, section.gate_images))
+    measured = read_fields(root / "gate.json", GATE)  # also of a cache that exists: min_map may have been raised
+    job.log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
+    gate.require(measured, section.min_map)
+    if not (root / "plan.json").exists():
+        write_json(root / "plan.json", job.plan)

@@ -1,0 +1,128 @@
+"""Hooks: checkpoints that stock mmdet loads, the stream's epoch, the warm-up's iteration, the last metrics."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+from pipeline.errors import StudentError, brief
+from pipeline.stage2.distiller import Distiller
+
+RUNTIME_INFO = ("best_score", "best_ckpt", "last_ckpt", "keep_ckpt")
+PLAIN = (str, int, float, list)
+STUDENT, ADAPTERS = "student.", "adapters."
+
+
+def distiller_of(model: Any) -> Distiller:
+    return model.module if is_model_wrapper(model) else model
+
+
+class StudentCheckpoint(Hook):
+    """Checkpoints hold the student under its own names; adapters and digests lie apart under 'frs'.
+
+    mmengine's training history holds pickled objects: it is left out, so that checkpoints are plain data and load
+    with weights_only=True.
+    """
+
+    def __init__(self, provenance: dict[str, Any]) -> None:
+        self.provenance = provenance
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k.removeprefix(STUDENT): v for k, v in state.items() if k.startswith(STUDENT)}
+        adapters = {k.removeprefix(ADAPTERS): v for k, v in state.items() if k.startswith(ADAPTERS)}
+        # Of the hub only what resuming needs and is plain: best score, kept checkpoints.
+        info = (checkpoint.pop("message_hub", None) or {}).get("runtime_info", {})
+        kept = {k: v for k, v in info.items() if k.startswith(RUNTIME_INFO) and isinstance(v, PLAIN)}
+        stream = runner.train_dataloader.dataset
+        checkpoint["frs"] = {
+            "adapters": adapters, "runtime_info": kept, **self.provenance,
+            "done": runner.train_loop.done, "steps": len(stream), "global_batch": stream.global_batch,
+            "planned": stream.planned(),
+        }  # fmt: skip
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        state = {STUDENT + k: v for k, v in checkpoint["state_dict"].items()}
+        state |= {ADAPTERS + k: v for k, v in checkpoint.get("frs", {}).get("adapters", {}).items()}
+        wanted = distiller_of(runner.model).state_dict()
+        wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+        wrong += [k for k in wanted.keys() ^ state.keys() if k.startswith(STUDENT)]
+        if wrong:
+            raise StudentError(f"checkpoint does not fit the student: {len(wrong)} keys differ (first: {wrong[0]})")
+        checkpoint["state_dict"] = state
+        if runner._resume:
+            self._go_on(runner, checkpoint)
+        for key, value in checkpoint.get("frs", {}).get("runtime_info", {}).items():
+            runner.message_hub.update_info(key, value)
+        checkpoint["message_hub"] = runner.message_hub.state_dict()
+
+    @staticmethod
+    def _go_on(runner: Any, checkpoint: dict) -> None:
+        """Behind the last step made. Inside an epoch that takes steps of the same samples. Raises StudentError."""
+        stream, found = runner.train_dataloader.dataset, checkpoint.get("frs", {})
+        stream.set_epoch(checkpoint["meta"]["epoch"])
+        done, before = found.get("done", 0), found.get("global_batch", stream.global_batch)
+        if done == found.get("steps"):  # saved behind an epoch's last step: what is left of it is its evaluation
+            done = len(stream)
+        elif done and before != stream.global_batch:
+            raise StudentError(
+                f"the checkpoint lies inside an epoch of {before} samples a step, this run's steps have "
+                f"{stream.global_batch} (batch size times ranks): resume with as many, or from an epoch's end"
+            )
+        elif done and found.get("planned") != stream.planned():
+            raise StudentError(
+                "the checkpoint lies inside an epoch of other batches than this config's: give it the randomness.seed, "
+                "images and cache.passes that it was made with, or resume from an epoch's end"
+            )
+        runner.train_loop.done = done
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(CheckpointHook):
+    """mmengine's, which removes what `max_keep_ckpts` has too many of before it writes: here one whole file stays."""
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+        spare = Path(runner.work_dir).resolve() / "previous.pth"
+        last = Path(self.last_ckpt or (runner._load_from if runner._resume else None) or "").resolve()
+        if is_main_process() and last.is_file() and last.parent == spare.parent and last != spare:
+            with suppress(OSError):  # a file system without hard links: then as mmengine does it
+                spare.unlink(missing_ok=True)
+                spare.hardlink_to(last)
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+            raise StudentError(
+                f"{runner.work_dir}: no checkpoint could be written ({brief(error)}); make room and go on with --resume"
+            ) from error
+        if is_main_process():
+            spare.unlink(missing_ok=True)
+
+
+class StreamHook(Hook):
+    """Tells the distiller its iteration; counts images and the seconds of training alone."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] | None = None
+        self.images, self.seconds, self._begun = 0, 0.0, 0.0
+
+    def before_train_epoch(self, runner: Any) -> None:
+        self._begun = time.perf_counter()
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        distiller_of(runner.model).iteration = runner.iter
+        self.images += len(data_batch["inputs"])
+
+    def after_train_epoch(self, runner: Any) -> None:
+        self.seconds += time.perf_counter() - self._begun
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        self.metrics = {k.rsplit("/", 1)[-1]: float(v) for k, v in (metrics or {}).items()}

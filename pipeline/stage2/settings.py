@@ -1,0 +1,78 @@
+"""mmdet's flags and settings of stage 2: applied as mmdet applies them, refused where they would break the promise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.data.coco import annotation_path, check_annotations
+from pipeline.errors import ConfigError
+from pipeline.mmdet_compat.registry import Config
+
+# What mmdet's own configs name, and what the stream does in their stead (shuffling, one orientation in a batch).
+STOCK_SAMPLERS = {"sampler": {"DefaultSampler", "InfiniteSampler"}, "batch_sampler": {"AspectRatioBatchSampler"}}
+BATCH_MIXING = "data_preprocessor.batch_augments"
+
+
+def apply_flags(
+    cfg: Config, path: str, work_dir: str | None, resume: str | None, amp: bool, auto_scale_lr: bool, launcher: str
+) -> None:
+    """mmdet's command-line flags, written into the config as mmdet's own tools/train.py does."""
+    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
+    cfg.launcher = launcher
+    if (amp or auto_scale_lr) and not isinstance(cfg.get("optim_wrapper", {}).get("optimizer"), dict):
+        raise ConfigError("--amp and --auto-scale-lr need optim_wrapper.optimizer in the config")
+    if amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.loss_scale = "dynamic"
+    if resume:
+        cfg.resume, cfg.load_from = True, None if resume == "auto" else resume
+    if auto_scale_lr:
+        base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
+        if not base:
+            raise ConfigError("--auto-scale-lr: the config gives no auto_scale_lr.base_batch_size")
+        sizes = [os.environ.get(name) for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
+        world = 1 if launcher == "none" else int(next((size for size in sizes if size), "1"))
+        cfg.optim_wrapper.optimizer.lr *= world * cfg.train_dataloader.batch_size / base
+
+
+def check_training(cfg: Config) -> None:
+    """Refuse what would silently train on something else than the cached views."""
+    for key in ("val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg"):
+        if not isinstance(cfg.get(key), dict | list):
+            raise ConfigError(f"{key}: missing in the config; stage 2 trains and evaluates a student")
+    if not cfg.train_cfg.get("by_epoch", True) or cfg.train_cfg.get("type", "EpochBasedTrainLoop") not in (
+        "EpochBasedTrainLoop",
+    ):
+        raise ConfigError("train_cfg: expected an epoch-based loop: an epoch is one pass of the cache")
+    preprocessor = cfg.model.get("data_preprocessor", {})
+    if preprocessor.get("batch_augments"):
+        raise ConfigError(f"model.{BATCH_MIXING}: changes images after the view was checked; remove it")
+    _check_loader(cfg.train_dataloader)
+    divisor = preprocessor.get("pad_size_divisor", 1)
+    if not isinstance(divisor, int) or divisor < 1 or divisor % 32:
+        raise ConfigError(
+            "model.data_preprocessor.pad_size_divisor: expected a multiple of 32, as the views were padded for the "
+            f"teacher, found {divisor}"
+        )
+    check_annotations(
+        annotation_path(cfg.val_dataloader.get("dataset"), "val_dataloader.dataset"), None, evaluated=True
+    )
+
+
+def _check_loader(loader: Config) -> None:
+    """The stream decides which samples form a batch. What would ask for another choice is refused, not ignored."""
+    for key, stock in STOCK_SAMPLERS.items():
+        value = loader.get(key) or {}
+        if not isinstance(value, dict):
+            raise ConfigError(f"train_dataloader.{key}: expected a dict, found {value!r}")
+        kind = value.get("type")
+        name = kind if isinstance(kind, str) else getattr(kind, "__name__", None)
+        if name is not None and name.rpartition(".")[2] not in stock:
+            raise ConfigError(
+                f"train_dataloader.{key}: {name} cannot choose samples of a cache (an epoch is one pass over all of "
+                f"its views); expected none or one of {sorted(stock)}"
+            )
+    for key in ("collate_fn", "drop_last"):
+        if loader.get(key):
+            raise ConfigError(f"train_dataloader.{key}: has no effect on a cache's stream; remove it")

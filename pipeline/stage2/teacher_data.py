@@ -1,0 +1,110 @@
+"""What a student is taught from: a cache that is this config's, or the teacher itself on the very same views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.shard_plan import references
+from pipeline.codecs.base import Codec
+from pipeline.codecs.frs.settings import PROFILES, asked
+from pipeline.codecs.group import load_codec
+from pipeline.config import DistillSection, Sections
+from pipeline.data.images import Images
+from pipeline.data.shard_planning import expected_passes, images_and_views, layout_of, plan_views, require_images
+from pipeline.data.stream import StreamSource
+from pipeline.data.views import Views
+from pipeline.errors import CacheError, ConfigError
+from pipeline.losses.registry import FEATURE_LOSSES
+from pipeline.mmdet_compat.registry import Config
+from pipeline.recipe import make_recipe
+from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
+from pipeline.storage.local import sha256_file
+from pipeline.storage.place import Place
+from pipeline.teacher.heads import output_shapes
+from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.zoo import find_teacher
+
+TOLERATED = 0.1  # gradient error that is let pass whatever quality was asked for
+
+
+@dataclass
+class Lesson:
+    """What a student is taught from: the stream's source, the teacher's outputs, and where they came from."""
+
+    stream: StreamSource
+    teacher: TeacherSource
+    levels: int
+    channels: int
+    score_channels: int
+    provenance: dict[str, Any]
+
+
+def prepare_lesson(cfg: Config, sections: Sections) -> Lesson:
+    """Open the cache (or build the live teacher) and check that it is this config's. Raises PipelineError."""
+    images, views = images_and_views(cfg, sections)
+    return (live_lesson if sections.teacher.source == "live" else cached_lesson)(sections, images, views)
+
+
+def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
+    spec = find_teacher(sections.teacher)
+    cache = Cache(sections.cache.place())
+    # The weights need not be there any more; where they are, they must be those of the cache.
+    weights = sha256_file(spec.checkpoint) if spec.checkpoint.is_file() else None
+    cache.require(make_recipe(sections, images, views, spec), weights, "use another cache.dir")
+    expected = expected_passes(sections, views)
+    missing = sorted(set(expected) - set(cache.passes()))
+    if missing:
+        raise CacheError(
+            f"{cache.root}: pass {missing[0]} is not complete ({len(expected) - len(missing)} of {len(expected)} are); "
+            "run stage 1 again"
+        )
+    passes = {number: cache.references(number) for number in expected}
+    for number, shards in passes.items():
+        left_out = {image for image, _ in cache.manifest(number)["quarantine"]}
+        require_images(cache.root, number, {ref.image_id for refs in shards for ref in refs} | left_out, images)
+    made_with = {number: cache.manifest(number)["environment"] for number in passes}
+    codec = load_codec(cache.root, cache.codec_manifest())
+    require_served(codec, sections.distill, cache.root)
+    source = StreamSource(
+        passes, images, views, cache, codec, sections.views.check, sections.views.tolerance, made_with
+    )
+    first = next((ref for shards in passes.values() for shard in shards for ref in shard), None)
+    if first is None:
+        raise CacheError(f"{cache.root}: holds no view, all images are in quarantine")
+    levels = cache.shard(first.cache_pass, first.shard)
+    provenance = {"teacher": "cache", "content": cache.content(), "recipe": cache.plan["recipe_digest"]}
+    provenance["feature_loss_error"] = codec.gradient_error(FEATURE_LOSSES[sections.distill.feature_loss])
+    return Lesson(
+        source, CachedTeacher(codec), levels.attributes["levels"], codec.channels, codec.score_channels,
+        {**provenance, "views_check": sections.views.check},
+    )  # fmt: skip
+
+
+def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
+    """Raise ConfigError where the codec, made for other losses, spoils the feature loss or has no class scores."""
+    if distill.score_weight and "score" not in codec.kinds:
+        raise ConfigError(
+            f"distill.score_weight={distill.score_weight}: {root} was made without class scores "
+            "(cache.codec.scores=False); set distill.score_weight=0, or make a cache with them"
+        )
+    loss = distill.feature_loss
+    error = codec.gradient_error(FEATURE_LOSSES[loss])
+    bound = max(TOLERATED, 2 * asked(codec.settings["quality"])) if error else 0.0
+    made_for_it = FEATURE_LOSSES[loss] in PROFILES[codec.settings.get("profile", "frs")]
+    if error > bound and not made_for_it:
+        raise ConfigError(
+            f"distill.feature_loss={loss!r}: expected a gradient error of at most {bound:.0%}, {root} was measured to "
+            f"give it {error:.0%}; make a cache with cache.codec.profile='universal' or cache.codec.type='lossless'"
+        )
+
+
+def live_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
+    """The teacher in the loop, on the very batches that a cache would give."""
+    teacher = Teacher(find_teacher(sections.teacher), images.classes, own_device(), sections.teacher.tf32)
+    layout = layout_of(sections)
+    passes = {n: references(plan_views(images, views, n, layout), n) for n in expected_passes(sections, views)}
+    source = StreamSource(passes, images, views, None, None, "exact", 0.0, {})
+    levels, channels, scores = output_shapes(teacher.detector, (128, 128))
+    return Lesson(source, LiveTeacher(teacher), len(levels), channels, scores, {"teacher": "live", "content": None})

@@ -1,0 +1,1 @@
+"""Where bytes lie: folders, object stores, web servers, the local disk cache, and who may write."""

@@ -1,0 +1,77 @@
+"""From what a user wrote, a path or a URL, to a place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.errors import ConfigError
+from pipeline.storage.client import Store
+from pipeline.storage.object_store import RemotePath
+from pipeline.storage.place import Place
+
+SCHEMES = ("s3", "gs", "az", "http", "https")
+# cache.store: how to reach a store. What identifies a person is no part of it: configs are copied into logs.
+OPTIONS: dict[str, type] = {
+    "endpoint": str, "region": str, "skip_signature": bool,
+    "timeout": float, "connect_timeout": float, "max_retries": int, "retry_timeout": float,
+}  # fmt: skip
+FORMS = {"endpoint": re.compile(r"https?://[\w.:\[\]-]+(/[\w./-]*)?"), "region": re.compile(r"[\w-]+")}
+SHOWN = {"endpoint": "http(s)://host[:port]", "region": "a region's name"}
+GB = 10**9
+
+
+def place(
+    where: str | Path | RemotePath, options: dict[str, Any] | None = None, local: str | None = None, local_gb: float = 0
+) -> Place:
+    """A path or URL as a Place; the other arguments are for URLs. Raises ConfigError, never repeating a secret."""
+    if isinstance(where, RemotePath):
+        return where
+    scheme, found, rest = str(where).partition("://")
+    if isinstance(where, Path) or not found:
+        return Path(where)
+    head, *tail = re.split("[?#]", rest, maxsplit=1)
+    hidden = any("@" in part for part in tail)  # a password may hold ? or #, and then `head` begins with a user
+    shown = f"{scheme}://{'...' if hidden else head.rpartition('@')[2]}"
+    if scheme not in SCHEMES:
+        raise ConfigError(f"{shown}: expected a path, or a URL with one of {SCHEMES}, found {scheme}://")
+    try:
+        parts = urlsplit(str(where))
+    except ValueError:  # a bracket without its fellow; the error's own text may quote a password
+        raise ConfigError(f"{shown}: expected {scheme}://bucket-or-host/path, found none") from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(f"{shown}: expected no user, password or query; credentials go in the environment")
+    if not parts.netloc:
+        raise ConfigError(f"{shown}: expected a bucket or host behind {scheme}://")
+    checked = check_options(options or {}, scheme)
+    store = Store(f"{scheme}://{parts.netloc}", tuple(sorted(checked.items())), local, int(local_gb * GB))
+    return RemotePath(store, "/".join(part for part in parts.path.split("/") if part))
+
+
+def check_options(options: dict[str, Any], scheme: str) -> dict[str, Any]:
+    """cache.store for one scheme. Raises ConfigError naming the key."""
+    known = set(OPTIONS) - ({"endpoint", "region", "skip_signature"} if scheme.startswith("http") else set())
+    known -= {"region"} if scheme != "s3" else set()
+    for key, value in options.items():
+        if key not in known:
+            raise ConfigError(
+                f"cache.store.{key}: unknown for {scheme}://, expected some of {sorted(known)}; credentials go in the "
+                "environment"
+            )
+        kind = OPTIONS[key]
+        number = kind is float and isinstance(value, int) and not isinstance(value, bool)
+        if not number and type(value) is not kind:
+            raise ConfigError(f"cache.store.{key}: expected {kind.__name__}, found {value!r}")
+        if isinstance(value, int | float) and value < (0 if kind in (int, bool) else 0.001):
+            raise ConfigError(f"cache.store.{key}: expected a larger number, found {value!r}")
+        if isinstance(value, str) and not FORMS[key].fullmatch(value):
+            raise ConfigError(f"cache.store.{key}: expected {SHOWN[key]}, found {value!r}")
+    return options
+
+
+def require_writable(where: Place) -> None:
+    """Stage 1 needs atomic puts and a lock, which plain HTTP does not have."""
+    if isinstance(where, RemotePath) and where.store.scheme in ("http", "https"):
+        raise ConfigError(f"{where}: http(s):// can only be read; name a folder or an s3://, gs:// or az:// URL")

@@ -1,0 +1,1 @@
+"""What the verbs plan, reencode, report and export run."""

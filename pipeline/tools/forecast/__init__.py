@@ -1,0 +1,1 @@
+"""`plan`: what a cache would take, measured on a small trial before anything is spent."""

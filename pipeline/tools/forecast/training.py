@@ -1,0 +1,70 @@
+"""How fast a student learns from the trial's cache: some real steps, read, decoded, forward, backward, updated."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+from mmengine.optim import build_optim_wrapper
+
+from pipeline.codecs.base import Codec
+from pipeline.config import Sections
+from pipeline.data.images import Images
+from pipeline.data.stream import Stream, StreamSource, stream_loader
+from pipeline.data.views import Views
+from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors
+from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.teacher_source import CachedTeacher
+from pipeline.teacher.model import own_device
+from pipeline.tools.forecast.trial import Trial
+
+UNCOUNTED, COUNTED = 2, 10  # steps: the first ones allocate memory and start workers
+
+
+@dataclass
+class Training:
+    """Of one process: images a second from the cache, and seconds that a live teacher would add for each image."""
+
+    images_per_second: float
+    live_seconds: float
+
+
+def measure_training(
+    cfg: Config, sections: Sections, images: Images, views: Views, trial: Trial, seconds: float
+) -> Training:
+    """Run up to UNCOUNTED + COUNTED steps, for about `seconds`. The student starts untrained: that costs the same."""
+    codec: Codec = trial.codec
+    batch_size = cfg.train_dataloader.batch_size
+    shards = trial.cache.references(0)
+    source = StreamSource({0: shards}, images, views, trial.cache, codec, "exact", 0.0,
+                          {0: trial.cache.manifest(0)["environment"]})  # fmt: skip
+    loader = stream_loader(Stream(source, batch_size, seed=0), cfg.train_dataloader.get("num_workers", 0))
+    student = build(MODELS, cfg.model, "model")
+    first = next(ref for shard in shards for ref in shard)  # quarantine may leave nothing of shard 0
+    levels = trial.cache.shard(0, first.shard).attributes["levels"]
+    model = Distiller(student, CachedTeacher(codec), sections.distill, levels, codec.channels, codec.score_channels)
+    model.to(own_device()).train()
+    with config_errors("optim_wrapper"):
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    steps: list[tuple[int, float]] = []  # images, seconds
+    live: list[float] = []
+    begun = last = time.perf_counter()
+    for data in loader:
+        count = len(data["inputs"])
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0  # untrained weights under the schedule's rate would leave for infinity
+        model.train_step(data, optimizer)
+        list(model.parameters())[-1].sum().item()  # asks for a number, so that a GPU has to finish
+        steps.append((count, time.perf_counter() - last))
+        if len(steps) > 1 and len(live) < 3:
+            asked = time.perf_counter()
+            trial.teacher.by_shape(data["inputs"]).frs[0].sum().item()
+            live.append((time.perf_counter() - asked) / count)
+        last = time.perf_counter()
+        if len(steps) >= UNCOUNTED + COUNTED or (len(steps) > UNCOUNTED and last - begun > seconds):
+            break
+    counted = steps[UNCOUNTED:] or steps
+    whole = [step for step in counted if step[0] == batch_size] or counted  # what an epoch leaves over is slower
+    rate = statistics.median(images / seconds for images, seconds in whole)
+    return Training(rate, statistics.median(live or [trial.teacher_seconds]))

@@ -1,0 +1,77 @@
+"""Tables and steps of the new codec: measured with the teacher's weights on a few views, or taken from another cache.
+
+A step follows from the error that it causes in a student's gradient, and that is measured on a probe made of the
+teacher. No cache can tell it. So the teacher is needed for the calibration views alone, as many as stage 1 takes, and
+not for the data set; or not at all where a cache of the same recipe was calibrated before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.canonical import write_json
+from pipeline.calibration.calibrate import calibrated
+from pipeline.calibration.sample import ViewSample
+from pipeline.codecs.base import Measure
+from pipeline.codecs.group import load_codec
+from pipeline.config import load_config
+from pipeline.data.shard_planning import plan_views
+from pipeline.progress import Log, Progress
+from pipeline.records import SampleRef, TeacherOutput
+from pipeline.stage1.job import Job, open_job
+from pipeline.storage.files import atomic_file, read_small
+from pipeline.storage.place import Place
+from pipeline.tools.reencode.stored import output_of, read_view
+
+
+class CodedSample(ViewSample):
+    """Learns from what a coded cache says, and measures against what the teacher says: both errors together."""
+
+    def __init__(self, job: Job, source: Cache) -> None:
+        super().__init__(job)
+        self._source, self._codec = source, load_codec(source.root, source.codec_manifest())
+        refs = (ref for shard in source.references(0) for ref in shard)
+        self._refs: dict[int, SampleRef] = {ref.image_id: ref for ref in refs}
+
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        layout = self._job.plan["layout"]
+        for shard in plan_views(self._job.images, self._job.views, 0, layout, self.parts[part]):
+            for image, _, _ in shard.samples:
+                if image in self._refs:  # not in quarantine
+                    ref = self._refs[image]
+                    view, _ = read_view(self._source.shard(0, ref.shard), ref.index, self._codec)
+                    yield output_of(self._codec, [view], self._job.teacher.device)
+
+    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+        for coded, (_, measure) in zip(self.outputs(part), super().probes(part, losses)):
+            yield coded, measure
+
+
+def calibrate_with(
+    config: str, options: dict[str, Any], source: Cache, plan: dict[str, Any], root: Place, log: Log, progress: Progress
+) -> None:
+    """As stage 1 of this config would: of a lossless source the very same bytes. Raises StaleCache: not its config."""
+    cfg, sections = load_config(config, options)
+    # `store` and `local` are of the config's own cache.dir, which is neither of the two.
+    coded = lambda codec, place: replace(sections.cache, codec=codec, dir=str(place), store={}, local=None)  # noqa: E731
+    old = replace(sections, cache=coded(source.recipe["codec"], source.root))
+    job = open_job(cfg, old, log, progress)  # refuses a config that is not the source's
+    job = replace(job, root=root, plan=plan, sections=replace(old, cache=coded(plan["recipe"]["codec"], root)))
+    calibrated(job, None if source.recipe["codec"]["type"] == "lossless" else CodedSample(job, source))
+
+
+def calibrate_like(other: Cache, plan: dict[str, Any], root: Place) -> None:
+    """The codec of a cache of the same recipe, as it is. Raises StaleCache where it is of another."""
+    other.require(plan["recipe"], plan["teacher_sha256"], "expected a cache of the same teacher and data")
+    manifest = other.codec_manifest()
+    if isinstance(root, Path):  # what lies there without codec.json was never finished
+        shutil.rmtree(root / "codec", ignore_errors=True)
+    for name, sha256 in manifest["files"].items():
+        with atomic_file(root / "codec" / name) as file:
+            file.write(read_small(other.root / "codec" / name, sha256))
+    write_json(root / "codec.json", manifest)

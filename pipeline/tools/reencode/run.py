@@ -1,0 +1,98 @@
+"""Another quality or profile of a cache, without running the teacher over the data set again.
+
+From a lossless source the result is what stage 1 would have written, byte for byte, on the same device, precision and
+number of threads a process. From a coded source both codecs' errors add up, and the calibration measures their sum.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.canonical import digest, read_json, write_json, write_report
+from pipeline.cache.inspect import summarise
+from pipeline.cache.layout import load_pass_plan, pass_folder
+from pipeline.cache.manifest import shard_done, write_manifest
+from pipeline.codecs.registry import codec_settings
+from pipeline.errors import CacheError, ConfigError
+from pipeline.integrity.verify import verify
+from pipeline.progress import Log, Progress
+from pipeline.stage1.job import check_existing
+from pipeline.storage.files import discard
+from pipeline.storage.lock import locked
+from pipeline.storage.place import Place
+from pipeline.storage.urls import place, require_writable
+from pipeline.tools.reencode.calibration import calibrate_like, calibrate_with
+from pipeline.tools.reencode.workers import recoded
+
+
+def reencode(
+    source: str, target: str, codec: dict[str, Any], config: str | None, options: dict[str, Any], like: str | None,
+    jobs: int | None, log: Log, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Make, or complete, the cache `target`; `codec`: as `cache.codec` of a config. Returns its summary.
+
+    Raises ConfigError where neither config nor like says how the codec is calibrated, and what stage 1 raises.
+    """
+    begun, old, root = time.perf_counter(), Cache(source), place(target)
+    require_writable(root)
+    if not old.passes():
+        raise CacheError(f"{old.root}: no complete pass; run stage 1")
+    settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else codec_settings(codec)
+    if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
+        raise ConfigError(f"{old.root}: holds no class scores, so no cache with scores can be made of it; --no-scores")
+    recipe = {**old.recipe, "codec": settings}
+    plan = {**old.plan, "recipe": recipe, "recipe_digest": digest(recipe)}
+    check_existing(root, plan, "name another folder")
+    if config is None and like is None and not (root / "codec.json").exists():
+        raise ConfigError(
+            f"{root}: expected --config (the codec's steps are measured on a probe made of the teacher: its weights "
+            "and the calibration views are needed, the rest comes from the cache) or --like (a cache of this recipe)"
+        )
+    if like is not None and not (root / "codec.json").exists():
+        # Before a plan.json says what this folder is.
+        Cache(like).require(recipe, plan["teacher_sha256"], "expected a cache of the same teacher and data")
+    with locked(root):
+        write_json(root / "gate.json", read_json(old.root / "gate.json"))
+        write_json(root / "plan.json", plan)
+        if not (root / "codec.json").exists():
+            if like is not None:
+                calibrate_like(Cache(like), plan, root)
+            else:
+                assert config is not None
+                calibrate_with(config, options, old, plan, root, log, progress)
+        computed = sum(recode_pass(old, root, number, jobs, progress) for number in old.passes())
+        checked = verify(root)
+        log(f"verified {checked['files']} files, {checked['bytes'] / 1e6:.1f} MB")
+        summary = summarise(root, computed, time.perf_counter() - begun)
+        write_report(root / "summary.json", summary)
+    return summary
+
+
+def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress: Progress) -> int:
+    """What is missing of one pass. Returns how many views that was."""
+    folder, manifest, new = pass_folder(root, number), old.manifest(number), Cache(root)
+    left_out = {image for image, _ in manifest["quarantine"]}
+    old.references(number)  # checks the source's plan
+    write_json(folder / "plan.json", read_json(pass_folder(old.root, number) / "plan.json"))
+    if left_out:
+        write_json(folder / "quarantine.json", {"images": manifest["quarantine"]})
+    shards = [shard.without(left_out) for shard in load_pass_plan(root, number)]
+    missing = [
+        (number, n, shard)
+        for n, shard in enumerate(shards)
+        if not shard_done(root, number, n, new.plan_digest, new.codec_digest, [s[:2] for s in shard.samples])
+    ]
+    if missing:
+        discard(folder / "manifest.json")
+        progress.start(f"pass {number}", sum(len(shard.samples) for _, _, shard in missing))
+        try:
+            for views, size in recoded(old.root, root, missing, jobs):
+                progress.advance(views, size)
+        finally:
+            progress.stop()
+    if not (folder / "manifest.json").exists():
+        write_manifest(root, number, new.plan_digest, len(shards), manifest["raw_fp16_bytes"],
+                       manifest["quarantine"], manifest["environment"])  # fmt: skip
+    return sum(len(shard.samples) for _, _, shard in missing)

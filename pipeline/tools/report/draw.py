@@ -1,0 +1,124 @@
+"""The charts of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
+
+from pipeline.cache.cache import Cache
+from pipeline.tools.report.bits import Bits
+from pipeline.tools.report.charts import FAINT, INK, SERIES, chart, lines, stacked
+from pipeline.tools.report.rates import Point
+from pipeline.tools.report.students import Student
+
+CURVES = 6  # students in one chart: as many as there are colours
+
+
+def charts_of(
+    cache: Cache, found: dict[str, Any], spent: Bits, rates: Sequence[Point], curve: Sequence[Point],
+    students: Sequence[Student],
+) -> dict[str, Markup]:  # fmt: skip
+    """By name; those that have nothing to show are left out."""
+    parts = {name: size / found["views"] / 1e3 for name, size in found["bytes_by_tensor"].items()}
+    kilobytes = lambda rows: {name: np.array(row) / 1e3 for name, row in rows.items()}  # noqa: E731
+    names = [str(n) for n in range(len(spent.by_level["frs"]))]
+    drawn = {
+        "tensors": chart("tensors", "kB a view by tensor", lambda axes: tensors(axes, parts)),
+        "levels": chart(
+            "levels", "kB a view by FPN level", lambda axes: levels(axes, kilobytes(spent.by_level), names)
+        ),
+        "sizes": chart("sizes", "views by their bytes", lambda axes: sizes(axes, cache)),
+    }
+    if spent.by_tenth:
+        drawn["tenths"] = chart("tenths", "kB a view by FRS", lambda axes: tenths(axes, kilobytes(spent.by_tenth)))
+    if any(point.errors for point in rates):
+        drawn["rates"] = chart("rates", "gradient error against kB a view", lambda axes: errors(axes, rates, curve))
+    shown = students[:CURVES]
+    for key in sorted({name for s in shown for name in s.curves if name.startswith("loss_") and "frs" in name}):
+        rows = {s.name: s.curves[key] for s in shown if key in s.curves}
+        drawn[key] = chart(key, f"{key} by iteration", lambda axes, rows=rows, key=key: losses(axes, rows, key))  # type: ignore[misc]
+    if students:
+        drawn["accuracy"] = chart("accuracy", "mAP of the students", lambda axes: accuracy(axes, students))
+    return drawn
+
+
+def tensors(axes: Axes, parts: dict[str, float]) -> None:
+    names = sorted(parts, key=lambda name: parts[name])
+    bars = axes.barh(names, [parts[name] for name in names], color=SERIES[0])
+    axes.bar_label(bars, [f"{parts[name]:.2f}" for name in names], padding=3, fontsize=8, color=INK)
+    axes.set_xlabel("kB a view")
+    axes.margins(x=0.12)
+    axes.grid(axis="y", visible=False)
+
+
+def levels(axes: Axes, rows: dict[str, np.ndarray], names: Sequence[str]) -> None:
+    stacked(axes, {name: row.tolist() for name, row in rows.items()}, names, "kB a view")
+    axes.set_xlabel("FPN level, finest first")
+
+
+def tenths(axes: Axes, rows: dict[str, np.ndarray]) -> None:
+    stacked(axes, {name: row.tolist() for name, row in rows.items()}, [str(n + 1) for n in range(10)], "kB a view")
+    axes.set_xlabel("tenth of a level's blocks, richest last")
+
+
+def sizes(axes: Axes, cache: Cache) -> None:
+    """Every view of the cache, not a sample."""
+    found = [
+        np.array([extent.size for extent in cache.shard(number, refs[0].shard).sidecar.samples]) / 1e3
+        for number in cache.passes()
+        for refs in cache.references(number)
+        if refs
+    ]
+    values = np.concatenate(found)
+    axes.hist(values, bins=40, color=SERIES[0])
+    for share, words in ((50, "median"), (99, "99%")):
+        at = float(np.percentile(values, share))
+        axes.axvline(at, color=INK, linewidth=1, linestyle=":")
+        axes.annotate(f" {words} {at:.1f}", (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+    axes.set(xlabel="kB of a view", ylabel="views")
+
+
+def errors(axes: Axes, rates: Sequence[Point], curve: Sequence[Point]) -> None:
+    for loss, colour, marker in (("feature", SERIES[0], "o"), ("score", SERIES[1], "s")):
+        known, coarser = (
+            sorted((p.kilobytes, 100 * p.errors[loss]) for p in points if loss in p.errors) for points in (rates, curve)
+        )
+        if not known:  # no class scores
+            continue
+        if len(known) > 1:
+            axes.plot(*zip(*known), color=colour)
+        elif coarser:
+            axes.plot(*zip(*coarser), color=colour, linestyle="--")
+        x, y = [k for k, _ in known], [e for _, e in known]
+        axes.scatter(x, y, color=colour, marker=marker, s=22, label=f"{loss} loss", zorder=3)
+        here = rates[0]
+        if loss in here.errors:
+            axes.scatter([here.kilobytes], [100 * here.errors[loss]], color="none", edgecolor=INK, marker=marker, s=110,
+                         zorder=4, label="this cache" if loss == "feature" else None)  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="kB a view", ylabel="error of the gradient")
+    for axis, unit in ((axes.xaxis, ""), (axes.yaxis, "%")):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:g}" + unit)
+    axes.legend()
+
+
+def losses(axes: Axes, rows: dict[str, tuple[Sequence[float], Sequence[float]]], name: str) -> None:
+    lines(axes, rows, "iteration", name.removeprefix("loss_").replace("_", " ") + " loss, weighted")
+
+
+def accuracy(axes: Axes, students: Sequence[Student]) -> None:
+    names = [s.name for s in reversed(students)]
+    values = [100 * s.summary["mAP"] for s in reversed(students)]
+    colours = [SERIES[0] if s.taught == "this cache" else FAINT for s in reversed(students)]
+    bars = axes.barh(range(len(names)), values, color=colours)
+    axes.set_yticks(range(len(names)), names)
+    axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=3, fontsize=8, color=INK)
+    axes.set_xlabel("mAP, %")
+    axes.margins(x=0.12)
+    axes.grid(axis="y", visible=False)

@@ -1,0 +1,44 @@
+"""FRS maps over the images that the teacher saw, as data that stands inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from pipeline.records import ViewRecord
+from pipeline.tools.export import HEAT, fitted, heat
+
+SIDE = 360  # longest side of a picture in pixels
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """(H, W, 3) uint8 -> a JPEG inside an address."""
+    image, stream = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((SIDE, SIDE))
+    image.save(stream, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def background(record: ViewRecord, pixels: Tensor | None) -> np.ndarray:
+    """(H, W, 3) RGB of a view: what was replayed (3, H, W) BGR, or its 8 x 8 thumbnail drawn out."""
+    if pixels is not None:
+        return np.ascontiguousarray(pixels.numpy()[::-1].transpose(1, 2, 0))
+    small = Image.fromarray(np.ascontiguousarray(record.thumbnail[..., ::-1]))
+    return np.asarray(small.resize(record.shape[::-1], Image.Resampling.BICUBIC))
+
+
+def over(base: np.ndarray, frs: np.ndarray, record: ViewRecord) -> np.ndarray:
+    """The map (H_l, W_l) of one level, relative to its largest value, over the greyed view."""
+    grey = np.repeat(base.mean(axis=2, keepdims=True), 3, axis=2)
+    strength = np.sqrt(frs / max(float(frs.max()), 1e-30))
+    weight = fitted(strength, record)[..., None] * 0.85
+    return (grey * 0.8 * (1 - weight) + fitted(heat(strength), record) * weight).astype(np.uint8)
+
+
+def scale() -> str:
+    """The colours of `over` from nothing to the largest value, for a legend in CSS."""
+    return ", ".join(f"rgb{stop}" for stop in HEAT)

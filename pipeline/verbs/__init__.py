@@ -1,1 +1,0 @@
-"""What can be typed behind `python -m pipeline`: one `cli.Command` for each verb."""

@@ -1,0 +1,168 @@
+"""Imports go down the list of layers and never in a circle; what a cache needs to be read never needs mmdet."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Lowest layer first; a module may import from its own layer and from layers below.
+LAYERS = [
+    ["errors", "progress", "records"],
+    ["storage"],
+    ["cache"],
+    ["mmdet_compat"],
+    ["mm"],  # the public name of its registry
+    ["losses"],
+    ["codecs"],
+    ["config"],
+    ["data"],
+    ["teacher"],
+    ["recipe"],
+    ["calibration"],
+    ["stage2"],
+    ["stage1"],
+    ["integrity"],
+    ["tools"],
+    ["cli"],
+    ["__main__"],
+]
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+# Known exceptions, importer and imported; a list that may only get shorter.
+UPWARD = {
+    ("calibration.calibrate", "stage1.job"),
+    ("calibration.sample", "stage1.job"),
+    ("storage.ranges", "cache.sidecar"),
+}
+CIRCLES = {
+    frozenset({"codecs.frs.codec", "codecs.frs.fit"}),
+}
+HEAVY = {"mmdet", "mmcv", "mmengine", "cv2", "webdataset"}
+# Modules, or all of a package, that read a cache; the first ones need no torch either.
+WITHOUT_TORCH = [
+    "errors", "progress", "records", "storage", "cache", "codecs.summary", "codecs.frs.settings", "integrity.verify",
+    "cli", "__main__",
+]  # fmt: skip
+WITHOUT_MMDET = [
+    *WITHOUT_TORCH, "codecs", "losses", "calibration.gradient", "calibration.adapters", "data.coco", "data.replay",
+    "data.schedule", "integrity.decode_all", "tools.export",
+]  # fmt: skip
+STARTS_MMDET = ["cli.command", "cli.stage2"]  # inside functions, for their config and launcher
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name without `pipeline.`; packages by their own."""
+    found = {}
+    for path in sorted((ROOT / "pipeline").rglob("*.py")):
+        parts = path.relative_to(ROOT / "pipeline").with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    del found[""]
+    return found
+
+
+def outer(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Nodes that run when the module is imported: none of functions, none for type checkers alone."""
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from outer(ast.iter_child_nodes(node))
+
+
+@cache
+def imported(name: str, at_start: bool = False) -> set[str]:
+    """What a module imports, anywhere in it or `at_start` alone: ours by module without `pipeline.`, others whole."""
+    tree = ast.parse(modules()[name].read_text())
+    names = set()
+    for node in outer([tree]) if at_start else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {ours(each) if each.split(".")[0] == "pipeline" else each for each in names}
+
+
+def ours(target: str) -> str:
+    """The module that a dotted name of ours lies in."""
+    parts = target.split(".")[1:]
+    while parts and ".".join(parts) not in modules():
+        parts.pop()
+    return ".".join(parts)
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def edges(at_start: bool = False) -> set[tuple[str, str]]:
+    return {(name, target) for name in modules() for target in imported(name, at_start) if target in modules()}
+
+
+def listed(names: list[str]) -> list[str]:
+    return [name for name in modules() if any(f"{name}.".startswith(f"{each}.") for each in names)]
+
+
+def needed(name: str) -> set[str]:
+    """Every module of ours that importing one imports, and the packages around them."""
+    seen: set[str] = set()
+    rest = [name]
+    while rest:
+        one = rest.pop()
+        if one not in seen:
+            seen.add(one)
+            rest += [target for target in imported(one, at_start=True) if target in modules()]
+            rest += [one.rpartition(".")[0]] if "." in one else []
+    return seen
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {top(name) for name in modules()} == set(LAYER)
+
+
+def test_imports_go_down() -> None:
+    assert {(a, b) for a, b in edges() if LAYER[top(b)] > LAYER[top(a)]} == UPWARD
+
+
+def test_no_imports_in_a_circle() -> None:
+    """Files that reach each other; also through functions and type checking."""
+    reached: dict[str, set[str]] = {name: {b for a, b in edges() if a == name} for name in modules()}
+    grew = True
+    while grew:
+        grew = False
+        for name, targets in reached.items():
+            more = set().union(*(reached[target] for target in targets)) - targets
+            reached[name] = targets | more
+            grew |= bool(more)
+    assert {frozenset({a, b}) for a in reached for b in reached[a] if a < b and a in reached[b]} == CIRCLES
+
+
+def test_packages_hold_no_logic() -> None:
+    for name, path in modules().items():
+        if path.name == "__init__.py":
+            docstring, *rest = ast.parse(path.read_text()).body
+            assert isinstance(docstring, ast.Expr), name
+            assert all(isinstance(node, ast.ImportFrom) or "__all__" in ast.unparse(node) for node in rest), name
+
+
+@pytest.mark.parametrize(("names", "heavy"), [(WITHOUT_MMDET, HEAVY), (WITHOUT_TORCH, HEAVY | {"torch"})])
+def test_a_cache_is_read_without(names: list[str], heavy: set[str]) -> None:
+    for name in listed(names):
+        for each in needed(name):
+            found = {top(target) for target in imported(each, at_start=True)} & heavy
+            assert not found, f"{name} imports {each}, which imports {found}"
+            assert top(each) not in ("mmdet_compat", "mm"), f"{name} imports {each}"
+
+
+def test_what_reads_a_cache_never_asks_for_mmdet() -> None:
+    """Not inside functions either."""
+    for name in set(listed(WITHOUT_MMDET)) - set(STARTS_MMDET) - set(listed(["cli"])) | {"cli.info", "cli.export"}:
+        found = imported(name)
+        assert not {top(target) for target in found} & HEAVY, name
+        assert not {top(target) for target in found} & {"mmdet_compat", "mm"}, name
