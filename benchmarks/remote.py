@@ -37,7 +37,7 @@ from pipeline.data.schedule import Batch, epoch_batches
 from pipeline.storage.base import Extent
 from pipeline.storage.ranges import AHEAD, GAP, neighbours
 from pipeline.storage.urls import place
-from tests.servers import web_server
+from tests.helpers.servers import web_server
 
 SAMPLE, SHARD, SHARDS, DELAY, BATCH = 60_000, 256, 12, 0.03, 16
 SIZES = {"COCO, 118,000 images of 80 kB": (118_000, 80_000), "5,000 images of 80 kB": (5_000, 80_000),

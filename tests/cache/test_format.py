@@ -1,0 +1,175 @@
+"""Contracts of the format: zarr writes and reads the very same bytes, three readers agree, bytes are reproducible."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset as wds
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk, encode_sample, spec_from_metadata
+from pipeline.cache.cache import Cache
+from pipeline.cache.canonical import canonical
+from pipeline.cache.head import record_specs, shard_head
+from pipeline.cache.reader import ShardReader
+from pipeline.cache.writer import written_shard
+from pipeline.cache.zarr_store import TarStore
+from pipeline.errors import CodecError
+from pipeline.records import ViewRecord
+from pipeline.storage import local
+
+SPECS = [
+    ArraySpec("features", (5, 7), "float32", ("position", "channel"), 3),
+    ArraySpec("planes", (3, 16), "uint16", ("plane", "position4"), 9),
+    ArraySpec("frs", (11,), "uint8", ("position",), 9),
+    *record_specs(1),
+]
+GRID = (2, 5)  # of the one FPN level
+
+
+def samples(count: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(5)
+    rows = [{spec.name: (rng.random(spec.shape) * 200).astype(spec.dtype) for spec in SPECS} for _ in range(count)]
+    for n, row in enumerate(rows):
+        row["record"] = ViewRecord(n, 0, (8, 9), (8, 9), (32, 32), 0, 7, 7, row["thumbnail"]).row((GRID,))
+    return rows
+
+
+def write(path: Path, rows: list[dict[str, np.ndarray]]) -> Path:
+    index = {
+        "image_id": (np.arange(len(rows), dtype=np.int64), ("sample",)),
+        "shapes": (np.array([[GRID]] * len(rows), np.int64), ("sample", "level", "side")),
+    }
+    codec = {"channels": 7, "score_channels": 3}
+    attributes = {"arrays": [spec.name for spec in SPECS], "levels": 1, "codec": codec}
+    with written_shard(path, SPECS, shard_head(SPECS, attributes, len(rows), index), "ab", "cd") as writer:
+        for n, row in enumerate(rows):
+            writer.add(n, 0, encode_sample(SPECS, row))
+    return path
+
+
+def keys(fname: str) -> tuple[str | None, str | None]:
+    """The rule of docs/format.md for webdataset's group_by_keys."""
+    array, found, chunk = fname.partition("/c/")
+    if not found or "/" in array:
+        return None, None
+    return chunk.split("/")[0], array
+
+
+def test_zarr_writes_the_same_bytes(tmp_path: Path) -> None:
+    for spec in SPECS:
+        row = samples(1)[0][spec.name]
+        compressors = [BloscCodec(cname="zstd", clevel=spec.level, shuffle="shuffle")] if spec.level else []
+        array = zarr.create_array(
+            tmp_path / spec.name, shape=(1, *spec.shape), chunks=(1, *spec.shape), dtype=spec.dtype, zarr_format=3,
+            compressors=[*compressors, Crc32cCodec()], dimension_names=["sample", *spec.dims],
+        )  # fmt: skip
+        array[0] = row
+        chunk = (tmp_path / spec.name / spec.chunk_name(0).removeprefix(f"{spec.name}/")).read_bytes()
+        assert chunk == encode_chunk(spec, row)
+        meta = json.loads((tmp_path / spec.name / "zarr.json").read_text())
+        assert meta == spec.metadata(1), spec.name
+        assert spec_from_metadata(spec.name, meta) == spec
+
+
+def test_three_readers_agree(tmp_path: Path) -> None:
+    rows = samples(4)
+    path = write(tmp_path / "shard-00000.tar", rows)
+    in_place = zarr.open_group(TarStore(path), mode="r")
+    with tarfile.open(path) as tar:
+        tar.extractall(tmp_path / "out", filter="data")
+    unpacked = zarr.open_group(tmp_path / "out", mode="r")
+    tar = wds.tariterators
+    group = lambda urls: tar.group_by_keys(tar.tar_file_expander(tar.url_opener(urls)), keys=keys, lcase=False)  # noqa: E731
+    streamed = list(wds.DataPipeline(wds.SimpleShardList([str(path)]), group))
+    assert [sample["__key__"] for sample in streamed] == ["0", "1", "2", "3"]
+    reader = ShardReader(path)
+    for n, row in enumerate(rows):
+        for spec in SPECS:
+            payload = streamed[n][spec.name][:-4]
+            raw = Blosc().decode(payload) if spec.level else payload
+            alone = np.frombuffer(raw, spec.dtype).reshape(spec.shape)
+            for found in (in_place[spec.name][n], unpacked[spec.name][n], alone, reader.read(n)[spec.name]):
+                np.testing.assert_array_equal(found, row[spec.name])
+    assert list(in_place["index/image_id"][:]) == [0, 1, 2, 3]
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    digests = {hashlib.sha256(write(tmp_path / f"{n}.tar", samples(3)).read_bytes()).hexdigest() for n in range(2)}
+    assert len(digests) == 1
+
+
+def test_golden_bytes() -> None:
+    """Bytes of format version 1. If this fails, the format changed: raise VERSION, do not edit the digests."""
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "format-1.json").read_text())
+    row = {s.name: np.arange(np.prod(s.shape)).reshape(s.shape).astype(s.dtype) for s in SPECS}
+    assert golden.keys() == row.keys() - {"thumbnail"}
+    for spec in SPECS[:-1]:
+        chunk = bytes.fromhex(golden[spec.name])
+        np.testing.assert_array_equal(decode_chunk(spec, chunk), row[spec.name])
+        assert spec.level or encode_chunk(spec, row[spec.name]) == chunk  # zstd's bytes may change with its version
+
+
+def test_smaller_samples_are_padded_with_zeros() -> None:
+    small = np.ones((2, 7), np.float32)
+    whole = decode_chunk(SPECS[0], encode_chunk(SPECS[0], small))
+    assert whole.shape == (5, 7) and (whole[:2] == 1).all() and (whole[2:] == 0).all()
+    with pytest.raises(CodecError, match="features"):
+        encode_chunk(SPECS[0], np.ones((6, 7), np.float32))
+    with pytest.raises(CodecError, match="float64"):
+        encode_chunk(SPECS[0], np.ones((5, 7)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5), st.lists(st.integers()))))
+def test_canonical_json_is_stable(value: dict) -> None:
+    again = json.loads(canonical(value))
+    assert again == value and canonical(again) == canonical(value)
+
+
+def test_a_cache_opens_in_place(made: dict[str, Path]) -> None:
+    root = made["lossless"].parent / "cache"
+    cache = Cache(root)
+    for number in cache.passes():
+        for n, shard in enumerate(cache.references(number)):
+            path = root / f"pass-{number}" / f"shard-{n:05d}.tar"
+            group = zarr.open_group(TarStore(path), mode="r")
+            assert list(group["index/image_id"][:]) == [ref.image_id for ref in shard]
+            assert list(group["index/view"][:]) == [ref.view for ref in shard]
+            assert group.attrs["plan"] == cache.plan_digest
+            scores, frs = group["scores"][:], group["frs"][:]
+            np.testing.assert_array_equal(scores.max(axis=2), frs)
+
+
+@pytest.mark.parametrize("call", range(9))
+def test_every_failing_call_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """The n-th write or fsync of a shard fails, wherever it is: head, samples, tail, file, folder, sidecar."""
+    left = itertools.count(-call)
+
+    def failing(real: Any) -> Any:
+        def run(*given: Any) -> Any:
+            if next(left) == 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*given)
+
+        return run
+
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(local.Counted, "write", failing(local.Counted.write))
+    with pytest.raises(OSError) as caught:
+        write(tmp_path / "shard-00000.tar", samples(2))
+    assert str(caught.value.filename).startswith(str(tmp_path / "shard-00000."))
+    assert not list(tmp_path.glob("*.tmp"))

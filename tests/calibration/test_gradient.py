@@ -1,0 +1,162 @@
+"""The measure of a codec equals what two plain backward passes give, and the probe is a student worth measuring on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.sidecar import load_sidecar
+from pipeline.calibration import adapters
+from pipeline.calibration.adapters import RIDGE, fit_adapters
+from pipeline.calibration.calibrate import drift
+from pipeline.calibration.gradient import Errors, StudentPass, unexplained
+from pipeline.calibration.probe import FROZEN, LOUDEST, Probe
+from pipeline.config import load_config
+from pipeline.losses.registry import distillation_loss
+from pipeline.records import TeacherOutput
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.zoo import find_teacher
+from tests.codecs.test_codec import output
+from tests.conftest import CLASSES
+
+
+class Small(nn.Module):
+    """Features and logits of two levels from one image, a layer that both share, and one that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.logits = nn.Conv2d(8, 6, 3, padding=1)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        fine = self.stem(x).tanh()
+        levels = [fine, nn.functional.avg_pool2d(fine, 2)]
+        return levels, [self.logits(level) for level in levels]
+
+
+def both(student: Small, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+    return dict(zip(("feature", "score"), student(x)))
+
+
+def gradient(student: Small, x: torch.Tensor, target: TeacherOutput, weights: dict[str, float]) -> torch.Tensor:
+    found = {name: distillation_loss(name, target, own) for name, own in both(student, x).items()}
+    student.zero_grad()
+    (weights["feature"] * found["feature"] + weights["score"] * found["score"]).backward()
+    return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+
+
+def test_errors_are_those_of_plain_backward_passes() -> None:
+    torch.manual_seed(3)
+    student, x = Small(), torch.randn(1, 3, 16, 24)
+    exact = output(1, [(16, 24), (8, 12)], 8, 6, 1)
+    coded = TeacherOutput([f + 0.1 * torch.randn_like(f) for f in exact.features], [s * 0.9 for s in exact.scores],
+                          [m * (1 + 0.01 * torch.randn_like(m)) for m in exact.frs])  # fmt: skip
+    weights = {"feature": 0.3, "score": 2.0}
+    found = StudentPass(both(student, x), list(student.parameters()), exact).errors(coded, weights)
+    cases = {"feature": {"feature": 1.0, "score": 0.0}, "score": {"feature": 0.0, "score": 1.0}, "total": weights}
+    for name, share in cases.items():
+        one, two = (gradient(student, x, target, share) for target in (exact, coded))
+        assert found.relative[name] == pytest.approx(float((two - one).norm() / one.norm()), rel=1e-3)
+        assert found.cosine[name] == pytest.approx(float(torch.cosine_similarity(one, two, dim=0)), abs=1e-4)
+    same = StudentPass(both(student, x), list(student.parameters()), exact).errors(exact)
+    assert all(value == 0 for value in same.relative.values())
+    for name, outputs in both(student, x).items():  # one loss alone
+        alone = StudentPass({name: outputs}, list(student.parameters()), exact).errors(coded)
+        assert alone.relative[name] == alone.relative["total"] == pytest.approx(found.relative[name], rel=1e-6)
+
+
+def test_a_view_without_gradient_has_no_error() -> None:
+    student, x = Small(), torch.randn(1, 3, 16, 24)
+    exact = output(1, [(16, 24), (8, 12)], 8, 6, 1)
+    blank = TeacherOutput(exact.features, exact.scores, [torch.zeros_like(m) for m in exact.frs])
+    none = StudentPass(both(student, x), list(student.parameters()), blank).errors(exact)
+    assert none.relative["total"] != none.relative["total"]  # NaN
+    some = StudentPass(both(student, x), list(student.parameters()), exact).errors(blank)
+    assert Errors.mean([none, some]).relative == some.relative
+
+
+def test_unexplained_variance() -> None:
+    views = [output(1, [(16, 24), (8, 12)], 8, 6, n) for n in (1, 2, 3)]
+    for what in ("feature", "score"):
+        assert unexplained(what, [(view, view.values(what)) for view in views]) == 0.0
+        level_means = []
+        for level in range(2):
+            weights = [view.frs[level] / view.frs[level].sum() for view in views]
+            sums = [(w * view.values(what)[level]).sum(dim=(0, 2, 3)) for w, view in zip(weights, views)]
+            level_means.append(sum(sums)[None, :, None, None] / 3)
+        means = [(view, [m.expand_as(y) for m, y in zip(level_means, view.values(what))]) for view in views]
+        assert unexplained(what, means) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_adapters_are_the_weighted_regression() -> None:
+    torch.manual_seed(5)
+    truth = nn.Conv2d(6, 6, 3, padding=1)
+    views = []
+    for _ in range(16):
+        features = [torch.randn(1, 6, 16, 24), torch.randn(1, 6, 8, 12)]
+        maps = [torch.rand(1, *x.shape[-2:]) for x in features]
+        maps[1][..., 6:] = 0  # what carries no weight may be anything
+        exact = [truth(x).detach() for x in features]
+        exact[1][..., 6:] = 1e3
+        views.append((TeacherOutput(exact, features, maps), features))
+    # Weights shrink by about RIDGE / (1 + RIDGE); bias and directions are the true ones.
+    for level, fitted in enumerate(fit_adapters(views).weights):
+        slope = float((fitted * truth.weight).sum() / truth.weight.square().sum())
+        assert slope == pytest.approx(1 / (1 + RIDGE), abs=0.03), level
+        assert float(torch.cosine_similarity(fitted.flatten(), truth.weight.flatten(), dim=0)) > 0.98
+    blank = [(TeacherOutput(e.features, e.scores, [torch.zeros_like(m) for m in e.frs]), f) for e, f in views]
+    assert all(float(w.abs().max()) == 0 for w in fit_adapters(blank).weights)
+
+
+def test_adapters_of_large_levels_are_found_on_some_of_their_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampled by weight, the regression comes out as it does on all positions; a blank level still gives nothing."""
+    torch.manual_seed(6)
+    views = []
+    for _ in range(4):
+        x = torch.randn(1, 4, 64, 80)
+        noisy = nn.functional.conv2d(x, torch.ones(4, 4, 3, 3) / 6, padding=1) + torch.randn(1, 4, 64, 80)
+        views.append((TeacherOutput([noisy], [x], [torch.rand(1, 64, 80) ** 8]), [x]))
+    blank = [(TeacherOutput(e.features, e.scores, [torch.zeros_like(m) for m in e.frs]), f) for e, f in views]
+    monkeypatch.setattr(adapters, "POSITIONS", 64 * 80)
+    (whole,) = fit_adapters(views).weights
+    monkeypatch.setattr(adapters, "POSITIONS", 2048)
+    (some,) = fit_adapters(views).weights
+    assert not torch.equal(some, whole)
+    assert float((some - whole).norm() / whole.norm()) < 0.25  # of 4 x 2048 positions, 36 weights a channel
+    assert all(float(w.abs().max()) == 0 for w in fit_adapters(blank).weights)
+
+
+@pytest.mark.parametrize("what", ["feature", "score"])
+def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path], what: str) -> None:
+    _, sections = load_config(str(made["frs"]))
+    teacher = Teacher(find_teacher(sections.teacher), CLASSES, torch.device("cpu"))
+    view, *others = torch.randint(0, 255, (8, 3, 64, 128), dtype=torch.uint8)
+    before = teacher([view])
+    probe = Probe(teacher, what, 1, others[:2], others[2:])
+    exact, measured = probe.measure(view, [what])
+    after = teacher([view])
+    assert all(torch.equal(a, b) for a, b in zip(before.features + before.scores, after.features + after.scores))
+    assert measured(exact)[what] == 0.0
+    worse = TeacherOutput([f * 1.1 for f in exact.features], [s * 0.9 for s in exact.scores], exact.frs)
+    assert 0.001 < measured(worse)[what] < 10
+    assert 0 < probe.noise <= LOUDEST
+    frozen = [p for key, p in probe._student.named_parameters() if key.startswith(FROZEN)]
+    assert frozen and not any(p.requires_grad for p in frozen)
+    assert not any(p.requires_grad for p in teacher.detector.parameters())
+
+
+def test_drift_is_told(made: dict[str, Path]) -> None:
+    cache = Cache(made["frs"].parent / "cache")
+    path = cache.root / "pass-0" / "shard-00000.tar"
+    sidecar, expected = load_sidecar(path.with_suffix(".json")), cache.codec_manifest()["measured"]
+    places = 1000
+    generous = {**expected, "bytes_per_position": dict.fromkeys(expected["bytes_per_position"], 1e9)}
+    assert drift(path, sidecar, places, generous) == []
+    narrow = {"errors": dict.fromkeys(expected["errors"], 1e-9), "bytes_per_position": {"features": 1e-9}}
+    lines = drift(path, sidecar, places, narrow)
+    assert len(lines) == 3 and all(line.startswith("warning  pass-0/shard-00000.tar: ") for line in lines)

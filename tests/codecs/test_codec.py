@@ -1,0 +1,348 @@
+"""Both codecs: round trips of any shape, stated errors, determinism, no silent clipping."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.cache.arrays import decode_chunk, encode_sample
+from pipeline.codecs.base import Codec, Measure
+from pipeline.codecs.frs.codec import Frs
+from pipeline.codecs.frs.fit import learn_order, learn_statistics
+from pipeline.codecs.frs.map import BUCKETS, EMPTY, CodedMap, map_top
+from pipeline.codecs.frs.step_search import find_step
+from pipeline.codecs.frs.tokens import from_groups, from_tokens, log_class, symbol_order, to_groups, to_tokens
+from pipeline.codecs.frs.transform import dct, klt
+from pipeline.codecs.group import load_codec, save_codec
+from pipeline.codecs.packing import pack, stack, unpack
+from pipeline.codecs.registry import codec_settings, new_codec
+from pipeline.errors import CodecError, ConfigError
+from pipeline.losses.registry import WEIGHTED, compared
+from pipeline.records import TeacherOutput, canvas
+
+
+def output(batch: int, sizes: list[tuple[int, int]], channels: int, scores: int, seed: int = 0) -> TeacherOutput:
+    """Smooth features and mostly weak scores, as teachers give them."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(channels, channels, generator=torch.Generator().manual_seed(99)) / channels**0.5
+    features, probabilities = [], []
+    for h, w in sizes:
+        coarse = torch.randn(batch, channels, max(1, h // 4), max(1, w // 4), generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, (h, w), mode="bilinear")
+        features.append(torch.einsum("ij,bjhw->bihw", mixing, smooth))
+        logits = torch.randn(batch, scores, max(1, h // 4), max(1, w // 4), generator=generator) * 3 - 5
+        probabilities.append(torch.nn.functional.interpolate(logits, (h, w), mode="bilinear").sigmoid())
+    return TeacherOutput(features, probabilities, [p.amax(dim=1) for p in probabilities])
+
+
+class RandomSample:
+    """Seeded outputs to calibrate on; in the place of a gradient's error that of the weighted tensor."""
+
+    def __init__(self, channels: int, scores: int, sizes: list[tuple[int, int]]) -> None:
+        self._make = lambda seed: output(2, sizes, channels, scores, seed)
+
+    def outputs(self, part: str) -> Iterator[TeacherOutput]:
+        seeds = {"learning": range(4), "choosing": (10, 11), "reported": (20, 21)}[part]
+        yield from (self._make(seed) for seed in seeds)
+
+    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+        for exact in self.outputs(part):
+            yield exact, lambda coded, exact=exact: {loss: weighted_error(loss, coded, exact) for loss in losses}
+
+
+def weighted_error(loss: str, coded: TeacherOutput, exact: TeacherOutput) -> float:
+    what, ones = compared(loss), [torch.ones_like(m) for m in exact.frs]
+    pairs = list(zip(coded.values(what), exact.values(what), exact.frs if loss in WEIGHTED else ones))
+    lost = sum(float((m[:, None] * (x - y) ** 2).sum() / m.sum()) for x, y, m in pairs)
+    return (lost / sum(float((m[:, None] * y**2).sum() / m.sum()) for _, y, m in pairs)) ** 0.5
+
+
+def calibrated(kind: str, channels: int = 8, classes: int = 6, levels: int = 2, **settings_: Any) -> Codec:
+    codec = new_codec(codec_settings({"type": kind, **settings_}))
+    codec.calibrate(RandomSample(channels, classes, [(16, 24), (8, 12)][:levels]))
+    return codec
+
+
+def round_trip(codec: Codec, *batches: TeacherOutput) -> TeacherOutput:
+    levels = tuple(batch.levels for batch in batches for _ in range(batch.frs[0].shape[0]))
+    samples = [sample for batch in batches for sample in codec.encode(batch)[0]]
+    specs = codec.specs(levels, samples)
+    chunks = [encode_sample(specs, sample) for sample in samples]
+    stored = [{spec.name: decode_chunk(spec, row[spec.name]) for spec in specs} for row in chunks]
+    return codec.decode(stack(stored, levels))
+
+
+SEEDS = st.integers(0, 2**31)
+SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(SIDES, min_size=2, max_size=2), st.lists(SIDES, min_size=2, max_size=2), st.integers(1, 3))
+def test_lossless_is_exact_for_any_shapes(first: list, second: list, batch: int) -> None:
+    codec = calibrated("lossless")
+    one, two = output(batch, first, 8, 6, 1), output(1, second, 8, 6, 2)
+    back = round_trip(codec, one, two)
+    assert back.levels == canvas((one.levels, two.levels))
+    for level in range(2):
+        for rows, exact in ((slice(0, batch), one), (slice(batch, None), two)):
+            h, w = exact.levels[level]
+            assert torch.equal(back.features[level][rows, :, :h, :w], exact.features[level])
+            assert torch.equal(back.scores[level][rows, :, :h, :w], exact.scores[level])
+            assert torch.equal(back.frs[level][rows, :h, :w], exact.frs[level])
+            assert back.frs[level][rows, h:].sum() == 0 and back.frs[level][rows, :, w:].sum() == 0
+
+
+def exact_frs(channels: int, scores: int, step: float) -> Frs:
+    """A codec of full rank and given steps: what it loses is rounding alone, and that can be bounded."""
+    codec = Frs({"type": "frs", "zstd": 1, "quality": 0.03, "map_top": 255}, {})
+    sample = RandomSample(channels, scores, [(16, 24), (8, 12)])
+    learn_statistics(codec, sample.outputs("learning"))
+    codec.settings.update(feature_step=step, score_step=step)
+    full = {what: codec.tables[f"{what}_basis"] for what in ("feature", "score")}
+    learn_order(codec, sample.outputs("learning"))
+    for what, basis in full.items():
+        sizes = codec.tables[f"{what}_expected"]
+        lacking = basis.shape[-1] - sizes.shape[1]
+        codec.tables[f"{what}_expected"] = np.pad(sizes, [(0, 0), (0, lacking), (0, 0)], mode="edge")
+        codec.tables[f"{what}_basis"] = basis
+    codec.use(codec.tables)
+    return codec
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(SIDES, min_size=2, max_size=2), st.integers(1, 3), st.floats(1e-6, 1e4), st.data())
+def test_frs_error_is_bounded_by_its_step(sizes: list, batch: int, scale: float, data: st.DataObject) -> None:
+    """Orthonormal transforms: the weighted error cannot exceed half a step in every coded coefficient."""
+    step = 0.02
+    codec = exact_frs(8, 6, step)
+    exact = output(batch, sizes, 8, 6, 5)
+    frs = [m * data.draw(st.sampled_from([1.0, 1e-3, 1e-9])) for m in exact.frs]
+    for m in frs:  # zeros and ones anywhere
+        m[:, data.draw(st.integers(0, m.shape[1] - 1))] = data.draw(st.sampled_from([0.0, 1.0]))
+    exact = TeacherOutput([f * scale for f in exact.features], exact.scores, frs)
+    back = round_trip(codec, exact)
+    total = sum(m.sum(dim=(1, 2)) for m in back.frs).clamp_min(1e-30)
+    for level, m in enumerate(back.frs):
+        positions = (-(-m.shape[1] // 4) * 4) * (-(-m.shape[2] // 4) * 4)
+        bound = 0.5 * step * m.sum(dim=(1, 2)).sqrt() * total**-0.3 * positions**0.5
+        pairs = [(8, back.features[level], exact.features[level])]
+        pairs.append((6, back.scores[level].sign() * back.scores[level].abs().sqrt(), exact.scores[level].sqrt()))
+        for channels, found, wanted in pairs:
+            lost = (m[:, None] * (found - wanted) ** 2).sum(dim=(1, 2, 3)).sqrt()
+            size = (m[:, None] * wanted**2).sum(dim=(1, 2, 3)).sqrt()  # float32 has an error of its own
+            assert (lost <= 1.01 * bound * channels**0.5 + 1e-5 * (size + m.sum(dim=(1, 2)).sqrt())).all()
+
+
+@pytest.mark.parametrize("quality", [0.01, 0.03, 0.10])
+def test_the_quality_asked_for_is_what_comes_out(quality: float) -> None:
+    codec = calibrated("frs", quality=quality)
+    fresh = [output(2, [(16, 24), (8, 12)], 8, 6, n) for n in range(30, 36)]
+    for what in ("feature", "score"):
+        mean = sum(weighted_error(what, round_trip(codec, exact), exact) for exact in fresh) / len(fresh)
+        assert quality / 1.5 < mean < quality * 1.5
+        assert quality / 1.5 < codec.settings["probe_error"][what] < quality * 1.5
+
+
+def test_quality_names() -> None:
+    assert calibrated("frs", quality="small").tables.keys() == calibrated("frs", quality=0.1).tables.keys()
+    steps = [calibrated("frs", quality=q).settings["feature_step"] for q in ("high", "balanced", "small")]
+    assert steps == sorted(steps) and steps[0] < steps[2] / 3
+
+
+def test_a_quality_out_of_reach_is_refused() -> None:
+    with pytest.raises(CodecError, match=r"does not fall below 0\.02"):
+        find_step("feature", lambda tried: [0.02 + step for step in tried], [0.1, 0.2], 0.01)
+    assert find_step("feature", lambda tried: [0.0 for _ in tried], [0.1, 0.2], 0.01) == 0.2
+    for power in (0.7, 1.0):
+        errors = lambda tried, power=power: [step**power for step in tried]  # noqa: E731
+        for start, target in (([1e-4, 1], 0.03), ([1e-6, 1e-5], 0.1)):
+            found = find_step("feature", errors, start, target)
+            assert found**power <= target and found == pytest.approx(target ** (1 / power), rel=0.15)
+
+
+@pytest.mark.parametrize("scores", [1, 3, 80, 720])
+def test_empty_maps_and_single_positions(scores: int) -> None:
+    codec = calibrated("frs", classes=scores)
+    blank = output(1, [(1, 1), (1, 1)], 8, scores)
+    blank = TeacherOutput(blank.features, [torch.zeros_like(s) for s in blank.scores], [torch.zeros(1, 1, 1)] * 2)
+    back = round_trip(codec, blank)
+    assert all(torch.isfinite(f).all() for f in back.features + back.scores)
+    assert all((m == 0).all() for m in back.frs)
+    assert all(len(sample["features"]) == len(sample["scores"]) == 0 for sample in codec.encode(blank)[0])
+    ones = TeacherOutput(blank.features, [torch.ones_like(s) for s in blank.scores], [torch.ones(1, 1, 1)] * 2)
+    assert all((m == 1).all() for m in round_trip(codec, ones).frs)
+
+
+def test_what_cannot_be_stored_is_refused() -> None:
+    codec = calibrated("frs")
+    good = output(1, [(4, 4), (2, 2)], 8, 6)
+    huge = TeacherOutput([f * 1e12 for f in good.features], good.scores, good.frs)
+    with pytest.raises(CodecError, match="too large for the step"):
+        codec.encode(huge)
+    for bad in (float("nan"), float("inf")):
+        features = [f.clone() for f in good.features]
+        features[1][0, 0, 0, 0] = bad
+        for kind in ("frs", "lossless"):
+            with pytest.raises(CodecError, match=r"level 1.*NaN"):
+                calibrated(kind).encode(TeacherOutput(features, good.scores, good.frs))
+    with pytest.raises(CodecError, match="sigmoid"):
+        codec.encode(TeacherOutput(good.features, [s + 1 for s in good.scores], good.frs))
+    with pytest.raises(CodecError, match="expected"):
+        codec.encode(output(1, [(4, 4), (2, 2)], 9, 6))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(SIDES, min_size=1, max_size=4), st.integers(1, 5), st.integers(0, 2**31), st.floats(0, 1), st.booleans()
+)
+def test_tokens_hold_every_symbol(sizes: list, planes: int, seed: int, density: float, wide: bool) -> None:
+    """Any planes survive, in the order that a stable sort gives."""
+    rng = np.random.default_rng(seed)
+    maps = [torch.from_numpy(rng.integers(0, 2**30, size) * (rng.random(size) < 0.7)) for size in sizes]
+    expected = torch.from_numpy(rng.integers(-60, 60, (len(sizes), planes, 16)).astype(np.int16))
+    groups = []
+    for h, w in sizes:
+        q = rng.integers(-(2**22) + 1, 2**22, (planes, -(-h // 4) * 4, -(-w // 4) * 4)) >> (0 if wide else 18)
+        groups.append(to_groups(torch.from_numpy(q * (rng.random(q.shape) < density)).float()))
+    order = symbol_order(expected, maps)
+    keys = []
+    for table, m in zip(expected, maps):
+        whole = np.pad(m.numpy(), [(0, -side % 4) for side in m.shape])
+        blocks = whole.reshape(whole.shape[0] // 4, 4, whole.shape[1] // 4, 4).sum(axis=(1, 3)).ravel()
+        strength = log_class(torch.from_numpy(blocks)) - log_class(m.sum())
+        keys.append((table.reshape(-1, 1) + strength[None]).numpy().ravel())
+    by_sort = np.argsort(-np.concatenate(keys), kind="stable")
+    assert np.array_equal(order.numpy(), by_sort)
+    tokens = to_tokens(groups, order)
+    assert tokens.dtype == torch.int32 and bool((tokens >= 0).all())
+    padded = torch.cat([tokens, torch.zeros(7, dtype=torch.int32)])
+    assert all(torch.equal(a, b) for a, b in zip(groups, from_tokens(padded, order, [g.shape for g in groups])))
+
+
+def test_groups_are_planes_in_another_order() -> None:
+    planes = torch.randn(3, 8, 12)
+    groups = to_groups(planes)
+    assert groups.shape == (3, 16, 6) and torch.equal(from_groups(groups, 8, 12), planes)
+    assert torch.equal(groups[:, 5, 4], planes[:, 4 + 1, 4 + 1])  # block 4: second row, second column; f = 4 + 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(SIDES, min_size=1, max_size=3), st.integers(0, 2**31), st.sampled_from([16, 40, 99, 255]))
+def test_map_codes(sizes: list, seed: int, top: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps = []
+    for n, size in enumerate(sizes):
+        m = torch.rand(size, generator=generator) ** 8 * 10.0 ** (-6 * n)
+        m[torch.rand(size, generator=generator) < 0.2] = 0
+        maps.append(m)
+    coded = CodedMap.encode(maps, top)
+    again = CodedMap.from_bytes(torch.cat([coded.to_bytes(), torch.ones(5, dtype=torch.uint8)]), tuple(sizes), top)
+    assert torch.equal(again.exponents, coded.exponents)
+    assert all(torch.equal(a, b) for a, b in zip(again.codes, coded.codes))
+    exponents = coded.exponents.tolist()
+    for m, back, whole, bucket, exponent in zip(maps, coded.floats(), coded.whole(), coded.buckets(), exponents):
+        assert (exponent == EMPTY) == bool((m == 0).all())
+        assert ((back**0.25 - m**0.25).abs() <= (0.51 / top) * m.max() ** 0.25 * 2**0.25 + 1e-7).all()
+        assert bool(((back > 0) == (bucket > 0)).all()) and bool((bucket < BUCKETS).all())
+        if exponent != EMPTY:
+            assert torch.allclose(
+                whole.double() * 2.0 ** -(30 + exponent), back.double(), rtol=1e-6, atol=1e-9 * float(m.max())
+            )
+    one = CodedMap.encode([torch.tensor([[1.0, 0.5, 0.0]])], top)
+    assert one.exponents.tolist() == [0] and one.floats()[0][0, 0] == 1 and one.buckets()[0][0, 0] == BUCKETS - 1
+
+
+def test_the_map_follows_the_quality() -> None:
+    tops = [map_top(q) for q in (0.001, 0.01, 0.03, 0.1, 0.5)]
+    assert tops == sorted(tops, reverse=True) and tops[0] == 255 and tops[-1] >= 16
+
+
+def test_dct_is_orthonormal() -> None:
+    x = torch.randn(2, 3, 8, 12)
+    y = dct(x)
+    assert torch.allclose(dct(y, inverse=True), x, atol=1e-5)
+    assert torch.allclose(y.square().sum(), x.square().sum(), rtol=1e-5)
+    constant = dct(torch.ones(1, 1, 4, 4))
+    assert constant[0, 0, 0, 0] == pytest.approx(4) and constant.flatten()[1:].abs().max() < 1e-6
+
+
+def test_klt_is_deterministic_and_orthonormal() -> None:
+    a = np.random.default_rng(0).normal(size=(20, 6))
+    vectors, values = klt(a.T @ a)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(6), atol=1e-5)
+    assert (np.diff(values) <= 0).all() and (vectors[np.abs(vectors).argmax(axis=0), np.arange(6)] > 0).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(SIDES, min_size=1, max_size=4), st.integers(0, 5))
+def test_pack_and_unpack(sizes: list, spare: int) -> None:
+    levels = [torch.randn(2, 3, h, w) for h, w in sizes]
+    packed = torch.nn.functional.pad(pack(levels), (0, spare))  # a batch's larger samples make room behind smaller ones
+    back = unpack(packed, (tuple(sizes),) * 2)
+    assert all(torch.equal(a, b) for a, b in zip(levels, back))
+
+
+def test_decoding_does_not_depend_on_threads_or_processes(tmp_path: Path) -> None:
+    codec = calibrated("frs")
+    exact = output(2, [(16, 24), (8, 12)], 8, 6, 3)
+    levels = (exact.levels,) * 2
+    samples = codec.encode(exact)[0]
+    specs = codec.specs(levels, samples)
+    with ThreadPoolExecutor(4) as pool:
+        many = list(pool.map(lambda sample: encode_sample(specs, sample), samples * 8))
+    assert all(chunks == encode_sample(specs, samples[n % 2]) for n, chunks in enumerate(many))
+    save_codec(codec, tmp_path, {})
+    torch.save({k: torch.from_numpy(v.copy()) for k, v in stack_arrays(samples).items()}, tmp_path / "batch.pt")
+    code = (
+        "import sys, json, hashlib, torch, pathlib\n"
+        "from pipeline.codecs.group import load_codec\nfrom pipeline.records import EncodedBatch\n"
+        "root = pathlib.Path(sys.argv[1]); torch.set_num_threads(1)\n"
+        "codec = load_codec(root, json.loads((root / 'codec.json').read_text()))\n"
+        "arrays = torch.load(root / 'batch.pt', weights_only=True)\n"
+        "levels = (((16, 24), (8, 12)),) * 2\n"
+        "out = codec.decode(EncodedBatch(arrays, levels))\n"
+        "tensors = out.features + out.scores + out.frs\n"
+        "print(hashlib.sha256(b''.join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest())\n"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True,
+                           cwd=Path(__file__).parents[2]) for _ in range(2)]  # fmt: skip
+    assert runs[0].stdout == runs[1].stdout and len(runs[0].stdout) > 60
+
+
+def stack_arrays(samples: list[dict]) -> dict[str, np.ndarray]:
+    return {k: v.numpy() for k, v in stack(samples, [((16, 24), (8, 12))] * 2).arrays.items()}
+
+
+def test_saved_tables_decode_the_same(tmp_path: Path) -> None:
+    codec = calibrated("frs")
+    save_codec(codec, tmp_path, {"views": 8})
+    import json
+
+    again = load_codec(tmp_path, json.loads((tmp_path / "codec.json").read_text()))
+    exact = output(1, [(16, 24), (8, 12)], 8, 6, 3)
+    one, two = round_trip(codec, exact), round_trip(again, exact)
+    assert all(torch.equal(a, b) for a, b in zip(one.features + one.scores, two.features + two.scores))
+    assert again.settings == codec.settings
+
+
+BAD = [
+    {"type": "zip"}, {}, {"type": "frs", "stepp": 1}, {"type": "frs", "zstd": 40}, {"type": "frs", "zstd": "9"},
+    {"type": "frs", "quality": 0}, {"type": "frs", "quality": "best"}, {"type": "frs", "quality": True},
+    {"type": "frs", "quality": [1]}, {"type": "lossless", "quality": 0.1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_settings_are_checked(bad: dict) -> None:
+    with pytest.raises(ConfigError, match=r"cache\.codec"):
+        codec_settings(bad)

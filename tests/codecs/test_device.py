@@ -1,0 +1,97 @@
+"""Decoding and the losses run on the training device alone: no tensor elsewhere, no value asked of the device.
+
+They run on torch's `meta` device, whose tensors have no values. A GPU would have to be waited for wherever this fails.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pipeline.codecs.base import Codec
+from pipeline.codecs.packing import stack
+from pipeline.losses.registry import FEATURE_LOSSES, compared, distillation_loss
+from pipeline.records import EncodedBatch, TeacherOutput, canvas
+from tests.codecs.test_codec import calibrated, output
+
+META = torch.device("meta")
+FIRST = [(16, 24), (8, 12)], [(24, 16), (12, 8)]  # FPN grids of each sample of a batch
+SECOND = [(9, 24), (5, 12)], [(16, 7), (8, 4)], [(16, 24), (8, 12)]
+CODECS = {
+    "frs": {}, "universal": {"profile": "universal"}, "no scores": {"scores": False}, "lossless": {},
+}  # fmt: skip
+
+
+class OneDevice(TorchDispatchMode):
+    """Fails on every operation that gives a tensor of another device. Values are refused by `meta` itself."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device != META:
+                raise AssertionError(f"{func} gives a tensor on {leaf.device}")
+        return result
+
+
+@pytest.fixture(scope="module", params=CODECS)
+def codec(request: pytest.FixtureRequest) -> Codec:
+    kind = "lossless" if request.param == "lossless" else "frs"
+    return calibrated(kind, **CODECS[request.param])
+
+
+def encoded(codec: Codec, sizes: Any, scale: float) -> EncodedBatch:
+    """A batch of samples of these grids; `scale` of the maps gives them other exponents."""
+    samples, levels = [], []
+    for seed, grids in enumerate(sizes):
+        exact = output(1, grids, 8, 6, seed)
+        weaker = TeacherOutput(exact.features, exact.scores, [m * scale for m in exact.frs])
+        samples += codec.encode(weaker)[0]
+        levels.append(exact.levels)
+    return stack(samples, levels)
+
+
+def decoded(codec: Codec, batch: EncodedBatch) -> TeacherOutput:
+    """Decode on `meta`, every operation watched."""
+    moved = batch.to(META)
+    with OneDevice():
+        return codec.decode(moved)
+
+
+def test_decoding_stays_on_its_device(codec: Codec) -> None:
+    codec.decode(encoded(codec, FIRST, 1.0).to(META))  # constants reach a device once
+    batch = encoded(codec, SECOND, 1e-3)  # other grids, other exponents: nothing else may follow them
+    found, wanted = decoded(codec, batch), codec.decode(batch)
+    assert found.grids == batch.levels
+    for a, b in zip(found.features + found.scores + found.frs, wanted.features + wanted.scores + wanted.frs):
+        assert a.device == META and a.shape == b.shape and a.dtype == b.dtype
+
+
+def test_losses_stay_on_the_device(codec: Codec) -> None:
+    batch = encoded(codec, SECOND, 1.0)
+    codec.decode(batch.to(META))
+    target, kinds = decoded(codec, batch), codec.kinds
+    for loss in (*FEATURE_LOSSES.values(), *kinds[1:]):
+        width = 6 if compared(loss) == "score" else 8
+        grids = canvas(batch.levels)
+        student = [torch.zeros(3, width, *size, device=META, requires_grad=True) for size in grids]
+        with OneDevice():
+            value = distillation_loss(loss, target, student)
+            gradients = torch.autograd.grad(value, student)
+        assert value.device == META and value.shape == ()
+        assert [g.shape for g in gradients] == [s.shape for s in student]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda t: t.tolist(), lambda t: t.sum().item(), lambda t: t.nonzero(), lambda t: t[t > 0],
+        lambda t: t.cpu(), lambda t: torch.ones(2), lambda t: bool(t.any()), lambda t: torch.tensor([1.0]).to(META),
+    ],
+)  # fmt: skip
+def test_what_would_wait_is_noticed(wrong: Any) -> None:
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)), OneDevice():
+        wrong(torch.zeros(3, 4, device=META))

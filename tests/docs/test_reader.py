@@ -1,0 +1,96 @@
+"""docs/read_cache.py, which knows nothing of this project, reads what this project wrote."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.reader import ShardReader
+from pipeline.tools.export import decoded as own
+from pipeline.tools.export import find_view
+from tests.docs.test_format_doc import codec_of, decoded, make_mixed
+
+FILE = Path(__file__).resolve().parents[2] / "docs" / "read_cache.py"
+
+
+@pytest.fixture(scope="module")
+def reader() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("read_cache", FILE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def close(found: list[np.ndarray], expected: list) -> None:
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == tuple(b.shape)
+        np.testing.assert_allclose(a, b.numpy(), atol=1e-4 * max(float(b.abs().max()), 1e-30))
+
+
+@pytest.mark.parametrize("codec", ["frs", "lossless"])
+def test_every_view_of_a_cache(made: dict[str, Path], reader: ModuleType, codec: str) -> None:
+    cache = Cache(made[codec].parent / "cache")
+    seen = set()
+    for image, view, features, scores, frs in reader.read(cache.root):
+        _, output = own(cache, find_view(cache, image, view))
+        for found, levels in ((features, output.features), (scores, output.scores), (frs, output.frs)):
+            close(found, [level[0] for level in levels])
+        seen.add((image, view))
+    assert seen == {(image, view) for image in range(100, 112) for view in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"profile": "universal"}, {"scores": False}, {"type": "lossless", "scores": False}]
+)
+def test_mixed_grids_and_empty_maps(tmp_path: Path, reader: ModuleType, settings: dict[str, Any]) -> None:
+    root = make_mixed(tmp_path, settings)
+    (root / "pass-0/manifest.json").touch()
+    codec, shard = codec_of(root), ShardReader(root / "pass-0/shard-00000.tar")
+    samples = list(reader.read(root))
+    assert [row[:2] for row in samples] == [(ref.image_id, ref.view) for ref in shard.sidecar.samples]
+    for index, (_, _, *sample) in enumerate(samples):
+        for found, levels in zip(sample, decoded(codec, shard.read(index)), strict=True):
+            close(found, levels)
+
+
+def test_it_is_short() -> None:
+    """Its name in the documents is that of a reader of 60 lines."""
+    lines = [line for line in FILE.read_text().splitlines() if line and not line.startswith('"""')]
+    assert len(lines) <= 60 and max(map(len, lines)) <= 120
+
+
+def test_a_closed_pipe_ends_quietly(made: dict[str, Path]) -> None:
+    """As `| head -2` closes it."""
+    command = [sys.executable, FILE, made["frs"].parent / "cache"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_alone(made: dict[str, Path], tmp_path: Path) -> None:
+    """As a script, with this project out of reach; a flipped byte stops it."""
+    root = Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache"))
+    shutil.copy(FILE, tmp_path / "read_cache.py")
+    ask = "import runpy, sys; sys.argv = ['', 'cache']; runpy.run_path('read_cache.py', run_name='__main__'); print("
+    ask += "sorted({name.split('.')[0] for name in sys.modules} & {'pipeline', 'torch', 'webdataset'}))"
+    run = lambda: subprocess.run([sys.executable, "-I", "-c", ask], cwd=tmp_path, capture_output=True, text=True)  # noqa: E731, PLW1510
+    lines = run().stdout.splitlines()
+    assert len(lines) == 25 and lines[-1] == "[]"
+    first = Cache(root).references(0)[0][0]
+    assert lines[0].split()[:2] == [str(first.image_id), str(first.view)]
+    shard = root / "pass-1/shard-00000.tar"
+    data = bytearray(shard.read_bytes())
+    data[-3000] ^= 4
+    shard.write_bytes(data)
+    assert run().returncode != 0

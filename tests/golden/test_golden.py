@@ -1,0 +1,83 @@
+"""A cache written once and committed: whatever changes, these bytes must go on meaning the same numbers.
+
+Made by `python -m tests.golden.test_golden` from the mixed cache of tests/helpers/; only together with a new VERSION.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cache.cache import VERSION
+from pipeline.cache.canonical import read_json
+from pipeline.cache.reader import ShardReader
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.settings import PROFILES
+from pipeline.codecs.frs.tokens import from_tokens, symbol_order
+from pipeline.codecs.group import load_codec
+from pipeline.codecs.packing import stack
+from pipeline.errors import PipelineError
+from pipeline.records import ViewRecord
+
+GOLDEN = {profile: Path(__file__).parent / f"{profile}-{VERSION}" for profile in PROFILES}
+
+
+def decoded(root: Path) -> dict[str, np.ndarray]:
+    """Maps, symbols and tensors of every sample, by name."""
+    codec: Any = load_codec(root, read_json(root / "codec.json"))
+    reader = ShardReader(root / "pass-0/shard-00000.tar")
+    found = {}
+    for index in range(len(reader)):
+        stored = reader.read(index)
+        _, levels = ViewRecord.from_row(stored.pop("record"), stored.pop("thumbnail"))
+        batch = stack([stored], [levels])
+        output, maps = codec.decode(batch), BatchMaps(codec.coded_maps(batch), levels)
+        for level, (y, t, m) in enumerate(zip(output.features, output.scores, output.frs)):
+            found |= {f"{index}/features/{level}": y[0].numpy(), f"{index}/scores/{level}": t[0].numpy()}
+            found[f"{index}/frs/{level}"] = m[0].numpy()
+        for what in ("feature", "score"):
+            expected = torch.from_numpy(codec.tables[f"{what}_expected"])
+            order = symbol_order(expected, codec.weights(what, maps).samples[0].whole())
+            shapes = [(expected.shape[1], 16, -(-h // 4) * -(-w // 4)) for h, w in levels]
+            for level, q in enumerate(from_tokens(batch.arrays[f"{what}s"][0], order, shapes)):
+                found[f"{index}/{what}_symbols/{level}"] = q.numpy().astype(np.int32)
+    return found
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_golden_cache_decodes_to_the_same_numbers(profile: str) -> None:
+    expected = np.load(GOLDEN[profile] / "expected.npz")  # a missing file fails
+    found = decoded(GOLDEN[profile])
+    assert sorted(found) == sorted(expected.files) and len(found) > 50
+    for name, values in found.items():
+        if "features" in name or "scores" in name:  # sums of products: as exact as float32 is on any machine
+            np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-5 * np.abs(expected[name]).max())
+        else:
+            np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["expected.npz", "codec.json", "pass-0/shard-00000.tar", "codec/feature_mean/c/0/0/0"])
+def test_a_missing_golden_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    copy = Path(shutil.copytree(GOLDEN["frs"], tmp_path / "frs-1"))
+    monkeypatch.setitem(GOLDEN, "frs", copy)
+    test_golden_cache_decodes_to_the_same_numbers("frs")
+    (copy / name).unlink()
+    with pytest.raises((OSError, PipelineError)):
+        test_golden_cache_decodes_to_the_same_numbers("frs")
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    from tests.docs.test_format_doc import make_mixed
+
+    for profile, golden in GOLDEN.items():
+        if not golden.exists():  # what is there stays as it is: remove it by hand, with a new VERSION
+            with tempfile.TemporaryDirectory() as folder:
+                shutil.copytree(make_mixed(Path(folder), profile), golden)
+            np.savez_compressed(golden / "expected.npz", **decoded(golden))

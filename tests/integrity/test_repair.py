@@ -1,0 +1,185 @@
+"""`verify` tells everything that is bad, `repair` makes it again: the very bytes of the original."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cache.canonical import read_json, write_json
+from pipeline.cache.reader import ShardReader
+from pipeline.cli.command import guarded
+from pipeline.cli.main import main
+from pipeline.storage.local import sha256_file
+from tests.conftest import detector, make_config, save_teacher
+from tests.stage1.test_stages import tree
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Run a verb; (exit code, standard output, standard error)."""
+
+    def verb(*argv: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, argv)])
+        capsys.readouterr()
+        try:
+            guarded(main)
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return verb
+
+
+def flip(path: Path, at: int = -1) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at if at >= 0 else len(raw) // 2] ^= 4
+    path.write_bytes(raw)
+
+
+@pytest.fixture
+def work(made: dict[str, Path], tmp_path: Path) -> Path:
+    """A private copy of a finished cache; stage 1's config finds it through `there`."""
+    return Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache"))
+
+
+def test_verify_lists_all_that_is_bad(run, work: Path) -> None:
+    code, out, err = run("verify", work, "--json")
+    assert (code, json.loads(out)["whole"], err) == (0, True, "")
+    bad = [work / "pass-0/shard-00001.tar", work / "pass-1/shard-00000.json", work / "gate.json"]
+    for path in bad:
+        flip(path)
+    code, out, err = run("verify", work, "--json")
+    found = json.loads(out)
+    assert code == 2 and not found["whole"] and len(found["bad"]) == 3
+    assert all(any(str(path) in line for line in found["bad"]) for path in bad)
+    assert err.startswith("error: ") and "and 2 more" in err and err.count("\n") == 1
+    code, out, err = run("verify", work)
+    assert (code, out) == (2, "")
+
+
+def test_verify_goes_on_behind_a_bad_sector(run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = work / "pass-0/shard-00001.tar"
+    flip(work / "pass-1/shard-00000.tar")
+
+    def read(path: Path) -> str:
+        if path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return sha256_file(path)
+
+    monkeypatch.setattr("pipeline.cache.manifest.sha256_file", read)
+    code, out, _ = run("verify", work, "--json")
+    assert code == 2 and [str(bad) in line for line in json.loads(out)["bad"]] == [True, False]
+
+
+@pytest.mark.parametrize("codec", ["frs", "lossless"])
+def test_verify_deep_compares_with_the_live_teacher(run, made: dict[str, Path], codec: str) -> None:
+    config = made[codec]
+    code, out, _ = run("verify", config.parent / "cache", "--deep", "--config", config, "--views", 6, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["decoded"] == 24 and found["live"]["views"] >= 6
+    worst = found["live"]["worst"]
+    assert worst.keys() == {"features", "scores", "frs"}
+    assert all(0.9 < value <= 1.0001 for value in worst.values()) if codec == "frs" else not any(worst.values())
+
+
+def test_verify_deep_finds_what_has_perfect_checksums(run, made: dict[str, Path], work: Path) -> None:
+    """A shard of other bytes under right digests: only the teacher knows, or the plan."""
+    from pipeline.cache.cache import Cache
+    from pipeline.cache.manifest import write_manifest
+
+    cache = Cache(work)
+    before = cache.manifest(0)
+    for suffix in (".tar", ".json"):
+        shutil.copy(work / f"pass-1/shard-00000{suffix}", work / f"pass-0/shard-00000{suffix}")
+    write_manifest(work, 0, cache.plan_digest, len(cache.references(0)), 1, [], before["environment"])
+    assert run("verify", work)[0] == 0
+    code, _, err = run("verify", work, "--deep")
+    assert code == 2 and "holds other views than its pass's plan.json" in err
+
+
+def test_verify_deep_needs_the_caches_own_teacher(
+    run, made: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so before it reads and decodes all of the cache."""
+    monkeypatch.setattr("pipeline.integrity.verify.findings", lambda *_: pytest.fail("read all of it first"))
+    other = save_teacher(tmp_path / "other", detector("retinanet"), seed=5)
+    config = make_config(data, other, detector("retinanet"), tmp_path)
+    code, _, err = run("verify", made["frs"].parent / "cache", "--deep", "--config", config)
+    assert code == 2 and "teacher weights' sha256" in err
+
+
+DAMAGE = {
+    "one shard, one sidecar": ["pass-0/shard-00001.tar", "pass-1/shard-00000.json"],
+    "a manifest and its plan": ["pass-0/manifest.json", "pass-0/plan.json"],
+    "identity and gate": ["plan.json", "gate.json"],
+    "the codec's tables": ["codec/feature_mean/c/0/0/0"],
+    "the codec's settings": ["codec.json", "pass-1/manifest.json"],
+}
+
+
+QUICK = ("one shard, one sidecar", "the codec's tables")
+
+
+@pytest.mark.parametrize(
+    "names", [pytest.param(v, id=k, marks=() if k in QUICK else pytest.mark.slow) for k, v in DAMAGE.items()]
+)
+def test_repair_makes_the_original(run, made: dict[str, Path], work: Path, names: list[str]) -> None:
+    before = tree(work)
+    bad = {(work / name).with_suffix(".tar") for name in names}
+    untouched = {path: path.stat().st_mtime_ns for path in work.rglob("*.tar") if path not in bad}
+    for name in names:
+        flip(work / name)
+    assert run("verify", work)[0] == 2
+    code, out, err = run("repair", "--config", made["frs"], "--cfg-options", f"cache.dir={work}")
+    assert code == 0, err
+    assert tree(work) == before and "byte for byte" in out
+    assert all(path.stat().st_mtime_ns == when for path, when in untouched.items())
+    assert run("verify", work, "--deep")[0] == 0
+    code, out, _ = run("repair", "--config", made["frs"], "--cfg-options", f"cache.dir={work}")
+    assert code == 0 and "nothing to repair" in out
+
+
+def test_repair_leaves_alone_what_stage_1_would_not_make(run, made: dict[str, Path], work: Path) -> None:
+    """A pass beyond the config's would stay without a manifest; a folder beside the passes is somebody's copy."""
+    (work / "pass-1").rename(work / "pass-1.old")
+    options = ["--config", made["frs"], "--cfg-options", f"cache.dir={work}", "cache.passes=1"]
+    (work / "pass-notes").write_text("mine")
+    (work / "codec/.DS_Store").write_text("")
+    assert run("verify", work)[0] == 2
+    code, out, err = run("repair", *options)
+    assert code == 0 and out.count("bad  ") == 1 and ".DS_Store: no file of the cache, removed" in out, err
+    assert run("verify", work)[0] == 0
+    (work / "pass-1.old").rename(work / "pass-1")
+    flip(work / "pass-1/shard-00000.tar")
+    before = tree(work)
+    code, _, err = run("repair", *options)
+    assert code == 2 and "holds pass-1, this config makes 1 passes" in err and tree(work) == before
+
+
+def test_repair_says_what_it_cannot_do(run, made: dict[str, Path], data: Path, work: Path, tmp_path: Path) -> None:
+    other = make_config(
+        data, save_teacher(tmp_path / "o", detector("retinanet"), seed=5), detector("retinanet"), tmp_path
+    )
+    flip(work / "plan.json")
+    before = tree(work)
+    code, _, err = run("repair", "--config", other, "--cfg-options", f"cache.dir={work}")
+    assert code == 2 and "made with another config" in err and tree(work) == before
+    run("repair", "--config", made["frs"], "--cfg-options", f"cache.dir={work}")
+    # Tables of another machine: the shards carry a digest that calibrating here does not give.
+    sidecars = sorted(work.glob("pass-*/shard-*.json"))
+    for path in sidecars:
+        write_json(path, {**read_json(path), "codec": "f" * 64})
+    (work / "codec.json").unlink()
+    code, _, err = run("repair", "--config", made["frs"], "--cfg-options", f"cache.dir={work}")
+    assert code == 2 and "calibrating again gave other tables" in err and "from a copy" in err
+    assert all(path.with_suffix(".tar").exists() for path in sidecars)
+    assert ShardReader(sidecars[0].with_suffix(".tar")).read(0)

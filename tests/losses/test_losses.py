@@ -1,0 +1,101 @@
+"""PKD and CWD equal plain numpy, ask nothing beyond a sample's own grid, and run on the caches that can serve them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import DistillSection
+from pipeline.errors import ConfigError
+from pipeline.losses.registry import FEATURE_LOSSES, UNWEIGHTED, distillation_loss
+from pipeline.records import TeacherOutput
+from pipeline.stage2.teacher_data import require_served
+from tests.codecs.test_codec import calibrated, output
+
+GRIDS = (((6, 9), (3, 5)), ((4, 7), (2, 4)))  # two samples of one batch
+
+
+def numpy_loss(name: str, teacher: np.ndarray, student: np.ndarray, grids: list[tuple[int, int]]) -> float:
+    """One level in plain numpy, float64: positions of each sample's own grid, gathered first."""
+    pairs = [[x[b, :, :h, :w].reshape(x.shape[1], -1) for b, (h, w) in enumerate(grids)] for x in (teacher, student)]
+    if name == "cwd":
+        total = 0.0
+        for t, s in zip(*pairs):
+            p, q = (np.exp(x - x.max(axis=1, keepdims=True)) for x in (t, s))
+            p, q = (x / x.sum(axis=1, keepdims=True) for x in (p, q))
+            total += (p * np.log(p / q)).sum()
+        return total / (len(grids) * teacher.shape[1])
+    # PKD's loss is one minus Pearson's correlation; (n - 1) / n for the unbiased deviation.
+    t, s = (np.concatenate(parts, axis=1) for parts in pairs)
+    correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(t, s)]
+    return float(np.mean([1 - r for r in correlations])) * (t.shape[1] - 1) / t.shape[1]
+
+
+@pytest.mark.parametrize("name", list(UNWEIGHTED))
+def test_losses_equal_numpy(name: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    target = output(2, list(GRIDS[0]), 8, 6)
+    target = TeacherOutput(target.features, target.scores, target.frs, GRIDS)
+    student = [f + torch.randn(f.shape, generator=generator) for f in target.features]
+    found = float(distillation_loss(name, target, student))
+    levels = zip(target.features, student, zip(*GRIDS))
+    expected = sum(numpy_loss(name, t.double().numpy(), s.double().numpy(), list(g)) for t, s, g in levels)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(UNWEIGHTED))
+def test_nothing_outside_a_grid_counts(name: str) -> None:
+    target = output(2, list(GRIDS[0]), 8, 6)
+    student = [torch.randn_like(f).requires_grad_() for f in target.features]
+    losses = []
+    for beyond in (0.0, 7.0):
+        features = [f.clone() for f in target.features]
+        for level, own in zip(features, GRIDS[1]):
+            level[1, :, own[0] :], level[1, :, :, own[1] :] = beyond, beyond
+        masked = TeacherOutput(features, target.scores, target.frs, GRIDS)
+        losses.append(distillation_loss(name, masked, student))
+    assert float(losses[0]) == float(losses[1])
+    for gradient, own in zip(torch.autograd.grad(losses[0], student), GRIDS[1]):
+        assert torch.isfinite(gradient).all() and gradient[0].any()
+        assert not gradient[1, :, own[0] :].any() and not gradient[1, :, :, own[1] :].any()
+
+
+@pytest.mark.parametrize("name", list(UNWEIGHTED))
+def test_a_dead_channel_has_a_gradient(name: str) -> None:
+    target = output(1, [(4, 4)], 3, 2)
+    target.features[0][:, 0] = 1.0
+    student = [torch.zeros(1, 3, 4, 4, requires_grad=True)]
+    (gradient,) = torch.autograd.grad(distillation_loss(name, target, student), student)
+    assert torch.isfinite(gradient).all()
+
+
+def test_the_universal_profile_serves_every_loss() -> None:
+    universal, own = calibrated("frs", quality=0.03, profile="universal"), calibrated("frs", quality=0.03)
+    assert max(universal.gradient_error(loss) for loss in FEATURE_LOSSES.values()) <= 0.03 * 1.2
+    assert own.gradient_error("feature") <= 0.03 * 1.2 < own.gradient_error("pkd")
+    for loss in FEATURE_LOSSES:
+        require_served(universal, DistillSection(1.0, 1.0, feature_loss=loss), Path("cache"))
+        require_served(calibrated("lossless"), DistillSection(1.0, 1.0, feature_loss=loss), Path("cache"))
+
+
+def test_a_cache_that_spoils_a_loss_is_refused() -> None:
+    codec = calibrated("frs", quality=0.5)
+    codec.settings["probe_error"] |= {"pkd": 1.7}
+    with pytest.raises(ConfigError, match=r"at most 100%.*to give it 170%.*profile='universal'"):
+        require_served(codec, DistillSection(1.0, 1.0, feature_loss="pkd"), Path("cache"))
+    require_served(codec, DistillSection(1.0, 1.0), Path("cache"))
+
+
+def test_without_class_scores() -> None:
+    """A student that asks for them is refused, one that does not is served as well as from the whole cache."""
+    codec, whole = calibrated("frs", quality=0.03, scores=False), calibrated("frs", quality=0.03)
+    assert codec.gradient_error("feature") == whole.gradient_error("feature") and codec.score_channels == 0
+    exact = output(1, list(GRIDS[0]), 8, 6)
+    (sample,), (beside,) = codec.encode(exact)[0], whole.encode(exact)[0]
+    assert "scores" not in sample and all(np.array_equal(sample[name], beside[name]) for name in sample)
+    require_served(codec, DistillSection(1.0, 0.0), Path("cache"))
+    with pytest.raises(ConfigError, match=r"distill\.score_weight=0\.1: cache was made without class scores"):
+        require_served(codec, DistillSection(1.0, 0.1), Path("cache"))

@@ -1,0 +1,60 @@
+"""Stage 1 under torchrun: the same cache to the byte, whoever makes which shard, also when a rank is killed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import cv2
+import pytest
+
+from tests.conftest import detector, make_config, make_dataset
+from tests.helpers.launch import finished, kill_a_rank, launch
+from tests.stage1.test_stages import tree
+
+
+def start(config: Path, *options: str, ranks: int) -> subprocess.Popen:
+    return launch("stage1_cache_teacher.py", "--config", str(config), *options, ranks=ranks)
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory, data: Path, teacher: dict[str, str]) -> dict[str, str]:
+    work = tmp_path_factory.mktemp("one")
+    finished(start(make_config(data, teacher, detector("retinanet"), work), ranks=1))
+    return tree(work / "cache")
+
+
+def test_two_ranks_make_the_same_cache(
+    data: Path, teacher: dict[str, str], one_rank: dict[str, str], tmp_path: Path
+) -> None:
+    out = finished(start(make_config(data, teacher, detector("retinanet"), tmp_path), ranks=2))
+    assert tree(tmp_path / "cache") == one_rank
+    assert "on 2 ranks" in out and out.count("gate  ") == out.count("holds  ") == 1
+    assert sum(line.startswith("pass ") and "12 of 12 views" in line for line in out.splitlines()) == 2, out
+
+
+def test_a_killed_rank_ends_all_and_its_shards_are_made_again(
+    data: Path, teacher: dict[str, str], one_rank: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(data, teacher, detector("retinanet"), tmp_path)
+    process = start(config, ranks=2)
+    kill_a_rank(process, lambda: bool(list((tmp_path / "cache").glob("pass-0/shard-*.tar*"))))
+    assert not (tmp_path / "cache" / "pass-1" / "manifest.json").exists()
+    finished(start(config, ranks=2))
+    assert tree(tmp_path / "cache") == one_rank
+
+
+def test_an_error_of_one_rank_is_told_and_ends_all(data: Path, teacher: dict[str, str], tmp_path: Path) -> None:
+    images = make_dataset(tmp_path / "data")
+    broken = images / "images" / "011.jpg"
+    broken.write_bytes(broken.read_bytes()[:100])
+    config = make_config(images, teacher, detector("retinanet"), tmp_path)
+    process = start(config, "--cfg-options", "cache.quarantine=True", ranks=2)
+    finished(process)
+    alone = make_config(images, teacher, detector("retinanet"), tmp_path / "alone")
+    finished(start(alone, "--cfg-options", "cache.quarantine=True", ranks=1))
+    assert tree(tmp_path / "cache") == tree(tmp_path / "alone" / "cache")
+    assert cv2.imread(str(broken)) is None and (tmp_path / "cache" / "pass-0" / "quarantine.json").exists()
+    other = make_config(images, teacher, detector("retinanet"), tmp_path / "strict")
+    out, _ = start(other, ranks=2).communicate(timeout=60)
+    assert "error: " in out and "011.jpg" in out

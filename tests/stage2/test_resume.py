@@ -1,0 +1,201 @@
+"""Stopped anywhere and resumed, a run makes the very steps it would have made: the same samples, the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from pipeline.errors import StudentError
+from pipeline.stage2.checkpoint import WholeCheckpointHook
+from tests.helpers.launch import finished, kill_a_rank, launch
+from tests.stage1.test_stages import stage2
+
+SEEN = """
+import json
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class Seen(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        rank, ids = runner.rank, [int(s.img_id) for s in data_batch["data_samples"]]
+        with open(f"{runner.work_dir}/seen-{rank}.jsonl", "a") as file:
+            file.write(json.dumps([runner.epoch, runner.iter, ids]) + chr(10))
+"""
+
+
+@pytest.fixture(scope="module")
+def config(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Six steps an epoch, two epochs, a checkpoint behind each step; what each step sees is written down."""
+    folder = tmp_path_factory.mktemp("resume")
+    (folder / "seen.py").write_text(SEEN)
+    (folder / "config.py").write_text(f"""
+_base_ = {str(made["lossless"])!r}
+custom_imports = dict(imports=["seen"])
+custom_hooks = [dict(type="Seen")]
+train_dataloader = dict(batch_size=2)
+train_cfg = dict(max_epochs=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1))
+optim_wrapper = dict(optimizer=dict(momentum=0.9))
+param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=9)]
+""")
+    sys.path.append(str(folder))
+    yield folder / "config.py"
+    sys.path.remove(str(folder))
+
+
+def train(config: Path, work: Path, *more: str, ranks: int = 1, batch: int = 2) -> subprocess.Popen:
+    """Stage 2 as a user runs it."""
+    options = ["--work-dir", str(work), "--cfg-options", f"train_dataloader.batch_size={batch}"]
+    arguments = ["--config", str(config), *options, *more]  # torchrun's ranks are known without --launcher
+    return launch("stage2_distill.py", *arguments, ranks=ranks, path=config.parent)
+
+
+def seen(work: Path) -> dict[int, list[int]]:
+    """Image ids of every step, over all ranks; of a step made twice the last time."""
+    steps: dict[int, list[list[int]]] = {}
+    for path in sorted(work.glob("seen-*.jsonl")):
+        own = {step: ids for _, step, ids in map(json.loads, path.read_text().splitlines())}
+        for step, ids in own.items():
+            steps.setdefault(step, []).append(ids)
+    return {step: [i for ids in parts for i in ids] for step, parts in sorted(steps.items())}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    found = torch.load(path, weights_only=True)
+    return {**found["state_dict"], **{f"adapters.{k}": v for k, v in found["frs"]["adapters"].items()}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("undisturbed")
+    finished(train(config, work))
+    assert [sorted(ids for step in range(e * 6, e * 6 + 6) for ids in seen(work)[step]) for e in (0, 1)] == [
+        list(range(100, 112))
+    ] * 2
+    return work
+
+
+def test_killed_and_resumed_is_as_never_killed(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    process = train(config, tmp_path)
+    while not (tmp_path / "iter_4.pth").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    made = max(seen(tmp_path))
+    assert 3 <= made < 11, "killed inside the run"
+    (tmp_path / "seen-0.jsonl").rename(tmp_path / "before")
+    finished(train(config, tmp_path, "--resume"))
+    assert min(seen(tmp_path)) >= 3, "what was done is not done again"
+    for step, ids in seen(tmp_path).items():
+        assert ids == seen(undisturbed)[step]
+    same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
+
+
+def same(one: Path, other: Path) -> None:
+    found, expected = weights(one), weights(other)
+    assert found.keys() == expected.keys()
+    different = [name for name in found if not torch.equal(found[name], expected[name])]
+    assert not different
+
+
+def test_a_torn_checkpoint_is_left_aside(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """As a kill leaves them: the newest file torn, mmengine's pointer empty, max_keep_ckpts=1."""
+    shutil.copy(undisturbed / "iter_7.pth", tmp_path / "previous.pth")
+    (tmp_path / "iter_8.pth").write_bytes((undisturbed / "iter_8.pth").read_bytes()[:5000])
+    (tmp_path / "last_checkpoint").write_text("")
+    finished(train(config, tmp_path, "--resume"))
+    assert min(seen(tmp_path)) == 7
+    same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
+    for path in tmp_path.glob("*.pth"):
+        path.write_bytes(b"torn")
+    with pytest.raises(StudentError, match=r"none of its \d+ .pth files can be resumed"):
+        stage2(config, resume="auto", work_dir=str(tmp_path))
+
+
+def test_one_whole_checkpoint_is_always_there(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmengine removes the old one before it writes the new one."""
+    there, save = [], Runner.save_checkpoint
+    options = {"default_hooks.checkpoint.max_keep_ckpts": 1, "work_dir": str(tmp_path), "train_cfg.max_epochs": 1}
+    remember = lambda self, *args, **more: (there.append(len(list(tmp_path.glob("*.pth")))), save(self, *args, **more))  # noqa: E731
+    monkeypatch.setattr(Runner, "save_checkpoint", remember)
+    stage2(config, **options)
+    assert there == [0, 1, 1, 1, 1, 1] and [p.name for p in tmp_path.glob("*.pth")] == ["iter_6.pth"]
+
+
+def test_the_spare_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed from it by another spelling of its path; and where the file system has no hard links."""
+    saved: list[list[str]] = []
+    save = lambda self, runner, step, meta: saved.append(sorted(p.name for p in tmp_path.iterdir()))  # noqa: E731
+    monkeypatch.setattr(CheckpointHook, "_save_checkpoint_with_step", save)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "previous.pth").write_bytes(b"whole")
+    resumed = SimpleNamespace(work_dir=".", _resume=True, _load_from=str(tmp_path / "previous.pth"))
+    hook = WholeCheckpointHook()
+    hook.last_ckpt = None
+    hook._save_checkpoint_with_step(resumed, 1, {})
+    assert saved.pop() == ["previous.pth"]
+    (tmp_path / "epoch_1.pth").write_bytes(b"whole")
+    hook.last_ckpt = "epoch_1.pth"
+    monkeypatch.setattr(Path, "hardlink_to", lambda self, target: os.link(tmp_path / "none", self))
+    hook._save_checkpoint_with_step(resumed, 2, {})
+    assert saved.pop() == ["epoch_1.pth"]
+
+
+def test_the_same_command_ends_in_the_same_weights(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    stage2(config, work_dir=str(tmp_path), **{"train_cfg.max_epochs": 1})
+    same(tmp_path / "iter_1.pth", undisturbed / "iter_1.pth")
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_resumed_at_any_step(config: Path, undisturbed: Path, tmp_path: Path, step: int) -> None:
+    """Inside an epoch, and at its end."""
+    shutil.copy(undisturbed / f"iter_{step}.pth", tmp_path / "start.pth")
+    finished(train(config, tmp_path, "--resume", str(tmp_path / "start.pth")))
+    assert seen(tmp_path) == {n: ids for n, ids in seen(undisturbed).items() if n >= step}
+    same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
+
+
+def test_two_ranks_make_the_same_steps(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """One sample on each of two ranks; then from inside an epoch with one rank again."""
+    finished(train(config, tmp_path, ranks=2, batch=1))
+    assert len(list(tmp_path.glob("seen-*.jsonl"))) == 2
+    assert seen(tmp_path) == seen(undisturbed)
+    other = tmp_path / "other"
+    finished(train(config, other, "--resume", str(tmp_path / "iter_4.pth")))
+    assert seen(other) == {n: ids for n, ids in seen(undisturbed).items() if n >= 4}
+
+
+def test_a_rank_that_dies_ends_all(config: Path, tmp_path: Path) -> None:
+    process = train(config, tmp_path, ranks=2, batch=1)
+    kill_a_rank(process, (tmp_path / "seen-1.jsonl").exists)
+
+
+def test_inside_an_epoch_steps_keep_their_size(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    options = {"train_dataloader.batch_size": 4, "work_dir": str(tmp_path)}
+    with pytest.raises(StudentError, match="of 2 samples a step, this run's steps have 4"):
+        stage2(config, resume=str(undisturbed / "iter_4.pth"), **options)
+    assert stage2(config, resume=str(undisturbed / "iter_6.pth"), **options)["epochs"] == 2
+
+
+def test_inside_an_epoch_the_order_is_kept(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """That of another seed would repeat some samples and lose others; the next epoch may have it."""
+    options = {"randomness.seed": 77, "work_dir": str(tmp_path)}
+    with pytest.raises(StudentError, match="other batches than this config"):
+        stage2(config, resume=str(undisturbed / "iter_4.pth"), **options)
+    assert stage2(config, resume=str(undisturbed / "iter_6.pth"), **options)["epochs"] == 2
