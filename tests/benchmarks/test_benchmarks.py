@@ -17,10 +17,10 @@ from pipeline.mmdet_compat.registry import Config
 from pipeline.stage2.train import train_student
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.zoo import find_teacher
-from tests.codecs.test_codec import output
-from tests.conftest import CLASSES
+from tests.helpers.datasets import CLASSES
+from tests.helpers.outputs import random_output
 
-EXACT = output(1, [(16, 24), (8, 12)], 8, 30, 4)
+EXACT = random_output(1, [(16, 24), (8, 12)], 8, 30, 4)
 # Largest error of a score that a rival may make; None: it makes large ones on purpose.
 WORST = {
     "blosc default, float32": 0.0, "fp16 + zstd 19": 1e-3, "int8 a channel + zstd 19": 3e-3,

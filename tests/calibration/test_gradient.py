@@ -20,8 +20,8 @@ from pipeline.losses.registry import distillation_loss
 from pipeline.records import TeacherOutput
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.zoo import find_teacher
-from tests.codecs.test_codec import output
-from tests.conftest import CLASSES
+from tests.helpers.datasets import CLASSES
+from tests.helpers.outputs import random_output
 
 
 class Small(nn.Module):
@@ -53,7 +53,7 @@ def gradient(student: Small, x: torch.Tensor, target: TeacherOutput, weights: di
 def test_errors_are_those_of_plain_backward_passes() -> None:
     torch.manual_seed(3)
     student, x = Small(), torch.randn(1, 3, 16, 24)
-    exact = output(1, [(16, 24), (8, 12)], 8, 6, 1)
+    exact = random_output(1, [(16, 24), (8, 12)], 8, 6, 1)
     coded = TeacherOutput([f + 0.1 * torch.randn_like(f) for f in exact.features], [s * 0.9 for s in exact.scores],
                           [m * (1 + 0.01 * torch.randn_like(m)) for m in exact.frs])  # fmt: skip
     weights = {"feature": 0.3, "score": 2.0}
@@ -72,7 +72,7 @@ def test_errors_are_those_of_plain_backward_passes() -> None:
 
 def test_a_view_without_gradient_has_no_error() -> None:
     student, x = Small(), torch.randn(1, 3, 16, 24)
-    exact = output(1, [(16, 24), (8, 12)], 8, 6, 1)
+    exact = random_output(1, [(16, 24), (8, 12)], 8, 6, 1)
     blank = TeacherOutput(exact.features, exact.scores, [torch.zeros_like(m) for m in exact.frs])
     none = StudentPass(both(student, x), list(student.parameters()), blank).errors(exact)
     assert none.relative["total"] != none.relative["total"]  # NaN
@@ -81,7 +81,7 @@ def test_a_view_without_gradient_has_no_error() -> None:
 
 
 def test_unexplained_variance() -> None:
-    views = [output(1, [(16, 24), (8, 12)], 8, 6, n) for n in (1, 2, 3)]
+    views = [random_output(1, [(16, 24), (8, 12)], 8, 6, n) for n in (1, 2, 3)]
     for what in ("feature", "score"):
         assert unexplained(what, [(view, view.values(what)) for view in views]) == 0.0
         level_means = []

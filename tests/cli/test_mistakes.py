@@ -15,7 +15,9 @@ import stage1_cache_teacher
 import stage2_distill
 from pipeline.cli.command import guarded
 from pipeline.mmdet_compat.registry import Config
-from tests.conftest import detector, make_config, make_dataset, save_teacher
+from tests.helpers.configs import make_config
+from tests.helpers.datasets import make_dataset
+from tests.helpers.detectors import detector, save_teacher
 
 SCRIPTS = {1: stage1_cache_teacher, 2: stage2_distill}
 
@@ -221,7 +223,7 @@ def test_samplers_are_not_ignored(fails, made: dict[str, Path], tmp_path: Path) 
 
 
 def test_a_changed_image_stops_training(fails, teacher: dict, tmp_path: Path) -> None:
-    from tests.conftest import stage1
+    from tests.helpers.stages import stage1
 
     mine = make_dataset(tmp_path / "data", images=6)
     config = make_config(mine, teacher, detector("retinanet"), tmp_path / "work")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.arrays import decode_chunk, encode_sample
-from pipeline.codecs.base import Codec, Measure
+from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.fit import learn_order, learn_statistics
 from pipeline.codecs.frs.map import BUCKETS, EMPTY, CodedMap, map_top
@@ -25,52 +23,10 @@ from pipeline.codecs.frs.tokens import from_groups, from_tokens, log_class, symb
 from pipeline.codecs.frs.transform import dct, klt
 from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import pack, stack, unpack
-from pipeline.codecs.registry import codec_settings, new_codec
+from pipeline.codecs.registry import codec_settings
 from pipeline.errors import CodecError, ConfigError
-from pipeline.losses.registry import WEIGHTED, compared
 from pipeline.records import TeacherOutput, canvas
-
-
-def output(batch: int, sizes: list[tuple[int, int]], channels: int, scores: int, seed: int = 0) -> TeacherOutput:
-    """Smooth features and mostly weak scores, as teachers give them."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(channels, channels, generator=torch.Generator().manual_seed(99)) / channels**0.5
-    features, probabilities = [], []
-    for h, w in sizes:
-        coarse = torch.randn(batch, channels, max(1, h // 4), max(1, w // 4), generator=generator)
-        smooth = torch.nn.functional.interpolate(coarse, (h, w), mode="bilinear")
-        features.append(torch.einsum("ij,bjhw->bihw", mixing, smooth))
-        logits = torch.randn(batch, scores, max(1, h // 4), max(1, w // 4), generator=generator) * 3 - 5
-        probabilities.append(torch.nn.functional.interpolate(logits, (h, w), mode="bilinear").sigmoid())
-    return TeacherOutput(features, probabilities, [p.amax(dim=1) for p in probabilities])
-
-
-class RandomSample:
-    """Seeded outputs to calibrate on; in the place of a gradient's error that of the weighted tensor."""
-
-    def __init__(self, channels: int, scores: int, sizes: list[tuple[int, int]]) -> None:
-        self._make = lambda seed: output(2, sizes, channels, scores, seed)
-
-    def outputs(self, part: str) -> Iterator[TeacherOutput]:
-        seeds = {"learning": range(4), "choosing": (10, 11), "reported": (20, 21)}[part]
-        yield from (self._make(seed) for seed in seeds)
-
-    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
-        for exact in self.outputs(part):
-            yield exact, lambda coded, exact=exact: {loss: weighted_error(loss, coded, exact) for loss in losses}
-
-
-def weighted_error(loss: str, coded: TeacherOutput, exact: TeacherOutput) -> float:
-    what, ones = compared(loss), [torch.ones_like(m) for m in exact.frs]
-    pairs = list(zip(coded.values(what), exact.values(what), exact.frs if loss in WEIGHTED else ones))
-    lost = sum(float((m[:, None] * (x - y) ** 2).sum() / m.sum()) for x, y, m in pairs)
-    return (lost / sum(float((m[:, None] * y**2).sum() / m.sum()) for _, y, m in pairs)) ** 0.5
-
-
-def calibrated(kind: str, channels: int = 8, classes: int = 6, levels: int = 2, **settings_: Any) -> Codec:
-    codec = new_codec(codec_settings({"type": kind, **settings_}))
-    codec.calibrate(RandomSample(channels, classes, [(16, 24), (8, 12)][:levels]))
-    return codec
+from tests.helpers.outputs import RandomSample, calibrated_codec, random_output, weighted_error
 
 
 def round_trip(codec: Codec, *batches: TeacherOutput) -> TeacherOutput:
@@ -89,8 +45,8 @@ SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
 @given(st.lists(SIDES, min_size=2, max_size=2), st.lists(SIDES, min_size=2, max_size=2), st.integers(1, 3))
 def test_lossless_is_exact_for_any_shapes(first: list, second: list, batch: int) -> None:
-    codec = calibrated("lossless")
-    one, two = output(batch, first, 8, 6, 1), output(1, second, 8, 6, 2)
+    codec = calibrated_codec("lossless")
+    one, two = random_output(batch, first, 8, 6, 1), random_output(1, second, 8, 6, 2)
     back = round_trip(codec, one, two)
     assert back.levels == canvas((one.levels, two.levels))
     for level in range(2):
@@ -125,7 +81,7 @@ def test_frs_error_is_bounded_by_its_step(sizes: list, batch: int, scale: float,
     """Orthonormal transforms: the weighted error cannot exceed half a step in every coded coefficient."""
     step = 0.02
     codec = exact_frs(8, 6, step)
-    exact = output(batch, sizes, 8, 6, 5)
+    exact = random_output(batch, sizes, 8, 6, 5)
     frs = [m * data.draw(st.sampled_from([1.0, 1e-3, 1e-9])) for m in exact.frs]
     for m in frs:  # zeros and ones anywhere
         m[:, data.draw(st.integers(0, m.shape[1] - 1))] = data.draw(st.sampled_from([0.0, 1.0]))
@@ -145,8 +101,8 @@ def test_frs_error_is_bounded_by_its_step(sizes: list, batch: int, scale: float,
 
 @pytest.mark.parametrize("quality", [0.01, 0.03, 0.10])
 def test_the_quality_asked_for_is_what_comes_out(quality: float) -> None:
-    codec = calibrated("frs", quality=quality)
-    fresh = [output(2, [(16, 24), (8, 12)], 8, 6, n) for n in range(30, 36)]
+    codec = calibrated_codec("frs", quality=quality)
+    fresh = [random_output(2, [(16, 24), (8, 12)], 8, 6, n) for n in range(30, 36)]
     for what in ("feature", "score"):
         mean = sum(weighted_error(what, round_trip(codec, exact), exact) for exact in fresh) / len(fresh)
         assert quality / 1.5 < mean < quality * 1.5
@@ -154,8 +110,8 @@ def test_the_quality_asked_for_is_what_comes_out(quality: float) -> None:
 
 
 def test_quality_names() -> None:
-    assert calibrated("frs", quality="small").tables.keys() == calibrated("frs", quality=0.1).tables.keys()
-    steps = [calibrated("frs", quality=q).settings["feature_step"] for q in ("high", "balanced", "small")]
+    assert calibrated_codec("frs", quality="small").tables.keys() == calibrated_codec("frs", quality=0.1).tables.keys()
+    steps = [calibrated_codec("frs", quality=q).settings["feature_step"] for q in ("high", "balanced", "small")]
     assert steps == sorted(steps) and steps[0] < steps[2] / 3
 
 
@@ -172,8 +128,8 @@ def test_a_quality_out_of_reach_is_refused() -> None:
 
 @pytest.mark.parametrize("scores", [1, 3, 80, 720])
 def test_empty_maps_and_single_positions(scores: int) -> None:
-    codec = calibrated("frs", classes=scores)
-    blank = output(1, [(1, 1), (1, 1)], 8, scores)
+    codec = calibrated_codec("frs", classes=scores)
+    blank = random_output(1, [(1, 1), (1, 1)], 8, scores)
     blank = TeacherOutput(blank.features, [torch.zeros_like(s) for s in blank.scores], [torch.zeros(1, 1, 1)] * 2)
     back = round_trip(codec, blank)
     assert all(torch.isfinite(f).all() for f in back.features + back.scores)
@@ -184,8 +140,8 @@ def test_empty_maps_and_single_positions(scores: int) -> None:
 
 
 def test_what_cannot_be_stored_is_refused() -> None:
-    codec = calibrated("frs")
-    good = output(1, [(4, 4), (2, 2)], 8, 6)
+    codec = calibrated_codec("frs")
+    good = random_output(1, [(4, 4), (2, 2)], 8, 6)
     huge = TeacherOutput([f * 1e12 for f in good.features], good.scores, good.frs)
     with pytest.raises(CodecError, match="too large for the step"):
         codec.encode(huge)
@@ -194,11 +150,11 @@ def test_what_cannot_be_stored_is_refused() -> None:
         features[1][0, 0, 0, 0] = bad
         for kind in ("frs", "lossless"):
             with pytest.raises(CodecError, match=r"level 1.*NaN"):
-                calibrated(kind).encode(TeacherOutput(features, good.scores, good.frs))
+                calibrated_codec(kind).encode(TeacherOutput(features, good.scores, good.frs))
     with pytest.raises(CodecError, match="sigmoid"):
         codec.encode(TeacherOutput(good.features, [s + 1 for s in good.scores], good.frs))
     with pytest.raises(CodecError, match="expected"):
-        codec.encode(output(1, [(4, 4), (2, 2)], 9, 6))
+        codec.encode(random_output(1, [(4, 4), (2, 2)], 9, 6))
 
 
 @settings(max_examples=100, deadline=None)
@@ -293,8 +249,8 @@ def test_pack_and_unpack(sizes: list, spare: int) -> None:
 
 
 def test_decoding_does_not_depend_on_threads_or_processes(tmp_path: Path) -> None:
-    codec = calibrated("frs")
-    exact = output(2, [(16, 24), (8, 12)], 8, 6, 3)
+    codec = calibrated_codec("frs")
+    exact = random_output(2, [(16, 24), (8, 12)], 8, 6, 3)
     levels = (exact.levels,) * 2
     samples = codec.encode(exact)[0]
     specs = codec.specs(levels, samples)
@@ -324,12 +280,12 @@ def stack_arrays(samples: list[dict]) -> dict[str, np.ndarray]:
 
 
 def test_saved_tables_decode_the_same(tmp_path: Path) -> None:
-    codec = calibrated("frs")
+    codec = calibrated_codec("frs")
     save_codec(codec, tmp_path, {"views": 8})
     import json
 
     again = load_codec(tmp_path, json.loads((tmp_path / "codec.json").read_text()))
-    exact = output(1, [(16, 24), (8, 12)], 8, 6, 3)
+    exact = random_output(1, [(16, 24), (8, 12)], 8, 6, 3)
     one, two = round_trip(codec, exact), round_trip(again, exact)
     assert all(torch.equal(a, b) for a, b in zip(one.features + one.scores, two.features + two.scores))
     assert again.settings == codec.settings

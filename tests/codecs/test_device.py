@@ -16,7 +16,7 @@ from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import stack
 from pipeline.losses.registry import FEATURE_LOSSES, compared, distillation_loss
 from pipeline.records import EncodedBatch, TeacherOutput, canvas
-from tests.codecs.test_codec import calibrated, output
+from tests.helpers.outputs import calibrated_codec, random_output
 
 META = torch.device("meta")
 FIRST = [(16, 24), (8, 12)], [(24, 16), (12, 8)]  # FPN grids of each sample of a batch
@@ -40,14 +40,14 @@ class OneDevice(TorchDispatchMode):
 @pytest.fixture(scope="module", params=CODECS)
 def codec(request: pytest.FixtureRequest) -> Codec:
     kind = "lossless" if request.param == "lossless" else "frs"
-    return calibrated(kind, **CODECS[request.param])
+    return calibrated_codec(kind, **CODECS[request.param])
 
 
 def encoded(codec: Codec, sizes: Any, scale: float) -> EncodedBatch:
     """A batch of samples of these grids; `scale` of the maps gives them other exponents."""
     samples, levels = [], []
     for seed, grids in enumerate(sizes):
-        exact = output(1, grids, 8, 6, seed)
+        exact = random_output(1, grids, 8, 6, seed)
         weaker = TeacherOutput(exact.features, exact.scores, [m * scale for m in exact.frs])
         samples += codec.encode(weaker)[0]
         levels.append(exact.levels)

@@ -21,9 +21,11 @@ import pytest
 import torch
 
 from pipeline.cli.main import main, parser
-from tests.conftest import detector, make_config
-from tests.helpers.commands import PAGES, ROOT, ours, split, told
+from tests.helpers.commands import PAGES, ours, split, told
+from tests.helpers.configs import make_config
+from tests.helpers.detectors import detector
 from tests.helpers.launch import finished
+from tests.helpers.paths import ROOT
 from tests.helpers.servers import s3_server
 
 # What a flag is given here, and the cache of a verb. {new} is not there yet, the others are.

@@ -17,7 +17,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.reader import ShardReader
 from pipeline.tools.export import decoded as own
 from pipeline.tools.export import find_view
-from tests.docs.test_format_doc import codec_of, decoded, make_mixed
+from tests.helpers.mixed_cache import codec_of, decoded, make_mixed
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "read_cache.py"
 

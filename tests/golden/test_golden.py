@@ -74,7 +74,7 @@ def test_a_missing_golden_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
 if __name__ == "__main__":
     import tempfile
 
-    from tests.docs.test_format_doc import make_mixed
+    from tests.helpers.mixed_cache import make_mixed
 
     for profile, golden in GOLDEN.items():
         if not golden.exists():  # what is there stays as it is: remove it by hand, with a new VERSION

@@ -8,8 +8,8 @@ import shlex
 from pathlib import Path
 
 from pipeline.cli.main import COMMANDS
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STARTS = ("python ", "torchrun ", "frs-cache ", "make ", "pip ", "tar ", "eval ", ". ", ".venv/")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("d*/**/*.md"))]
 FOLDERS = ("configs", "demo", "benchmarks", "tests/torture", "docs")

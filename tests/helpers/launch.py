@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.paths import ROOT
 
 
 def launch(script: str, *arguments: str, ranks: int = 1, path: Path | None = None) -> subprocess.Popen:
-    """`path`: a folder that the process may import from."""
+    """Start an entry script; with `ranks` under torchrun. `path` is a folder that the process may import from."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it: sums depend on it
     if path:
@@ -26,7 +26,7 @@ def launch(script: str, *arguments: str, ranks: int = 1, path: Path | None = Non
 
 
 def finished(process: subprocess.Popen) -> str:
-    """What a process that ends well has printed."""
+    """Wait for a process that must succeed. Returns what it has printed."""
     out, _ = process.communicate(timeout=180)
     assert process.returncode == 0, out[-3000:]
     return out

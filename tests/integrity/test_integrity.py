@@ -183,11 +183,11 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
 
 def test_a_missing_chunk_is_no_zeros(tmp_path: Path) -> None:
     """zarr makes zeros of what is missing; here a chunk of zeros is stored, and a missing one is an error."""
-    from tests.cache.test_format import SPECS, samples, write
+    from tests.helpers.shards import SPECS, random_rows, write_shard
 
-    rows = samples(2)
+    rows = random_rows(2)
     rows[1]["features"][:] = 0
-    path = write(tmp_path / "shard-00000.tar", rows)
+    path = write_shard(tmp_path / "shard-00000.tar", rows)
     assert not ShardReader(path).read(1)["features"].any()
     assert not zarr.open_group(TarStore(path), mode="r")["features"][1].any()
     raw = path.read_bytes()

@@ -17,8 +17,9 @@ from pipeline.cache.reader import ShardReader
 from pipeline.cli.command import guarded
 from pipeline.cli.main import main
 from pipeline.storage.local import sha256_file
-from tests.conftest import detector, make_config, save_teacher
-from tests.stage1.test_stages import tree
+from tests.helpers.configs import make_config
+from tests.helpers.detectors import detector, save_teacher
+from tests.helpers.stages import tree
 
 
 @pytest.fixture

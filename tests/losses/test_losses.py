@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.losses.registry import FEATURE_LOSSES, UNWEIGHTED, distillation_loss
 from pipeline.records import TeacherOutput
 from pipeline.stage2.teacher_data import require_served
-from tests.codecs.test_codec import calibrated, output
+from tests.helpers.outputs import calibrated_codec, random_output
 
 GRIDS = (((6, 9), (3, 5)), ((4, 7), (2, 4)))  # two samples of one batch
 
@@ -37,7 +37,7 @@ def numpy_loss(name: str, teacher: np.ndarray, student: np.ndarray, grids: list[
 @pytest.mark.parametrize("name", list(UNWEIGHTED))
 def test_losses_equal_numpy(name: str) -> None:
     generator = torch.Generator().manual_seed(5)
-    target = output(2, list(GRIDS[0]), 8, 6)
+    target = random_output(2, list(GRIDS[0]), 8, 6)
     target = TeacherOutput(target.features, target.scores, target.frs, GRIDS)
     student = [f + torch.randn(f.shape, generator=generator) for f in target.features]
     found = float(distillation_loss(name, target, student))
@@ -48,7 +48,7 @@ def test_losses_equal_numpy(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(UNWEIGHTED))
 def test_nothing_outside_a_grid_counts(name: str) -> None:
-    target = output(2, list(GRIDS[0]), 8, 6)
+    target = random_output(2, list(GRIDS[0]), 8, 6)
     student = [torch.randn_like(f).requires_grad_() for f in target.features]
     losses = []
     for beyond in (0.0, 7.0):
@@ -65,7 +65,7 @@ def test_nothing_outside_a_grid_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(UNWEIGHTED))
 def test_a_dead_channel_has_a_gradient(name: str) -> None:
-    target = output(1, [(4, 4)], 3, 2)
+    target = random_output(1, [(4, 4)], 3, 2)
     target.features[0][:, 0] = 1.0
     student = [torch.zeros(1, 3, 4, 4, requires_grad=True)]
     (gradient,) = torch.autograd.grad(distillation_loss(name, target, student), student)
@@ -73,16 +73,16 @@ def test_a_dead_channel_has_a_gradient(name: str) -> None:
 
 
 def test_the_universal_profile_serves_every_loss() -> None:
-    universal, own = calibrated("frs", quality=0.03, profile="universal"), calibrated("frs", quality=0.03)
+    universal, own = calibrated_codec("frs", quality=0.03, profile="universal"), calibrated_codec("frs", quality=0.03)
     assert max(universal.gradient_error(loss) for loss in FEATURE_LOSSES.values()) <= 0.03 * 1.2
     assert own.gradient_error("feature") <= 0.03 * 1.2 < own.gradient_error("pkd")
     for loss in FEATURE_LOSSES:
         require_served(universal, DistillSection(1.0, 1.0, feature_loss=loss), Path("cache"))
-        require_served(calibrated("lossless"), DistillSection(1.0, 1.0, feature_loss=loss), Path("cache"))
+        require_served(calibrated_codec("lossless"), DistillSection(1.0, 1.0, feature_loss=loss), Path("cache"))
 
 
 def test_a_cache_that_spoils_a_loss_is_refused() -> None:
-    codec = calibrated("frs", quality=0.5)
+    codec = calibrated_codec("frs", quality=0.5)
     codec.settings["probe_error"] |= {"pkd": 1.7}
     with pytest.raises(ConfigError, match=r"at most 100%.*to give it 170%.*profile='universal'"):
         require_served(codec, DistillSection(1.0, 1.0, feature_loss="pkd"), Path("cache"))
@@ -91,9 +91,9 @@ def test_a_cache_that_spoils_a_loss_is_refused() -> None:
 
 def test_without_class_scores() -> None:
     """A student that asks for them is refused, one that does not is served as well as from the whole cache."""
-    codec, whole = calibrated("frs", quality=0.03, scores=False), calibrated("frs", quality=0.03)
+    codec, whole = calibrated_codec("frs", quality=0.03, scores=False), calibrated_codec("frs", quality=0.03)
     assert codec.gradient_error("feature") == whole.gradient_error("feature") and codec.score_channels == 0
-    exact = output(1, list(GRIDS[0]), 8, 6)
+    exact = random_output(1, list(GRIDS[0]), 8, 6)
     (sample,), (beside,) = codec.encode(exact)[0], whole.encode(exact)[0]
     assert "scores" not in sample and all(np.array_equal(sample[name], beside[name]) for name in sample)
     require_served(codec, DistillSection(1.0, 0.0), Path("cache"))

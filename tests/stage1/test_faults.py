@@ -33,8 +33,11 @@ from pipeline.stage1.ranks import Ranks
 from pipeline.storage import lock
 from pipeline.storage.lock import locked
 from pipeline.teacher.model import Teacher
-from tests.conftest import detector, make_config, make_dataset, stage1
-from tests.stage1.test_stages import ROOT, stage2, tree
+from tests.helpers.configs import make_config
+from tests.helpers.datasets import make_dataset
+from tests.helpers.detectors import detector
+from tests.helpers.paths import ROOT
+from tests.helpers.stages import stage1, stage2, tree
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 

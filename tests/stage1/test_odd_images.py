@@ -17,8 +17,10 @@ from pipeline.cache.cache import Cache
 from pipeline.config import load_config
 from pipeline.data.images import Images
 from pipeline.errors import DataError, ReplayMismatch
-from tests.conftest import detector, make_config, make_dataset, stage1
-from tests.stage1.test_stages import stage2
+from tests.helpers.configs import make_config
+from tests.helpers.datasets import make_dataset
+from tests.helpers.detectors import detector
+from tests.helpers.stages import stage1, stage2
 
 BROKEN = {205: "long.png", 206: "cut.jpg", 207: "empty.jpg"}
 

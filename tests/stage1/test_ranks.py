@@ -8,9 +8,11 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.conftest import detector, make_config, make_dataset
+from tests.helpers.configs import make_config
+from tests.helpers.datasets import make_dataset
+from tests.helpers.detectors import detector
 from tests.helpers.launch import finished, kill_a_rank, launch
-from tests.stage1.test_stages import tree
+from tests.helpers.stages import tree
 
 
 def start(config: Path, *options: str, ranks: int) -> subprocess.Popen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -25,23 +24,11 @@ from pipeline.config import load_config
 from pipeline.errors import ConfigError, StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config
 from pipeline.stage2.inherit import inherit
-from pipeline.stage2.settings import apply_flags
-from pipeline.stage2.train import train_student
-from tests.conftest import detector, make_config, make_dataset, stage1
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def tree(root: Path) -> dict[str, str]:
-    """sha256 of every file of a cache that has to be reproducible."""
-    files = (p for p in root.rglob("*") if p.is_file() and p.name not in (".lock", "summary.json"))
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def stage2(config: Path, resume: str | None = None, **options: object) -> dict:
-    cfg, sections = load_config(str(config), options)
-    apply_flags(cfg, str(config), None, resume, False, False, "none")
-    return train_student(cfg, sections)
+from tests.helpers.configs import make_config
+from tests.helpers.datasets import make_dataset
+from tests.helpers.detectors import detector
+from tests.helpers.paths import ROOT
+from tests.helpers.stages import stage1, stage2, tree
 
 
 def test_kill_and_start_again(made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path) -> None:

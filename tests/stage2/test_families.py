@@ -14,7 +14,9 @@ from pipeline.mmdet_compat.registry import MODELS, Config
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.teacher_data import prepare_lesson
 from pipeline.stage2.train import train_student
-from tests.conftest import FAMILIES, detector, make_config, save_teacher, stage1
+from tests.helpers.configs import make_config
+from tests.helpers.detectors import FAMILIES, detector, save_teacher
+from tests.helpers.stages import stage1
 
 
 def distiller_and_batch(config: Path, source: str, batch: int = 0, loss: str = "frs") -> tuple[Distiller, dict]:

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from pipeline.errors import StudentError
 from pipeline.stage2.checkpoint import WholeCheckpointHook
 from tests.helpers.launch import finished, kill_a_rank, launch
-from tests.stage1.test_stages import stage2
+from tests.helpers.stages import stage2
 
 SEEN = """
 import json

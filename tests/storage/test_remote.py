@@ -42,10 +42,11 @@ from pipeline.storage.object_store import RemotePath
 from pipeline.storage.urls import place
 from pipeline.tools.reencode import calibration
 from pipeline.tools.reencode.run import reencode
-from tests.conftest import detector, make_config, stage1
+from tests.helpers.configs import make_config
+from tests.helpers.detectors import detector
 from tests.helpers.launch import launch
 from tests.helpers.servers import KEYS, Handler, s3_server, web_server
-from tests.stage1.test_stages import stage2, tree
+from tests.helpers.stages import stage1, stage2, tree
 
 IMPATIENT = {"timeout": 0.5, "max_retries": 3, "retry_timeout": 10.0}
 

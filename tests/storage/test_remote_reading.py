@@ -26,7 +26,7 @@ from pipeline.storage.base import Extent
 from pipeline.storage.disk_cache import FULL, Disk
 from pipeline.storage.ranges import neighbours
 from pipeline.storage.urls import place
-from tests.helpers.launch import ROOT
+from tests.helpers.paths import ROOT
 from tests.helpers.servers import web_server
 
 

@@ -14,7 +14,8 @@ from pipeline.errors import TeacherError
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.weights import classes_of, read_checkpoint
 from pipeline.teacher.zoo import find_teacher
-from tests.conftest import CLASSES, detector, save_teacher
+from tests.helpers.datasets import CLASSES
+from tests.helpers.detectors import detector, save_teacher
 
 CPU = torch.device("cpu")
 
@@ -60,7 +61,7 @@ def test_gate_scores_only_what_was_shown(data: Path, tmp_path: Path) -> None:
     """The teacher's mAP on a subset must not be divided by the objects of all images."""
     from pipeline.mmdet_compat.registry import Config
     from pipeline.teacher import gate
-    from tests.conftest import make_config
+    from tests.helpers.configs import make_config
 
     files = save_teacher(tmp_path, detector("retinanet"))
     cfg = Config.fromfile(make_config(data, files, detector("retinanet"), tmp_path))

@@ -22,7 +22,10 @@ from pipeline.tools.forecast.disk import existing, free_bytes
 from pipeline.tools.forecast.run import forecast, interval, warnings_of
 from pipeline.tools.forecast.training import measure_training
 from pipeline.tools.forecast.trial import trial
-from tests.conftest import detector, make_config, make_dataset, stage1
+from tests.helpers.configs import make_config
+from tests.helpers.datasets import make_dataset
+from tests.helpers.detectors import detector
+from tests.helpers.stages import stage1
 
 
 @pytest.fixture(scope="module")

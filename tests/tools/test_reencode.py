@@ -19,8 +19,9 @@ from pipeline.progress import Silent
 from pipeline.tools.export import export_view
 from pipeline.tools.reencode.run import reencode
 from pipeline.tools.report.page import write_page
-from tests.conftest import detector, make_config, stage1
-from tests.stage1.test_stages import stage2, tree
+from tests.helpers.configs import make_config
+from tests.helpers.detectors import detector
+from tests.helpers.stages import stage1, stage2, tree
 
 
 def recode(source: Path, target: Path, *, jobs: int = 1, like: Path | None = None, config: Path | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -13,10 +12,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import pipeline.stage1.run  # noqa: F401  (so that no child has to)
 from pipeline.cache.cache import Cache
 from pipeline.codecs.group import load_codec
-from tests.conftest import detector, make_config, make_dataset, save_teacher
+from tests.helpers.configs import make_config
+from tests.helpers.datasets import make_dataset
+from tests.helpers.detectors import detector, save_teacher
+
+torch.set_num_threads(1)  # the last digits of a convolution's sums depend on it
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def arguments(text: str | None, count: int) -> argparse.Namespace:
@@ -32,12 +38,6 @@ def small_config(folder: Path, codec: str = "frs", images: int = 12) -> Path:
     teacher = save_teacher(folder / "teacher", detector("retinanet"))
     data = make_dataset(folder / "data", images)
     return make_config(data, teacher, detector("retinanet"), folder, codec)
-
-
-def tree(root: Path) -> dict[str, str]:
-    """sha256 of every file of a cache that has to be reproducible."""
-    files = (p for p in root.rglob("*") if p.is_file() and p.name not in (".lock", "summary.json"))
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def in_child(work: Any, *given: Any) -> int:

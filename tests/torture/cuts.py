@@ -15,7 +15,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.integrity.verify import verify
-from tests.conftest import stage1
+from tests.helpers.stages import stage1
 from tests.torture.common import arguments, read_as_stage2, record, small_config
 
 

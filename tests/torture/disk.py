@@ -26,8 +26,8 @@ import torch
 import stage1_cache_teacher
 from pipeline.cli.command import guarded
 from pipeline.integrity.verify import verify
-from tests.conftest import stage1
-from tests.torture.common import arguments, in_child, record, small_config, tree
+from tests.helpers.stages import stage1, tree
+from tests.torture.common import arguments, in_child, record, small_config
 
 INJECTED = {
     "write: EIO": "write:error=EIO", "write: ENOSPC": "write:error=ENOSPC", "fsync: EIO": "fsync:error=EIO",

@@ -16,7 +16,7 @@ import torch
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.errors import PipelineError
 from pipeline.integrity.verify import verify
-from tests.conftest import stage1
+from tests.helpers.stages import stage1
 from tests.torture.common import arguments, read_as_stage2, record, small_config
 
 Place = tuple[str, Path, int, int, str]  # kind, file, first byte, bytes, what an error must name

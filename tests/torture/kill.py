@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from pipeline.integrity.verify import verify
-from tests.conftest import stage1
-from tests.torture.common import arguments, in_child, record, small_config, tree
+from tests.helpers.stages import stage1, tree
+from tests.torture.common import arguments, in_child, record, small_config
 
 
 def ended(child: int) -> bool:

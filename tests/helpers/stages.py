@@ -1,0 +1,34 @@
+"""Both stages in this process, and the digests of what they write."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import load_config
+from pipeline.progress import Silent
+
+
+def stage1(config: Path, **options: Any) -> dict[str, Any]:
+    """Run stage 1 without output. Returns its summary; `options` are dotted keys of the config."""
+    from pipeline.stage1.run import cache_teacher
+
+    cfg, sections = load_config(str(config), options)
+    return cache_teacher(cfg, sections, lambda text: None, Silent())
+
+
+def stage2(config: Path, resume: str | None = None, **options: object) -> dict:
+    """Run stage 2 without output. Returns its summary."""
+    from pipeline.stage2.settings import apply_flags
+    from pipeline.stage2.train import train_student
+
+    cfg, sections = load_config(str(config), options)
+    apply_flags(cfg, str(config), None, resume, False, False, "none")
+    return train_student(cfg, sections)
+
+
+def tree(root: Path) -> dict[str, str]:
+    """sha256 of every file of a cache that has to be reproducible."""
+    files = (p for p in root.rglob("*") if p.is_file() and p.name not in (".lock", "summary.json"))
+    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
