@@ -11,8 +11,9 @@ from pipeline.data.views import Views
 from pipeline.mmdet_compat.registry import MODELS
 from pipeline.teacher.heads import output_shapes
 from pipeline.teacher.zoo import find_teacher
+from tests.helpers.paths import ROOT
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 # Views an image, positions of a padded 800x1067 view, score channels, epochs; the teacher's FPN has 256 channels.
 COCO = {
     "retinanet_r101_r50_2x": (2, 18134, 720, 24),

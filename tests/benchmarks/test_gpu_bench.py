@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_page
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = ["prepare", "tests", "codec", "step", "stage1", "calibration", "ledger"]
 
 

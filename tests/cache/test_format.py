@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,12 @@ def test_every_failing_call_names_its_file(tmp_path: Path, monkeypatch: pytest.M
         write_shard(tmp_path / "shard-00000.tar", random_rows(2))
     assert str(caught.value.filename).startswith(str(tmp_path / "shard-00000."))
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_spawned_worker_opens_its_own_shards(made: dict[str, Path]) -> None:
+    cache = Cache(made["frs"].parent / "cache")
+    before = cache.shard(0, 0).read(0)
+    travelled = pickle.dumps(cache)
+    cache.shard(0, 0).close()
+    after = pickle.loads(travelled).shard(0, 0).read(0)
+    assert all(np.array_equal(before[name], after[name]) for name in before)

@@ -18,6 +18,7 @@ from pipeline.mmdet_compat.registry import Config
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import make_dataset
 from tests.helpers.detectors import detector, save_teacher
+from tests.helpers.paths import ROOT
 
 SCRIPTS = {1: stage1_cache_teacher, 2: stage2_distill}
 
@@ -45,12 +46,11 @@ def config(data: Path, teacher: dict, tmp_path: Path) -> Path:
 
 
 def test_a_real_process(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
     verbs = ("plan", "repair", "verify C", "report C -o page.html", "reencode A B", "stage1", "stage2")
     commands = [["-m", "pipeline", *verb.split()] for verb in verbs]
     for command in (["stage1_cache_teacher.py"], ["stage2_distill.py"], *commands):
         done = subprocess.run([sys.executable, "-X", "importtime", *command, "--config", tmp_path / "no.py"],
-                              check=False, capture_output=True, text=True, cwd=root)  # fmt: skip
+                              check=False, capture_output=True, text=True, cwd=ROOT)  # fmt: skip
         imported = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
         assert not any(line.endswith((" torch", " mmengine")) for line in imported)
         assert done.returncode == 2

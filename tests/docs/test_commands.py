@@ -52,7 +52,7 @@ SMALL = {
 ELSEWHERE = {
     ". .venv/bin/activate": "a file of the standard library's venv",
     ".venv/bin/python -m pytest -m slow": "this very suite",
-    "pip install .": "test_face.py builds the wheel and starts it",
+    "pip install .": "tests/test_installed.py builds the wheel and starts it",
     "tar -xf shard-00000.tar": "test_readme.py",
     "mkdir -p out": "test_format_doc.py",
     "tar -xf cache/pass-0/shard-00000.tar -C out": "test_format_doc.py",

@@ -19,8 +19,9 @@ from pipeline.cache.reader import ShardReader
 from pipeline.cache.shard_plan import ShardPlan, mix
 from pipeline.codecs.frs.settings import PROFILES
 from tests.helpers.mixed_cache import GRIDS, PlannedTeacher, codec_of, decoded, make_mixed
+from tests.helpers.paths import ROOT
 
-DOC = Path(__file__).resolve().parents[2] / "docs" / "format.md"
+DOC = ROOT / "docs" / "format.md"
 SHARD = "cache/pass-0/shard-00000.tar"  # as the blocks name it
 NAMES = ("digests", "mix", "check", "stream", "unpack", "open", "in_place", "decode")
 

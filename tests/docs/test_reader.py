@@ -18,8 +18,9 @@ from pipeline.cache.reader import ShardReader
 from pipeline.tools.export import decoded as own
 from pipeline.tools.export import find_view
 from tests.helpers.mixed_cache import codec_of, decoded, make_mixed
+from tests.helpers.paths import ROOT
 
-FILE = Path(__file__).resolve().parents[2] / "docs" / "read_cache.py"
+FILE = ROOT / "docs" / "read_cache.py"
 
 
 @pytest.fixture(scope="module")

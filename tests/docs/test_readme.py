@@ -12,7 +12,9 @@ import pytest
 import zarr
 from numcodecs import Blosc
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+from tests.helpers.paths import ROOT
+
+README = (ROOT / "README.md").read_text()
 
 
 def block(word: str) -> str:

@@ -7,22 +7,60 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.helpers.paths import ROOT
 
+SCRIPTS = {1: "stage1_cache_teacher.py", 2: "stage2_distill.py"}
+# One thread, as torchrun sets it: the last digits of a convolution's sums depend on it.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
 
 def launch(script: str, *arguments: str, ranks: int = 1, path: Path | None = None) -> subprocess.Popen:
     """Start an entry script; with `ranks` under torchrun. `path` is a folder that the process may import from."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it: sums depend on it
+    environment = dict(ENVIRONMENT)
     if path:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path), os.environ.get("PYTHONPATH")]))
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, *torchrun, script, *arguments], cwd=ROOT, env=environment,
-                            start_new_session=True, **pipes)  # fmt: skip
+        environment["PYTHONPATH"] = os.pathsep.join([str(path), environment["PYTHONPATH"]])
+    return subprocess.Popen(
+        [sys.executable, *torchrun, script, *arguments],
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_stage(stage: int, config: Path, *options: str, flags: Sequence[str] = (), **more: Any) -> subprocess.Popen:
+    """Start stage 1 or 2, stdout and stderr apart. `options` follow --cfg-options; `more` is for Popen."""
+    given = ["--cfg-options", *options] if options else []
+    return subprocess.Popen(
+        [sys.executable, SCRIPTS[stage], "--config", str(config), *flags, *given],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def start_code(code: str) -> subprocess.Popen:
+    """Start Python on `code`, with stdout and stderr apart."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, **pipes)
+
+
+def wait_for(process: subprocess.Popen, pattern: Path) -> None:
+    """Wait until a file of that pattern exists; the process must still run."""
+    while not list(pattern.parent.glob(pattern.name)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
 
 
 def finished(process: subprocess.Popen) -> str:

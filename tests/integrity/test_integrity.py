@@ -25,7 +25,6 @@ from pipeline.cache.sidecar import load_sidecar
 from pipeline.cache.zarr_store import TarStore
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.integrity.verify import verify
-from pipeline.storage.lock import locked
 
 
 @pytest.fixture
@@ -174,11 +173,6 @@ def test_only_plain_tar_members() -> None:
             list(tar.parse(info.tobuf(tarfile.USTAR_FORMAT)))
     with pytest.raises(CorruptCache):
         list(tar.parse(tar.member("x", bytes(600))[:-512]))
-
-
-def test_two_writers_do_not_meet(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(CacheError, match="another process"), locked(tmp_path):
-        pass
 
 
 def test_a_missing_chunk_is_no_zeros(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pipeline.mmdet_compat.ops import backend
 from pipeline.mmdet_compat.ops.backend import UnsupportedOpError
 from pipeline.mmdet_compat.ops.bilinear import Pooling
 from pipeline.mmdet_compat.ops.stand_in import StandIn, install
+from tests.helpers.paths import ROOT
 
 install()
 
@@ -348,8 +349,7 @@ def run_with_fake_mmcv(folder: Path, extension: str, code: str) -> str:
     (folder / "mmcv").mkdir()
     (folder / "mmcv" / "__init__.py").write_text("")
     (folder / "mmcv" / "_ext.py").write_text(extension)
-    root = str(Path(__file__).parents[2])
-    start = f"import sys; sys.path[:0] = [{str(folder)!r}, {root!r}]\n"
+    start = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]\n"
     run = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout + run.stderr

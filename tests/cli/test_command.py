@@ -1,0 +1,111 @@
+"""Verbs, their help and what they import, tab completion, errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.command import one_line
+from pipeline.cli.main import COMMANDS, parser
+from tests.helpers.paths import ROOT
+
+
+def test_info(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    from pipeline.cli.main import main
+
+    root = str(made["frs"].parent / "cache")
+    monkeypatch.setattr(sys, "argv", ["pipeline", "info", root, "--json"])
+    main()
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["views"]) == (12, 24)
+    on_disk = sum(p.stat().st_size for p in Path(root).glob("pass-*/*.tar"))
+    assert found["bytes"] == on_disk == sum(found["bytes_by_tensor"].values())
+    assert {"features", "scores", "frs", "record", "thumbnail", "overhead"} == found["bytes_by_tensor"].keys()
+    assert found["codec"]["type"] == "frs" and len(found["content"]) == len(found["recipe"]) == 64
+    for verb in ("info", "verify"):
+        monkeypatch.setattr(sys, "argv", ["pipeline", verb, root])
+        main()
+        assert "MB" in capsys.readouterr().out
+
+
+def test_one_line_of_a_workers_error() -> None:
+    from pipeline.errors import CorruptCache
+
+    text = "Caught CorruptCache in worker\nTraceback\n  x\npipeline.errors.CorruptCache: shard 3 is broken"
+    wrapped = CorruptCache(text)
+    assert one_line(wrapped) == "shard 3 is broken"
+
+
+HEAVY = ("torch", "zarr", "cv2", "mmdet", "mmcv", "mmengine", "webdataset", "matplotlib")
+
+
+def helps() -> dict[str, str]:
+    whole = parser("frs-cache")
+    (verbs,) = (a for a in whole._actions if isinstance(a, argparse._SubParsersAction))
+    return {"": whole.format_help()} | {name: verb.format_help() for name, verb in verbs.choices.items()}
+
+
+@pytest.mark.parametrize("argv", [
+    "report C -o P --samples 0", "plan --config C --samples -1", "verify C --views 0", "reencode A B --jobs -1",
+])  # fmt: skip
+def test_counts_are_positive(argv: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parser("frs-cache").parse_args(argv.split())
+    assert "expected a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_every_help_has_an_example_and_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    found = helps()
+    assert found.keys() == {"", *COMMANDS}
+    for name, text in found.items():
+        assert re.search(rf"examples?:\n  frs-cache {name}", text), name
+        assert len(text.splitlines()) <= 36 and max(map(len, text.splitlines())) <= 120, name
+    for script in ("stage1_cache_teacher.py", "stage2_distill.py"):
+        done = subprocess.run(
+            [sys.executable, ROOT / script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert f"python {script} --config" in done.stdout and len(done.stdout.splitlines()) <= 36
+
+
+def started(*arguments: str) -> set[str]:
+    """Top-level packages that a verb has imported when it is done."""
+    code = (
+        f"import sys; sys.argv = ['frs-cache', *{list(arguments)!r}]\n"
+        "from pipeline.cli.main import main\nmain()\n"
+        "print('\\n' + ' '.join({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_looking_at_a_cache_starts_at_once(made: dict[str, Path], tmp_path: Path) -> None:
+    root = str(made["frs"].parent / "cache")
+    for verb in ("info", "verify"):
+        assert not started(verb, root) & set(HEAVY), verb
+    exported = started("export", root, "--image-id", "100", "-o", str(tmp_path))
+    assert "torch" in exported and not exported & {"cv2", "mmdet", "mmcv", "mmengine", "webdataset", "matplotlib"}
+
+
+def test_tab_completion(tmp_path: Path) -> None:
+    def completed(line: str) -> list[str]:
+        told = tmp_path / "told"
+        environment = {**os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)),
+                       "_ARGCOMPLETE_STDOUT_FILENAME": str(told), "_ARGCOMPLETE_IFS": "\n"}  # fmt: skip
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv[0] = 'frs-cache'; from pipeline.cli.main import main; main()",
+        ]
+        subprocess.run(command, cwd=ROOT, env=environment, check=False)
+        return [word.strip() for word in told.read_text().split("\n")]
+
+    assert completed("frs-cache inf") == ["info"]
+    assert "--image-id" in completed("frs-cache export --im")

@@ -1,0 +1,119 @@
+"""SIGINT and SIGTERM: both stages end soon with one line, and nothing that was committed is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.cache.shard_plan import ShardPlan
+from pipeline.cli.signals import GOES_ON, RESUMES, STOPPED
+from pipeline.stage1.commit import Behind
+from pipeline.storage.lock import locked
+from tests.helpers.configs import make_config
+from tests.helpers.detectors import detector
+from tests.helpers.launch import start_code, start_stage, wait_for
+from tests.helpers.stages import stage1, stage2, tree
+
+
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_stage_1_stops(made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path, number: int) -> None:
+    """With workers running, as a shell (Ctrl-C reaches all) or a scheduler (SIGTERM reaches one) does it."""
+    config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
+    process = start_stage(1, config, "cache.workers=2")
+    wait_for(process, tmp_path / "cache/pass-0/shard-00000.tar*")
+    begun = time.perf_counter()
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and time.perf_counter() - begun < 30
+    assert err.strip().splitlines()[-1] == GOES_ON and "Traceback" not in err
+    assert not list(tmp_path.glob("cache/**/*.tmp"))
+    stage1(config)
+    assert tree(tmp_path / "cache") == tree(made["frs"].parent / "cache")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_stage_2_stops(made: dict[str, Path], tmp_path: Path, number: int) -> None:
+    options = (f"work_dir={tmp_path}", "train_dataloader.num_workers=2", "train_cfg.max_epochs=500")
+    process = start_stage(2, made["frs"], *options)
+    wait_for(process, tmp_path / "epoch_1.pth")
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err.strip().splitlines()[-1] == RESUMES and "Traceback" not in err
+    again = stage2(made["frs"], resume="auto", work_dir=str(tmp_path), **{"train_cfg.max_epochs": 1})
+    assert again["epochs"] >= 1 and again["images"] == 0
+
+
+def test_a_process_that_cannot_listen_is_ended(tmp_path: Path) -> None:
+    """Python's handlers wait for C code; a rank in a barrier would never hear them."""
+    code = (
+        "import ctypes\nfrom pipeline.cli import command, signals\nsignals.GRACE = 0.5\n"
+        "def deaf():\n"
+        "    print('ready', flush=True)\n"
+        "    wait = ctypes.CDLL(None).pthread_mutex_lock\n"
+        "    lock = ctypes.create_string_buffer(64)\n"
+        "    wait(lock)\n    wait(lock)\n"  # C code that never returns and no signal interrupts
+        "command.guarded(deaf)\n"
+    )
+    process = start_code(code)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.strip()) == (143, STOPPED)
+
+
+COMMITTING = """
+import time
+from pathlib import Path
+from pipeline.cli.command import guarded
+from pipeline.storage.lock import locked
+from pipeline.stage1.commit import Behind
+
+def commit():
+    time.sleep(2)
+    Path({root!r}, "committed").touch()
+    return 0
+
+def main():
+    with locked(Path({root!r})), Behind(lambda *_: None) as behind:
+        behind.commit(0, None, commit)
+        print("ready", flush=True)
+        {then}
+
+guarded(main)
+"""
+
+
+@pytest.mark.parametrize("then", [pytest.param("time.sleep(60)", marks=pytest.mark.slow), "behind.finish()"])
+def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(tmp_path: Path, then: str) -> None:
+    code = COMMITTING.format(root=str(tmp_path), then=then)
+    process = start_code(code)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        process.send_signal(number)
+        time.sleep(0.2)
+    with locked(tmp_path, wait=True):
+        assert (tmp_path / "committed").exists() or process.wait(timeout=1)  # or all of it was ended at once
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.strip()) == (130, STOPPED)
+
+
+def test_ctrl_c_in_a_script_of_ones_own_waits_for_the_shard_that_is_being_written() -> None:
+    """There Python's own handler raises at each of them."""
+    ended: list[bool] = []
+    presses = [threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT]) for delay in (0.2, 0.4, 0.6)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt), Behind(lambda *_: None) as behind:
+            behind.commit(0, ShardPlan(()), lambda: (time.sleep(1.2), ended.append(True), 0)[2])
+            for press in presses:
+                press.start()
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended

@@ -1,0 +1,70 @@
+"""Stage 1 on real files: killed and run again, a deleted shard, more passes, broken images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import DataError
+from tests.helpers.configs import make_config
+from tests.helpers.datasets import make_dataset
+from tests.helpers.detectors import detector
+from tests.helpers.launch import start_stage
+from tests.helpers.stages import stage1, stage2, tree
+
+
+def test_kill_and_start_again(made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path) -> None:
+    """kill -9 in the middle, twice; then the same command gives the very bytes of an undisturbed run."""
+    config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
+    root = tmp_path / "cache"
+    for wanted in ("pass-0/shard-00000.tar", "pass-0/shard-00001.tar"):
+        process = start_stage(1, config)
+        while process.poll() is None and not (root / wanted).exists():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (root / "pass-1/manifest.json").exists()
+    assert (root / "pass-0/shard-00000.tar").exists()
+    summary = stage1(config)
+    assert summary["views_computed"] < summary["views"] == 24
+    assert tree(root) == tree(made["frs"].parent / "cache")
+    assert stage1(config)["views_computed"] == 0
+
+
+def test_a_deleted_shard_is_repaired_alone(made: dict[str, Path], tmp_path: Path) -> None:
+    work = Path(shutil.copytree(made["frs"].parent, tmp_path / "work"))
+    before = tree(work / "cache")
+    (work / "cache/pass-1/shard-00001.tar").unlink()
+    summary = stage1(made["frs"], **{"cache.dir": str(work / "cache")})
+    assert 0 < summary["views_computed"] <= 4
+    assert tree(work / "cache") == before
+
+
+def test_a_cache_grows_by_passes(made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path) -> None:
+    config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs", **{"cache.passes": 1})
+    assert stage1(config)["views"] == 12
+    first = tree(tmp_path / "cache")
+    assert stage1(config, **{"cache.passes": 2})["views_computed"] == 12
+    grown = tree(tmp_path / "cache")
+    assert {name: grown[name] for name in first} == first
+    assert grown == tree(made["frs"].parent / "cache")
+
+
+def test_quarantine(data: Path, teacher: dict, tmp_path: Path) -> None:
+    """A broken image stops stage 1 by name; with cache.quarantine it is left out, listed, and stage 2 runs."""
+    whole, data = data, make_dataset(tmp_path / "data")
+    (data / "images" / "003.jpg").write_bytes(b"not a picture")
+    val = {"val_dataloader.dataset.data_root": str(whole), "val_evaluator.ann_file": str(whole / "annotations.json")}
+    config = make_config(data, teacher, detector("retinanet"), tmp_path / "work", "frs", **val)
+    with pytest.raises(DataError, match=r"image 103 .*003\.jpg"):
+        stage1(config)
+    summary = stage1(config, **{"cache.quarantine": True})
+    assert (summary["views"], summary["quarantined"]) == (22, 2)
+    listed = json.loads((tmp_path / "work/cache/pass-0/quarantine.json").read_text())
+    assert listed["images"][0][0] == 103 and "003.jpg" in listed["images"][0][1]
+    assert stage2(config)["images"] == 11

@@ -1,0 +1,41 @@
+"""The view that is exported: arrays as decoded, and their pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cache.cache import Cache
+from pipeline.errors import CacheError
+from pipeline.tools.export import decoded, export_view, find_view
+
+
+@pytest.mark.parametrize("codec", ["frs", "lossless"])
+def test_export(made: dict[str, Path], tmp_path: Path, codec: str) -> None:
+    cache = Cache(made[codec].parent / "cache")
+    for view in (0, 1):
+        written = export_view(str(cache.root), 104, view, tmp_path / str(view))
+        record, output = decoded(cache, find_view(cache, 104, view))
+        assert (record.image_id, record.view, len(written)) == (104, view, 31)
+        for n in range(5):
+            for what, levels in (("features", output.features), ("scores", output.scores), ("frs", output.frs)):
+                stored = np.load(tmp_path / str(view) / f"{what}_{n}.npy")
+                np.testing.assert_array_equal(stored, levels[n][0].numpy())
+                with Image.open(tmp_path / str(view) / f"{what}_{n}.png") as picture:
+                    assert picture.size == record.shape[::-1]
+        assert json.loads((tmp_path / str(view) / "view.json").read_text())["view"] == view
+    frs = np.load(tmp_path / "0/frs_0.npy")
+    scores = np.load(tmp_path / "0/scores_0.npy")
+    np.testing.assert_allclose(frs, scores.max(axis=0), atol=0 if codec == "lossless" else 0.1)
+    with Image.open(tmp_path / "0/frs_0.png") as picture:
+        brightest = np.asarray(picture).sum(axis=2)
+    y, x = np.unravel_index(brightest.argmax(), brightest.shape)
+    assert frs[y // 8, x // 8] == frs.max()
+    with pytest.raises(CacheError, match="104 is held in views \\[0, 1\\], not 2"):
+        export_view(str(cache.root), 104, 2, tmp_path)
+    with pytest.raises(CacheError, match="no complete pass holds image 7; it holds 100, 101"):
+        export_view(str(cache.root), 7, 0, tmp_path)
