@@ -52,7 +52,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
     if tiny:
         values |= {
             "cache.workers": 0,
-            "cache.calibration_views": 6,
+            "cache.calibration_views": 4,
             "cache.batch_size": 2,
             "cache.shard_samples": 4,
             "teacher.gate_images": 2,
@@ -113,7 +113,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
             "--rounds",
             "1",
             "--calibration-views",
-            "8",
+            "4",
             "--calibrate-at",
             "288x192",
         ]
@@ -141,7 +141,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
         "benchmarks/calibration.py",
         *given,
         "--views",
-        "6" if tiny else "256",
+        "4" if tiny else "256",
         "--json",
         f"{out}/calibration.json",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.config import load_config
 from pipeline.data.views import Views
@@ -34,7 +35,8 @@ def test_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = [dict(step) for step in cfg.train_dataloader.dataset.pipeline]
     views = Views(pipeline, sections.views.seed, sections.views.count)
     spec = find_teacher(sections.teacher)
-    teacher, student = MODELS.build(spec.cfg.model), MODELS.build(cfg.model)
+    with torch.device("meta"):  # shapes alone: weights of R101 take a second each to initialise
+        teacher, student = MODELS.build(spec.cfg.model), MODELS.build(cfg.model)
     assert teacher.backbone.depth == 101
     shape = (800, 1088) if "coco" in path.parts else (192, 288)
     taught, own = output_shapes(teacher, shape), output_shapes(student, shape)

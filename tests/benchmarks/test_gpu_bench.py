@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import torch
 
 from benchmarks import gpu, gpu_page
+from tests.helpers.forks import run_python
 from tests.helpers.paths import ROOT
 
 PARTS = ["prepare", "tests", "codec", "step", "stage1", "calibration", "ledger"]
@@ -33,12 +35,34 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert not done.stdout
 
 
-def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
-    done = started("--out", tmp_path / "out", "--work", tmp_path / "work", "--device", "cpu", "--tiny")
-    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    logs = {path.name: path.read_text()[-1500:] for path in (tmp_path / "out").glob("*.log")}
-    assert [(part["name"], part["status"]) for part in found["parts"]] == [(name, "done") for name in PARTS], logs
+def forked(command: list[str], log: TextIO, environment: dict[str, str], _: float) -> int:
+    """As gpu.ended, but without importing torch and mmdet again in each of a dozen processes."""
+    return run_python(command[1:], log, ROOT, environment)
+
+
+def test_every_part_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "ended", forked)
+    monkeypatch.setattr(sys, "argv", ["benchmarks/gpu.py", *toy_size(tmp_path)])
+    gpu.main()
+    check_toy_run(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_every_part_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    done = started(*toy_size(tmp_path))
+    check_toy_run(tmp_path / "out")
     assert done.returncode == 0 and not done.stderr
+
+
+def toy_size(folder: Path) -> list[str]:
+    return ["--out", str(folder / "out"), "--work", str(folder / "work"), "--device", "cpu", "--tiny"]
+
+
+def check_toy_run(out: Path) -> None:
+    """Every part is done and has measured what the page shows."""
+    found = json.loads((out / "gpu.json").read_text())
+    logs = {path.name: path.read_text()[-1500:] for path in out.glob("*.log")}
+    assert [(part["name"], part["status"]) for part in found["parts"]] == [(name, "done") for name in PARTS], logs
     measured = {part["name"]: part.get("measured") for part in found["parts"]}
     assert measured["tests"]["tests"] > measured["tests"]["skipped"] and measured["tests"]["failures"] == 0
     assert {row["part"] for row in measured["codec"]["rows"]} == {"encode", "decode"}
@@ -48,7 +72,7 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     assert min(measured["step"]["ratios"][0][key] for key in ("cached_over_alone", "live_over_cached")) > 0
     assert measured["stage1"]["stage1_over_bare"] > 0 and measured["calibration"]["rows"][0]["seconds"] > 0
     assert measured["ledger"]["rows"][0]["live_h"] > 0
-    page = (tmp_path / "out" / "gpu.md").read_text()
+    page = (out / "gpu.md").read_text()
     assert "| tests -m gpu: failed | <= 0 | 0 | yes |" in page and "Toy sizes" in page
 
 

@@ -12,7 +12,7 @@ from tests.helpers.configs import make_config
 from tests.helpers.datasets import make_dataset
 from tests.helpers.detectors import detector
 from tests.helpers.launch import finished, kill_a_rank, launch
-from tests.helpers.stages import tree
+from tests.helpers.stages import stage1, tree
 
 
 def start(config: Path, *options: str, ranks: int) -> subprocess.Popen:
@@ -20,10 +20,9 @@ def start(config: Path, *options: str, ranks: int) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def one_rank(tmp_path_factory: pytest.TempPathFactory, data: Path, teacher: dict[str, str]) -> dict[str, str]:
-    work = tmp_path_factory.mktemp("one")
-    finished(start(make_config(data, teacher, detector("retinanet"), work), ranks=1))
-    return tree(work / "cache")
+def one_rank(made: dict[str, Path]) -> dict[str, str]:
+    """The cache of one process; that a process of its own makes the same is shown in test_run.py."""
+    return tree(made["frs"].parent / "cache")
 
 
 def test_two_ranks_make_the_same_cache(
@@ -54,7 +53,7 @@ def test_an_error_of_one_rank_is_told_and_ends_all(data: Path, teacher: dict[str
     process = start(config, "--cfg-options", "cache.quarantine=True", ranks=2)
     finished(process)
     alone = make_config(images, teacher, detector("retinanet"), tmp_path / "alone")
-    finished(start(alone, "--cfg-options", "cache.quarantine=True", ranks=1))
+    stage1(alone, **{"cache.quarantine": True})
     assert tree(tmp_path / "cache") == tree(tmp_path / "alone" / "cache")
     assert cv2.imread(str(broken)) is None and (tmp_path / "cache" / "pass-0" / "quarantine.json").exists()
     other = make_config(images, teacher, detector("retinanet"), tmp_path / "strict")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -14,7 +15,7 @@ from pipeline.errors import DataError
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import make_dataset
 from tests.helpers.detectors import detector
-from tests.helpers.launch import start_stage
+from tests.helpers.forks import exit_code, in_child
 from tests.helpers.stages import stage1, stage2, tree
 
 
@@ -23,11 +24,11 @@ def test_kill_and_start_again(made: dict[str, Path], data: Path, teacher: dict, 
     config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
     root = tmp_path / "cache"
     for wanted in ("pass-0/shard-00000.tar", "pass-0/shard-00001.tar"):
-        process = start_stage(1, config)
-        while process.poll() is None and not (root / wanted).exists():
+        child = in_child(stage1, config)
+        while not (root / wanted).exists():
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        os.kill(child, signal.SIGKILL)
+        assert exit_code(child) == -signal.SIGKILL
         assert not (root / "pass-1/manifest.json").exists()
     assert (root / "pass-0/shard-00000.tar").exists()
     summary = stage1(config)

@@ -100,7 +100,7 @@ def test_killed_and_resumed_is_as_never_killed(config: Path, undisturbed: Path, 
     made = max(seen(tmp_path))
     assert 3 <= made < 11, "killed inside the run"
     (tmp_path / "seen-0.jsonl").rename(tmp_path / "before")
-    finished(train(config, tmp_path, "--resume"))
+    stage2(config, resume="auto", work_dir=str(tmp_path))
     assert min(seen(tmp_path)) >= 3, "what was done is not done again"
     for step, ids in seen(tmp_path).items():
         assert ids == seen(undisturbed)[step]
@@ -119,7 +119,7 @@ def test_a_torn_checkpoint_is_left_aside(config: Path, undisturbed: Path, tmp_pa
     shutil.copy(undisturbed / "iter_7.pth", tmp_path / "previous.pth")
     (tmp_path / "iter_8.pth").write_bytes((undisturbed / "iter_8.pth").read_bytes()[:5000])
     (tmp_path / "last_checkpoint").write_text("")
-    finished(train(config, tmp_path, "--resume"))
+    stage2(config, resume="auto", work_dir=str(tmp_path))
     assert min(seen(tmp_path)) == 7
     same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
     for path in tmp_path.glob("*.pth"):
@@ -166,7 +166,7 @@ def test_the_same_command_ends_in_the_same_weights(config: Path, undisturbed: Pa
 def test_resumed_at_any_step(config: Path, undisturbed: Path, tmp_path: Path, step: int) -> None:
     """Inside an epoch, and at its end."""
     shutil.copy(undisturbed / f"iter_{step}.pth", tmp_path / "start.pth")
-    finished(train(config, tmp_path, "--resume", str(tmp_path / "start.pth")))
+    stage2(config, resume=str(tmp_path / "start.pth"), work_dir=str(tmp_path))
     assert seen(tmp_path) == {n: ids for n, ids in seen(undisturbed).items() if n >= step}
     same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
 
@@ -177,7 +177,7 @@ def test_two_ranks_make_the_same_steps(config: Path, undisturbed: Path, tmp_path
     assert len(list(tmp_path.glob("seen-*.jsonl"))) == 2
     assert seen(tmp_path) == seen(undisturbed)
     other = tmp_path / "other"
-    finished(train(config, other, "--resume", str(tmp_path / "iter_4.pth")))
+    stage2(config, resume=str(tmp_path / "iter_4.pth"), work_dir=str(other))
     assert seen(other) == {n: ids for n, ids in seen(undisturbed).items() if n >= 4}
 
 

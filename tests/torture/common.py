@@ -40,22 +40,6 @@ def small_config(folder: Path, codec: str = "frs", images: int = 12) -> Path:
     return make_config(data, teacher, detector("retinanet"), folder, codec)
 
 
-def in_child(work: Any, *given: Any) -> int:
-    """Start `work(*given)` in a forked process, where nothing has to be imported again. Returns its id."""
-    child = os.fork()
-    if child:
-        return child
-    code = 70
-    try:
-        work(*given)
-        code = 0
-    except SystemExit as stopped:
-        code = int(stopped.code or 0)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
-
-
 def read_as_stage2(root: Path) -> int:
     """Everything that stage 2 reads of a cache in all its epochs. Returns the number of samples."""
     cache, count = Cache(root), 0

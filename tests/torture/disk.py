@@ -26,8 +26,9 @@ import torch
 import stage1_cache_teacher
 from pipeline.cli.command import guarded
 from pipeline.integrity.verify import verify
+from tests.helpers.forks import in_child
 from tests.helpers.stages import stage1, tree
-from tests.torture.common import arguments, in_child, record, small_config
+from tests.torture.common import arguments, record, small_config
 
 INJECTED = {
     "write: EIO": "write:error=EIO", "write: ENOSPC": "write:error=ENOSPC", "fsync: EIO": "fsync:error=EIO",

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from pipeline.integrity.verify import verify
+from tests.helpers.forks import in_child
 from tests.helpers.stages import stage1, tree
-from tests.torture.common import arguments, in_child, record, small_config
+from tests.torture.common import arguments, record, small_config
 
 
 def ended(child: int) -> bool:
