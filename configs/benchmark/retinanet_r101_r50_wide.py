@@ -16,7 +16,8 @@ teacher = dict(
     gate_images=100,
 )
 cache = dict(dir="work_dirs/benchmark/cache")
-# These features are large (the raw loss starts near 80,000): in 900 steps the paper's 0.005 would outweigh the other losses.
+# These features are large (the raw loss starts near 80,000). In 900 steps the paper's 0.005 would outweigh the other
+# losses.
 distill = dict(feature_weight=0.0005, score_weight=0.02, warmup_iters=20)
 
 train_dataloader = dict(batch_size=4, num_workers=1)
