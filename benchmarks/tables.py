@@ -15,7 +15,7 @@ HEADINGS = {
     "err_features": "error, features", "err_scores": "error, scores", "err_total": "error, total",
     "cosine_total": "cosine", "encode_ms": "encode ms", "decode_ms": "decode ms", "host_encode_ms": "zstd ms",
     "host_decode_ms": "crc + zstd ms", "missed": "missed by the student", "probe": "on the probe",
-    "found_over_asked": "found / asked", "score_channels": "K",
+    "asked": "requested", "found": "measured", "found_over_asked": "measured / requested", "score_channels": "K",
 }  # fmt: skip
 COLUMNS = {
     "codec": ["codec", "kb_view", "kb_features", "kb_scores", "kb_map", "err_features", "err_scores", "err_total",

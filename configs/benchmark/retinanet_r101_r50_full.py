@@ -1,4 +1,4 @@
-"""RetinaNet R101 -> R50 at full width, 640x480, under trained weights: what the speed of both stages is measured on.
+"""RetinaNet R101 -> R50 at full width, 640x480, with trained weights, for the speed of both stages.
 
 Data:      python demo/make_data.py --out work_dirs/full/data --categories 80 --size 480 640 --train 64 --val 2
 Teacher:   python benchmarks/widen.py --teacher work_dirs/benchmark/teacher.pth --out work_dirs/benchmark/teacher_wide.pth

@@ -1,13 +1,13 @@
-"""RetinaNet R101 -> R50 at full width, every view 800x1333, batches of 8: what benchmarks/gpu.py measures.
+"""RetinaNet R101 -> R50 at full width, every view 800x1333, batches of 8, for benchmarks/gpu.py.
 
-Data, teacher and cache are made by `make gpu`. The teacher is the demo's, widened to mmdet's R101 (benchmarks/widen.py).
+`make gpu` makes data, teacher and cache. The teacher is the demo's, widened to mmdet's R101 (benchmarks/widen.py).
 Result     docs/results/gpu.md
 """
 
 _base_ = "./retinanet_r101_r50_full.py"
 
 data_root = "work_dirs/gpu/data/"
-resize = dict(type="Resize", scale=(1333, 800), keep_ratio=False)  # one shape, as nearly all of COCO has
+resize = dict(type="Resize", scale=(1333, 800), keep_ratio=False)  # one shape, that of nearly all COCO images
 train_dataloader = dict(
     batch_size=8,
     num_workers=8,

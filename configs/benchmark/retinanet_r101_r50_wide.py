@@ -1,6 +1,6 @@
-"""The codec benchmark's student, partly trained: RetinaNet R50 (thin backbone, real neck and head) on a live teacher.
+"""The codec benchmark's partly trained student: RetinaNet R50 (thin backbone, full-width neck and head), live teacher.
 
-Teacher:   configs/benchmark/teacher_retinanet_r101_wide.py, whose commands come first
+Teacher:   run the commands of configs/benchmark/teacher_retinanet_r101_wide.py first
 Student:   python stage2_distill.py --config configs/benchmark/retinanet_r101_r50_wide.py
 Then:      python benchmarks/codec.py
 """
@@ -16,7 +16,8 @@ teacher = dict(
     gate_images=100,
 )
 cache = dict(dir="work_dirs/benchmark/cache")
-# These features are large (the raw loss starts near 80,000): the paper's 0.005 would drown all else in 900 steps.
+# These features are large (the raw loss starts near 80,000). In 900 steps the paper's 0.005 would outweigh the other
+# losses.
 distill = dict(feature_weight=0.0005, score_weight=0.02, warmup_iters=20)
 
 train_dataloader = dict(batch_size=4, num_workers=1)

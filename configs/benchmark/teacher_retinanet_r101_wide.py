@@ -1,7 +1,7 @@
-"""The codec benchmark's teacher: the demo's R101 backbone under a neck and head of real width, COCO's 80 classes.
+"""The codec benchmark's teacher: the demo's R101 backbone with a full-width neck and head, COCO's 80 classes.
 
 FPN 256, heads of 256 channels (two convolutions instead of four), 9 x 80 = 720 score channels a position. The backbone
-is the demo teacher's and stays frozen, so that two cores train the rest within an hour. Weights are not committed:
+is the demo teacher's and stays frozen, so two cores train the rest within an hour. The weights are not committed:
 
 Data:      python demo/make_data.py --out work_dirs/benchmark/data --categories 80 --train 600 --val 100
 Train:     python demo/train_teacher.py --config configs/benchmark/teacher_retinanet_r101_wide.py \
@@ -12,7 +12,7 @@ Train:     python demo/train_teacher.py --config configs/benchmark/teacher_retin
 _base_ = "../demo/teacher_frozen_r101.py"
 
 data_root = "work_dirs/benchmark/data/"
-metainfo = dict(_delete_=True)  # nothing in place of the demo's 16: mmdet's own 80
+metainfo = dict(_delete_=True)  # mmdet's 80 classes instead of the demo's 16
 train_dataloader = dict(dataset=dict(data_root=data_root, metainfo=metainfo))
 val_dataloader = dict(dataset=dict(data_root=data_root, metainfo=metainfo))
 test_dataloader = val_dataloader

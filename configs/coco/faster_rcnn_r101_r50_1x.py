@@ -2,17 +2,17 @@
 
 Purpose   the table of arXiv 2111.00674 (teacher 39.4, student alone 37.4, FRS 39.5). The table says 1x for both, the
           reference implementation's config 2x for both; this config follows the table
-Scores    the RPN's objectness on P2-P6 (3 a position), never the RoI head's
-Data      data/coco/{annotations,train2017,val2017} as mmdet expects it; other places: --cfg-options data_root=...
+Scores    the RPN's objectness on P2-P6 (3 for each position), never the RoI head's scores
+Data      data/coco/{annotations,train2017,val2017} as in mmdet; set another folder with --cfg-options data_root=...
 Commands  python stage1_cache_teacher.py --config configs/coco/faster_rcnn_r101_r50_1x.py
           python stage2_distill.py       --config configs/coco/faster_rcnn_r101_r50_1x.py
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
-Views     two an image (flip or not), so two passes cover any number of epochs exactly
-Cache     about 150 to 180 GB expected at `balanced`, 56 GB at `small`, from the demo's thin Faster R-CNN teacher by area
-          (docs/results/families.json: 32 and 12 KB for 0.045 megapixels; not measured at this size)
-Hours     at most 4.2 for the teacher on one V100: 234,532 views at 64 ms (mmdet's zoo, with the
-          RoI head, which stage 1 does not run); `plan` measures yours, and stage 2's
-Not run   the result of this config has not been measured by this project yet
+Views     two for each image (flip or not), so two passes cover any number of epochs exactly
+Cache     about 150 to 180 GB at `balanced`, 56 GB at `small`, extrapolated by area from the demo's thin Faster R-CNN
+          teacher (docs/results/families.json: 32 and 12 KB for 0.045 megapixels)
+Hours     at most 4.2 for the teacher on one V100: 234,532 views at 64 ms (mmdet's zoo, with the RoI head, which stage 1
+          does not run). `plan` measures it on your machine, and that of stage 2
+Not run   this project has not measured the result of this config yet
 """
 
 _base_ = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"

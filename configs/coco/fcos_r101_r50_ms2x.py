@@ -1,16 +1,17 @@
 """FCOS R101 -> R50 on COCO, both 2x on two scales: the paper's fifth row.
 
-Purpose   the table of arXiv 2111.00674 (teacher 40.8, student alone 38.5, FRS 40.9); caffe-style backbones, group-normed heads
-Data      data/coco/{annotations,train2017,val2017} as mmdet expects it; other places: --cfg-options data_root=...
+Purpose   the table of arXiv 2111.00674 (teacher 40.8, student alone 38.5, FRS 40.9); caffe-style backbones,
+          group-normed heads
+Data      data/coco/{annotations,train2017,val2017} as in mmdet; set another folder with --cfg-options data_root=...
 Commands  python stage1_cache_teacher.py --config configs/coco/fcos_r101_r50_ms2x.py
           python stage2_distill.py       --config configs/coco/fcos_r101_r50_ms2x.py
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
-Views     four an image (short side 640 or 800, flip or not): four passes cover any number of epochs exactly
-Cache     about 145 to 190 GB expected at `balanced`, 50 GB at `small`, from the demo's thin FCOS teacher by area
-          (docs/results/families.json: 20 and 6.5 KB for 0.045 megapixels; not measured at this size)
-Hours     at most 7.6 for the teacher on one V100: 469,064 views at 58 ms (mmdet's zoo, 1333x800;
-          half of the views are smaller); `plan` measures yours, and stage 2's
-Not run   the result of this config has not been measured by this project yet
+Views     four for each image (short side 640 or 800, flip or not): four passes cover any number of epochs exactly
+Cache     about 145 to 190 GB at `balanced`, 50 GB at `small`, extrapolated by area from the demo's thin FCOS teacher
+          (docs/results/families.json: 20 and 6.5 KB for 0.045 megapixels)
+Hours     at most 7.6 for the teacher on one V100: 469,064 views at 58 ms (mmdet's zoo, 1333x800; half of the views are
+          smaller). `plan` measures it on your machine, and that of stage 2
+Not run   this project has not measured the result of this config yet
 """
 
 _base_ = "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py"

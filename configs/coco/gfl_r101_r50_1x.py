@@ -1,16 +1,17 @@
 """GFL R101 -> R50 on COCO, student 1x: the paper's second row.
 
 Purpose   the table of arXiv 2111.00674 (teacher 44.9, student alone 40.2, FRS 43.6). Table and reference implementation
-          both take the multi-scale 2x teacher; mmdet's zoo lists it at 44.7
-Data      data/coco/{annotations,train2017,val2017} as mmdet expects it; other places: --cfg-options data_root=...
+          both use the multi-scale 2x teacher; mmdet's zoo lists it at 44.7
+Data      data/coco/{annotations,train2017,val2017} as in mmdet; set another folder with --cfg-options data_root=...
 Commands  python stage1_cache_teacher.py --config configs/coco/gfl_r101_r50_1x.py
           python stage2_distill.py       --config configs/coco/gfl_r101_r50_1x.py
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
-Views     two an image (flip or not), so two passes cover any number of epochs exactly
-Cache     about 55 to 80 GB expected at `balanced`: the demo's thin GFL teacher takes 12 to 18 KB for 0.045 megapixels, by area
-          230 to 345 KB a view of 800x1067 (docs/results/families.json, rate_accuracy_gfl.json; not measured at this size)
-Hours     about 4.4 for the teacher on one V100: 234,532 views at 68 ms (mmdet's zoo); `plan` measures yours, and stage 2's
-Not run   the result of this config has not been measured by this project yet
+Views     two for each image (flip or not), so two passes cover any number of epochs exactly
+Cache     about 55 to 80 GB at `balanced`, extrapolated by area from the demo's thin GFL teacher: 12 to 18 KB for 0.045
+          megapixels, 230 to 345 KB a view of 800x1067 (docs/results/families.json, rate_accuracy_gfl.json)
+Hours     about 4.4 for the teacher on one V100: 234,532 views at 68 ms (mmdet's zoo).
+          `plan` measures it on your machine, and that of stage 2
+Not run   this project has not measured the result of this config yet
 """
 
 _base_ = "mmdet::gfl/gfl_r50_fpn_1x_coco.py"

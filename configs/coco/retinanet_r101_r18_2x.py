@@ -1,4 +1,4 @@
-"""RetinaNet R18 from the cache of retinanet_r101_r50_2x: stage 1 is not run again."""
+"""Train a RetinaNet R18 from the cache of retinanet_r101_r50_2x. Stage 1 is not run again."""
 
 _base_ = "./retinanet_r101_r50_2x.py"
 model = dict(

@@ -2,15 +2,17 @@
 
 Purpose   the table of arXiv 2111.00674 (teacher 38.9, student alone 37.4, FRS 39.7). The table's teacher is mmdet's 2x
           model; the reference implementation's config names the 1x one (38.5). This config follows the table.
-Data      data/coco/{annotations,train2017,val2017} as mmdet expects it; other places: --cfg-options data_root=...
+Data      data/coco/{annotations,train2017,val2017} as in mmdet; set another folder with --cfg-options data_root=...
 Commands  python stage1_cache_teacher.py --config configs/coco/retinanet_r101_r50_2x.py
           torchrun --nproc-per-node 8 stage1_cache_teacher.py --config ...   (several GPUs share the shards)
           python stage2_distill.py       --config configs/coco/retinanet_r101_r50_2x.py --work-dir work_dirs/r50 --amp
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
-Views     two an image (flip or not), so two passes cover any number of epochs exactly
-Cache     17 to 29 GB (72 to 125 KB a view at `balanced`, from this project's 80-class teacher: docs/results/codec.md)
-Hours     about 4.4 for the teacher on one V100: 234,532 views at 67 ms (mmdet's zoo); `plan` measures yours, and stage 2's
-Not run   the result of this config has not been measured by this project yet
+Views     two for each image (flip or not), so two passes cover any number of epochs exactly
+Cache     17 to 29 GB at `balanced` (72 to 125 KB a view), extrapolated from this project's 80-class teacher
+          (docs/results/codec.md); teachers with richer features take two to four times the bytes
+Hours     about 4.4 for the teacher on one V100: 234,532 views at 67 ms (mmdet's zoo).
+          `plan` measures it on your machine, and that of stage 2
+Not run   this project has not measured the result of this config yet
 """
 
 _base_ = "mmdet::retinanet/retinanet_r50_fpn_2x_coco.py"

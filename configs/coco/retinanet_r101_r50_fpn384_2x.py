@@ -1,4 +1,4 @@
-"""RetinaNet R50 with a neck and head of 384 channels, from the cache of retinanet_r101_r50_2x: adapters bridge widths."""
+"""Train a RetinaNet R50 with 384 channels from the cache of retinanet_r101_r50_2x; adapters match the widths."""
 
 _base_ = "./retinanet_r101_r50_2x.py"
 model = dict(neck=dict(out_channels=384), bbox_head=dict(in_channels=384, feat_channels=384))

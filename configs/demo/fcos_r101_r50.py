@@ -1,6 +1,6 @@
-"""Demo: FCOS R101 teaches FCOS R50, both thin, on the demo's 300 images.
+"""Demo: distil a thin FCOS R101 into a thin FCOS R50 on the demo's 300 images.
 
-Teacher:   configs/demo/teacher_fcos_r101.py, whose command comes first
+Teacher:   run the command of configs/demo/teacher_fcos_r101.py first
 Commands:  python stage1_cache_teacher.py --config configs/demo/fcos_r101_r50.py
            python stage2_distill.py --config configs/demo/fcos_r101_r50.py
 """

@@ -1,6 +1,6 @@
-"""Demo: GFL R101 teaches GFL R50, both thin, on the demo's 300 images.
+"""Demo: distil a thin GFL R101 into a thin GFL R50 on the demo's 300 images.
 
-Teacher:   configs/demo/teacher_gfl_r101.py, whose command comes first
+Teacher:   run the command of configs/demo/teacher_gfl_r101.py first
 Commands:  python stage1_cache_teacher.py --config configs/demo/gfl_r101_r50.py
            python stage2_distill.py --config configs/demo/gfl_r101_r50.py
 """

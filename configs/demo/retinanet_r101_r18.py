@@ -1,4 +1,4 @@
-"""Demo: a second student, of another depth and FPN width, from the same cache; stage 1 is not run again."""
+"""Demo: a second student with another depth and FPN width, from the same cache. Stage 1 is not run again."""
 
 _base_ = "./retinanet_r101_r50.py"
 model = dict(

@@ -1,6 +1,6 @@
-"""Demo: the R50 student learns by CWD, from the same cache as with PKD.
+"""Demo: distil the R50 student by CWD, from the same cache as PKD.
 
-Weights   those of mmrazor's cwd_fpn_retina_r101_retina_r50_1x_coco: 10 for each level, temperature 1
+Weights   as in mmrazor's cwd_fpn_retina_r101_retina_r50_1x_coco: 10 for each level, temperature 1
 """
 
 _base_ = "./retinanet_r101_r50_pkd.py"

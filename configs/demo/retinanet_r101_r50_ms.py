@@ -1,6 +1,6 @@
-"""Demo of four views: the thin RetinaNet pair on two scales, flipped or not.
+"""Demo: the thin RetinaNet pair with four views of each image (two scales, flipped or not).
 
-Purpose   what more views of an image are worth (benchmarks/views_accuracy.py, docs/results/views.md)
+Purpose   measure the effect of more views of an image (benchmarks/views_accuracy.py, docs/results/views.md)
 Commands  python stage1_cache_teacher.py --config configs/demo/retinanet_r101_r50_ms.py
           python stage2_distill.py --config configs/demo/retinanet_r101_r50_ms.py
 """

@@ -1,9 +1,9 @@
-"""Demo: the R50 student learns by PKD instead of FRS, from a cache whose codec counts every position alike.
+"""Demo: distil the R50 student by PKD instead of FRS, from a cache whose codec weights every position equally.
 
 Purpose   one cache, several methods: the universal profile serves FRS (demo/retinanet_r101_r50.py), PKD and CWD
 Commands  python stage1_cache_teacher.py --config configs/demo/retinanet_r101_r50_pkd.py
           python stage2_distill.py --config configs/demo/retinanet_r101_r50_pkd.py
-Weights   those of mmrazor's pkd_fpn_retina_x101_retina_r50_2x_coco: 10 for each level, no loss of the class scores
+Weights   as in mmrazor's pkd_fpn_retina_x101_retina_r50_2x_coco: 10 for each level, no score loss
 """
 
 _base_ = "./retinanet_r101_r50.py"

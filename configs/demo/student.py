@@ -1,10 +1,10 @@
-"""What the thin R50 students of generated scenes share, whoever teaches them: `_base_` of demo and benchmark configs."""
+"""Settings shared by the thin R50 students of generated scenes: `_base_` of demo and benchmark configs."""
 
-thin_r50 = dict(  # to be taken as model.backbone
+thin_r50 = dict(  # use as model.backbone
     depth=50,
     frozen_stages=1,
     norm_eval=False,
-    # Pre-trained by demo/pretrain_backbone.py on cut-outs of all 80 categories, as ImageNet weights serve on COCO.
+    # Pre-trained by demo/pretrain_backbone.py on cut-outs of all 80 categories; replaces ImageNet weights.
     init_cfg=dict(type="Pretrained", prefix=None, checkpoint="demo/weights/resnet50_thin.pth"),
 )
 cache = dict(codec=dict(type="frs"), shard_samples=64, calibration_views=48, workers=1)

@@ -1,4 +1,4 @@
-"""The demo's Faster R-CNN teacher: the RetinaNet teacher's backbone, frozen, under heads of a quarter's width.
+"""The demo's Faster R-CNN teacher: the RetinaNet teacher's frozen backbone with quarter-width heads.
 
 Train:   python demo/train_teacher.py --config configs/demo/teacher_faster_rcnn_r101.py --steps 2000 --minutes 5 \
              --out work_dirs/families/faster_rcnn.pth --results work_dirs/families/faster_rcnn

@@ -1,4 +1,4 @@
-"""The demo's FCOS teacher: the RetinaNet teacher's backbone, frozen, under an FCOS neck and head of a quarter's width.
+"""The demo's FCOS teacher: the RetinaNet teacher's frozen backbone with a quarter-width FCOS neck and head.
 
 Train:   python demo/train_teacher.py --config configs/demo/teacher_fcos_r101.py --steps 2000 --minutes 5 \
              --out work_dirs/families/fcos.pth --results work_dirs/families/fcos

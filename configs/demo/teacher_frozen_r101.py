@@ -1,4 +1,4 @@
-"""The RetinaNet teacher's backbone, trained and frozen: `_base_` of the other teachers, which train neck and head alone."""
+"""The RetinaNet teacher's trained, frozen backbone: `_base_` of the other teachers, which train only neck and head."""
 
 _base_ = "./teacher_retinanet_r101.py"
 

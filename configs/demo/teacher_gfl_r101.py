@@ -1,4 +1,4 @@
-"""The demo's GFL teacher: the RetinaNet teacher's backbone, frozen, under a GFL neck and head of a quarter's width.
+"""The demo's GFL teacher: the RetinaNet teacher's frozen backbone with a quarter-width GFL neck and head.
 
 Train:   python demo/train_teacher.py --config configs/demo/teacher_gfl_r101.py --steps 2000 --minutes 9 --processes 1 \
              --out work_dirs/families/gfl.pth --results work_dirs/families/gfl

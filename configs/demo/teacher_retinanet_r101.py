@@ -5,7 +5,7 @@ Start:     python demo/pretrain_backbone.py --depth 101 --out work_dirs/resnet10
 Train:     python demo/train_teacher.py --backbone work_dirs/resnet101_thin.pth --steps 4000 --minutes 47
 Evaluate:  python demo/train_teacher.py --eval-only demo/weights/teacher_retinanet_r101_thin.pth
 
-Time:      10 minutes for the start and 47 for the teacher on two cores (24,600 rendered scenes)
+Time:      10 minutes for the backbone and 47 for the teacher on two cores (24,600 rendered scenes)
 Result:    mAP 0.493, AP50 0.732 on the 100 val images (0.482, 0.725 on 500); log in docs/results/demo_teacher/
 """
 
@@ -31,7 +31,7 @@ metainfo = dict(
         "clock",
     )
 )
-scale = (288, 192)  # of one image: long and short side at most; two cores train 9 images a second
+scale = (288, 192)  # maximum long and short side of an image; two cores train 9 images a second
 backend_args = None
 train_pipeline = [
     dict(type="LoadImageFromFile", backend_args=backend_args),
@@ -89,7 +89,7 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-# --- model: stock RetinaNet, every width a quarter
+# --- model: stock RetinaNet, a quarter of every width
 model = dict(
     type="RetinaNet",
     data_preprocessor=dict(
