@@ -36,7 +36,6 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 UPWARD = {
     ("calibration.calibrate", "stage1.job"),
     ("calibration.sample", "stage1.job"),
-    ("storage.ranges", "cache.sidecar"),
 }
 CIRCLES = {
     frozenset({"codecs.frs.codec", "codecs.frs.fit"}),
