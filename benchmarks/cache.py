@@ -75,7 +75,7 @@ def main() -> None:
         if args.codec_of:
             shutil.copytree(args.codec_of / "codec", Path(folder, "cache", "codec"))
             shutil.copy(args.codec_of / "codec.json", Path(folder, "cache"))
-        codec = agreed_codec(cfg, job)
+        codec = agreed_codec(cfg, job, None)
         shards = planned(job, 0)
         rows: list[dict[str, Any]] = []
         turns = [list(range(n, min(n + args.shards, len(shards)))) for n in range(0, len(shards), args.shards)]

@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parents[1]
 UPWARD = {
     ("calibration.calibrate", "stage1.job"),
     ("calibration.sample", "stage1.job"),
-    ("storage.ranges", "cache.sidecar"),
 }
 CIRCLES = {
     frozenset({"codecs.frs.codec", "codecs.frs.fit"}),

@@ -19,16 +19,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.cache.canonical import digest, read_json
-from pipeline.cache.layout import asked_passes, found_passes, load_pass_plan, pass_folder, shard_name
+from pipeline.cache.layout import list_passes, load_pass_plan, pass_folder, probe_passes, shard_name
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import MANIFEST, PLAN, read_codec, read_fields, require_fields
 from pipeline.cache.shard_plan import references
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.records import SampleRef
-from pipeline.storage.files import read_small
-from pipeline.storage.local import sha256_file
-from pipeline.storage.object_store import RemotePath
+from pipeline.storage.files import checksum, list_files, read_small
 from pipeline.storage.place import DELETE, Place, remedy
 from pipeline.storage.urls import place
 
@@ -64,7 +62,7 @@ class Cache:
         self.codec_digest, self.codec_settings = digest(codec), codec["settings"]
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
         self._manifests: dict[int, dict[str, Any]] = {}
-        self._asked: list[tuple[int, bool]] | None = None  # the passes found afar: asking takes a while
+        self._probed: list[tuple[int, bool]] | None = None  # passes found by name: each takes a request
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -85,13 +83,13 @@ class Cache:
         """codec.json, with every file of codec/ checked against it."""
         manifest = read_codec(self.root / "codec.json")
         folder, listed = self.root / "codec", manifest["files"]
-        if isinstance(folder, RemotePath):
-            for name in sorted(listed):  # of what else may lie there nothing is ever opened
+        present = list_files(folder)
+        if present is None:
+            for name in sorted(listed):  # other files that may be there are never opened
                 read_small(folder / name, listed[name])
             return manifest
-        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        for name in sorted(present | listed.keys()):
-            if name not in present or sha256_file(folder / name) != listed.get(name):
+        for name in sorted({*present, *listed}):
+            if name not in present or checksum(folder / name)["sha256"] != listed.get(name):
                 raise CorruptCache(
                     f"{folder / name}: missing, altered or foreign; delete the cache's codec.json and run stage 1 again"
                 )
@@ -106,11 +104,12 @@ class Cache:
         return [number for number, complete in self._found_passes() if not complete]
 
     def _found_passes(self) -> list[tuple[int, bool]]:
-        if not isinstance(self.root, RemotePath):
-            return found_passes(self.root)
-        if self._asked is None:
-            self._asked = asked_passes(self.root, self.recipe["views"]["finite"])
-        return self._asked
+        listed = list_passes(self.root)
+        if listed is not None:
+            return listed
+        if self._probed is None:
+            self._probed = probe_passes(self.root, self.recipe["views"]["finite"])
+        return self._probed
 
     def manifest(self, cache_pass: int) -> dict[str, Any]:
         if cache_pass not in self._manifests:
@@ -160,7 +159,7 @@ class Cache:
         return self._readers[key]
 
     def open_shards(self, keys: Iterable[tuple[int, int]], mapped: Callable[..., Iterable[ShardReader]]) -> None:
-        """Open those (pass, number) that are not yet; `mapped`: a thread pool's map, as from afar each takes time."""
+        """Open those (pass, number) that are not yet; `mapped`: a thread pool's map, as each may take a round trip."""
         missing = [key for key in dict.fromkeys(keys) if key not in self._readers]
         for key, reader in zip(missing, mapped(self._open, missing)):
             self._keep(key, reader)

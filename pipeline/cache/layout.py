@@ -8,8 +8,7 @@ from typing import overload
 
 from pipeline.cache.schema import PASS_PLAN, read_fields
 from pipeline.cache.shard_plan import ShardPlan
-from pipeline.storage.object_store import RemotePath
-from pipeline.storage.place import Place
+from pipeline.storage.place import Place, key_of, storage_of
 
 
 @overload
@@ -33,15 +32,18 @@ def load_pass_plan(root: Place, cache_pass: int, sha256: str | None = None) -> l
     return [ShardPlan.from_json(shard) for shard in rows["shards"]]
 
 
-def found_passes(root: Path) -> list[tuple[int, bool]]:
-    """(number, whether it is complete) of every pass in a folder."""
-    names = {path.name.removeprefix("pass-") for path in root.glob("pass-*")}
-    numbers = sorted(int(name) for name in names if name.isdecimal())
+def list_passes(root: Place) -> list[tuple[int, bool]] | None:
+    """(number, whether it is complete) of every pass in a folder; None where its storage does not list."""
+    names = storage_of(root).list_dir(key_of(root))
+    if names is None:
+        return None
+    found = {name.rstrip("/").removeprefix("pass-") for name in names if name.startswith("pass-")}
+    numbers = sorted(int(name) for name in found if name.isdecimal())
     return [(number, (pass_folder(root, number) / "manifest.json").is_file()) for number in numbers]
 
 
-def asked_passes(root: RemotePath, views: int | None) -> list[tuple[int, bool]]:
-    """The same from afar, by known names, as a web server cannot list.
+def probe_passes(root: Place, views: int | None) -> list[tuple[int, bool]]:
+    """The same by known names, where the storage does not list.
 
     `views`: there are no more passes than that; None: as many as follow each other without a gap.
     """

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from pipeline.cache.canonical import write_json
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
-from pipeline.storage.local import sha256_file
-from pipeline.storage.object_store import RANGE, RemotePath
-from pipeline.storage.place import AGAIN, MENDS, Place, each, remedy
+from pipeline.storage.files import checksum, file_size
+from pipeline.storage.place import AGAIN, REPAIR, Place, call_each, remedy
 
 
 def shard_done(
@@ -25,7 +23,7 @@ def shard_done(
     path = pass_folder(root, cache_pass) / shard_name(number)
     try:
         sidecar = load_sidecar(path.with_suffix(".json"))
-        size = _size(path)
+        size = file_size(path)
     except StoreError:  # not known: nothing may be computed again for want of an answer
         raise
     except (CacheError, OSError):
@@ -41,8 +39,8 @@ def write_manifest(
     """Collect the sidecars of a pass into manifest.json; `environment`: versions behind the pixels. Returns it."""
     folder = pass_folder(root, cache_pass)
     paths = [folder / shard_name(n).replace(".tar", ".json") for n in range(shards)]
-    sidecars, entries = each(root, load_sidecar, paths), each(root, _entry, paths)
-    files = {"plan.json": _entry(folder / "plan.json")}
+    sidecars, entries = call_each(root, load_sidecar, paths), call_each(root, checksum, paths)
+    files = {"plan.json": checksum(folder / "plan.json")}
     for path, sidecar, entry in zip(paths, sidecars, entries):
         files[sidecar.shard] = {"bytes": sidecar.size, "sha256": sidecar.sha256}
         files[path.name] = entry
@@ -69,13 +67,13 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
     def check(name: str) -> CacheError | None:
         path = folder / name
         try:
-            found = _entry(path, manifest["files"][name]["bytes"])
+            found = checksum(path, manifest["files"][name]["bytes"])
         except FileNotFoundError:
             return CorruptCache(f"{path}: named by the manifest but missing; {remedy(path, AGAIN)}")
         except OSError as error:  # a bad sector is one of the things to be listed
-            return CorruptCache(f"{path}: cannot be read ({error.strerror}); {remedy(path, MENDS)}")
+            return CorruptCache(f"{path}: cannot be read ({error.strerror}); {remedy(path, REPAIR)}")
         if found != manifest["files"][name]:
-            return CorruptCache(f"{path}: its sha256 differs from the manifest's; {remedy(path, MENDS)}")
+            return CorruptCache(f"{path}: its sha256 differs from the manifest's; {remedy(path, REPAIR)}")
         try:
             if name.startswith("shard-") and name.endswith(".json") and load_sidecar(path).codec != codec:
                 return StaleCache(f"{path}: coded with another codec.json; run stage 1 again")
@@ -83,29 +81,7 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
             return error
         return None
 
-    return [fault for fault in each(root, check, manifest["files"]) if fault is not None]
-
-
-def _entry(path: Place, expected: int | None = None) -> dict[str, Any]:
-    """`bytes` and `sha256` of a file of any size, in constant memory. Raises FileNotFoundError where there is none.
-
-    `expected`: its bytes; from afar, one of another size is read no further.
-    """
-    if isinstance(path, RemotePath):
-        found = hashlib.sha256()
-        data, size = path.read_range(0, RANGE)
-        if expected not in (None, size):
-            return {"bytes": size, "sha256": None}
-        found.update(data)
-        for at in range(RANGE, size, RANGE):
-            found.update(path.read_range(at, min(RANGE, size - at))[0])
-        return {"bytes": size, "sha256": found.hexdigest()}
-    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-
-
-def _size(path: Place) -> int:
-    """Bytes of a file. Raises OSError where there is none."""
-    return path.size() if isinstance(path, RemotePath) else path.stat().st_size
+    return [fault for fault in call_each(root, check, manifest["files"]) if fault is not None]
 
 
 def _totals(rows: list[dict[str, int]]) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""Samples of coming batches, still compressed, fetched from afar while earlier ones are in use.
+"""Prefetch the samples of coming batches, still compressed, while earlier ones are in use.
 
 A step's samples lie apart (the schedule shuffles within a window of shards), so what hides the distance is less long
-ranges than many requests at a time: those of some coming batches, AT_A_TIME of them.
+ranges than many requests at a time: those of some coming batches, as many as the storage takes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pipeline.cache.cache import Cache
 from pipeline.cache.reader import Chunks
 from pipeline.records import SampleRef
-from pipeline.storage.object_store import RemotePath
-from pipeline.storage.place import AT_A_TIME
-from pipeline.storage.ranges import Fetched
+from pipeline.storage.base import Fetched
+from pipeline.storage.place import storage_of
 
-BATCHES, WORTH = 8, 16 << 20  # asked for together: this many batches, or fewer once they are worth so many bytes
+BATCHES, WORTH = 8, 16 << 20  # prefetched together: this many batches, or fewer once they have so many bytes
 
 Batch = list[SampleRef]
 Read = list[tuple[SampleRef, Chunks]]
@@ -24,24 +23,25 @@ Shard = tuple[int, int]  # pass, number
 
 
 def read_batches(cache: Cache, batches: Iterable[Batch]) -> Iterator[Read]:
-    """The samples of every batch, in order. Raises CacheError or CorruptCache, from afar some batches early."""
-    if not isinstance(cache.root, RemotePath):
+    """The samples of every batch, in order. Raises CacheError or CorruptCache, when prefetching some batches early."""
+    workers = storage_of(cache.root).max_requests
+    if workers == 1:
         for batch in batches:
             yield [(ref, cache.shard(ref.cache_pass, ref.shard).chunks(ref.index)) for ref in batch]
         return
     rest = iter(batches)
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
-            coming = _Asked(cache, rest, pool)
+            coming = _Prefetched(cache, rest, pool)
             while coming.batches:
-                asked, coming = coming, _Asked(cache, rest, pool)  # under way while those before are in use
-                yield from map(asked.read, asked.batches)
+                ready, coming = coming, _Prefetched(cache, rest, pool)  # under way while those before are in use
+                yield from map(ready.read, ready.batches)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Asked:
-    """A few batches whose samples are under way; none when there are no more."""
+class _Prefetched:
+    """A few batches whose samples are being fetched; none when there are no more."""
 
     def __init__(self, cache: Cache, rest: Iterator[Batch], pool: ThreadPoolExecutor) -> None:
         self._cache, self.batches = cache, list[Batch]()

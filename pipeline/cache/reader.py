@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ from pipeline.cache.head import Head, parse_head
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.errors import CorruptCache
 from pipeline.records import FLIPS, LevelShapes, ViewRecord
-from pipeline.storage.base import Extent
-from pipeline.storage.place import Place, remedy
-from pipeline.storage.ranges import NOTHING, Fetched, intact, open_ranges
+from pipeline.storage.base import Extent, Fetched
+from pipeline.storage.place import Place, key_of, remedy, storage_of
+from pipeline.storage.ranges import NOTHING, intact
 
 RECORD_ARRAYS = ("record", "thumbnail")  # of every sample, beside the codec's
 Chunks = dict[str, memoryview]
@@ -35,7 +34,7 @@ class ShardReader:
         self.path = path
         self.sidecar: Sidecar = sidecar or load_sidecar(path.with_suffix(".json"))
         self._remedy = remedy(path, REMEDY)
-        self._ranges = open_ranges(path, self.sidecar)
+        self._ranges = storage_of(path).open_ranges(key_of(path), self.sidecar)
         try:
             if self._ranges.size != self.sidecar.size:
                 raise CorruptCache(
@@ -43,7 +42,7 @@ class ShardReader:
                 )
             self._head_bytes = self._bytes(self.sidecar.head, "head")
             head = self._parsed(self._head_bytes)
-            if isinstance(path, Path):  # from afar it would be one more request; `verify` reads it
+            if self._ranges.local:  # a remote tail would be one more request; `verify` reads it
                 self._bytes(self.sidecar.tail, "tail")
         except BaseException:
             self.close()
@@ -77,7 +76,7 @@ class ShardReader:
         return data
 
     def fetches(self, indices: Iterable[int]) -> list[Callable[[], Fetched]]:
-        """Calls that get these samples from afar, in any thread, for `chunks`; none where they lie on this machine."""
+        """Calls that prefetch these samples, in any thread, for `chunks`; none where reads are local."""
         return self._ranges.fetches([self.extent(index) for index in indices])
 
     def extent(self, index: int) -> Extent:

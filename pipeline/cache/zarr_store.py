@@ -21,7 +21,7 @@ from zarr.storage import MemoryStore
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.tar import BLOCK, END
 from pipeline.errors import CorruptCache
-from pipeline.storage.object_store import RemotePath
+from pipeline.storage.files import local_path
 from pipeline.storage.place import Place
 from pipeline.storage.urls import place
 
@@ -60,9 +60,9 @@ class LocalMembers:
 
 
 class RemoteMembers:
-    """The members of a shard afar, through its sidecar: one request a sample, each extent checked."""
+    """The members of a remote shard, through its sidecar: one request per sample, each extent checked."""
 
-    def __init__(self, path: RemotePath) -> None:
+    def __init__(self, path: Place) -> None:
         self._reader = ShardReader(path)
         self._head = self._reader.head()
         specs, count = self._reader.specs, len(self._reader)
@@ -91,7 +91,8 @@ class TarStore(Store):
     def __init__(self, path: str | Place) -> None:
         super().__init__(read_only=True)
         self.path = place(path)
-        self._members = RemoteMembers(self.path) if isinstance(self.path, RemotePath) else LocalMembers(self.path)
+        local = local_path(self.path)
+        self._members = RemoteMembers(self.path) if local is None else LocalMembers(local)
         self._names = dict.fromkeys(self._members.names)
 
     def close(self) -> None:

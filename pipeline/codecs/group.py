@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,8 @@ from pipeline.cache.zarr_store import group_of
 from pipeline.codecs.base import Codec
 from pipeline.codecs.registry import CODECS
 from pipeline.errors import CorruptCache
-from pipeline.storage.files import atomic_file, read_small
-from pipeline.storage.local import naming, sha256_file, sync
-from pipeline.storage.object_store import RemotePath
+from pipeline.storage.files import atomic_folder, read_small
+from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
 
 TABLES = ("float32", "int16")  # types of their numbers
@@ -27,22 +24,8 @@ TABLES = ("float32", "int16")  # types of their numbers
 
 def save_codec(codec: Codec, root: Place, measured: dict[str, Any]) -> None:
     """Write codec/ (a plain zarr v3 group) and then codec.json, which names its files and their sha256."""
-    if isinstance(root, RemotePath):
-        with tempfile.TemporaryDirectory() as folder:
-            files = _write_group(codec, Path(folder) / "codec")
-            for name in files:
-                with atomic_file(root / "codec" / name) as file:
-                    file.write((Path(folder) / "codec" / name).read_bytes())
-    else:
-        temporary, place = root / "codec.tmp", root / "codec"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(place, ignore_errors=True)  # without codec.json it was never finished
-        with naming(place):
-            files = _write_group(codec, temporary)
-            for path in temporary.rglob("*"):
-                sync(path)
-            temporary.rename(place)
-            sync(root)
+    with atomic_folder(root / "codec") as folder:  # without codec.json, what is there was never finished
+        files = _write_group(codec, folder)
     write_json(root / "codec.json", {"settings": codec.settings, "files": files, "measured": measured})
 
 

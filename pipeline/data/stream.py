@@ -24,7 +24,7 @@ from pipeline.data.replay import check_replay
 from pipeline.data.schedule import Batch, epoch_batches, share
 from pipeline.data.views import Views
 from pipeline.records import LevelShapes, SampleRef, ViewRecord
-from pipeline.storage.object_store import RemotePath
+from pipeline.storage.place import storage_of
 
 Read = Sequence[tuple[SampleRef, Chunks | None]]
 
@@ -128,7 +128,7 @@ class Stream(wds.DataPipeline):
 def stream_loader(stream: Stream, workers: int) -> DataLoader:
     """A DataLoader that mmengine's Runner takes as it is."""
     cache = stream.source.cache
-    if not workers or cache is None or not isinstance(cache.root, RemotePath):
+    if not workers or cache is None or storage_of(cache.root).fork_safe:
         return DataLoader(stream, batch_size=None, num_workers=workers)
     # This process has read the cache's plan; a plain fork of it would inherit obstore without obstore's threads.
     context = multiprocessing.get_context("forkserver")

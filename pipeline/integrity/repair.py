@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.canonical import digest, write_json
-from pipeline.cache.layout import found_passes, pass_folder
+from pipeline.cache.layout import list_passes, pass_folder
 from pipeline.cache.schema import CODEC, GATE, MANIFEST, PASS_PLAN, PLAN, QUARANTINE, read_fields
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.calibration.calibrate import calibrated
@@ -31,10 +31,9 @@ from pipeline.recipe import make_recipe
 from pipeline.stage1.job import Job, make_plan
 from pipeline.stage1.ranks import Ranks
 from pipeline.stage1.run import cache_teacher
-from pipeline.storage.files import discard
+from pipeline.storage.files import discard, local_path
 from pipeline.storage.local import sha256_file
 from pipeline.storage.lock import locked
-from pipeline.storage.object_store import RemotePath
 from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.zoo import find_teacher
 
@@ -47,9 +46,11 @@ def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> lis
     Raises StaleCache where the cache is another config's, CorruptCache where its tables are lost for good, CacheError
     where it has passes that stage 1 of this config would not make again.
     """
-    root = sections.cache.place()
-    if isinstance(root, RemotePath):
-        raise CacheError(f"{root}: repair needs a folder; copy the cache to one, repair it there and copy it back")
+    root = local_path(sections.cache.place())
+    if root is None:
+        raise CacheError(
+            f"{sections.cache.dir}: repair needs a folder; copy the cache to one, repair it there and copy it back"
+        )
     if not (root / "plan.json").exists() and not list(root.glob("pass-*/*")):
         raise CacheError(f"{root}: no cache here (neither plan.json nor a pass); check cache.dir")
     with locked(root):
@@ -84,7 +85,7 @@ class Patient:
         teacher = lambda: Teacher(spec, images.classes, own_device(), sections.teacher.tf32)  # noqa: E731
         self.root, self.plan, self.bad, self.known = root, plan, list[str](), dict[str, str]()
         self._job = lambda: Job(root, sections, images, views, teacher(), plan, log, progress, Ranks())
-        numbers, made = [number for number, _ in found_passes(root)], expected_passes(sections, views)
+        numbers, made = [number for number, _ in list_passes(root) or []], expected_passes(sections, views)
         if numbers and numbers[-1] not in made:
             raise CacheError(
                 f"{root}: holds pass-{numbers[-1]}, this config makes {len(made)} passes; repair with the cache.passes "

@@ -24,7 +24,7 @@ from pipeline.stage1.job import Job
 from pipeline.stage1.quarantine import Quarantine
 from pipeline.stage1.shard import start_shard
 from pipeline.storage.files import discard
-from pipeline.storage.place import Place, each
+from pipeline.storage.place import Place, call_each
 
 LOGGER = logging.getLogger("pipeline")
 
@@ -69,7 +69,7 @@ def missing_shards(job: Job, number: int, shards: list[ShardPlan]) -> list[int]:
     """Numbers of the shards that are not there, or not whole, or of another plan or codec."""
     plan, codec = digest(job.plan), digest(read_json(job.root / "codec.json"))
     done = lambda n: shard_done(job.root, number, n, plan, codec, [row[:2] for row in shards[n].samples])  # noqa: E731
-    return [n for n, whole in enumerate(each(job.root, done, range(len(shards)))) if not whole]
+    return [n for n, whole in enumerate(call_each(job.root, done, range(len(shards)))) if not whole]
 
 
 def make_shards(job: Job, codec: Codec, number: int, shards: list[ShardPlan], missing: list[int]) -> None:

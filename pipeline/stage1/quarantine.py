@@ -24,9 +24,9 @@ class Quarantine:
         """Read every view once; remember those that fail."""
         found = {image: str(error) for image, error in loader.broken()}
         if found:
-            with locked(self._path.parent, wait=True):  # other ranks find some too
-                self.images |= Quarantine(self._path.parent).images | found
-                write_json(self._path, {"images": self.rows()})
+            with locked(self._path.parent, wait=True) as lock:  # other ranks find some too
+                self.images |= Quarantine(lock.place).images | found
+                write_json(lock.place / self._path.name, {"images": self.rows()})
         return set(self.images)
 
     def rows(self) -> list[list[Any]]:

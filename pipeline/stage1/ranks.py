@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
 from torch import distributed
 
 from pipeline.progress import Log, Progress
-from pipeline.storage import lease
-from pipeline.storage.lock import join_locks, leave_locks, share_locks
+from pipeline.storage.base import Lock
+from pipeline.storage.lock import joined
+from pipeline.storage.place import Place
 
 # Gate and calibration are made by one rank and may take hours; a rank that dies is noticed by torchrun, not by a clock.
 PATIENCE = timedelta(days=7)
@@ -22,6 +24,7 @@ class Ranks:
 
     def __init__(self) -> None:
         self.world, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        self._joined = ExitStack()
 
     def join(self) -> None:
         """Wait until all ranks are here. Not before the leader's gate: mmdet's metric would wait for the others."""
@@ -63,19 +66,20 @@ class Ranks:
         """The leader's bar shows what all have done."""
         return progress if self.world == 1 else SharedProgress(self, progress)
 
-    def share_lock(self) -> None:
-        """All hold the leader's lock, or look before each put whether it is there: one may outlive it by a shard."""
-        if self.world > 1:
-            held, folders = self.told((lease.claims(), share_locks()))
-            lease.work_under(held)
-            join_locks(folders)
+    def share_lock(self, root: Place, lock: Lock | None) -> Place:
+        """All ranks write under the leader's `lock`: one may outlive it by a shard. Returns the root to use."""
+        if self.world == 1:
+            return root
+        place = self.told(lock.share() if lock else None)
+        if lock is None:
+            self._joined.enter_context(joined(place))
+        return place
 
     def leave(self) -> None:
         """The others write nothing more; only then may the leader let go of the lock."""
         if self.world > 1:
             if not self.leads:
-                lease.leave()
-                leave_locks()
+                self._joined.close()
             self.meet()
             distributed.destroy_process_group()
 

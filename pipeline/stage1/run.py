@@ -17,6 +17,7 @@ from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import Log, Progress
 from pipeline.stage1.job import Job, open_job
 from pipeline.stage1.passes import cache_pass
+from pipeline.storage.base import Lock
 from pipeline.storage.lock import locked
 from pipeline.storage.urls import require_writable
 from pipeline.teacher import gate
@@ -32,8 +33,9 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     require_writable(sections.cache.place())
     job = open_job(cfg, sections, log, progress)
     numbers = expected_passes(sections, job.views)
-    with locked(job.root) if job.ranks.leads else nullcontext():
-        codec = agreed_codec(cfg, job)
+    with locked(job.root) if job.ranks.leads else nullcontext() as lock:
+        job.root = lock.place if lock else job.root
+        codec = agreed_codec(cfg, job, lock)
         computed = sum(cache_pass(job, codec, number) for number in numbers)
         summary = summarise(job.root, computed, time.perf_counter() - begun)
         if job.ranks.leads:
@@ -42,13 +44,13 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     return summary
 
 
-def agreed_codec(cfg: Config, job: Job) -> Codec:
+def agreed_codec(cfg: Config, job: Job, lock: Lock | None) -> Codec:
     """The codec that all ranks use: gate and calibration are the leader's, the others read what it wrote."""
     if job.ranks.leads:
         pass_gate(cfg, job)
         calibrated(job)
     job.ranks.join()
-    job.ranks.share_lock()
+    job.root = job.ranks.share_lock(job.root, lock)
     job.progress = job.ranks.progress(job.progress)
     return calibrated(job)
 

@@ -1,11 +1,11 @@
-"""A bounded folder of what was read from afar, so that the second epoch reads the disk. Shared by any processes.
+"""Size-limited disk cache for remote reads: the second epoch reads the local disk. Any processes may share it.
 
-One sparse file a shard, named by the sha256 of the shard, each extent at its own place. Nothing says which parts are
-there: an extent is taken when its crc32c is right, and a hole, a torn write or a flipped bit is a miss. So writers need
-no lock, no order and no fsync, and bad bytes cannot be served.
+One sparse file per shard, named by the shard's sha256, with each extent at its own offset. No index says which parts
+are present: an extent is served when its crc32c matches; a hole, a torn write or a flipped bit is a miss. So writers
+need no lock, no order and no fsync, and corrupted bytes cannot be served.
 
-An epoch reads every sample once, in another order each time; throwing out what was used longest ago would throw out
-just what comes next. So what this run has used stays, and when the folder is full of it nothing more is taken in.
+An epoch reads every sample once, in another order each time. Evicting the least recently used file would evict what is
+needed next. So files that this run has used are not evicted, and when they fill the folder nothing more is stored.
 """
 
 from __future__ import annotations
@@ -17,24 +17,19 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from google_crc32c import value as crc32c
 
-from pipeline.storage.client import Store
-
-if TYPE_CHECKING:
-    from pipeline.storage.base import Extent
+from pipeline.storage.base import Extent
 
 PAGE = 4096
-NAME = re.compile(r"[0-9a-f]{64}(\.json)?")  # other files of the folder are not ours
-FULL = 10.0  # seconds before a full folder is searched again for something to throw out
+NAME = re.compile(r"[0-9a-f]{64}(\.json)?")  # other files in the folder are left alone
+FULL = 10.0  # seconds before a full folder is searched again for something to evict
 
 
-class Disk:
-    """`limit` bytes in `folder`. `begun`: files used since are not thrown out (time.time() of the run's start)."""
+class DiskCache:
+    """At most `limit` bytes in `folder`. `begun`: time.time() of the run's start; files used since are not evicted."""
 
     def __init__(self, folder: str, limit: int, begun: float) -> None:
         self._folder, self._limit, self._begun = Path(folder), limit, begun
@@ -47,7 +42,7 @@ class Disk:
             os.utime(self._folder / sha256)
 
     def read(self, sha256: str, extent: Extent) -> bytes | None:
-        """The extent of a shard, or None where it is not here, whole and right."""
+        """An extent of a shard; None where it is missing or its crc32c differs."""
         try:
             handle = os.open(self._folder / sha256, os.O_RDONLY)
         except OSError:
@@ -61,11 +56,11 @@ class Disk:
         return data if len(data) == extent.size and crc32c(data) == extent.crc32c else None
 
     def keep(self, sha256: str, offset: int, data: bytes) -> None:
-        """Take in a part of a shard, where it fits below the bound. A full disk is no error."""
+        """Store a part of a shard if it fits below the limit. A full disk is no error."""
         self._write(sha256, offset, data)
 
     def read_small(self, sha256: str) -> bytes | None:
-        """A small file by its sha256."""
+        """A small file by its sha256; None where it is missing or differs."""
         try:
             data = (self._folder / f"{sha256}.json").read_bytes()
         except OSError:
@@ -73,15 +68,16 @@ class Disk:
         return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
     def keep_small(self, sha256: str, data: bytes) -> None:
+        """Store a small file if it fits below the limit."""
         self._write(f"{sha256}.json", 0, data)
 
     def room(self, size: int) -> bool:
-        """Whether `size` more bytes would fit now, what other runs left behind being thrown out for them."""
+        """Whether `size` more bytes fit now; evicts files of earlier runs for them."""
         if time.monotonic() < self._full_until:
             return False
         try:
             with self._ledger() as (used, put):
-                found = self._made_room(used, size)
+                found = self._make_room(used, size)
                 put(found)
         except OSError:
             return False
@@ -92,8 +88,8 @@ class Disk:
     def _write(self, name: str, offset: int, data: bytes) -> None:
         if time.monotonic() < self._full_until:
             return
-        with suppress(OSError), self._ledger() as (used, put):  # counted and written before another process looks
-            found = self._made_room(used, len(data))
+        with suppress(OSError), self._ledger() as (used, put):  # one process at a time counts and writes
+            found = self._make_room(used, len(data))
             put(found)
             if found + pages(len(data)) > self._limit:
                 return
@@ -104,14 +100,14 @@ class Disk:
                 os.close(handle)
             put(found + pages(len(data)))
 
-    def _made_room(self, used: int, size: int) -> int:
-        """Bytes in use, after a search for what may go where `size` more would not fit."""
+    def _make_room(self, used: int, size: int) -> int:
+        """Evict where `size` more bytes would not fit. Returns the bytes in use."""
         wanted = self._limit - pages(size)
-        return used if 0 <= used <= wanted else self._swept(wanted)
+        return used if 0 <= used <= wanted else self._evict(wanted)
 
     @contextmanager
     def _ledger(self) -> Iterator[tuple[int, Callable[[int], None]]]:
-        """The bytes in use (-1: not known) and a function that sets them, while no other process looks."""
+        """The bytes in use (-1: not known) and a function that sets them; locked against other processes."""
         with open(self._folder / ".used", "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
@@ -124,8 +120,8 @@ class Disk:
 
             yield int(text) if text.isdigit() else -1, put
 
-    def _swept(self, wanted: int) -> int:
-        """Bytes in use, counted anew, after files that this run has not used went, oldest first, down to `wanted`."""
+    def _evict(self, wanted: int) -> int:
+        """Evict files that this run has not used, oldest first, down to `wanted` bytes. Returns the bytes in use."""
         files = []
         for entry in os.scandir(self._folder):
             if NAME.fullmatch(entry.name):
@@ -142,11 +138,5 @@ class Disk:
 
 
 def pages(size: int) -> int:
-    """Bytes on the disk that `size` bytes may take."""
+    """Upper bound of the bytes that `size` bytes take on the disk."""
     return (size // PAGE + 2) * PAGE
-
-
-@cache
-def disk_of(store: Store) -> Disk | None:
-    """The disk cache of what is read from a store, where it has one; one object a process."""
-    return Disk(store.local, store.local_bytes, store.begun) if store.local else None

@@ -1,133 +1,194 @@
-"""A place in an object store or behind a web server: what pathlib.Path is for a folder, as far as a cache needs it."""
+"""Storage in an object store, or behind a web server to read only, through obstore."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any, TypeVar
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from pipeline.errors import CorruptCache, StoreError
-from pipeline.storage.client import Store, reason
+from pipeline.storage.base import AGAIN, RemotePath, ShardLayout
+from pipeline.storage.connection import Connection, reason
+from pipeline.storage.lease import Claim, hold_lease
+from pipeline.storage.local import naming
+from pipeline.storage.ranges import RemoteRanges
 
-BODY_RETRIES = 3  # obstore goes on inside a body only where the server names an ETag
+BODY_RETRIES = 3  # obstore resumes inside a body only where the server names an ETag
 PART = 16 << 20  # of a multipart upload: 10,000 of them make 160 GB
-RANGE = 8 << 20  # of one request where a whole file is read
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class RemotePath:
-    """One object, or the part of a name before one. Methods named as in pathlib do what they do there.
+class RemoteLock:
+    """A lease; `place` writes under its claim, and so does a pickled copy of it in another process."""
 
-    Every method that talks raises StoreError in one line, without the server's own text (it may quote a request).
+    place: RemotePath
+
+    def share(self) -> RemotePath:
+        return self.place
+
+
+@dataclass(frozen=True)
+class ObjectStorage:
+    """Objects of a bucket, or files of a web server. Writes check first that every claim of `claims` is still held.
+
+    Failures raise StoreError in one line, without the server's own text (it may quote a request).
     """
 
-    store: Store
-    key: str
+    connection: Connection
+    claims: tuple[Claim, ...] = field(default=(), compare=False)
+    max_requests: ClassVar[int] = 16
+    fork_safe: ClassVar[bool] = False
 
     @property
-    def name(self) -> str:
-        return PurePosixPath(self.key).name
+    def read_only(self) -> bool:
+        return self.connection.scheme in ("http", "https")
 
-    @property
-    def parent(self) -> RemotePath:
-        return RemotePath(self.store, self.key.rpartition("/")[0])
+    def place(self, key: str) -> RemotePath:
+        return RemotePath(self, key)
 
-    def __truediv__(self, name: str) -> RemotePath:
-        return RemotePath(self.store, f"{self.key}/{name}" if self.key else name)
+    def describe(self, key: str) -> str:
+        return f"{self.connection.url}/{key}"
 
-    def with_suffix(self, suffix: str) -> RemotePath:
-        return RemotePath(self.store, str(PurePosixPath(self.key).with_suffix(suffix)))
+    def local_path(self, key: str) -> None:
+        return None
 
-    def __str__(self) -> str:
-        return f"{self.store.url}/{self.key}"
+    def remedy(self, key: str, advice: str) -> str:
+        """`repair` needs a local folder, so another advice helps here."""
+        name = key.rpartition("/")[2]
+        if self.read_only:
+            return "replace it on the server by an intact copy"
+        if name == "zarr.json" or "." not in name:  # a table of codec/
+            return f"delete the cache's codec.json and {AGAIN}"
+        return advice if advice == AGAIN else f"delete this object and {AGAIN}"
 
-    def exists(self) -> bool:
-        try:
-            self.size()
-        except FileNotFoundError:
-            return False
-        return True
+    def size(self, key: str) -> int:
+        return self._ask(key, lambda client: int(client.head(key)["size"]))
 
-    is_file = exists
+    def read(self, key: str, limit: int, sha256: str | None = None) -> bytes:
+        disk = self.connection.disk if sha256 else None
+        stored = disk.read_small(sha256) if disk and sha256 else None
+        if stored is not None:
+            return stored
+        data = self._ask(key, lambda client: self._body(key, client.get(key), limit))
+        if disk and sha256 and hashlib.sha256(data).hexdigest() == sha256:
+            disk.keep_small(sha256, data)
+        return data
 
-    def size(self) -> int:
-        """Bytes of the object. Raises FileNotFoundError where there is none."""
-        return self._ask(lambda client: int(client.head(self.key)["size"]))
-
-    def read_bytes(self, most: int) -> bytes:
-        """The whole object. Raises FileNotFoundError where there is none, CorruptCache if it is over `most` bytes."""
-        return self._ask(lambda client: self._body(client.get(self.key), most))
-
-    def read_range(self, offset: int, size: int) -> tuple[bytes, int]:
-        """Up to `size` bytes from `offset`, and the size of the whole object."""
-
+    def read_range(self, key: str, offset: int, size: int) -> tuple[bytes, int]:
         def ask(client: Any) -> tuple[bytes, int]:
-            found = client.get(self.key, options={"range": (offset, offset + size)})
-            return self._body(found, size), int(found.meta["size"])
+            found = client.get(key, options={"range": (offset, offset + size)})
+            return self._body(key, found, size), int(found.meta["size"])
 
-        return self._ask(ask)
+        return self._ask(key, ask)
 
-    def read_tagged(self, most: int) -> tuple[bytes, str | None]:
-        """The same, and its e_tag."""
+    def read_tagged(self, key: str, limit: int) -> tuple[bytes, str | None]:
+        """A whole object and its e_tag."""
 
         def ask(client: Any) -> tuple[bytes, str | None]:
-            found = client.get(self.key)
-            return self._body(found, most), found.meta["e_tag"]
+            found = client.get(key)
+            return self._body(key, found, limit), found.meta["e_tag"]
 
-        return self._ask(ask)
+        return self._ask(key, ask)
 
-    def _body(self, found: Any, most: int) -> bytes:
-        """What a server sends, as long as it is no more than it may be: its own word is not taken for that."""
+    def open_ranges(self, key: str, layout: ShardLayout) -> RemoteRanges:
+        return RemoteRanges(self, key, layout, self.connection.disk)
+
+    @contextmanager
+    def write_atomic(self, key: str) -> Iterator[Any]:
+        """In an unnamed temporary file, so that a killed process leaves nothing; then one put, which is atomic."""
+        folder = Path(tempfile.gettempdir())
+        with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+            yield file
+            self._require_claims()
+            file.seek(0)
+            self.put(key, file)
+
+    @contextmanager
+    def write_folder(self, key: str) -> Iterator[Path]:
+        """File by file: a reader must not look before another file says that all are there."""
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            yield folder
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                with self.write_atomic(f"{key}/{path.relative_to(folder).as_posix()}") as file:
+                    file.write(path.read_bytes())
+
+    def delete(self, key: str) -> None:
+        self._require_claims()
+        self.remove(key)
+
+    def list_dir(self, key: str) -> None:
+        return None
+
+    @contextmanager
+    def lock(self, key: str, wait: bool) -> Iterator[RemoteLock]:
+        with hold_lease(self, key, wait) as claim:
+            yield RemoteLock(replace(self, claims=(*self.claims, claim)).place(key))
+
+    def join(self, key: str) -> AbstractContextManager[None]:
+        """The claims came with the place."""
+        return nullcontext()
+
+    def put(self, key: str, content: Any, mode: Any = "overwrite") -> str | None:
+        """Bytes or an open file, in one atomic put that checks no claim. Returns the e_tag.
+
+        mode 'create': raises FileExistsError where the object exists; {'e_tag': ...}: where it has another e_tag.
+        """
+        more = {"use_multipart": False} if isinstance(content, bytes) else {"chunk_size": PART, "max_concurrency": 4}
+        return self._ask(key, lambda client: client.put(key, content, mode=mode, **more)["e_tag"], retry_body=False)
+
+    def remove(self, key: str) -> None:
+        """Delete an object if it exists; checks no claim."""
+        try:
+            self._ask(key, lambda client: client.delete(key))
+        except FileNotFoundError:
+            return
+
+    def _require_claims(self) -> None:
+        for claim in self.claims:
+            claim.require(self)
+
+    def _body(self, key: str, found: Any, limit: int) -> bytes:
+        """What a server sends, if it is at most `limit` bytes; the size that the server declares is not trusted."""
         first, last = found.range
         data = bytearray()
-        if last - first <= most:
+        if last - first <= limit:
             for part in found:
                 data += part
-                if len(data) > most:
+                if len(data) > limit:
                     break
             else:
                 return bytes(data)
         raise CorruptCache(
-            f"{self}: the server sends more than the {most} bytes that it may have; is it the right URL?"
+            f"{self.describe(key)}: the server sends more than the expected {limit} bytes; is it the right URL?"
         )
 
-    def put(self, content: Any, mode: Any = "overwrite") -> str | None:
-        """Bytes or an open file, whole or not at all. Returns the e_tag.
-
-        mode 'create': raises FileExistsError where there is one; {'e_tag': ...}: where it is not that one.
-        """
-        more = {"use_multipart": False} if isinstance(content, bytes) else {"chunk_size": PART, "max_concurrency": 4}
-        return self._ask(lambda client: client.put(self.key, content, mode=mode, **more)["e_tag"], retry_body=False)
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        try:
-            self._ask(lambda client: client.delete(self.key))
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
-
-    def _ask(self, question: Callable[[Any], T], retry_body: bool = True) -> T:
-        """Put a question to the store and turn what goes wrong into our errors."""
+    def _ask(self, key: str, request: Callable[[Any], T], retry_body: bool = True) -> T:
+        """Make a request and turn obstore's exceptions into ours."""
         from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 
+        where, url = self.describe(key), self.connection.url
         for left in reversed(range(BODY_RETRIES + 1)):
             try:
-                return question(self.store.client())
+                return request(self.connection.client())
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
-                    raise StoreError(f"{self}: no such bucket {self.store.url}; create it first") from None
-                raise FileNotFoundError(2, "no such object", str(self)) from None
+                    raise StoreError(f"{where}: no such bucket {url}; create it first") from None
+                raise FileNotFoundError(2, "no such object", where) from None
             except (AlreadyExistsError, PreconditionError):
-                raise FileExistsError(17, "another process was first", str(self)) from None
-            except (BaseError, ValueError, OverflowError) as error:  # the last two: what it cannot take
+                raise FileExistsError(17, "another process was first", where) from None
+            except (BaseError, ValueError, OverflowError) as error:  # the last two: values that obstore rejects
                 if left and retry_body and isinstance(error, GenericError) and "body error" in str(error):
                     continue
-                raise StoreError(f"{self}: {reason(error, self.store)}") from None
+                raise StoreError(f"{where}: {reason(error, url)}") from None
             except BaseException as error:
                 if type(error).__name__ != "PanicException":
                     raise
-                raise StoreError(f"{self}: obstore gave up; is an address in the environment malformed?") from None
+                raise StoreError(f"{where}: obstore gave up; is an address in the environment malformed?") from None
         raise AssertionError("unreachable")

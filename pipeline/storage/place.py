@@ -1,4 +1,4 @@
-"""A place: the path of a local folder or file, or of a remote object; and what treats both alike."""
+"""A place: the path of a local file or folder, or of a remote one; and its storage."""
 
 from __future__ import annotations
 
@@ -7,32 +7,36 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.storage.object_store import RemotePath
+from pipeline.storage.base import AGAIN, DELETE, REPAIR, Place, Storage
+from pipeline.storage.local import LocalStorage
 
-Place = Path | RemotePath
+__all__ = ["AGAIN", "DELETE", "REPAIR", "Place", "call_each", "key_of", "remedy", "storage_of"]
+
 A = TypeVar("A")
 B = TypeVar("B")
 
-AGAIN = "run stage 1 again"
-DELETE = f"delete it and {AGAIN}"
-MENDS = "`python -m pipeline repair --config C` mends it"
-AT_A_TIME = 16  # requests of one process
+LOCAL = LocalStorage()
 
 
-def remedy(path: Place, here: str) -> str:
-    """What helps against a bad file of a cache: `here` in a folder; afar, where `repair` does not reach, what does."""
-    if not isinstance(path, RemotePath):
-        return here
-    if path.store.scheme in ("http", "https"):
-        return "put a whole copy of it on the server"
-    if path.name == "zarr.json" or "." not in path.name:  # a table of codec/
-        return "delete the cache's codec.json and run stage 1 again"
-    return here if here == AGAIN else "delete this object and run stage 1 again, which makes it anew"
+def storage_of(place: Place) -> Storage:
+    """The storage of a place."""
+    return LOCAL if isinstance(place, Path) else place.storage
 
 
-def each(where: Place, call: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """[call(item), ...]; where each takes a round trip, many at a time."""
-    if not isinstance(where, RemotePath):
+def key_of(place: Place) -> str:
+    """The key of a place in its storage."""
+    return str(place) if isinstance(place, Path) else place.key
+
+
+def remedy(place: Place, advice: str) -> str:
+    """What to do about a bad file of a cache; `advice`: what helps in a local folder."""
+    return storage_of(place).remedy(key_of(place), advice)
+
+
+def call_each(where: Place, call: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """[call(item), ...]; many at a time where each takes a round trip."""
+    workers = storage_of(where).max_requests
+    if workers == 1:
         return [call(item) for item in items]
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(call, items))

@@ -1,47 +1,45 @@
-"""The bytes of one shard, by extent: from a file with os.pread, or by range from afar.
+"""The bytes of one shard, by extent: from a file with os.pread, or from a remote storage by range.
 
-From afar a request costs tens of milliseconds whatever its size, so neighbours are fetched together:
+A remote request costs tens of milliseconds whatever its size, so neighbours are fetched together:
 
 * what is read in order (a whole shard, for export or a check) comes in ranges of AHEAD bytes;
 * what a training step needs comes in runs over extents less than GAP bytes apart (pipeline/cache/prefetch.py);
 * with a disk cache, as all of a shard will be needed in the end, in whole blocks of BLOCK bytes.
 
-docs/results/remote.json has the requests a sample that this leaves.
+docs/results/remote.json has the requests per sample that this leaves.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import FileIO
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
+from typing import ClassVar
 
 from google_crc32c import value as crc32c
 
-from pipeline.cache.sidecar import Sidecar
 from pipeline.errors import CacheError, CorruptCache
-from pipeline.storage.base import Extent
-from pipeline.storage.disk_cache import disk_of
-from pipeline.storage.object_store import RemotePath
-from pipeline.storage.place import DELETE, MENDS, Place, remedy
+from pipeline.storage.base import DELETE, REPAIR, Extent, Fetched, ShardLayout, Storage
+from pipeline.storage.disk_cache import DiskCache
 
 AHEAD = BLOCK = 4 << 20
 GAP = 32 << 10
-
-Fetched = Mapping[int, bytes]  # offset of an extent: its bytes, not yet checked
 NOTHING: Fetched = MappingProxyType({})
 
 
 class LocalRanges:
     """A file on this machine. Thread-safe: reads are positional."""
 
+    local: ClassVar[bool] = True
+
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = FileIO(path)  # no bare descriptor, so that a reader nobody has any more is closed
+            self._file = FileIO(path)  # not a bare descriptor: it is closed with the last reference to it
         except OSError as error:
             raise CacheError(f"{path}: expected a shard of the cache, found {error.strerror or error}") from error
         self.size = os.fstat(self._file.fileno()).st_size
@@ -52,7 +50,7 @@ class LocalRanges:
         except OSError as error:  # a bad sector
             raise CorruptCache(
                 f"{self._path}: bytes {extent.offset}-{extent.offset + extent.size} cannot be read "
-                f"({error.strerror}); {remedy(self._path, MENDS)}"
+                f"({error.strerror}); {REPAIR}"
             ) from error
 
     def fetches(self, extents: Sequence[Extent]) -> list[Callable[[], Fetched]]:
@@ -63,21 +61,22 @@ class LocalRanges:
 
 
 class RemoteRanges:
-    """An object of a store. Thread-safe. Bytes are not trusted here: who asks compares the crc32c."""
+    """A file of a remote storage. Thread-safe. `disk`: a disk cache of its shards, if there is one."""
 
-    def __init__(self, path: RemotePath, sidecar: Sidecar) -> None:
-        self._path, self._sidecar = path, sidecar
-        self._disk = disk_of(path.store)
-        self._ahead = (0, b"")  # where the last range begins that was read ahead, and its bytes
+    local: ClassVar[bool] = False
+
+    def __init__(self, storage: Storage, key: str, layout: ShardLayout, disk: DiskCache | None) -> None:
+        self._storage, self._key, self._layout, self._disk = storage, key, layout, disk
+        self._ahead = (0, b"")  # offset and bytes of the last range that was read ahead
         self._next = -1
         if self._disk:
-            self._disk.touch(sidecar.sha256)
-        self.size = sidecar.size  # compared with the server's at each request
+            self._disk.touch(layout.sha256)
+        self.size = layout.size  # compared with the server's at each request
 
     def read(self, extent: Extent) -> bytes:
-        """One extent. Who reads in order is served from a range read ahead."""
+        """One extent. Sequential reads are served from a range that was read ahead."""
         data = self._fetch([extent])[extent.offset] if self._disk else self._in_order(extent)
-        if not intact(data, extent):  # once more: what was sent may be right where what arrived was not
+        if not intact(data, extent):  # once more: it may have been damaged on the way
             self._ahead = (0, b"")
             data = self._range(extent.offset, extent.size)
         return data
@@ -92,7 +91,7 @@ class RemoteRanges:
         return data[extent.offset - start :][: extent.size]
 
     def fetches(self, extents: Sequence[Extent]) -> list[Callable[[], Fetched]]:
-        """Calls, one for each range to ask for, that get these extents."""
+        """Calls, one for each range to request, that fetch these extents."""
         ordered = sorted(set(extents), key=lambda extent: extent.offset)
         if self._disk:
             runs = [list(group) for _, group in groupby(ordered, key=lambda extent: extent.offset // BLOCK)]
@@ -104,16 +103,16 @@ class RemoteRanges:
         """A run, from the disk cache or by range."""
         found: dict[int, bytes] = {}
         if self._disk:
-            stored = {extent.offset: self._disk.read(self._sidecar.sha256, extent) for extent in run}
+            stored = {extent.offset: self._disk.read(self._layout.sha256, extent) for extent in run}
             found = {offset: data for offset, data in stored.items() if data}
         missing = [extent for extent in run if extent.offset not in found]
         if self._disk and missing:
             blocks = {extent.offset // BLOCK for extent in missing}
-            whole = [extent for extent in self._sidecar.extents if extent.offset // BLOCK in blocks]
+            whole = [extent for extent in self._layout.extents if extent.offset // BLOCK in blocks]
             start, end = whole[0].offset, whole[-1].offset + whole[-1].size
             if self._disk.room(end - start):
                 data = self._range(start, end - start)
-                self._disk.keep(self._sidecar.sha256, start, data)
+                self._disk.keep(self._layout.sha256, start, data)
                 return found | {e.offset: data[e.offset - start :][: e.size] for e in missing}
         for part in neighbours(missing, GAP, AHEAD):
             start = part[0].offset
@@ -122,24 +121,18 @@ class RemoteRanges:
         return found
 
     def _range(self, offset: int, size: int) -> bytes:
-        size = min(size, self.size - offset)
+        path, size = self._storage.describe(self._key), min(size, self.size - offset)
         try:
-            data, whole = self._path.read_range(offset, size)
+            data, whole = self._storage.read_range(self._key, offset, size)
         except FileNotFoundError:
-            raise CacheError(f"{self._path}: expected a shard of the cache, found no such object") from None
+            raise CacheError(f"{path}: expected a shard of the cache, found no such object") from None
         if whole != self.size or len(data) != size:
-            raise CorruptCache(f"{self._path}: expected {self.size} bytes, found {whole}; {remedy(self._path, DELETE)}")
+            advice = self._storage.remedy(self._key, DELETE)
+            raise CorruptCache(f"{path}: expected {self.size} bytes, found {whole}; {advice}")
         return data
 
     def close(self) -> None:
         self._ahead = (0, b"")
-
-
-Ranges = LocalRanges | RemoteRanges
-
-
-def open_ranges(path: Place, sidecar: Sidecar) -> Ranges:
-    return RemoteRanges(path, sidecar) if isinstance(path, RemotePath) else LocalRanges(path)
 
 
 def neighbours(extents: Sequence[Extent], gap: int, largest: int) -> list[list[Extent]]:

@@ -1,4 +1,4 @@
-"""From what a user wrote, a path or a URL, to a place."""
+"""From what a user wrote, a path or a URL, to a place. A new storage is registered here, by its scheme."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
-from pipeline.storage.client import Store
-from pipeline.storage.object_store import RemotePath
-from pipeline.storage.place import Place
+from pipeline.storage.base import Place, RemotePath
+from pipeline.storage.connection import Connection
+from pipeline.storage.object_store import ObjectStorage
+from pipeline.storage.place import storage_of
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
-# cache.store: how to reach a store. What identifies a person is no part of it: configs are copied into logs.
+# cache.store: how to reach a store. No credentials: configs are copied into logs.
 OPTIONS: dict[str, type] = {
-    "endpoint": str, "region": str, "skip_signature": bool,
-    "timeout": float, "connect_timeout": float, "max_retries": int, "retry_timeout": float,
-}  # fmt: skip
+    "endpoint": str,
+    "region": str,
+    "skip_signature": bool,
+    "timeout": float,
+    "connect_timeout": float,
+    "max_retries": int,
+    "retry_timeout": float,
+}
 FORMS = {"endpoint": re.compile(r"https?://[\w.:\[\]-]+(/[\w./-]*)?"), "region": re.compile(r"[\w-]+")}
 SHOWN = {"endpoint": "http(s)://host[:port]", "region": "a region's name"}
 GB = 10**9
@@ -29,25 +35,32 @@ def place(
     """A path or URL as a Place; the other arguments are for URLs. Raises ConfigError, never repeating a secret."""
     if isinstance(where, RemotePath):
         return where
-    scheme, found, rest = str(where).partition("://")
+    scheme, found, _ = str(where).partition("://")
     if isinstance(where, Path) or not found:
         return Path(where)
+    host, key = check_url(str(where))
+    checked = tuple(sorted(check_options(options or {}, scheme).items()))
+    storage = ObjectStorage(Connection(f"{scheme}://{host}", checked, local, int(local_gb * GB)))
+    return RemotePath(storage, key)
+
+
+def check_url(url: str) -> tuple[str, str]:
+    """Bucket or host, and key, of a URL. Raises ConfigError, never repeating a secret."""
+    scheme, _, rest = url.partition("://")
     head, *tail = re.split("[?#]", rest, maxsplit=1)
-    hidden = any("@" in part for part in tail)  # a password may hold ? or #, and then `head` begins with a user
+    hidden = any("@" in part for part in tail)  # a password may contain ? or #, and then `head` begins with a user
     shown = f"{scheme}://{'...' if hidden else head.rpartition('@')[2]}"
     if scheme not in SCHEMES:
         raise ConfigError(f"{shown}: expected a path, or a URL with one of {SCHEMES}, found {scheme}://")
     try:
-        parts = urlsplit(str(where))
-    except ValueError:  # a bracket without its fellow; the error's own text may quote a password
+        parts = urlsplit(url)
+    except ValueError:  # an unbalanced bracket; the error's own text may quote a password
         raise ConfigError(f"{shown}: expected {scheme}://bucket-or-host/path, found none") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(f"{shown}: expected no user, password or query; credentials go in the environment")
     if not parts.netloc:
-        raise ConfigError(f"{shown}: expected a bucket or host behind {scheme}://")
-    checked = check_options(options or {}, scheme)
-    store = Store(f"{scheme}://{parts.netloc}", tuple(sorted(checked.items())), local, int(local_gb * GB))
-    return RemotePath(store, "/".join(part for part in parts.path.split("/") if part))
+        raise ConfigError(f"{shown}: expected a bucket or host after {scheme}://")
+    return parts.netloc, "/".join(part for part in parts.path.split("/") if part)
 
 
 def check_options(options: dict[str, Any], scheme: str) -> dict[str, Any]:
@@ -72,6 +85,6 @@ def check_options(options: dict[str, Any], scheme: str) -> dict[str, Any]:
 
 
 def require_writable(where: Place) -> None:
-    """Stage 1 needs atomic puts and a lock, which plain HTTP does not have."""
-    if isinstance(where, RemotePath) and where.store.scheme in ("http", "https"):
+    """Raise ConfigError for a place that has neither atomic writes nor a lock: plain HTTP."""
+    if storage_of(where).read_only:
         raise ConfigError(f"{where}: http(s):// can only be read; name a folder or an s3://, gs:// or az:// URL")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,22 +13,20 @@ import pytest
 
 from pipeline.errors import CacheError
 from pipeline.stage1.ranks import Ranks
-from pipeline.storage import lock
 from pipeline.storage.lock import locked
 
 
-def test_the_lock_is_held_until_the_last_rank_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_is_held_until_the_last_rank_has_ended(tmp_path: Path) -> None:
     """As one may go on with its shard for seconds when the leader is killed."""
-    with locked(tmp_path):
-        leaders = lock.share_locks()
-        monkeypatch.setattr(lock, "_locks", others := {})  # as another process has them
-        Ranks.share_lock(cast(Any, SimpleNamespace(world=2, told=lambda _: ({}, leaders))))
+    with locked(tmp_path) as lock:
+        shared = lock.share()
+        rank = SimpleNamespace(world=2, told=lambda _: shared, _joined=ExitStack())
+        Ranks.share_lock(cast(Any, rank), tmp_path, None)
         with pytest.raises(CacheError, match="another process is writing"), locked(tmp_path):
             pass
-        lock._locks = {tmp_path: None}  # the leader's own, to leave by
     with pytest.raises(CacheError, match="another process is writing"), locked(tmp_path):
         pass
-    others[tmp_path].close()
+    rank._joined.close()
     with locked(tmp_path):
         pass
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -35,10 +36,12 @@ from pipeline.integrity.verify import verify
 from pipeline.progress import Silent
 from pipeline.stage1.ranks import Ranks
 from pipeline.stage2.teacher_data import prepare_lesson
-from pipeline.storage import lease, object_store
-from pipeline.storage.files import atomic_file, discard
+from pipeline.storage import lease, object_store, owner
+from pipeline.storage.base import Place
+from pipeline.storage.files import atomic_file, checksum, discard
 from pipeline.storage.lock import locked
-from pipeline.storage.object_store import RemotePath
+from pipeline.storage.object_store import ObjectStorage
+from pipeline.storage.place import key_of, storage_of
 from pipeline.storage.urls import place
 from pipeline.tools.reencode import calibration
 from pipeline.tools.reencode.run import reencode
@@ -70,11 +73,22 @@ def web(cache_folder: Path, tmp_path: Path) -> Iterator[type[Handler]]:
 
 
 def objects(url: str) -> dict[str, bytes]:
-    root = place(url)
-    assert isinstance(root, RemotePath)
-    client = root.store.client()
-    names = [row["path"] for page in client.list(root.key + "/") for row in page]
-    return {name.removeprefix(f"{root.key}/"): bytes(client.get(name).bytes()) for name in names}
+    storage, key = remote(place(url))
+    client = storage.connection.client()
+    names = [row["path"] for page in client.list(f"{key}/") for row in page]
+    return {name.removeprefix(f"{key}/"): bytes(client.get(name).bytes()) for name in names}
+
+
+def remote(path: Place) -> tuple[ObjectStorage, str]:
+    storage = storage_of(path)
+    assert isinstance(storage, ObjectStorage)
+    return storage, key_of(path)
+
+
+def put(path: Place, content: bytes) -> None:
+    """Replace an object, whoever holds its lock."""
+    storage, key = remote(path)
+    storage.put(key, content)
 
 
 def remote_tree(url: str) -> dict[str, str]:
@@ -122,69 +136,63 @@ def test_two_runs_of_stage_1_do_not_meet(s3: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(lease, "STALE", 0.6)
     monkeypatch.setattr(lease, "POLL", 0.05)
     root = place("s3://bucket/locks")
-    assert isinstance(root, RemotePath)
     with locked(root):
         for here in (True, False):  # the owner's process is seen to run; or, from another machine, its beats
             if not here:
-                monkeypatch.setattr(lease, "kernel", lambda: "")
+                monkeypatch.setattr(owner, "kernel", lambda: "")
             with pytest.raises(CacheError, match=r"s3://bucket/locks: another process is writing"), locked(root):
                 pass
     assert not (root / ".lock").exists()
-    (root / ".lock").put(b'{"host": "gone", "process": 1, "kernel": "other"}')
+    put(root / ".lock", b'{"host": "gone", "process": 1, "kernel": "other"}')
     begun = time.monotonic()
-    with locked(root):  # nothing touched it for a while
+    with locked(root) as lock:  # nobody updated it for a while
         assert time.monotonic() - begun > 0.6
-        (root / ".lock").put(b'{"token": "another owner"}')
+        put(root / ".lock", b'{"token": "another owner"}')
         time.sleep(0.3)
         with pytest.raises(CacheError, match="taken over by another process"):
-            write_json(root / "manifest.json", {})
+            write_json(lock.place / "manifest.json", {})
     assert (root / ".lock").exists() and not (root / "manifest.json").exists()
-    (root / ".lock").unlink()
+    discard(root / ".lock")
     with locked(root):
-        (root / ".lock").put(bytes(1 << 20))  # what no owner writes
+        put(root / ".lock", bytes(1 << 20))  # what no owner writes
         time.sleep(0.3)
-    (root / ".lock").unlink()
-    with locked(root, wait=True):
-        write_json(root / "manifest.json", {})
+    discard(root / ".lock")
+    with locked(root, wait=True) as lock:
+        write_json(lock.place / "manifest.json", {})
 
 
 def test_a_rank_writes_nothing_when_its_leaders_lock_is_gone(s3: str) -> None:
-    root = place("s3://bucket/ranks")
-    assert isinstance(root, RemotePath)
-    with locked(root), pytest.MonkeyPatch.context() as patch:
-        held = lease.claims()
-        patch.setattr(lease, "_claims", {})  # as another process has them
-        Ranks.share_lock(cast(Any, SimpleNamespace(world=2, told=lambda _: (held, []))))
+    folder = place("s3://bucket/ranks")
+    with locked(folder) as lock:
+        sent = pickle.loads(pickle.dumps(lock.share()))
+        rank = SimpleNamespace(world=2, told=lambda _: sent, _joined=ExitStack())
+        root = Ranks.share_lock(cast(Any, rank), folder, None)
         write_json(root / "shard-00000.json", {})
-        (root / ".lock").put(b'{"token": "another owner"}')
+        put(folder / ".lock", b'{"token": "another owner"}')
         with pytest.raises(CacheError, match=r"s3://bucket/ranks/\.lock: taken over by another process"):
             write_json(root / "shard-00001.json", {})
         with pytest.raises(CacheError, match="taken over"):
             discard(root / "shard-00000.json")
-        (root / ".lock").unlink()
+        discard(folder / ".lock")
         with pytest.raises(CacheError, match="taken over"):
             write_json(root / "shard-00001.json", {})
     assert objects("s3://bucket/ranks").keys() == {"shard-00000.json"}
 
 
-def test_a_store_that_contradicts_itself_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_contradicts_itself_is_not_asked_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "STALE", 0.2)
     monkeypatch.setattr(lease, "POLL", 0.05)
-    root = place("s3://bucket/contradicts")
-    assert isinstance(root, RemotePath)
-    owner = lease.Lease(root / ".lock")
-    monkeypatch.setattr(owner, "_put", lambda mode: False)
-    monkeypatch.setattr(owner, "_found", lambda: None)
-    with pytest.raises(CacheError, match=r"contradicts/\.lock: the store says that it is there, and that it is not"):
-        owner.take(wait=False)
+    held = lease.Lease(*remote(place("s3://bucket/contradicts")))
+    monkeypatch.setattr(held, "_put", lambda mode: False)
+    monkeypatch.setattr(held, "_found", lambda: None)
+    with pytest.raises(CacheError, match=r"contradicts/\.lock: inconsistent lock state"):
+        held.take(wait=False)
 
 
 def test_workers_of_reencode_write_nothing_when_the_lock_is_gone(s3: str, cache_folder: Path) -> None:
     class Thief(Silent):
         def start(self, title: str, total: int | None) -> None:
-            target = place("s3://bucket/recoded/.lock")
-            assert isinstance(target, RemotePath)
-            target.put(b'{"token": "another owner"}')
+            put(place("s3://bucket/recoded/.lock"), b'{"token": "another owner"}')
 
     source = str(cache_folder)
     with pytest.raises(CacheError, match=r"recoded/\.lock: taken over by another process"):
@@ -198,7 +206,7 @@ def test_large_files_travel_in_parts(s3: str, monkeypatch: pytest.MonkeyPatch) -
     content = np.random.default_rng(0).bytes(13 << 20)
     with atomic_file(place("s3://bucket/large/shard.tar")) as file:
         file.write(content)
-    found = manifest._entry(place("s3://bucket/large/shard.tar"))  # in two ranges
+    found = checksum(place("s3://bucket/large/shard.tar"))  # in two ranges
     assert found == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     with pytest.raises(ZeroDivisionError), atomic_file(place("s3://bucket/large/other.tar")) as file:
         file.write(content[: 1 // 0])
@@ -292,14 +300,13 @@ def test_the_advice_about_a_bad_object_helps(
     s3: str, web: Any, made: dict[str, Path], cache_folder: Path, name: str
 ) -> None:
     (web.root / "cache" / name).write_bytes(b"bad")
-    with pytest.raises(CorruptCache, match="put a whole copy of it on the server"):
+    with pytest.raises(CorruptCache, match="replace it on the server by an intact copy"):
         verify(f"{web.address}/cache")
     upload(web.root / "cache", f"s3://bucket/{name}")
     root = place(f"s3://bucket/{name}")
-    assert isinstance(root, RemotePath)
     with pytest.raises(CorruptCache, match=r"delete .* run stage 1 again") as raised:
         verify(root)
-    (root / ("codec.json" if "delete the cache's codec.json" in str(raised.value) else name)).unlink()
+    discard(root / ("codec.json" if "delete the cache's codec.json" in str(raised.value) else name))
     stage1(made["frs"], **{"cache.dir": str(root)})
     assert remote_tree(str(root)) == tree(cache_folder)
 
@@ -398,9 +405,7 @@ def test_workers_stream_and_the_second_time_from_disk(
 def upload(folder: Path, url: str) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and path.name != ".lock":
-            target = place(f"{url}/{path.relative_to(folder).as_posix()}")
-            assert isinstance(target, RemotePath)
-            target.put(path.read_bytes())
+            put(place(f"{url}/{path.relative_to(folder).as_posix()}"), path.read_bytes())
 
 
 def batches(config: Path, workers: int, **options: Any) -> list[Any]:

@@ -23,7 +23,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.prefetch import read_batches
 from pipeline.errors import CorruptCache
 from pipeline.storage.base import Extent
-from pipeline.storage.disk_cache import FULL, Disk
+from pipeline.storage.disk_cache import FULL, DiskCache
 from pipeline.storage.ranges import neighbours
 from pipeline.storage.urls import place
 from tests.helpers.paths import ROOT
@@ -166,7 +166,7 @@ def content(shard: str, n: int) -> bytes:
 
 
 def hammer(folder: str, seed: int) -> None:
-    disk = Disk(folder, LIMIT, 0.0)
+    disk = DiskCache(folder, LIMIT, 0.0)
     for n in np.random.default_rng(seed).integers(0, 60, 300):
         shard, extent = f"{n % 6}" * 64, Extent(SIZE * int(n // 6), SIZE, 0)
         expected = content(shard, int(n // 6))
@@ -190,13 +190,13 @@ def test_processes_share_a_bounded_disk(tmp_path: Path) -> None:
 def test_disk_throws_out_what_this_run_has_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = [f"{n}" * 64 for n in range(5)]
     (tmp_path / "notes.txt").write_text("not ours")
-    before = Disk(str(tmp_path), LIMIT, 0.0)
+    before = DiskCache(str(tmp_path), LIMIT, 0.0)
     for age, shard in enumerate(shards[:3]):
         assert before.room(5 * SIZE)
         for n in range(5):
             before.keep(shard, n * SIZE, content(shard, n))
         os.utime(tmp_path / shard, (time.time() - 1000 + age,) * 2)
-    now = Disk(str(tmp_path), LIMIT, time.time() - 10)
+    now = DiskCache(str(tmp_path), LIMIT, time.time() - 10)
     now.touch(shards[0])  # the oldest, but in use again
     assert now.room(8 * SIZE)
     now.keep(shards[3], 0, bytes(8 * SIZE))

@@ -7,10 +7,8 @@ not for the data set; or not at all where a cache of the same recipe was calibra
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import Cache
@@ -24,7 +22,7 @@ from pipeline.data.shard_planning import plan_views
 from pipeline.progress import Log, Progress
 from pipeline.records import SampleRef, TeacherOutput
 from pipeline.stage1.job import Job, open_job
-from pipeline.storage.files import atomic_file, read_small
+from pipeline.storage.files import atomic_folder, read_small
 from pipeline.storage.place import Place
 from pipeline.tools.reencode.stored import output_of, read_view
 
@@ -69,9 +67,8 @@ def calibrate_like(other: Cache, plan: dict[str, Any], root: Place) -> None:
     """The codec of a cache of the same recipe, as it is. Raises StaleCache where it is of another."""
     other.require(plan["recipe"], plan["teacher_sha256"], "expected a cache of the same teacher and data")
     manifest = other.codec_manifest()
-    if isinstance(root, Path):  # what lies there without codec.json was never finished
-        shutil.rmtree(root / "codec", ignore_errors=True)
-    for name, sha256 in manifest["files"].items():
-        with atomic_file(root / "codec" / name) as file:
-            file.write(read_small(other.root / "codec" / name, sha256))
+    with atomic_folder(root / "codec") as folder:  # without codec.json, what is there was never finished
+        for name, sha256 in manifest["files"].items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(read_small(other.root / "codec" / name, sha256))
     write_json(root / "codec.json", manifest)

@@ -53,7 +53,8 @@ def reencode(
     if like is not None and not (root / "codec.json").exists():
         # Before a plan.json says what this folder is.
         Cache(like).require(recipe, plan["teacher_sha256"], "expected a cache of the same teacher and data")
-    with locked(root):
+    with locked(root) as lock:
+        root = lock.place
         write_json(root / "gate.json", read_json(old.root / "gate.json"))
         write_json(root / "plan.json", plan)
         if not (root / "codec.json").exists():

@@ -15,7 +15,6 @@ import torch
 
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.errors import CacheError
-from pipeline.storage.lease import Claims, claims, work_under
 from pipeline.storage.place import Place
 from pipeline.teacher.model import own_device
 from pipeline.tools.reencode.stored import Recoder
@@ -32,7 +31,7 @@ def recoded(source: Place, target: Place, tasks: list[Task], jobs: int | None) -
         yield from (recoder.shard(*task) for task in tasks)
         return
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (source, target, threads, claims())) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (source, target, threads)) as pool:
         futures = [pool.submit(_shard, task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -49,11 +48,10 @@ def recoded(source: Place, target: Place, tasks: list[Task], jobs: int | None) -
 _RECODER: list[Recoder] = []  # of this worker process
 
 
-def _begin(source: Place, target: Place, threads: int, held: Claims) -> None:
+def _begin(source: Place, target: Place, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too; their parent ends them
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     torch.set_num_threads(threads)
-    work_under(held)
     _RECODER.append(Recoder(source, target, torch.device("cpu")))
 
 
