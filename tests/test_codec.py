@@ -20,14 +20,16 @@ from pipeline.codecs.base import Codec, Measure
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.fit import learn_order, learn_statistics
 from pipeline.codecs.frs.map import BUCKETS, EMPTY, CodedMap, map_top
+from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.step_search import find_step
 from pipeline.codecs.frs.tokens import from_groups, from_tokens, log_class, symbol_order, to_groups, to_tokens
 from pipeline.codecs.frs.transform import dct, klt
+from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import pack, stack, unpack
-from pipeline.codecs.registry import codec_settings, new_codec
+from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.errors import CodecError, ConfigError
-from pipeline.losses.registry import WEIGHTED, compared
+from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput, canvas
 
 
@@ -61,16 +63,15 @@ class RandomSample:
 
 
 def weighted_error(loss: str, coded: TeacherOutput, exact: TeacherOutput) -> float:
-    what, ones = compared(loss), [torch.ones_like(m) for m in exact.frs]
-    pairs = list(zip(coded.values(what), exact.values(what), exact.frs if loss in WEIGHTED else ones))
+    what, ones = loss_named(loss).compares, [torch.ones_like(m) for m in exact.frs]
+    pairs = list(zip(coded.values(what), exact.values(what), exact.frs if loss_named(loss).weighted else ones))
     lost = sum(float((m[:, None] * (x - y) ** 2).sum() / m.sum()) for x, y, m in pairs)
     return (lost / sum(float((m[:, None] * y**2).sum() / m.sum()) for _, y, m in pairs)) ** 0.5
 
 
 def calibrated(kind: str, channels: int = 8, classes: int = 6, levels: int = 2, **settings_: Any) -> Codec:
-    codec = new_codec(codec_settings({"type": kind, **settings_}))
-    codec.calibrate(RandomSample(channels, classes, [(16, 24), (8, 12)][:levels]))
-    return codec
+    sample = RandomSample(channels, classes, [(16, 24), (8, 12)][:levels])
+    return calibrate_codec(read_options({"type": kind, **settings_}), sample)
 
 
 def round_trip(codec: Codec, *batches: TeacherOutput) -> TeacherOutput:
@@ -104,19 +105,11 @@ def test_lossless_is_exact_for_any_shapes(first: list, second: list, batch: int)
 
 def exact_frs(channels: int, scores: int, step: float) -> Frs:
     """A codec of full rank and given steps: what it loses is rounding alone, and that can be bounded."""
-    codec = Frs({"type": "frs", "zstd": 1, "quality": 0.03, "map_top": 255}, {})
-    sample = RandomSample(channels, scores, [(16, 24), (8, 12)])
-    learn_statistics(codec, sample.outputs("learning"))
-    codec.settings.update(feature_step=step, score_step=step)
-    full = {what: codec.tables[f"{what}_basis"] for what in ("feature", "score")}
-    learn_order(codec, sample.outputs("learning"))
-    for what, basis in full.items():
-        sizes = codec.tables[f"{what}_expected"]
-        lacking = basis.shape[-1] - sizes.shape[1]
-        codec.tables[f"{what}_expected"] = np.pad(sizes, [(0, 0), (0, lacking), (0, 0)], mode="edge")
-        codec.tables[f"{what}_basis"] = basis
-    codec.use(codec.tables)
-    return codec
+    options, sample = FrsOptions(zstd_level=1, quality=0.03), RandomSample(channels, scores, [(16, 24), (8, 12)])
+    transform = WeightedTransform(255, options.profile, {})
+    learned = learn_statistics(transform, options.kinds, sample.outputs("learning"))
+    order = learn_order(transform.with_tables(learned.tables), options.kinds, sample.outputs("learning"))
+    return Frs(options, FrsCalibration(255, *learned.channels, step, step), learned.tables | order)
 
 
 @settings(max_examples=60, deadline=None)
@@ -345,4 +338,4 @@ BAD = [
 @pytest.mark.parametrize("bad", BAD)
 def test_settings_are_checked(bad: dict) -> None:
     with pytest.raises(ConfigError, match=r"cache\.codec"):
-        codec_settings(bad)
+        read_options(bad)
