@@ -29,11 +29,11 @@ from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
 from pipeline.cache.arrays import encode_sample
 from pipeline.calibration.gradient import Errors, StudentPass
-from pipeline.codecs.base import KINDS
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.map import EMPTY, CodedMap, difference, octaves
 from pipeline.codecs.frs.tokens import zigzag
 from pipeline.codecs.frs.transform import steps
+from pipeline.codecs.settings import KINDS
 from pipeline.mmdet_compat.registry import Config
 from pipeline.records import TeacherOutput
 from pipeline.teacher.model import Teacher
@@ -88,9 +88,9 @@ def map_rows(teacher: Teacher, student: Student, views: list[Tensor], size: str)
 
 def plane_bytes(codec: Frs, output: TeacherOutput, what: str) -> int:
     """Bytes of the same symbols as zigzag uint16 planes, plane by plane, behind the same zstd."""
-    maps = codec.code(output)
-    exact, _ = codec.coefficients(output, maps, what)
-    whole = [torch.round(c / d)[0].flatten(1) for c, d in zip(exact, steps(maps.floats, codec.steps()[what]))]
+    maps = codec.transform.code_maps(output)
+    exact, _ = codec.transform.coefficients(output, maps, what)
+    whole = [torch.round(c / d)[0].flatten(1) for c, d in zip(exact, steps(maps.floats, codec.calibration.step(what)))]
     return len(ZSTD.encode(zigzag(torch.cat(whole, dim=1).to(torch.int32)).cpu().numpy().astype(np.uint16)))
 
 

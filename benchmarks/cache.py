@@ -33,7 +33,7 @@ from pipeline.config import load_config
 from pipeline.progress import Silent
 from pipeline.stage1.job import Job, open_job
 from pipeline.stage1.passes import make_shards, planned
-from pipeline.stage1.run import agreed_codec
+from pipeline.stage1.run import prepare_codec
 
 
 def bare(job: Job, batches: list[Any]) -> None:
@@ -75,7 +75,7 @@ def main() -> None:
         if args.codec_of:
             shutil.copytree(args.codec_of / "codec", Path(folder, "cache", "codec"))
             shutil.copy(args.codec_of / "codec.json", Path(folder, "cache"))
-        codec = agreed_codec(cfg, job, None)
+        codec = prepare_codec(cfg, job, None)
         shards = planned(job, 0)
         rows: list[dict[str, Any]] = []
         turns = [list(range(n, min(n + args.shards, len(shards)))) for n in range(0, len(shards), args.shards)]

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import report
 from benchmarks.launches import BusyShare
 from pipeline.cache.canonical import write_json
-from pipeline.calibration.calibrate import calibrated
+from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.cli.command import parse_options
 from pipeline.config import load_config
 from pipeline.progress import Silent
@@ -40,7 +40,7 @@ def main() -> None:
         write_json(job.root / "plan.json", job.plan)
         begun = time.perf_counter()
         with BusyShare(job.teacher.device) as busy:
-            codec = calibrated(job)
+            codec = load_or_calibrate_codec(job)
         took = time.perf_counter() - begun
     row = {
         "views": min(args.views, len(job.images.ids)),

@@ -25,7 +25,7 @@ from benchmarks.codec import CONFIG
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import load_teacher
 from pipeline.codecs.packing import stack
-from pipeline.losses.registry import distillation_loss
+from pipeline.losses.registry import loss_named
 from pipeline.mmdet_compat.registry import MODELS, Config, build
 from pipeline.records import TeacherOutput
 from pipeline.teacher.model import own_device
@@ -66,7 +66,7 @@ def both_losses(target: TeacherOutput) -> Callable[[], None]:
     own = [[torch.zeros_like(x).requires_grad_() for x in levels] for levels in (target.features, target.scores)]
 
     def run() -> None:
-        losses = [distillation_loss(name, target, x) for name, x in zip(("feature", "score"), own)]
+        losses = [loss_named(name)(target, x) for name, x in zip(("feature", "score"), own)]
         torch.autograd.grad(losses, [x for levels in own for x in levels])
 
     return run

@@ -25,7 +25,7 @@ from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
 from demo.train_teacher import classes_of
 from pipeline.calibration.gradient import unexplained
-from pipeline.losses.registry import compared
+from pipeline.losses.registry import loss_named
 from pipeline.mmdet_compat.registry import Config
 from pipeline.teacher.model import Teacher
 
@@ -60,7 +60,7 @@ def rows_of(name: str, qualities: list[float], count: int) -> list[dict[str, Any
         codec = calibrated(sample, quality, profile)
         found = measure({"frs": ours(codec)}, teacher, student, views, {"feature": 1.0, "score": 1.0})["frs"]
         for loss, share in shares.items():
-            error = found[f"err_{compared(loss)}s"]
+            error = found[f"err_{loss_named(loss).compares}s"]
             rows.append({
                 "student": name, "score_channels": codec.score_channels, "loss": loss, "missed": share,
                 "asked": quality, "probe": codec.settings["probe_error"][loss], "found": error,

@@ -21,7 +21,8 @@ from benchmarks import report, scenes
 from benchmarks.sample import DrawnSample
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.fit import drop_planes, learn_order, learn_statistics
-from pipeline.codecs.registry import codec_settings, new_codec
+from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
+from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.config import TeacherSection
 from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.teacher.model import Teacher, own_device
@@ -56,9 +57,8 @@ def main() -> None:
         teacher = random_teacher(Path(folder) / "random.pth")
     rows = [{"step": "teacher loaded", "peak_gb": peak_gb()}]
     views = [scenes.scene(0, args.size)] * args.batch_size
-    codec = new_codec(codec_settings({"type": "frs"}))
-    assert isinstance(codec, Frs)
-    codec.settings["map_top"] = 99
+    options = FrsOptions()
+    transform = WeightedTransform(99, options.profile, {})
     probed = DrawnSample(teacher, lambda _: views[0], 1, 1)
     for what in ("feature", "score"):
         for output, measure in probed.probes("choosing", [what]):
@@ -66,12 +66,14 @@ def main() -> None:
             rows.append({"step": f"one view on the probe, {what} loss", "peak_gb": peak_gb()})
             del measure, output
     del probed
-    scales = learn_statistics(codec, teacher(views).each())
+    learned = learn_statistics(transform, options.kinds, teacher(views).each())
+    transform = transform.with_tables(learned.tables)
     rows.append({"step": "statistics of a batch", "peak_gb": peak_gb()})
-    codec.settings.update({f"{what}_step": 0.03 * scale for what, scale in scales.items()})
-    learn_order(codec, teacher(views).each())
-    drop_planes(codec, teacher(views).each())
+    steps = {what: 0.03 * scale for what, scale in learned.scales.items()}
+    tables = learned.tables | learn_order(transform, options.kinds, teacher(views).each())
+    tables = drop_planes(transform, tables, steps, teacher(views).each())
     rows.append({"step": "order of symbols", "peak_gb": peak_gb()})
+    codec = Frs(options, FrsCalibration(99, *learned.channels, steps["feature"], steps["score"]), tables)
     samples, _ = codec.encode(teacher(views))
     rows.append({"step": f"a batch of {len(samples)} encoded", "peak_gb": peak_gb()})
     print(report.table(rows, ["step", "peak_gb"]))

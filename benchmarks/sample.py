@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.calibration.probe import Probes
 from pipeline.codecs.base import Codec, Measure
-from pipeline.codecs.registry import codec_settings, new_codec
+from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.records import TeacherOutput
 from pipeline.teacher.model import Teacher
 
@@ -38,8 +38,7 @@ class DrawnSample:
 def calibrated(sample: DrawnSample, quality: str | float, profile: str = "frs") -> Codec:
     """The project's own codec, as stage 1 would calibrate it; quality may be 'lossless'."""
     lossy = {"type": "frs", "quality": quality, "profile": profile}
-    codec = new_codec(codec_settings({"type": "lossless"} if quality == "lossless" else lossy))
-    codec.calibrate(sample)
+    codec = calibrate_codec(read_options({"type": "lossless"} if quality == "lossless" else lossy), sample)
     found = {key: value for key, value in codec.settings.items() if "rank" in key or "step" in key or "error" in key}
     print(f"calibrated {codec.name} {quality}: {found}", flush=True)
     return codec

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from demo.train_teacher import classes_of
 from pipeline.config import Sections, load_config
-from pipeline.losses.registry import FEATURE_LOSSES
+from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import MODELS, Config, build
 from pipeline.stage2.distiller import new_adapters
 from pipeline.teacher.heads import dense_outputs, output_shapes
@@ -37,8 +37,9 @@ class Student:
         self._detector.load_state_dict(found["state_dict"])
         levels, own, _ = output_shapes(self._detector, (128, 128))
         _, channels, _ = output_shapes(teacher.detector, (128, 128))
-        self.loss = FEATURE_LOSSES[cfg.distill.get("feature_loss", "frs")]
-        self._adapters = new_adapters(self.loss, len(levels), own, channels)
+        loss = feature_losses()[cfg.distill.get("feature_loss", "frs")]
+        self.loss = loss.name
+        self._adapters = new_adapters(loss, len(levels), own, channels)
         self._adapters.load_state_dict(found["frs"]["adapters"])
         self._detector.to(teacher.device).eval()  # frozen stages stay frozen: they have no gradient to err in
         self._adapters.to(teacher.device).requires_grad_(False)

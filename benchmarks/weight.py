@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from pipeline.cache.cache import Cache
-from pipeline.codecs.group import load_codec
+from pipeline.codecs.group import open_codec
 from pipeline.tools.report.sample import Look
 
 LEFT_OUT = (1e-2, 1e-3, 1e-5)
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=64)
     args = parser.parse_args()
     cache = Cache(args.cache)
-    codec = load_codec(cache.root, cache.codec_manifest())
+    codec = open_codec(cache)
     refs = itertools.chain.from_iterable(cache.references(cache.passes()[0]))
     look = Look(cache, codec, list(itertools.islice(refs, args.views)))
     levels = [[needed(m[0]) for m in look.output(stored).frs] for _, stored in look.stored]

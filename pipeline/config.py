@@ -1,20 +1,22 @@
 """One config for both stages: mmdet's own keys stay as they are, ours stand beside them in four sections.
 
-`teacher=` who teaches, `views=` what it sees, `cache=` where its outputs lie and how, `distill=` how a student learns
-from them. Sections become frozen dataclasses here; config objects go no further down than this.
+`teacher=` the teacher, `views=` its views, `cache=` where its outputs are stored and how, `distill=` how a student
+learns from them. Sections become frozen dataclasses here, checked once; config objects go no further down.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.codecs.registry import codec_settings
+from pipeline.codecs.frs.settings import FrsOptions
+from pipeline.codecs.registry import read_options
+from pipeline.codecs.settings import CodecOptions
 from pipeline.errors import ConfigError, brief
-from pipeline.losses.registry import FEATURE_LOSSES
+from pipeline.fields import read_settings, suggest
+from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.storage.place import Place
 from pipeline.storage.urls import place
@@ -31,9 +33,9 @@ class TeacherSection:
     name: str | None = None
     config: str | None = None
     checkpoint: str | None = None
-    source: str = "cache"
-    min_map: float = 0.2
-    gate_images: int = 500
+    source: str = field(default="cache", metadata={"choices": ("cache", "live")})
+    min_map: float = field(default=0.2, metadata={"at_least": 0})
+    gate_images: int = field(default=500, metadata={"at_least": 1})
     tf32: bool = False
 
 
@@ -41,10 +43,15 @@ class TeacherSection:
 class ViewsSection:
     """`count`: number of seeded draws where the transforms draw from ranges; finite sets of views count themselves."""
 
-    seed: int = 520
-    count: int | None = None
-    check: str = "exact"
-    tolerance: float = 8.0
+    seed: int = field(default=520, metadata={"at_least": 0})
+    count: int | None = field(default=None, metadata={"at_least": 1})
+    check: str = field(default="exact", metadata={"choices": ("exact", "close")})
+    tolerance: float = field(default=8.0, metadata={"at_least": 0})
+
+
+def read_codec(values: dict[str, Any]) -> CodecOptions:
+    """Read `cache.codec`. Raises ConfigError."""
+    return read_options(plain(dict(values)))
 
 
 @dataclass(frozen=True)
@@ -60,17 +67,17 @@ class CacheSection:
     dir: str
     store: dict[str, Any] = field(default_factory=dict)
     local: str | None = None
-    local_gb: float = 50.0
-    codec: dict[str, Any] = field(default_factory=lambda: {"type": "frs"})
-    passes: int | None = None
-    batch_size: int = 8
-    shard_samples: int = 256
-    calibration_views: int = 256
-    workers: int = 2
+    local_gb: float = field(default=50.0, metadata={"at_least": 0})
+    codec: CodecOptions = field(default_factory=FrsOptions, metadata={"parse": read_codec})
+    passes: int | None = field(default=None, metadata={"at_least": 1})
+    batch_size: int = field(default=8, metadata={"at_least": 1})
+    shard_samples: int = field(default=256, metadata={"at_least": 1})
+    calibration_views: int = field(default=256, metadata={"at_least": 1})
+    workers: int = field(default=2, metadata={"at_least": 0})
     quarantine: bool = False
 
     def place(self) -> Place:
-        """Where the cache lives. Raises ConfigError."""
+        """Open the folder or URL of the cache. Raises ConfigError."""
         return place(self.dir, plain(dict(self.store)), self.local, self.local_gb)
 
 
@@ -79,19 +86,22 @@ class DistillSection:
     """Weights of the two losses, and the iterations over which both rise linearly from 0 (method.md's table).
 
     `score_weight=0` needs no class scores (`cache.codec.scores=False`), and may have other classes than the teacher.
-    `feature_loss`: 'frs', 'pkd' or 'cwd'; the last two want a lossless cache or one of codec profile 'universal'.
+    `feature_loss`: 'frs', 'pkd', 'cwd' or a loss of another package (pipeline/losses/registry.py). All but 'frs' need a
+    lossless cache or one of codec profile 'universal'.
     `inherit_from_teacher`: start the student's neck and head from the teacher's weights wherever shapes agree.
     """
 
-    feature_weight: float
-    score_weight: float
-    warmup_iters: int = 500
-    feature_loss: str = "frs"
+    feature_weight: float = field(metadata={"at_least": 0})
+    score_weight: float = field(metadata={"at_least": 0})
+    warmup_iters: int = field(default=500, metadata={"at_least": 0})
+    feature_loss: str = field(default="frs", metadata={"choices": feature_losses})
     inherit_from_teacher: bool = False
 
 
 @dataclass(frozen=True)
 class Sections:
+    """The four sections, checked."""
+
     teacher: TeacherSection
     views: ViewsSection
     cache: CacheSection
@@ -100,59 +110,11 @@ class Sections:
 
 KINDS = {"teacher": TeacherSection, "views": ViewsSection, "cache": CacheSection, "distill": DistillSection}
 # What mmengine's Runner and mmdet's tools read: --cfg-options may set these where a config does not have them.
-RUNNER_KEYS = ("auto_scale_lr", "custom_hooks", "default_hooks", "env_cfg", "launcher", "load_from", "log_level",
-               "log_processor", "optim_wrapper", "param_scheduler", "randomness", "resume", "visualizer")  # fmt: skip
+RUNNER_KEYS = (
+    *("auto_scale_lr", "custom_hooks", "default_hooks", "env_cfg", "launcher", "load_from", "log_level"),
+    *("log_processor", "optim_wrapper", "param_scheduler", "randomness", "resume", "visualizer"),
+)
 NEEDED_DICTS = ("model", "model.backbone", "train_dataloader", "train_dataloader.dataset")
-CHOICES = {
-    "teacher.source": ("cache", "live"),
-    "views.check": ("exact", "close"),
-    "distill.feature_loss": tuple(FEATURE_LOSSES),
-}
-AT_LEAST = {
-    "teacher.gate_images": 1, "views.count": 1, "views.tolerance": 0, "cache.passes": 1, "cache.batch_size": 1,
-    "cache.shard_samples": 1, "cache.calibration_views": 1, "cache.workers": 0, "cache.local_gb": 0,
-    "distill.warmup_iters": 0, "distill.feature_weight": 0, "distill.score_weight": 0, "teacher.min_map": 0,
-    "views.seed": 0,
-}  # fmt: skip
-
-
-def suggest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(sorted(known))}" if len(known) <= 12 else "nothing in the config is named like it"
-
-
-def section(name: str, values: Any) -> Any:
-    """One of our sections as its dataclass. Raises ConfigError naming the key."""
-    kind = KINDS[name]
-    known = {f.name: f for f in fields(kind)}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{name}: expected a dict, found {type(values).__name__}")
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError(f"{name}.{key}: unknown key; {suggest(key, known)}")
-        _check_value(f"{name}.{key}", str(known[key].type), value)
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-    for key in missing:
-        if key not in values:
-            raise ConfigError(f"{name}.{key}: missing; add it to the config")
-    return kind(**values)
-
-
-def _check_value(where: str, kind: str, value: Any) -> None:
-    wanted: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict[str, Any]": dict}
-    if value is None and kind.endswith("| None"):
-        return
-    base = kind.removesuffix(" | None")
-    if not isinstance(value, wanted[base]) or (isinstance(value, bool) and base != "bool"):
-        raise ConfigError(f"{where}: expected {kind}, found {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where}: expected a finite number, found {value!r}")
-    if where in CHOICES and value not in CHOICES[where]:
-        raise ConfigError(f"{where}: expected one of {CHOICES[where]}, found {value!r}")
-    if where in AT_LEAST and value < AT_LEAST[where]:
-        raise ConfigError(f"{where}: expected at least {AT_LEAST[where]}, found {value!r}")
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Config, Sections]:
@@ -168,17 +130,15 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Confi
         raise ConfigError(f"{path}: cannot be read as a config: {brief(error)}") from error
     apply_options(cfg, options or {})
     require_sections(cfg, path)
-    found = {name: section(name, cfg.get(name, {})) for name in KINDS}
-    sections = Sections(**found)
+    sections = Sections(**{name: read_settings(kind, cfg.get(name, {}), name) for name, kind in KINDS.items()})
     if (sections.teacher.name is None) == (sections.teacher.config is None):
         raise ConfigError("teacher: give either name= (of mmdet's zoo) or config= (with checkpoint=)")
-    codec_settings(plain(dict(sections.cache.codec)))
     sections.cache.place()
     return cfg, sections
 
 
 def require_sections(cfg: Config, path: str) -> None:
-    """The parts that both stages need are there and are dicts; a near miss of our four names is a typo."""
+    """Refuse a config that lacks what both stages need, or has a section whose name is a typo. Raises ConfigError."""
     for key in cfg:
         close = difflib.get_close_matches(key, KINDS, n=1, cutoff=0.8)
         if close and key not in KINDS:
@@ -195,7 +155,7 @@ def require_sections(cfg: Config, path: str) -> None:
 
 
 def apply_options(cfg: Config, options: dict[str, Any]) -> None:
-    """--cfg-options; mmengine would add an unknown key silently."""
+    """Merge --cfg-options. Refuse unknown keys, which mmengine would add silently. Raises ConfigError."""
     for key in options:
         top = key.split(".")[0]
         known = {*cfg.keys(), *KINDS, *RUNNER_KEYS}
@@ -211,7 +171,7 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def moved(value: Any, old: str, new: str) -> Any:
-    """`value` with every path below `old` now below `new`: in a config data_root is spelled out wherever it is used."""
+    """Move every path in `value` from below `old` to below `new`: a config repeats data_root wherever it is used."""
     if isinstance(value, dict):
         return {key: moved(inner, old, new) for key, inner in value.items()}
     if isinstance(value, list | tuple):

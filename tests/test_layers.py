@@ -16,14 +16,12 @@ UPWARD = {
     ("calibration.calibrate", "stage1.job"),
     ("calibration.sample", "stage1.job"),
 }
-CIRCLES = {
-    frozenset({"codecs.frs.codec", "codecs.frs.fit"}),
-}
+CIRCLES: set[frozenset[str]] = set()
 HEAVY = {"mmdet", "mmcv", "mmengine", "cv2", "webdataset"}
 # Modules, or all of a package, that read a cache; the first ones need no torch either.
 WITHOUT_TORCH = [
-    "errors", "progress", "records", "storage", "cache", "codecs.summary", "codecs.frs.settings", "integrity.verify",
-    "cli", "__main__",
+    "errors", "progress", "records", "storage", "cache", "codecs.summary", "codecs.settings",
+    "codecs.frs.settings", "integrity.verify", "cli", "__main__", "fields",
 ]  # fmt: skip
 WITHOUT_MMDET = [
     *WITHOUT_TORCH, "codecs", "losses", "calibration.gradient", "calibration.adapters", "data.coco", "data.replay",

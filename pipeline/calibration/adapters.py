@@ -1,9 +1,9 @@
-"""The adapters of a student that nobody trained: the 3x3 convolutions that regression would give it.
+"""The adapters of the probe: the 3x3 convolutions that regression gives it.
 
 A trained adapter leaves no error that its own inputs could explain, and it averages over nine positions; both decide
 how much a coded teacher disturbs the gradient below it.
 
-Shape legend: C channels, N positions of a level that are looked at, X = 9 C + 1 inputs.
+Shape legend: C channels, N positions sampled on a level, X = 9 C + 1 inputs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.losses.frs import TINY
 from pipeline.records import TeacherOutput
 
 RIDGE = 0.1  # penalty on the weights, in units of the inputs' mean variance
-POSITIONS = 4096  # looked at on a level of a view; P2 of an 800x1333 image has 67,000, whose inputs would take 600 MB
+POSITIONS = 4096  # sampled on a level of a view; P2 of an 800x1333 image has 67,000, whose inputs would take 600 MB
 
 
 @dataclass
@@ -34,12 +34,12 @@ class Adapters:
 
 
 def fit_adapters(views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> Adapters:
-    """Ridge regression of the exact features on a student's (1, C, H_l, W_l), weighted as the feature loss is."""
+    """Fit the exact features from a student's (1, C, H_l, W_l) by ridge regression, weighted as the feature loss is."""
     squares: list[Tensor] = []
     products: list[Tensor] = []
     for exact, features in views:
         for level, (x, y, m) in enumerate(zip(features, exact.features, exact.frs)):
-            places, weight = _drawn(m.flatten())
+            places, weight = _sampled(m.flatten())
             inputs = _neighbourhoods(x, places)
             weighted = inputs * weight[:, None]
             square, product = weighted.T @ inputs, weighted.T @ y[0].flatten(1).T[places]
@@ -54,8 +54,8 @@ def fit_adapters(views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> Adapter
     return Adapters([s[:-1].T.reshape(channels, -1, 3, 3).contiguous() for s in solved], [s[-1] for s in solved])
 
 
-def _drawn(m: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices (N,) into a level's map (H W,) and their weights, of sum 1.
+def _sampled(m: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample indices (N,) into a level's map (H W,), and their weights, of sum 1.
 
     A large level is sampled systematically: the position at which each of POSITIONS equal parts of the map's sum is
     reached, a heavy one several times. So the regression's sums keep their values and nothing is random.
@@ -70,16 +70,16 @@ def _drawn(m: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _neighbourhoods(x: Tensor, places: Tensor) -> Tensor:
-    """(N, X): what a 3x3 convolution sees of x (1, C, H, W) around each place, as unfold has it, and 1 for the bias."""
+    """Gather (N, X): the 3x3 neighbourhood in x (1, C, H, W) of each place, in unfold's order, and 1 for the bias."""
     width = x.shape[3]
     padded = F.pad(x[0], (1, 1, 1, 1))
     rows, columns = places // width, places % width
-    seen = [padded[:, rows + i, columns + j] for i in range(3) for j in range(3)]
-    return F.pad(torch.stack(seen, dim=1).flatten(0, 1).T, (0, 1), value=1.0)
+    shifted = [padded[:, rows + i, columns + j] for i in range(3) for j in range(3)]
+    return F.pad(torch.stack(shifted, dim=1).flatten(0, 1).T, (0, 1), value=1.0)
 
 
 def _solve(square: Tensor, product: Tensor) -> Tensor:
-    """(X, C) from the normal equations (X, X) and (X, C); the bias is hardly penalised."""
+    """Solve the normal equations (X, X) and (X, C) for (X, C); the bias is hardly penalised."""
     views = square[-1, -1].clamp_min(TINY)
     variance = (square.diagonal()[:-1] / views - (square[-1, :-1] / views).square()).mean().clamp_min(TINY)
     penalty = torch.full_like(square[0], float(RIDGE * variance * views))

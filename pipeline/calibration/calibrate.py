@@ -13,42 +13,42 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.sidecar import Sidecar
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Codec
-from pipeline.codecs.frs.settings import PROFILES, asked
-from pipeline.codecs.group import load_codec, save_codec
+from pipeline.codecs.group import open_codec, save_codec
 from pipeline.codecs.packing import positions
-from pipeline.codecs.registry import codec_settings, new_codec
+from pipeline.codecs.registry import calibrate_codec
 from pipeline.codecs.summary import promise
-from pipeline.mmdet_compat.registry import plain
 from pipeline.stage1.job import Job
 from pipeline.storage.place import Place
 from pipeline.teacher.model import precision
 
-BEYOND = 1.5  # an error on fresh views that is this many times the one asked for is reported
+BEYOND = 1.5  # an error on fresh views that is this many times the requested one is reported
 DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported
 
 
-def calibrated(job: Job, sample: ViewSample | None = None) -> Codec:
-    """The codec of this cache: read back, or calibrated on a seeded sample of views (or the one given) and saved."""
-    root = job.root
+def load_or_calibrate_codec(job: Job, sample: ViewSample | None = None) -> Codec:
+    """Open the codec of the job's cache, or calibrate it on a seeded sample of views (or `sample`) and save it.
+
+    Raises CodecError where it cannot be calibrated, CorruptCache where it cannot be opened.
+    """
+    root, options = job.root, job.sections.cache.codec
     if (root / "codec.json").exists():
-        return load_codec(root, Cache(root).codec_manifest())
-    codec = new_codec(codec_settings(plain(dict(job.sections.cache.codec))))
+        return open_codec(Cache(root))
     sample = sample or ViewSample(job)
-    job.log(f"codec    {codec.name}, calibrating on {sum(map(len, sample.parts.values()))} views")
+    job.log(f"codec    {options.type}, calibrating on {sum(map(len, sample.parts.values()))} views")
     try:
-        with repeatable():
-            codec.calibrate(sample)
-            measured = expectation(codec, sample)
+        with deterministic():
+            codec = calibrate_codec(options, sample)
+            measured = expected_cost(codec, sample)
     finally:
         job.progress.stop()
     save_codec(codec, root, measured)
-    job.log(told(codec, measured))
+    job.log(calibration_summary(codec, measured))
     return codec
 
 
 @contextlib.contextmanager
-def repeatable() -> Iterator[None]:
-    """No TF32, no convolution whose sums depend on the order of threads: a killed calibration must repeat itself."""
+def deterministic() -> Iterator[None]:
+    """Switch off TF32 and nondeterministic convolutions: a calibration that was killed must give the same again."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:
@@ -58,8 +58,8 @@ def repeatable() -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
-def expectation(codec: Codec, sample: ViewSample) -> dict[str, Any]:
-    """What the views to come should cost and lose: bytes a position of every tensor, and the errors of coded values."""
+def expected_cost(codec: Codec, sample: ViewSample) -> dict[str, Any]:
+    """Measure what views cost and lose: bytes a position of every array, and the errors of coded values."""
     views, places, sizes, errors = 0, 0, dict[str, int](), dict[str, float]()
     for output in sample.outputs("reported"):
         samples, measured = codec.encode(output)
@@ -76,29 +76,33 @@ def expectation(codec: Codec, sample: ViewSample) -> dict[str, Any]:
     }
 
 
-def told(codec: Codec, measured: dict[str, Any]) -> str:
-    """The calibration in a line or two, for the log."""
+def calibration_summary(codec: Codec, measured: dict[str, Any]) -> str:
+    """Describe a calibration in two or three lines, for the log."""
     cost = sum(measured["bytes_per_position"].values())
     kept = (f"{1 - error**2:.2%} of the {name.removesuffix('_error')}'" for name, error in measured["errors"].items())
     lines = [
         f"codec    {promise(codec.settings)}",
         f"codec    keeps {' and '.join(kept)} weighted energy; {cost:.2f} bytes a position expected",
     ]
-    found = codec.settings.get("probe_error", {})
-    made_for = {*PROFILES[codec.settings["profile"]], "score"} & found.keys() if found else ()
-    if any(found[loss] > BEYOND * asked(codec.settings["quality"]) for loss in made_for):
-        lines.append("warning  fresh views err by more than was asked; raise cache.calibration_views")
+    if codec.excess() > BEYOND:
+        lines.append(
+            f"warning  the gradient error on fresh views is {codec.excess():.1f} times cache.codec.quality; increase "
+            "cache.calibration_views"
+        )
     return "\n".join(lines)
 
 
 def drift(path: Place, sidecar: Sidecar, places: int, expected: dict[str, Any]) -> list[str]:
-    """Lines about a shard of `places` positions that is not what calibration expected; none where it fits."""
+    """List what of a shard of `places` positions exceeds DRIFT times what calibration measured."""
     lines = []
     for name, value in expected["errors"].items():
         if value > 0 and sidecar.measured.get(name, 0.0) > DRIFT * value:
-            lines.append(f"{name} {sidecar.measured[name]:.3f}, calibration found {value:.3f}")
+            lines.append(f"{name} {sidecar.measured[name]:.3f}, calibration measured {value:.3f}")
     for name, value in expected["bytes_per_position"].items():
         found = sidecar.bytes_by_array.get(name, 0) / max(1, places)
         if found > DRIFT * value:
-            lines.append(f"{found:.2f} bytes a position for {name}, calibration expected {value:.2f}")
-    return [f"warning  {path.parent.name}/{path.name}: {line}; is the sample unlike the rest?" for line in lines]
+            lines.append(f"{found:.2f} bytes a position for {name}, calibration measured {value:.2f}")
+    return [
+        f"warning  {path.parent.name}/{path.name}: {line}; are these images unlike the calibration views?"
+        for line in lines
+    ]

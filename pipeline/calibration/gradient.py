@@ -1,7 +1,7 @@
 """The measure of a codec: what it does to the gradient of the distillation losses on the student's parameters.
 
-With the decoded tensors in the place of the exact ones: relative L2 error and cosine of dL/dtheta, for each loss and
-for their weighted sum. Errors of the features themselves, of the loss's value or of dL/d(adapted feature) rank codecs
+With the decoded tensors instead of the exact ones: relative L2 error and cosine of dL/dtheta, for each loss and for
+their weighted sum. Errors of the features themselves, of the loss's value or of dL/d(adapted feature) rank codecs
 wrongly: convolutions average white error away and let coherent error through.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.frs import TINY
-from pipeline.losses.registry import distillation_loss
+from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
 
 Vector = list[Tensor]  # one part for each parameter
@@ -37,9 +37,9 @@ class Errors:
 class StudentPass:
     """One forward pass of a student, its graph kept: each further target costs a backward pass for each loss.
 
-    outputs: for each loss by name what it compares, on the target's canvas: features (B, C, H_l, W_l) of every level,
-    adapted where the loss adapts them, or logits (B, K, H_l, W_l); `parameters` of the student that are trained,
-    without adapters.
+    outputs: for each loss (`Loss.name`) what it compares, on the target's canvas: features (B, C, H_l, W_l) of every
+    level, adapted where the loss adapts them, or logits (B, K, H_l, W_l). parameters: those of the student that are
+    trained, without adapters.
     """
 
     def __init__(self, outputs: dict[str, list[Tensor]], parameters: Sequence[Tensor], exact: TeacherOutput) -> None:
@@ -68,7 +68,7 @@ class StudentPass:
         found = {}
         for name, outputs in self._outputs.items():
             leaves = [x.detach().requires_grad_() for x in outputs]
-            found[name] = list(torch.autograd.grad(distillation_loss(name, target, leaves), leaves))
+            found[name] = list(torch.autograd.grad(loss_named(name)(target, leaves), leaves))
         return found
 
     def _backward(self, name: str, gradients: list[Tensor]) -> Vector:

@@ -1,10 +1,10 @@
-"""A student that nobody trained: the teacher itself with noise on its weights, to measure gradients on.
+"""The probe: a student to measure gradients on, made of the teacher with noise on its weights.
 
-Stage 1 has no student, yet the error that a user asks for is that of the gradient on a student's parameters. A copy of
-the teacher whose convolutions are off answers like a partly trained student: its features are near the teacher's and
-wrong in a structured way, and its layers average errors as a student's do. The error of a gradient depends on how far
-the student still is from the teacher, so the noise is scaled until the probe leaves as much of the teacher unexplained
-as students do in the middle of their training. How near this comes to them: docs/results/codec.md.
+Stage 1 has no student, yet `quality` is the error of the gradient on a student's parameters. A copy of the teacher with
+noisy convolutions resembles a partly trained student: its features are near the teacher's and wrong in a structured
+way, and its layers average errors as a student's do. The error of a gradient depends on how far the student still is
+from the teacher. So the noise is scaled until the probe leaves as much of the teacher unexplained as students do in the
+middle of their training. docs/results/codec.md compares probe and trained students.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.calibration.adapters import fit_adapters
 from pipeline.calibration.gradient import StudentPass, unexplained
 from pipeline.codecs.base import Measure
-from pipeline.losses.registry import ADAPTED, compared
+from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
 from pipeline.teacher.heads import class_head, class_logits
 from pipeline.teacher.model import Teacher
@@ -34,7 +34,7 @@ TUNING, FITTING = 12, 12  # views that the noise is found on, and the adapters
 
 
 class Probe:
-    """Errors of the gradients of what stands in for a teacher's output, by the losses that compare `what`.
+    """Measures the gradient errors of decoded teacher outputs, for the losses that compare `what`.
 
     what: 'feature' or 'score'; the probe is made for FRS's loss of it.
     `noise`: rms of the noise on convolutions in units of their rms, found on `tuning`; for features the adapters are
@@ -54,7 +54,7 @@ class Probe:
         self._trained = [p.requires_grad_() for p in trained]
 
     def measure(self, view: Tensor, losses: Sequence[str]) -> tuple[TeacherOutput, Measure]:
-        """The teacher's output on one view, and the function that tells the errors of a stand-in."""
+        """Return the teacher's output on one view, and the measure of a decoded output's gradient errors."""
         exact, features = self._teacher([view]), self._features(view)
         done = StudentPass({name: self._answer(features, name) for name in losses}, self._trained, exact)
         return exact, lambda coded: done.errors(coded).relative
@@ -63,13 +63,13 @@ class Probe:
         """What a loss compares: features, adapted or not, or class logits, of every level."""
         if self._what == "score":
             return class_logits(class_head(self._student)(tuple(features)))
-        return self._adapters(features) if loss in ADAPTED else features
+        return self._adapters(features) if loss_named(loss).adapters else features
 
     def _features(self, view: Tensor) -> list[Tensor]:
         return list(self._student.extract_feat(self._student.data_preprocessor({"inputs": [view]}, False)["inputs"]))
 
     def _parameters(self, detector: Any) -> list[tuple[str, Tensor]]:
-        """Those that what is asked for depends on, by name."""
+        """Parameters that the compared tensor depends on, by name."""
         parts = {"backbone": detector.backbone, "neck": detector.neck}
         if self._what == "score":
             parts["head"] = class_head(detector)
@@ -77,7 +77,7 @@ class Probe:
 
     @torch.no_grad()
     def _tune(self, tuning: Sequence[Tensor], fitting: Sequence[Tensor]) -> None:
-        """Find the noise that leaves the wanted share unexplained; this share grows about as the noise's square."""
+        """Find the noise that leaves the wanted share unexplained; the share grows about as the noise squared."""
         guess = torch.sigmoid if self._what == "score" else lambda x: x
         amount = START
         for _ in range(ROUNDS):
@@ -94,7 +94,7 @@ class Probe:
             amount = min(LOUDEST, float(f"{amount * min(4.0, max(0.25, math.sqrt(ratio))):.2g}"))
 
     def _set_noise(self, amount: float) -> None:
-        """The teacher's weights, and noise of this amount on the convolutions."""
+        """Set the probe's weights: the teacher's, with noise of this amount on the convolutions."""
         self.noise = amount
         generator = torch.Generator().manual_seed(self._seed)
         for (_, noisy), (_, clean) in zip(self._parameters(self._student), self._parameters(self._teacher.detector)):
@@ -107,18 +107,18 @@ class Probes:
     """One probe for features and one for scores, made when first asked for; `views`: those of a part."""
 
     def __init__(
-        self, teacher: Teacher, seed: int, views: Callable[[str], Iterator[Tensor]], told: Callable[[str], None]
+        self, teacher: Teacher, seed: int, views: Callable[[str], Iterator[Tensor]], log: Callable[[str], None]
     ) -> None:
-        self._teacher, self._seed, self._views, self._told = teacher, seed, views, told
+        self._teacher, self._seed, self._views, self._log = teacher, seed, views, log
         self._made: dict[str, Probe] = {}
 
     def __call__(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
         """CalibrationSample.probes."""
-        (what,) = {compared(loss) for loss in losses}
+        (what,) = {loss_named(loss).compares for loss in losses}
         if what not in self._made:
-            first = lambda part, count: list(islice(self._views(part), count))  # noqa: E731
-            tuning, fitting = first("choosing", TUNING), first("learning", FITTING)
+            tuning = list(islice(self._views("choosing"), TUNING))
+            fitting = list(islice(self._views("learning"), FITTING))
             self._made[what] = Probe(self._teacher, what, self._seed, tuning, fitting)
-            self._told(f"probe    noise {self._made[what].noise:.2g} on its weights for the {what} loss")
+            self._log(f"probe    weight noise {self._made[what].noise:.2g} ({what} loss)")
         for view in self._views(part):
             yield self._made[what].measure(view, losses)

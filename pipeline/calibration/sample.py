@@ -1,4 +1,4 @@
-"""The views that a calibration learns from, chooses by and reports on."""
+"""The views that a calibration learns from, chooses steps on and reports errors on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ PHASES = {"learning": "learning from", "choosing": "choosing steps on", "reporte
 
 
 class ViewSample:
-    """A seeded sample of the first pass's views: those to learn from, those to choose by, those to report on.
-
-    The three are apart, unless there are fewer than eight views.
-    """
+    """A seeded sample of the first pass in three parts, which share no view unless there are fewer than eight."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -33,16 +30,17 @@ class ViewSample:
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
         choosing, reported = min(CHOOSING, len(images) // 6), min(REPORTED, len(images) // 8)
         self.parts = {
-            "learning": images[choosing + reported :], "choosing": images[:choosing] or images,
+            "learning": images[choosing + reported :],
+            "choosing": images[:choosing] or images,
             "reported": images[choosing:][:reported] or images,
-        }  # fmt: skip
+        }
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
-        if part != "choosing":  # where whole outputs are asked for, that is soon done
+        if part != "choosing":  # this part's whole outputs take little time
             self._begin(part)
         for views, records in self._views(part):
             # What fitting makes of a view is several times its size.
-            yield from self._taught(views, records).each()
+            yield from self._output(views, records).each()
         self._sound.add(part)
 
     def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
@@ -50,7 +48,7 @@ class ViewSample:
         return self._probes(part, losses)
 
     def _begin(self, part: str) -> None:
-        """Tell which phase this is; it takes minutes, and views are run many times."""
+        """Show the phase: it takes minutes, and views are run many times."""
         if part != self._phase:
             self._phase = part
             self._job.progress.start(f"codec    {PHASES[part]} {len(self.parts[part])} views", None)
@@ -58,12 +56,12 @@ class ViewSample:
     def _flat(self, part: str) -> Iterator[Tensor]:
         for views, records in self._views(part):
             if part not in self._sound:
-                self._taught(views, records)
+                self._output(views, records)
             yield from views
         self._sound.add(part)
 
-    def _taught(self, views: list[Tensor], records: list[ViewRecord]) -> TeacherOutput:
-        """The teacher's output. Raises CodecError where calibration would only choke on it."""
+    def _output(self, views: list[Tensor], records: list[ViewRecord]) -> TeacherOutput:
+        """Run the teacher. Raises CodecError on NaN or infinity, naming the image."""
         output = self._job.teacher(views)
         unsound = output.unsound()
         if unsound is not None:
@@ -76,7 +74,7 @@ class ViewSample:
         for batch in self._readable(self.parts[part]):
             found = True
             yield batch
-        if not found and part != "learning":  # all of these few images are broken and in quarantine
+        if not found and part != "learning":  # all of these few images are in quarantine
             yield from self._readable(self.parts["learning"])
 
     def _readable(self, images: list[int]) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:

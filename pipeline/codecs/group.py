@@ -1,4 +1,4 @@
-"""The codec/ group of a cache: written once, read back and checked."""
+"""The codec/ group of a cache: write it once, read it back and check it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import zarr
 
+from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import write_json
 from pipeline.cache.zarr_store import group_of
 from pipeline.codecs.base import Codec
 from pipeline.codecs.registry import CODECS
-from pipeline.errors import CorruptCache
+from pipeline.errors import ConfigError, CorruptCache
 from pipeline.storage.files import atomic_folder, read_small
 from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
@@ -54,16 +55,19 @@ def _require_plain(files: dict[str, bytes]) -> None:
             raise ValueError(f"{name}: not one plain chunk of {declared} bytes")
 
 
+def open_codec(cache: Cache) -> Codec:
+    """Open the codec of a cache. Raises CorruptCache or StoreError."""
+    return load_codec(cache.root, cache.codec_manifest())
+
+
 def load_codec(root: Place, manifest: dict[str, Any]) -> Codec:
-    """The calibrated codec of a cache; `manifest` is its checked codec.json."""
+    """Read the codec in the folder `root`; `manifest` is its checked codec.json. Raises CorruptCache."""
     settings = manifest["settings"]
     files = {name: read_small(root / "codec" / name, sha256) for name, sha256 in manifest["files"].items()}
     try:
         _require_plain(files)
         group = group_of(files)
         tables = {name: np.asarray(array[...]) for name, array in group.arrays()}
-        codec = CODECS[settings["type"]](dict(settings), tables)
-        codec.validate()
-        return codec
-    except (KeyError, ValueError, TypeError, AttributeError, FileNotFoundError, RecursionError) as error:
+        return CODECS[settings["type"]].from_json(settings, tables)
+    except (ConfigError, KeyError, ValueError, TypeError, AttributeError, FileNotFoundError, RecursionError) as error:
         raise CorruptCache(f"{root}/codec: cannot be opened ({error}); remove codec.json, run stage 1") from error

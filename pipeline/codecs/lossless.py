@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
-from pipeline.codecs.base import CalibrationSample, Codec
+from pipeline.codecs.base import CalibrationSample, Codec, channels_of
 from pipeline.codecs.packing import Sample, pack, positions, unpack
+from pipeline.codecs.settings import CodecOptions
 from pipeline.errors import CodecError, CorruptCache
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
+SAME_DIGITS = 1e-5  # of a tensor's largest value: how far float32 sums of two machines may differ
+
+
+@dataclass(frozen=True)
+class LosslessOptions(CodecOptions):
+    type: ClassVar[str] = "lossless"
+
+
+@dataclass(frozen=True)
+class LosslessCalibration:
+    """Channels of the teacher's outputs; `score_channels`: 0 without class scores."""
+
+    channels: int = field(metadata={"at_least": 1})
+    score_channels: int = field(metadata={"at_least": 0})
+
 
 class Lossless(Codec):
-    """Features (P, C), scores (P, K) and FRS map (P,), all float32, behind byte shuffle and zstd."""
+    """Features (P, C), scores (P, K) and richness map (P,), all float32, under byte shuffle and zstd."""
 
-    name = "lossless"
+    name = LosslessOptions.type
+    options_type = LosslessOptions
+    calibration_type = LosslessCalibration
 
-    def calibrate(self, sample: CalibrationSample) -> None:
+    @classmethod
+    def calibrate(cls, options: LosslessOptions, sample: CalibrationSample) -> Lossless:
         first = next(sample.outputs("learning"), None)
         if first is None:
             raise CodecError("calibration: no view of the sample could be read")
-        self.learn_channels(first)
-
-    def gradient_error(self, loss: str) -> float:
-        return 0.0
+        return cls(options, LosslessCalibration(*channels_of(first, options.kinds)), {})
 
     def _columns(self) -> dict[str, tuple[int, str]]:
         """Width and name of the second axis of the arrays that have one."""
@@ -34,12 +52,12 @@ class Lossless(Codec):
         return {f"{what}s": wide[f"{what}s"] for what in self.kinds}
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
-        p, zstd = max(positions(sample) for sample in levels), self.settings["zstd"]
+        p, zstd_level = max(positions(sample) for sample in levels), self.options.zstd_level
         wide = [
-            ArraySpec(name, (p, width), "float32", ("position", axis), zstd)
+            ArraySpec(name, (p, width), "float32", ("position", axis), zstd_level)
             for name, (width, axis) in self._columns().items()
         ]
-        return [*wide, ArraySpec("frs", (p,), "float32", ("position",), zstd)]
+        return [*wide, ArraySpec("frs", (p,), "float32", ("position",), zstd_level)]
 
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
         widths = {name: (width,) for name, (width, _) in self._columns().items()}
@@ -63,3 +81,12 @@ class Lossless(Codec):
             out[what] = unpack(batch.arrays[f"{what}s"].transpose(1, 2), batch.levels)
         frs = [level[:, 0] for level in unpack(batch.arrays["frs"][:, None], batch.levels)]
         return TeacherOutput(out["feature"], out["score"], frs, batch.levels)
+
+    def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
+        """Allow nothing but the last digits of another machine."""
+        decoded, found = self.decode(stored), {}
+        for name in (*(f"{what}s" for what in self.kinds), "frs"):
+            pairs = list(zip(getattr(decoded, name), getattr(exact, name)))
+            largest = max(float(a.abs().max()) for _, a in pairs)
+            found[name] = max(float((b - a).abs().max()) for b, a in pairs) / (SAME_DIGITS * largest or 1.0)
+        return found

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.cache.cache import Cache
 from pipeline.codecs.base import Codec
-from pipeline.codecs.group import load_codec
+from pipeline.codecs.group import open_codec
 from pipeline.codecs.packing import stack
 from pipeline.errors import CorruptCache, PipelineError
 from pipeline.progress import Progress
@@ -23,7 +23,7 @@ def deep_faults(root: str | Place, progress: Progress) -> Iterator[PipelineError
     """Decode every sample; what cannot be. For a cache without `faults`."""
     cache = Cache(root)
     try:
-        codec = load_codec(cache.root, cache.codec_manifest())
+        codec = open_codec(cache)
     except PipelineError as error:
         yield error
         return

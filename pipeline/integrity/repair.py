@@ -20,14 +20,14 @@ from pipeline.cache.canonical import digest, write_json
 from pipeline.cache.layout import list_passes, pass_folder
 from pipeline.cache.schema import CODEC, GATE, MANIFEST, PASS_PLAN, PLAN, QUARANTINE, read_fields
 from pipeline.cache.sidecar import Sidecar, load_sidecar
-from pipeline.calibration.calibrate import calibrated
+from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.group import load_codec
 from pipeline.config import Sections
-from pipeline.data.shard_planning import expected_passes, images_and_views
+from pipeline.data.shard_planning import expected_passes
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import Log, Progress
-from pipeline.recipe import make_recipe
+from pipeline.recipe import read_inputs
 from pipeline.stage1.job import Job, make_plan
 from pipeline.stage1.ranks import Ranks
 from pipeline.stage1.run import cache_teacher
@@ -35,7 +35,6 @@ from pipeline.storage.files import discard, local_path
 from pipeline.storage.local import sha256_file
 from pipeline.storage.lock import locked
 from pipeline.teacher.model import Teacher, own_device
-from pipeline.teacher.zoo import find_teacher
 
 Files = dict[str, dict[str, Any]]
 
@@ -79,9 +78,9 @@ class Patient:
     """A cache under repair. `bad`: what was found; `known`: sha256 of files that were lost, as manifests have them."""
 
     def __init__(self, root: Path, cfg: Config, sections: Sections, log: Log, progress: Progress) -> None:
-        images, views = images_and_views(cfg, sections)
-        spec = find_teacher(sections.teacher)
-        plan = make_plan(sections, make_recipe(sections, images, views, spec), sha256_file(spec.weights()))
+        inputs = read_inputs(cfg, sections)
+        images, views, spec = inputs.images, inputs.views, inputs.teacher
+        plan = make_plan(sections, inputs.recipe, spec.weights_sha256())
         teacher = lambda: Teacher(spec, images.classes, own_device(), sections.teacher.tf32)  # noqa: E731
         self.root, self.plan, self.bad, self.known = root, plan, list[str](), dict[str, str]()
         self._job = lambda: Job(root, sections, images, views, teacher(), plan, log, progress, Ranks())
@@ -129,7 +128,7 @@ class Patient:
         wanted, scratch = self._agreed(lambda s: s.codec), self.root / "repair.tmp"
         self.bad.append(f"{self.root / 'codec'}: calibrated again")
         shutil.rmtree(scratch, ignore_errors=True)
-        calibrated(replace(self._job(), root=scratch))
+        load_or_calibrate_codec(replace(self._job(), root=scratch))
         found = digest(read_fields(scratch / "codec.json", CODEC))
         if wanted not in (None, found):
             shutil.rmtree(scratch)

@@ -10,23 +10,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.losses.base import Loss
+
 TINY = torch.finfo(torch.float32).tiny
 
 
 def frs_map(scores: Tensor) -> Tensor:
-    """(B, K, H, W) sigmoid class scores -> (B, H, W): how sure the teacher is of any object, at any anchor."""
+    """Compute the richness map (B, H, W) of sigmoid class scores (B, K, H, W): the largest at each position."""
     return scores.amax(dim=1)
 
 
-def feature_loss(teacher: Tensor, adapted: Tensor, frs: Tensor) -> Tensor:
-    """sum(m (y - a)^2) / sum(m) of one level; y, a (B, C, H, W), m (B, H, W). 0 where m is zero everywhere."""
-    return (frs[:, None] * (teacher - adapted).square()).sum() / frs.sum().clamp_min(TINY)
+def feature_loss(teacher: Tensor, adapted: Tensor, richness: Tensor) -> Tensor:
+    """Compute sum(m (y - a)^2) / sum(m) of one level; y, a (B, C, H, W), m (B, H, W). 0 where m is zero everywhere."""
+    return (richness[:, None] * (teacher - adapted).square()).sum() / richness.sum().clamp_min(TINY)
 
 
-def score_loss(teacher: Tensor, logits: Tensor, frs: Tensor) -> Tensor:
-    """sum(m BCE(sigmoid(s), t)) / sum(m) of one level; t, s (B, K, H, W), m (B, H, W).
+def score_loss(teacher: Tensor, logits: Tensor, richness: Tensor) -> Tensor:
+    """Compute sum(m BCE(sigmoid(s), t)) / sum(m) of one level; t, s (B, K, H, W), m (B, H, W).
 
     A decoded t may leave [0, 1] by its codec error: the logits' form of BCE is linear in t and takes it as it is.
     """
     entropy = F.binary_cross_entropy_with_logits(logits, teacher, reduction="none")
-    return (frs[:, None] * entropy).sum() / frs.sum().clamp_min(TINY)
+    return (richness[:, None] * entropy).sum() / richness.sum().clamp_min(TINY)
+
+
+# Every profile of the frs codec chooses the features' step for FEATURE, and the scores' step for SCORE.
+FEATURE = Loss("feature", feature_loss, weighted=True, adapters=True, profiles=("frs", "universal"))
+SCORE = Loss("score", score_loss, compares="score", weighted=True, profiles=("frs", "universal"))

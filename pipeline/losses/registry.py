@@ -1,37 +1,44 @@
-"""The losses that a cache can serve, by name, and what each of them compares with what."""
+"""The losses by name. Adding one here: its file, and a line in BUILT_IN.
+
+Another package adds one with an entry point of the group `frs_teacher_cache.losses`: the point's name is the value of
+`distill.feature_loss`, its object a `Loss`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
 
-import torch
-from torch import Tensor
+from pipeline.errors import ConfigError
+from pipeline.losses.base import Loss
+from pipeline.losses.cwd import CWD
+from pipeline.losses.frs import FEATURE, SCORE
+from pipeline.losses.pkd import PKD
+from pipeline.plugins import load_plugins
 
-from pipeline.losses.cwd import cwd_loss
-from pipeline.losses.frs import feature_loss, score_loss
-from pipeline.losses.pkd import pkd_loss
-from pipeline.records import TeacherOutput
-
-# Each takes one level: the teacher's (B, X, H, W), the student's, and a weight or mask (B, H, W).
-WEIGHTED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"feature": feature_loss, "score": score_loss}
-UNWEIGHTED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"pkd": pkd_loss, "cwd": cwd_loss}
-FEATURE_LOSSES = {"frs": "feature", "pkd": "pkd", "cwd": "cwd"}  # distill.feature_loss -> name here
-ADAPTED = ("feature",)  # behind 3x3 adapters; the others compare the student's own features
-
-
-def compared(name: str) -> str:
-    """The tensor that a loss compares: 'feature' or 'score'."""
-    return "score" if name == "score" else "feature"
+GROUP = "frs_teacher_cache.losses"
+BUILT_IN = {"frs": FEATURE, "pkd": PKD, "cwd": CWD}  # by the value of distill.feature_loss
 
 
-def distillation_loss(name: str, target: TeacherOutput, own: list[Tensor]) -> Tensor:
-    """A loss summed over the levels, before its weight. Computed in float32 also under AMP.
+@cache
+def feature_losses() -> Mapping[str, Loss]:
+    """Every value of `distill.feature_loss` and its loss. Raises ConfigError where two losses share a name."""
+    plugins = load_plugins(GROUP, Loss)
+    found = {**BUILT_IN, **plugins}
+    names = Counter([SCORE.name, *(loss.name for loss in found.values())])
+    taken = sorted({*(BUILT_IN.keys() & plugins.keys()), *(name for name, count in names.items() if count > 1)})
+    if taken:
+        raise ConfigError(f"entry points of {GROUP}: the name {taken[0]!r} is already taken by another loss")
+    return MappingProxyType(found)
 
-    own: what the student has, [(B, X, H_l, W_l)] on the target's canvas; logits for 'score'.
-    """
-    values = [x.float() for x in own]
-    if name in WEIGHTED:
-        levels = map(WEIGHTED[name], target.values(name), values, target.frs)
-    else:
-        levels = map(UNWEIGHTED[name], target.features, values, target.inside())
-    return torch.stack(list(levels)).sum()
+
+@cache
+def _by_name() -> Mapping[str, Loss]:
+    return {loss.name: loss for loss in (*feature_losses().values(), SCORE)}
+
+
+def loss_named(name: str) -> Loss:
+    """A loss by its own name (`Loss.name`): of the features, or 'score'."""
+    return _by_name()[name]

@@ -10,18 +10,16 @@ from pipeline.cache.cache import FORMAT, VERSION, differences
 from pipeline.cache.canonical import digest, read_json
 from pipeline.config import Sections
 from pipeline.data.images import Images
-from pipeline.data.shard_planning import expected_passes, images_and_views, layout_of
+from pipeline.data.shard_planning import expected_passes, layout_of
 from pipeline.data.views import Views
 from pipeline.errors import StaleCache
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.progress import Log, Progress
-from pipeline.recipe import make_recipe
+from pipeline.recipe import read_inputs
 from pipeline.stage1.loader import ViewLoader
 from pipeline.stage1.ranks import Ranks
-from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
 from pipeline.teacher.model import Teacher, own_device
-from pipeline.teacher.zoo import find_teacher
 
 
 @dataclass
@@ -46,17 +44,16 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
     """Check and build everything that stage 1 works with; nothing is written yet."""
     root, ranks = sections.cache.place(), Ranks()
     log = ranks.log(log)
-    images, views = images_and_views(cfg, sections)
-    spec = find_teacher(sections.teacher)
-    recipe = make_recipe(sections, images, views, spec)
+    inputs = read_inputs(cfg, sections)
+    images, views, spec = inputs.images, inputs.views, inputs.teacher
     log(f"images   {len(images)} of {images.total} in {images.ann_file} (filter_cfg {plain(images.filter_cfg)})")
     log(f"views    {views.recognised}")
     device = own_device()
     teacher = Teacher(spec, images.classes, device, sections.teacher.tf32)
-    weights = sha256_file(spec.weights())
+    weights = spec.weights_sha256()
     on = f"{device}" if ranks.world == 1 else f"{ranks.world} ranks"
     log(f"teacher  {spec.label}, weights {weights[:12]}, on {on}")
-    plan = make_plan(sections, recipe, weights)
+    plan = make_plan(sections, inputs.recipe, weights)
     expected_passes(sections, views)
     check_existing(root, plan)
     return Job(root, sections, images, views, teacher, plan, log, progress, ranks)

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.cache.canonical import write_json, write_report
 from pipeline.cache.inspect import summarise
 from pipeline.cache.schema import GATE, read_fields
-from pipeline.calibration.calibrate import calibrated
+from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.base import Codec
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes
@@ -35,7 +35,7 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     numbers = expected_passes(sections, job.views)
     with locked(job.root) if job.ranks.leads else nullcontext() as lock:
         job.root = lock.place if lock else job.root
-        codec = agreed_codec(cfg, job, lock)
+        codec = prepare_codec(cfg, job, lock)
         computed = sum(cache_pass(job, codec, number) for number in numbers)
         summary = summarise(job.root, computed, time.perf_counter() - begun)
         if job.ranks.leads:
@@ -44,15 +44,15 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     return summary
 
 
-def agreed_codec(cfg: Config, job: Job, lock: Lock | None) -> Codec:
-    """The codec that all ranks use: gate and calibration are the leader's, the others read what it wrote."""
+def prepare_codec(cfg: Config, job: Job, lock: Lock | None) -> Codec:
+    """Prepare the codec that all ranks use: the leader runs gate and calibration, the others read what it wrote."""
     if job.ranks.leads:
         pass_gate(cfg, job)
-        calibrated(job)
+        load_or_calibrate_codec(job)
     job.ranks.join()
     job.root = job.ranks.share_lock(job.root, lock)
     job.progress = job.ranks.progress(job.progress)
-    return calibrated(job)
+    return load_or_calibrate_codec(job)
 
 
 def pass_gate(cfg: Config, job: Job) -> None:

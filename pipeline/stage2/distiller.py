@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from pipeline.config import DistillSection
 from pipeline.errors import StudentError
-from pipeline.losses.registry import ADAPTED, FEATURE_LOSSES, distillation_loss
+from pipeline.losses.base import Loss
+from pipeline.losses.frs import SCORE
+from pipeline.losses.registry import feature_losses
 from pipeline.stage2.teacher_source import TeacherSource
 from pipeline.teacher.heads import class_head, class_logits, output_shapes
 
@@ -35,12 +37,12 @@ class Preprocessor(BaseDataPreprocessor):
         return {**ready, "teacher": taken} if training else ready
 
 
-def new_adapters(loss: str, levels: int, own: int, channels: int) -> nn.ModuleList:
+def new_adapters(loss: Loss, levels: int, own: int, channels: int) -> nn.ModuleList:
     """What stands between the student's features and the teacher's, for each level; not shared.
 
     A loss that asks for no adapters gets 1x1 ones where the widths differ.
     """
-    kernel = 3 if loss in ADAPTED else 1 if own != channels else 0
+    kernel = 3 if loss.adapters else 1 if own != channels else 0
     adapter = partial(nn.Conv2d, own, channels, kernel, padding=kernel // 2) if kernel else nn.Identity
     return nn.ModuleList(adapter() for _ in range(levels))
 
@@ -68,7 +70,7 @@ class Distiller(BaseModel):
                 f"student has {own_scores} class score channels a position, the teacher's outputs have "
                 f"{score_channels}: classes and anchors must be the same"
             )
-        self._loss = FEATURE_LOSSES[section.feature_loss]
+        self._loss = feature_losses()[section.feature_loss]
         self.adapters = new_adapters(self._loss, levels, own_channels, channels)
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor", teacher: Any = None) -> Any:
@@ -82,10 +84,10 @@ class Distiller(BaseModel):
         cropped = [zip(tensors, target.levels) for tensors in (seen["features"], seen["logits"])]
         features, logits = ([self._crop(t, size) for t, size in pairs] for pairs in cropped)
         adapted = [adapter(feature) for adapter, feature in zip(self.adapters, features)]
-        feature, ramp = distillation_loss(self._loss, target, adapted), self.ramp()
+        feature, ramp = self._loss(target, adapted), self.ramp()
         losses[f"loss_{self.section.feature_loss}_feature"] = self.section.feature_weight * ramp * feature
         if self.section.score_weight:  # a cache may hold no scores for a student that does not ask for them
-            score = distillation_loss("score", target, logits)
+            score = SCORE(target, logits)
             losses["loss_frs_score"] = self.section.score_weight * ramp * score
         return losses
 

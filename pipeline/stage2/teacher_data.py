@@ -5,22 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.cache.cache import Cache
 from pipeline.cache.shard_plan import references
 from pipeline.codecs.base import Codec
-from pipeline.codecs.frs.settings import PROFILES, asked
-from pipeline.codecs.group import load_codec
+from pipeline.codecs.group import open_codec
 from pipeline.config import DistillSection, Sections
 from pipeline.data.images import Images
 from pipeline.data.shard_planning import expected_passes, images_and_views, layout_of, plan_views, require_images
 from pipeline.data.stream import StreamSource
 from pipeline.data.views import Views
 from pipeline.errors import CacheError, ConfigError
-from pipeline.losses.registry import FEATURE_LOSSES
+from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import Config
-from pipeline.recipe import make_recipe
+from pipeline.recipe import Inputs, open_cache, read_inputs
 from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
-from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
 from pipeline.teacher.heads import output_shapes
 from pipeline.teacher.model import Teacher, own_device
@@ -43,16 +40,15 @@ class Lesson:
 
 def prepare_lesson(cfg: Config, sections: Sections) -> Lesson:
     """Open the cache (or build the live teacher) and check that it is this config's. Raises PipelineError."""
-    images, views = images_and_views(cfg, sections)
-    return (live_lesson if sections.teacher.source == "live" else cached_lesson)(sections, images, views)
+    if sections.teacher.source == "live":
+        return live_lesson(sections, *images_and_views(cfg, sections))
+    return cached_lesson(sections, read_inputs(cfg, sections))
 
 
-def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
-    spec = find_teacher(sections.teacher)
-    cache = Cache(sections.cache.place())
+def cached_lesson(sections: Sections, inputs: Inputs) -> Lesson:
+    images, views = inputs.images, inputs.views
     # The weights need not be there any more; where they are, they must be those of the cache.
-    weights = sha256_file(spec.checkpoint) if spec.checkpoint.is_file() else None
-    cache.require(make_recipe(sections, images, views, spec), weights, "use another cache.dir")
+    cache = open_cache(sections.cache.place(), inputs, inputs.teacher.known_sha256(), "use another cache.dir")
     expected = expected_passes(sections, views)
     missing = sorted(set(expected) - set(cache.passes()))
     if missing:
@@ -65,7 +61,7 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
         left_out = {image for image, _ in cache.manifest(number)["quarantine"]}
         require_images(cache.root, number, {ref.image_id for refs in shards for ref in refs} | left_out, images)
     made_with = {number: cache.manifest(number)["environment"] for number in passes}
-    codec = load_codec(cache.root, cache.codec_manifest())
+    codec = open_codec(cache)
     require_served(codec, sections.distill, cache.root)
     source = StreamSource(
         passes, images, views, cache, codec, sections.views.check, sections.views.tolerance, made_with
@@ -75,7 +71,7 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
         raise CacheError(f"{cache.root}: holds no view, all images are in quarantine")
     levels = cache.shard(first.cache_pass, first.shard)
     provenance = {"teacher": "cache", "content": cache.content(), "recipe": cache.plan["recipe_digest"]}
-    provenance["feature_loss_error"] = codec.gradient_error(FEATURE_LOSSES[sections.distill.feature_loss])
+    provenance["feature_loss_error"] = codec.gradient_error(feature_losses()[sections.distill.feature_loss].name)
     return Lesson(
         source, CachedTeacher(codec), levels.attributes["levels"], codec.channels, codec.score_channels,
         {**provenance, "views_check": sections.views.check},
@@ -90,10 +86,14 @@ def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
             "(cache.codec.scores=False); set distill.score_weight=0, or make a cache with them"
         )
     loss = distill.feature_loss
-    error = codec.gradient_error(FEATURE_LOSSES[loss])
-    bound = max(TOLERATED, 2 * asked(codec.settings["quality"])) if error else 0.0
-    made_for_it = FEATURE_LOSSES[loss] in PROFILES[codec.settings.get("profile", "frs")]
-    if error > bound and not made_for_it:
+    error = codec.gradient_error(feature_losses()[loss].name)
+    if error is None:
+        raise ConfigError(
+            f"distill.feature_loss={loss!r}: the codec of {root} was calibrated without this loss; make a cache with "
+            "the loss installed, or with cache.codec.type='lossless'"
+        )
+    bound = max(TOLERATED, 2 * codec.allowed_error)
+    if error > bound and not codec.serves(feature_losses()[loss]):
         raise ConfigError(
             f"distill.feature_loss={loss!r}: expected a gradient error of at most {bound:.0%}, {root} was measured to "
             f"give it {error:.0%}; make a cache with cache.codec.profile='universal' or cache.codec.type='lossless'"

@@ -14,6 +14,7 @@ import yaml
 from pipeline.config import TeacherSection
 from pipeline.errors import TeacherError, brief
 from pipeline.mmdet_compat.registry import Config
+from pipeline.storage.local import sha256_file
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class TeacherSpec:
                 "that file elsewhere and put it there, or set teacher.checkpoint"
             ) from error
         return self.checkpoint
+
+    def weights_sha256(self) -> str:
+        """Return the digest of the weight file, fetched if it is not there. Raises TeacherError."""
+        return sha256_file(self.weights())
+
+    def known_sha256(self) -> str | None:
+        """Return the digest of the weight file if it is there; stage 2 does without the file."""
+        return sha256_file(self.checkpoint) if self.checkpoint.is_file() else None
 
 
 def find_teacher(section: TeacherSection) -> TeacherSpec:

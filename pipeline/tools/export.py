@@ -31,10 +31,10 @@ def find_view(cache: Cache, image_id: int, view: int) -> SampleRef:
 
 def decoded(cache: Cache, ref: SampleRef) -> tuple[ViewRecord, TeacherOutput]:
     """Record and output, a batch of one on the CPU, of one view."""
-    from pipeline.codecs.group import load_codec
+    from pipeline.codecs.group import open_codec
     from pipeline.codecs.packing import stack
 
-    codec = load_codec(cache.root, cache.codec_manifest())
+    codec = open_codec(cache)
     record, levels, stored = cache.shard(ref.cache_pass, ref.shard).view(ref.index, codec.check_sample)
     return record, codec.decode(stack([stored], [levels]))
 

@@ -16,7 +16,7 @@ from pipeline.calibration.calibrate import drift
 from pipeline.calibration.gradient import Errors, StudentPass, unexplained
 from pipeline.calibration.probe import FROZEN, LOUDEST, Probe
 from pipeline.config import load_config
-from pipeline.losses.registry import distillation_loss
+from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.zoo import find_teacher
@@ -44,7 +44,7 @@ def both(student: Small, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
 
 
 def gradient(student: Small, x: torch.Tensor, target: TeacherOutput, weights: dict[str, float]) -> torch.Tensor:
-    found = {name: distillation_loss(name, target, own) for name, own in both(student, x).items()}
+    found = {name: loss_named(name)(target, own) for name, own in both(student, x).items()}
     student.zero_grad()
     (weights["feature"] * found["feature"] + weights["score"] * found["score"]).backward()
     return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])

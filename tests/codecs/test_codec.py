@@ -18,9 +18,11 @@ from pipeline.cache.arrays import decode_chunk, encode_sample
 from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.fit import learn_order, learn_statistics
+from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
+from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import pack, stack, unpack
-from pipeline.codecs.registry import codec_settings
+from pipeline.codecs.registry import read_options
 from pipeline.errors import CodecError, ConfigError
 from pipeline.records import TeacherOutput, canvas
 from tests.helpers.outputs import RandomSample, calibrated_codec, random_output, weighted_error
@@ -57,19 +59,11 @@ def test_lossless_is_exact_for_any_shapes(first: list, second: list, batch: int)
 
 def exact_frs(channels: int, scores: int, step: float) -> Frs:
     """A codec of full rank and given steps: what it loses is rounding alone, and that can be bounded."""
-    codec = Frs({"type": "frs", "zstd": 1, "quality": 0.03, "map_top": 255}, {})
-    sample = RandomSample(channels, scores, [(16, 24), (8, 12)])
-    learn_statistics(codec, sample.outputs("learning"))
-    codec.settings.update(feature_step=step, score_step=step)
-    full = {what: codec.tables[f"{what}_basis"] for what in ("feature", "score")}
-    learn_order(codec, sample.outputs("learning"))
-    for what, basis in full.items():
-        sizes = codec.tables[f"{what}_expected"]
-        lacking = basis.shape[-1] - sizes.shape[1]
-        codec.tables[f"{what}_expected"] = np.pad(sizes, [(0, 0), (0, lacking), (0, 0)], mode="edge")
-        codec.tables[f"{what}_basis"] = basis
-    codec.use(codec.tables)
-    return codec
+    options, sample = FrsOptions(zstd_level=1, quality=0.03), RandomSample(channels, scores, [(16, 24), (8, 12)])
+    transform = WeightedTransform(255, options.profile, {})
+    learned = learn_statistics(transform, options.kinds, sample.outputs("learning"))
+    order = learn_order(transform.with_tables(learned.tables), options.kinds, sample.outputs("learning"))
+    return Frs(options, FrsCalibration(255, *learned.channels, step, step), learned.tables | order)
 
 
 @settings(max_examples=60, deadline=None)
@@ -209,4 +203,4 @@ BAD = [
 @pytest.mark.parametrize("bad", BAD)
 def test_settings_are_checked(bad: dict) -> None:
     with pytest.raises(ConfigError, match=r"cache\.codec"):
-        codec_settings(bad)
+        read_options(bad)

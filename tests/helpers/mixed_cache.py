@@ -15,7 +15,7 @@ from pipeline.cache.shard_plan import ShardPlan
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import stack
-from pipeline.codecs.registry import codec_settings, new_codec
+from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
 from pipeline.stage1.shard import start_shard
 from tests.helpers.outputs import weighted_error
@@ -81,8 +81,8 @@ def make_mixed(root: Path, settings: dict[str, Any]) -> Path:
     plan = ShardPlan(((pads[0], ((1, 0), (2, 1))), (pads[1], ((3, 0),)), (pads[2], ((4, 3), (5, 2)))))
     teacher: Any = PlannedTeacher(plan)
     settings = {"type": "frs", **settings}
-    codec = new_codec(codec_settings(settings | ({"quality": 0.01} if settings["type"] == "frs" else {})))
-    codec.calibrate(PlannedSample(teacher))
+    options = read_options(settings | ({"quality": 0.01} if settings["type"] == "frs" else {}))
+    codec = calibrate_codec(options, PlannedSample(teacher))
     save_codec(codec, root, {"views": 5})
     identity = {"pass": 0, "shard": 0, "plan": "plan", "recipe": "recipe"}
     tar = root / "pass-0" / "shard-00000.tar"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from pipeline.codecs.base import Codec, Measure
-from pipeline.codecs.registry import codec_settings, new_codec
-from pipeline.losses.registry import WEIGHTED, compared
+from pipeline.codecs.registry import calibrate_codec, read_options
+from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
 
 
@@ -44,14 +44,13 @@ class RandomSample:
 
 def weighted_error(loss: str, coded: TeacherOutput, exact: TeacherOutput) -> float:
     """Compute the relative error of the tensor that `loss` compares, weighted by the map as the loss weights it."""
-    what, ones = compared(loss), [torch.ones_like(m) for m in exact.frs]
-    pairs = list(zip(coded.values(what), exact.values(what), exact.frs if loss in WEIGHTED else ones))
+    what, ones = loss_named(loss).compares, [torch.ones_like(m) for m in exact.frs]
+    pairs = list(zip(coded.values(what), exact.values(what), exact.frs if loss_named(loss).weighted else ones))
     lost = sum(float((m[:, None] * (x - y) ** 2).sum() / m.sum()) for x, y, m in pairs)
     return (lost / sum(float((m[:, None] * y**2).sum() / m.sum()) for _, y, m in pairs)) ** 0.5
 
 
 def calibrated_codec(kind: str, channels: int = 8, classes: int = 6, levels: int = 2, **settings_: Any) -> Codec:
     """Make a codec of `kind` with tables of random outputs on grids of 16 x 24 and 8 x 12 positions."""
-    codec = new_codec(codec_settings({"type": kind, **settings_}))
-    codec.calibrate(RandomSample(channels, classes, [(16, 24), (8, 12)][:levels]))
-    return codec
+    sample = RandomSample(channels, classes, [(16, 24), (8, 12)][:levels])
+    return calibrate_codec(read_options({"type": kind, **settings_}), sample)

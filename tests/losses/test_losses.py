@@ -10,11 +10,12 @@ import torch
 
 from pipeline.config import DistillSection
 from pipeline.errors import ConfigError
-from pipeline.losses.registry import FEATURE_LOSSES, UNWEIGHTED, distillation_loss
+from pipeline.losses.registry import feature_losses, loss_named
 from pipeline.records import TeacherOutput
 from pipeline.stage2.teacher_data import require_served
 from tests.helpers.outputs import calibrated_codec, random_output
 
+UNWEIGHTED = ["pkd", "cwd"]
 GRIDS = (((6, 9), (3, 5)), ((4, 7), (2, 4)))  # two samples of one batch
 
 
@@ -34,19 +35,19 @@ def numpy_loss(name: str, teacher: np.ndarray, student: np.ndarray, grids: list[
     return float(np.mean([1 - r for r in correlations])) * (t.shape[1] - 1) / t.shape[1]
 
 
-@pytest.mark.parametrize("name", list(UNWEIGHTED))
+@pytest.mark.parametrize("name", UNWEIGHTED)
 def test_losses_equal_numpy(name: str) -> None:
     generator = torch.Generator().manual_seed(5)
     target = random_output(2, list(GRIDS[0]), 8, 6)
     target = TeacherOutput(target.features, target.scores, target.frs, GRIDS)
     student = [f + torch.randn(f.shape, generator=generator) for f in target.features]
-    found = float(distillation_loss(name, target, student))
+    found = float(loss_named(name)(target, student))
     levels = zip(target.features, student, zip(*GRIDS))
     expected = sum(numpy_loss(name, t.double().numpy(), s.double().numpy(), list(g)) for t, s, g in levels)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", list(UNWEIGHTED))
+@pytest.mark.parametrize("name", UNWEIGHTED)
 def test_nothing_outside_a_grid_counts(name: str) -> None:
     target = random_output(2, list(GRIDS[0]), 8, 6)
     student = [torch.randn_like(f).requires_grad_() for f in target.features]
@@ -56,27 +57,27 @@ def test_nothing_outside_a_grid_counts(name: str) -> None:
         for level, own in zip(features, GRIDS[1]):
             level[1, :, own[0] :], level[1, :, :, own[1] :] = beyond, beyond
         masked = TeacherOutput(features, target.scores, target.frs, GRIDS)
-        losses.append(distillation_loss(name, masked, student))
+        losses.append(loss_named(name)(masked, student))
     assert float(losses[0]) == float(losses[1])
     for gradient, own in zip(torch.autograd.grad(losses[0], student), GRIDS[1]):
         assert torch.isfinite(gradient).all() and gradient[0].any()
         assert not gradient[1, :, own[0] :].any() and not gradient[1, :, :, own[1] :].any()
 
 
-@pytest.mark.parametrize("name", list(UNWEIGHTED))
+@pytest.mark.parametrize("name", UNWEIGHTED)
 def test_a_dead_channel_has_a_gradient(name: str) -> None:
     target = random_output(1, [(4, 4)], 3, 2)
     target.features[0][:, 0] = 1.0
     student = [torch.zeros(1, 3, 4, 4, requires_grad=True)]
-    (gradient,) = torch.autograd.grad(distillation_loss(name, target, student), student)
+    (gradient,) = torch.autograd.grad(loss_named(name)(target, student), student)
     assert torch.isfinite(gradient).all()
 
 
 def test_the_universal_profile_serves_every_loss() -> None:
     universal, own = calibrated_codec("frs", quality=0.03, profile="universal"), calibrated_codec("frs", quality=0.03)
-    assert max(universal.gradient_error(loss) for loss in FEATURE_LOSSES.values()) <= 0.03 * 1.2
+    assert max(universal.gradient_error(loss.name) for loss in feature_losses().values()) <= 0.03 * 1.2
     assert own.gradient_error("feature") <= 0.03 * 1.2 < own.gradient_error("pkd")
-    for loss in FEATURE_LOSSES:
+    for loss in feature_losses():
         require_served(universal, DistillSection(1.0, 1.0, feature_loss=loss), Path("cache"))
         require_served(calibrated_codec("lossless"), DistillSection(1.0, 1.0, feature_loss=loss), Path("cache"))
 

@@ -1,32 +1,24 @@
-"""The FRS-weighted codec: what the loss weights by m is stored with a precision that follows m.
+"""The frs codec: tokens of the weighted transform (weighted.py), and the richness map in one byte a position.
 
-With m the decoded FRS map, S_l its sum over level l, U a KLT basis and mu / t0 the means given (level, bucket of m):
-
-    features   q = rint( DCT4x4[ U_l^T sqrt(m) (y - mu_l) ] / D_l )
-    scores     q = rint( DCT4x4[ U^T sqrt(m) (sqrt(t) - sqrt(t0_l)) ] / D_l ),   t = u |u| after decoding u
-    D_l = step * S_l^0.5 * (sum_l S_l)^-0.3,   steps: chosen for `quality`, the gradient error of each loss on a probe
-
-The feature loss is plain squared error between sqrt(m) y and sqrt(m) a, so that is what is transformed; a cache of the
-`universal` profile serves losses that do not weigh by m, and puts 1 for m in the line of the features. The symbols q
-are stored as tokens in the order of their expected size (tokens.py). Decoding runs on the training device; the host
-only checks crcs and runs zstd. u |u| is not clipped to [0, m]: that would bias the sum over neighbours.
-docs/format.md has the same in 60 lines of numpy.
+The quantised coefficients are stored as tokens in the order of their expected size (tokens.py). Decoding runs on the
+training device; the host only checks crcs and runs zstd.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
-from pipeline.codecs.base import CalibrationSample, Codec
+from pipeline.codecs.base import BlockTokens, CalibrationSample, Codec
 from pipeline.codecs.frs.fit import fit
-from pipeline.codecs.frs.map import BUCKETS, BatchMaps, CodedMap, check_map
-from pipeline.codecs.frs.settings import PROFILES
+from pipeline.codecs.frs.locate import locate_tokens
+from pipeline.codecs.frs.map import BUCKETS, BatchMaps, CodedMap, check_map, unrounded
+from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.tokens import (
     FREQUENCIES,
     check_tokens,
@@ -36,145 +28,93 @@ from pipeline.codecs.frs.tokens import (
     to_groups,
     to_tokens,
 )
-from pipeline.codecs.frs.transform import BLOCK, dct, steps, to_blocks
+from pipeline.codecs.frs.transform import BLOCK
+from pipeline.codecs.frs.weighted import Levels, WeightedTransform
 from pipeline.codecs.packing import Sample, on_canvas, positions
 from pipeline.errors import CodecError, CorruptCache
+from pipeline.losses.base import Loss
+from pipeline.losses.frs import SCORE
+from pipeline.losses.registry import feature_losses
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 
-TINY = torch.finfo(torch.float32).tiny
-Levels = list[Tensor]
 
-
+@dataclass(frozen=True, eq=False)
 class Frs(Codec):
     """int32 tokens `features` and `scores`, as many as a sample needs; the map `frs` (L + P,) in uint8."""
 
-    name = "frs"
+    name = FrsOptions.type
     ragged = True
+    options_type = FrsOptions
+    calibration_type = FrsCalibration
 
-    def __init__(self, settings: dict[str, Any], tables: dict[str, np.ndarray]) -> None:
-        super().__init__(settings, tables)
-        self._cache: dict[str, dict[str, Tensor]] = {}
+    options: FrsOptions
+    calibration: FrsCalibration
 
-    def calibrate(self, sample: CalibrationSample) -> None:
-        fit(self, sample)
+    @classmethod
+    def calibrate(cls, options: FrsOptions, sample: CalibrationSample) -> Frs:
+        return cls(options, *fit(options, sample))
+
+    @cached_property
+    def transform(self) -> WeightedTransform:
+        return WeightedTransform(self.calibration.map_top, self.options.profile, self.tables)
+
+    @property
+    def allowed_error(self) -> float:
+        return self.options.allowed_error
+
+    def gradient_error(self, loss: str) -> float | None:
+        return self.calibration.probe_error.get(loss)
+
+    def serves(self, loss: Loss) -> bool:
+        return self.options.profile in loss.profiles and loss.name in self.calibration.probe_error
+
+    def excess(self) -> float:
+        served = (loss for loss in (*feature_losses().values(), SCORE) if self.serves(loss))
+        return max((self.calibration.probe_error[loss.name] for loss in served), default=0.0) / self.allowed_error
+
+    def coarser(self, factor: float) -> Frs:
+        feature_step, score_step = self.calibration.feature_step, self.calibration.score_step
+        calibration = replace(
+            self.calibration,
+            feature_step=factor * feature_step,
+            score_step=None if score_step is None else factor * score_step,
+        )
+        return Frs(self.options, calibration, self.tables)
 
     def validate(self) -> None:
         super().validate()
         levels = len(self.tables["feature_basis"])
         for what, width in zip(self.kinds, (self.channels, self.score_channels)):
+            self.calibration.step(what)
             rank = self.tables[f"{what}_basis"].shape[-1]
-            shapes = {
-                "basis": (levels, width, rank) if what == "feature" else (width, rank),
-                "mean": (levels, BUCKETS, width), "expected": (levels, rank, FREQUENCIES),
-            }  # fmt: skip
-            for name, shape in shapes.items():
-                table = self.tables[f"{what}_{name}"]
-                if not np.isfinite(table).all():
-                    raise ValueError(f"table {what}_{name}: holds NaN or infinity")
-                if table.shape != shape:
-                    raise ValueError(f"table {what}_{name}: expected shape {shape}, found {table.shape}")
-        if not (
-            1 <= int(self.settings["map_top"]) <= 255
-            and all(0 < float(step) < np.inf for step in self.steps().values())
-        ):
-            raise ValueError("settings map_top, feature_step or score_step out of range")
-        if self.settings.get("profile", "frs") not in PROFILES:
-            raise ValueError(f"profile {self.settings['profile']!r} is not known here")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what lies on a device: a worker process that is spawned checks samples and decodes none."""
-        return {**self.__dict__, "_cache": {}}
-
-    def use(self, tables: dict[str, np.ndarray]) -> None:
-        """Take these tables from now on."""
-        self.tables = tables
-        self._cache.clear()
-
-    def steps(self) -> dict[str, float]:
-        return {what: self.settings[f"{what}_step"] for what in self.kinds}
+            check_table(self.tables, f"{what}_basis", (levels, width, rank) if what == "feature" else (width, rank))
+            check_table(self.tables, f"{what}_mean", (levels, BUCKETS, width))
+            check_table(self.tables, f"{what}_expected", (levels, rank, FREQUENCIES))
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
-        zstd = self.settings["zstd"]
+        zstd_level = self.options.zstd_level
         tokens = {f"{what}s": max([1, *(len(sample[f"{what}s"]) for sample in samples)]) for what in self.kinds}
         return [
-            *(ArraySpec(name, (count,), "int32", ("token",), zstd) for name, count in tokens.items()),
-            ArraySpec("frs", (len(levels[0]) + max(map(positions, levels)),), "uint8", ("byte",), zstd),
+            *(ArraySpec(name, (count,), "int32", ("token",), zstd_level) for name, count in tokens.items()),
+            ArraySpec("frs", (len(levels[0]) + max(map(positions, levels)),), "uint8", ("byte",), zstd_level),
         ]
-
-    def _on(self, device: torch.device) -> dict[str, Tensor]:
-        if str(device) not in self._cache:
-            self._cache[str(device)] = {k: torch.from_numpy(v).to(device) for k, v in self.tables.items()}
-        return self._cache[str(device)]
-
-    def code(self, output: TeacherOutput) -> BatchMaps:
-        top = self.settings["map_top"]
-        samples = [CodedMap.encode([m[b] for m in output.frs], top) for b in range(len(output.frs[0]))]
-        return BatchMaps(samples, output.levels)
-
-    def weights(self, what: str, maps: BatchMaps) -> BatchMaps:
-        """What a position counts: its m, or 1 for the features of the universal profile."""
-        universal = what == "feature" and self.settings.get("profile") == "universal"
-        return maps.everywhere() if universal else maps
-
-    def step_sizes(self, what: str, maps: BatchMaps, step: float | None = None) -> Levels:
-        """D_l (B, 1, 1, 1) of every level; `step`: one to try in the place of the codec's own."""
-        return steps(self.weights(what, maps).floats, self.settings[f"{what}_step"] if step is None else step)
-
-    def _basis(self, what: str, level: int, device: torch.device) -> Tensor:
-        """(X, R); features have one for each level, scores one for all."""
-        basis = self._on(device)[f"{what}_basis"]
-        return basis[level] if basis.dim() == 3 else basis
-
-    def _mean(self, what: str, level: int, maps: BatchMaps) -> Tensor:
-        """(B, X, H, W) what the map alone lets one expect."""
-        buckets = maps.buckets[level]
-        return self._on(buckets.device)[f"{what}_mean"][level][buckets].movedim(-1, 1)
-
-    def coefficients(self, output: TeacherOutput, maps: BatchMaps, what: str) -> tuple[Levels, Levels]:
-        """Of every level: (B, R, H4, W4) before quantisation; (B,) squared norm of the residual they stand for."""
-        planes, energy = [], []
-        for level, (m, value) in enumerate(zip(self.weights(what, maps).floats, output.values(what))):
-            plain = value.float() if what == "feature" else value.float().sqrt()
-            residual = m.sqrt()[:, None] * (plain - self._mean(what, level, maps))
-            rotated = torch.einsum("cr,bchw->brhw", self._basis(what, level, m.device), residual)
-            planes.append(dct(to_blocks(rotated)))
-            energy.append(residual.square().sum(dim=(1, 2, 3)))
-        return planes, energy
-
-    def rounded(self, exact: Levels, maps: BatchMaps, what: str, step: float) -> Levels:
-        """What decoding gives for these coefficients with this step."""
-        sizes = self.step_sizes(what, maps, step)
-        return self._rebuild([torch.round(c / d) * d for c, d in zip(exact, sizes)], maps, what)
-
-    def _rebuild(self, planes: Levels, maps: BatchMaps, what: str) -> Levels:
-        """Coefficients times step, (B, R, H4, W4) of every level -> what the teacher said."""
-        out = []
-        for level, (coefficients, m) in enumerate(zip(planes, self.weights(what, maps).floats)):
-            blocks = dct(coefficients, inverse=True)[..., : m.shape[1], : m.shape[2]]
-            residual = torch.einsum("cr,brhw->bchw", self._basis(what, level, m.device), blocks)
-            # Where m = 0 nothing was coded (and nothing is asked): the mean stands.
-            root = m.sqrt()[:, None]
-            strength = torch.where(root > 0, 1 / root.clamp_min(TINY), 0.0)
-            value = torch.addcmul(self._mean(what, level, maps), residual, strength)
-            out.append(value if what == "feature" else value * value.abs())
-        return out
 
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
         self.check(output)
-        maps, tables = self.code(output), self._on(output.frs[0].device)
+        transform, maps = self.transform, self.transform.code_maps(output)
         samples: list[Sample] = [{"frs": coded.to_bytes().cpu().numpy()} for coded in maps.samples]
         errors = {}
         for what in self.kinds:
-            exact, energy = self.coefficients(output, maps, what)
-            step = self.step_sizes(what, maps)
+            exact, energy = transform.coefficients(output, maps, what)
+            step = transform.step_sizes(what, maps, self.calibration.step(what))
             scaled = [c / d for c, d in zip(exact, step)]
             rounded = [torch.round(c) for c in scaled]
-            # By Parseval; what the planes left out hold is lost as well.
+            # By Parseval; what lies in the planes that are not kept is lost as well.
             lost = sum(float((q - c).square().sum() - c.square().sum()) for q, c in zip(rounded, scaled))
             total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy, step))
             errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
-            for b, (sample, weight) in enumerate(zip(samples, self.weights(what, maps).samples)):
-                order = symbol_order(tables[f"{what}_expected"], weight.whole())
+            for b, (sample, weight) in enumerate(zip(samples, transform.weights(what, maps).samples)):
+                order = symbol_order(transform.table(f"{what}_expected", rounded[0].device), weight.whole())
                 try:
                     tokens = to_tokens([to_groups(q[b]) for q in rounded], order)
                 except CodecError as error:
@@ -196,24 +136,24 @@ class Frs(Codec):
                 raise CorruptCache(f"array {what}s: {error}") from error
 
     def coded_maps(self, batch: EncodedBatch) -> list[CodedMap]:
-        """The map of every sample, still in whole numbers."""
-        rows, top = batch.arrays["frs"], self.settings["map_top"]
+        """Read the map of every sample, still in whole numbers."""
+        rows, top = batch.arrays["frs"], self.calibration.map_top
         return [CodedMap.from_bytes(row, levels, top) for row, levels in zip(rows, batch.levels)]
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         maps = BatchMaps(self.coded_maps(batch), canvas(batch.levels))
         out: dict[str, Levels] = {"score": []}
         for what in self.kinds:
-            steps = self.step_sizes(what, maps)
+            steps = self.transform.step_sizes(what, maps, self.calibration.step(what))
             planes = [q * d for q, d in zip(self.symbols(batch, maps, what), steps)]
-            out[what] = self._rebuild(planes, maps, what)
+            out[what] = self.transform.rebuild(planes, maps, what)
         return TeacherOutput(out["feature"], out["score"], maps.floats, batch.levels)
 
     def symbols(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> Levels:
-        """[(B, R, H4, W4)] the whole numbers that the tokens stand for."""
-        expected = self._on(batch.arrays["frs"].device)[f"{what}_expected"]
+        """Read the quantised coefficients [(B, R, H4, W4)] from the tokens."""
+        expected = self.transform.table(f"{what}_expected", batch.arrays["frs"].device)
         decoded = []
-        for tokens, weight in zip(batch.arrays[f"{what}s"], self.weights(what, maps).samples):
+        for tokens, weight in zip(batch.arrays[f"{what}s"], self.transform.weights(what, maps).samples):
             sides = [whole_blocks(*c.shape) for c in weight.codes]
             shapes = [(expected.shape[1], FREQUENCIES, h * w // FREQUENCIES) for h, w in sides]
             groups = from_tokens(tokens, symbol_order(expected, weight.whole()), shapes)
@@ -221,6 +161,39 @@ class Frs(Codec):
         sizes = [whole_blocks(*size) for size in canvas(batch.levels)]
         return [on_canvas([d[i] for d in decoded], size) for i, size in enumerate(sizes)]
 
+    def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
+        """Allow half a quantiser step to every coefficient and half a code to every position of the map.
+
+        Planes that are not kept are not compared; the stated gradient error is about them.
+        """
+        coded = self.coded_maps(stored)
+        maps = BatchMaps(coded, exact.levels)
+        found = {}
+        for what in self.kinds:
+            wanted, _ = self.transform.coefficients(exact, maps, what)
+            steps = self.transform.step_sizes(what, maps, self.calibration.step(what))
+            pairs = zip(wanted, steps, self.symbols(stored, maps, what))
+            found[f"{what}s"] = max(float((c / d - q).abs().max()) for c, d, q in pairs) / 0.5
+        live = ([m[b] for m in exact.frs] for b in range(len(coded)))
+        codes = (zip(unrounded(m, c.exponents, c.top), c.codes) for m, c in zip(live, coded))
+        found["frs"] = max(float((code - c).abs().max()) for levels in codes for code, c in levels) / 0.5
+        return found
+
+    def block_tokens(self, what: str, sample: Sample, levels: LevelShapes) -> BlockTokens:
+        frs_map = CodedMap.from_bytes(torch.from_numpy(sample["frs"]), levels, self.calibration.map_top)
+        (weight,) = self.transform.weights(what, BatchMaps([frs_map], levels)).samples
+        return locate_tokens(sample[f"{what}s"], self.tables[f"{what}_expected"], frs_map, weight)
+
 
 def whole_blocks(height: int, width: int) -> tuple[int, int]:
+    """Round the sides of a grid up to whole blocks."""
     return -(-height // BLOCK) * BLOCK, -(-width // BLOCK) * BLOCK
+
+
+def check_table(tables: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a table has this shape and finite numbers."""
+    table = tables[name]
+    if table.shape != shape:
+        raise ValueError(f"table {name}: expected shape {shape}, found {table.shape}")
+    if not np.isfinite(table).all():
+        raise ValueError(f"table {name}: holds NaN or infinity")

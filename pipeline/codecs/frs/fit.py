@@ -1,107 +1,147 @@
-"""Fitting the frs codec to a teacher: statistics, steps for the quality asked for, and the order of the symbols."""
+"""Fitting the frs codec to a teacher: statistics, steps for the quality requested, and the order of the symbols.
+
+Every function returns what it found; `fit` puts it together. Each of them runs over the views again, so that memory
+stays that of one batch.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from pipeline.codecs.base import CalibrationSample, Measure
+from pipeline.codecs.base import CalibrationSample, Measure, channels_of, check_output
 from pipeline.codecs.frs.map import DEEPEST, map_top
-from pipeline.codecs.frs.settings import PROFILES, asked
+from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.statistics import Statistics
 from pipeline.codecs.frs.step_search import find_step
 from pipeline.codecs.frs.tokens import to_groups
 from pipeline.codecs.frs.transform import klt
+from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.errors import CodecError
-from pipeline.losses.registry import FEATURE_LOSSES
+from pipeline.losses.frs import SCORE
+from pipeline.losses.registry import feature_losses
 from pipeline.records import TeacherOutput
-
-if TYPE_CHECKING:
-    from pipeline.codecs.frs.codec import Frs
-
 
 DROPPED = 5e-3  # share of a level's nonzero symbols that the planes left out may hold
 START = [0.003, 0.03, 0.3]  # first steps tried, in units of the residual's rms norm
 
-
-def fit(codec: Frs, sample: CalibrationSample) -> None:
-    """Complete the codec's settings and tables. Raises CodecError: nothing to learn from, quality out of reach."""
-    target = asked(codec.settings["quality"])
-    codec.settings["map_top"] = map_top(target)
-    scales = learn_statistics(codec, sample.outputs("learning"))
-    for what in codec.kinds:
-        losses = PROFILES[codec.settings["profile"]] if what == "feature" else ("score",)
-        errors = lambda tried: worst(probe_errors(codec, what, sample.probes("choosing", losses), tried))  # noqa: B023, E731
-        codec.settings[f"{what}_step"] = find_step(what, errors, [factor * scales[what] for factor in START], target)
-    learn_order(codec, sample.outputs("learning"))
-    drop_planes(codec, sample.outputs("choosing"))
-    codec.settings["probe_error"] = {}
-    for what in codec.kinds:
-        losses = tuple(FEATURE_LOSSES.values()) if what == "feature" else ("score",)
-        (found,) = probe_errors(codec, what, sample.probes("reported", losses), [codec.steps()[what]])
-        codec.settings["probe_error"] |= found
+Tables = dict[str, np.ndarray]
 
 
-def learn_statistics(codec: Frs, outputs: Iterable[TeacherOutput]) -> dict[str, float]:
-    """Means, and bases of full rank. Returns the rms norm of both residuals, the natural unit of their steps."""
+class Learned(NamedTuple):
+    """(C, K); means and bases of full rank; rms norm of each residual, the natural unit of its step."""
+
+    channels: tuple[int, int]
+    tables: Tables
+    scales: dict[str, float]
+
+
+def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration, Tables]:
+    """Calibrate on a sample of views. Raises CodecError: no view to learn from, quality out of reach."""
+    kinds, top = options.kinds, map_top(options.allowed_error)
+    transform = WeightedTransform(top, options.profile, {})
+    learned = learn_statistics(transform, kinds, sample.outputs("learning"))
+    transform = transform.with_tables(learned.tables)
+    steps = {what: choose_step(transform, what, options, learned.scales[what], sample) for what in kinds}
+    tables = learned.tables | learn_order(transform, kinds, sample.outputs("learning"))
+    tables = drop_planes(transform, tables, steps, sample.outputs("choosing"))
+    transform = transform.with_tables(tables)
+    probe_error: dict[str, float] = {}
+    for what in kinds:
+        (found,) = probe_errors(transform, what, sample.probes("reported", losses_of(what)), [steps[what]])
+        probe_error |= found
+    ranks = {what: tables[f"{what}_basis"].shape[-1] for what in kinds}
+    calibration = FrsCalibration(
+        map_top=top,
+        channels=learned.channels[0],
+        score_channels=learned.channels[1],
+        feature_step=steps["feature"],
+        score_step=steps.get("score"),
+        feature_rank=ranks["feature"],
+        score_rank=ranks.get("score"),
+        probe_error=probe_error,
+    )
+    return calibration, tables
+
+
+def losses_of(what: str, profile: str | None = None) -> tuple[str, ...]:
+    """Names of the losses that compare 'feature' or 'score'; with a profile those that it serves."""
+    losses = [loss for loss in (*feature_losses().values(), SCORE) if loss.compares == what]
+    return tuple(loss.name for loss in losses if profile is None or profile in loss.profiles)
+
+
+def choose_step(
+    transform: WeightedTransform, what: str, options: FrsOptions, scale: float, sample: CalibrationSample
+) -> float:
+    """Find the coarsest step that keeps the gradient error of every loss of the profile within the quality."""
+    losses = losses_of(what, options.profile)
+
+    def worst(tried: list[float]) -> list[float]:
+        """Of each step the error of the loss that it harms most."""
+        found = probe_errors(transform, what, sample.probes("choosing", losses), tried)
+        return [max(row.values(), default=0.0) for row in found]
+
+    return find_step(what, worst, [factor * scale for factor in START], options.allowed_error)
+
+
+def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs: Iterable[TeacherOutput]) -> Learned:
+    """Learn the means given (level, bucket of the map), and a basis of full rank for features and scores."""
     statistics: Statistics | None = None
     for output in outputs:
         if statistics is None:
-            codec.learn_channels(output)
-            statistics = Statistics(len(output.features), codec.channels, codec.score_channels)
-        codec.check(output)
-        maps = codec.code(output)
-        statistics.add(output, codec.weights("feature", maps).floats, maps.floats, maps.buckets)
+            channels = channels_of(output, kinds)
+            statistics = Statistics(len(output.features), *channels)
+        check_output(output, channels)
+        maps = transform.code_maps(output)
+        statistics.add(output, transform.weights("feature", maps).floats, maps.floats, maps.buckets)
     if statistics is None:
         raise CodecError("calibration: no view of the sample could be read")
     means, covs = statistics.features()
     solved = [klt(cov) for cov in covs]
     tables = {"feature_mean": means, "feature_basis": np.stack([vectors for vectors, _ in solved])}
     traces = {"feature": np.mean([values.sum() for _, values in solved])}
-    if "score" in codec.kinds:
+    if "score" in kinds:
         tables["score_mean"], cov = statistics.roots()
         tables["score_basis"], values = klt(cov)
         traces["score"] = values.sum() / len(solved)
-    codec.use(tables)
-    return {what: float(trace / statistics.views) ** 0.5 or 1.0 for what, trace in traces.items()}
+    scales = {what: float(trace / statistics.views) ** 0.5 or 1.0 for what, trace in traces.items()}
+    return Learned(channels, tables, scales)
 
 
 def probe_errors(
-    codec: Frs, what: str, probes: Iterable[tuple[TeacherOutput, Measure]], tried: list[float]
+    transform: WeightedTransform,
+    what: str,
+    probes: Iterable[tuple[TeacherOutput, Measure]],
+    tried: list[float],
 ) -> list[dict[str, float]]:
-    """Of each of several steps the mean gradient error of every loss; 0 where no view has a gradient."""
+    """Measure the mean gradient error of every loss at each of several steps; 0 where no view has a gradient."""
     found: list[dict[str, list[float]]] = [{} for _ in tried]
     for output, measure in probes:
-        maps = codec.code(output)
-        exact, _ = codec.coefficients(output, maps, what)
+        maps = transform.code_maps(output)
+        exact, _ = transform.coefficients(output, maps, what)
         for errors, step in zip(found, tried):
-            coded: dict[str, Any] = {"frs": maps.floats, f"{what}s": codec.rounded(exact, maps, what, step)}
+            coded: dict[str, Any] = {"frs": maps.floats, f"{what}s": transform.quantised(exact, maps, what, step)}
             for loss, error in measure(replace(output, **coded)).items():
                 errors.setdefault(loss, []).extend([] if math.isnan(error) else [error])
         del output, measure, maps, exact, coded  # or this view's graph would stay while the next is made
     return [{loss: sum(e) / max(1, len(e)) for loss, e in errors.items() if loss != "total"} for errors in found]
 
 
-def worst(errors: list[dict[str, float]]) -> list[float]:
-    """Of each step the error of the loss that it harms most."""
-    return [max(row.values(), default=0.0) for row in errors]
-
-
-def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
-    """Expected size of every group of symbols."""
-    energy: dict[str, Any] = dict.fromkeys(codec.kinds, 0.0)
-    strength: dict[str, Any] = dict.fromkeys(codec.kinds, 0.0)
+def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Iterable[TeacherOutput]) -> Tables:
+    """Learn the expected size of every group of symbols, `{what}_expected` (L, R, 16) int16."""
+    energy: dict[str, Any] = dict.fromkeys(kinds, 0.0)
+    strength: dict[str, Any] = dict.fromkeys(kinds, 0.0)
     for output in outputs:
-        maps = codec.code(output)
-        for what in codec.kinds:
-            samples = codec.weights(what, maps).samples
+        maps = transform.code_maps(output)
+        for what in kinds:
+            samples = transform.weights(what, maps).samples
             strength[what] = strength[what] + sum(np.array([float(w.sum()) for w in s.whole()]) for s in samples)
-            levels, _ = codec.coefficients(output, maps, what)
+            levels, _ = transform.coefficients(output, maps, what)
             by_level: list[np.ndarray] = []
             octaves = [2.0 ** s.exponents.double().clamp_max(DEEPEST) for s in samples]
             for i, level in enumerate(levels):
@@ -110,33 +150,32 @@ def learn_order(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
                 by_level.append(torch.stack(sizes).sum(dim=0).cpu().numpy())
             energy[what] = energy[what] + np.stack(by_level)
         del output, maps, levels, level
-    tables = dict(codec.tables)
-    for what in codec.kinds:
+    tables = {}
+    for what in kinds:
         size = energy[what] / np.maximum(strength[what], 1.0)[:, None, None]
         expected = np.round(2 * np.log2(np.maximum(size, 1e-12 * max(size.max(), 1e-30))))
         tables[f"{what}_expected"] = expected.astype(np.int16)
-    codec.use(tables)
+    return tables
 
 
-def drop_planes(codec: Frs, outputs: Iterable[TeacherOutput]) -> None:
-    """Leave out the last planes where they are all but empty: on every level, on views unknown to the bases."""
-    nonzero: dict[str, Any] = dict.fromkeys(codec.kinds, 0.0)
+def drop_planes(
+    transform: WeightedTransform, tables: Tables, steps: dict[str, float], outputs: Iterable[TeacherOutput]
+) -> Tables:
+    """Return the tables without their last planes that are all but empty on every level, on views not learned from."""
+    nonzero: dict[str, Any] = dict.fromkeys(steps, 0.0)
     for output in outputs:
-        maps = codec.code(output)
-        for what in codec.kinds:
-            levels, _ = codec.coefficients(output, maps, what)
-            counts = [
-                (level.abs() > step / 2).sum(dim=(0, 2, 3)).cpu().numpy()
-                for level, step in zip(levels, codec.step_sizes(what, maps))
-            ]
+        maps = transform.code_maps(output)
+        for what, step in steps.items():
+            levels, _ = transform.coefficients(output, maps, what)
+            sizes = transform.step_sizes(what, maps, step)
+            counts = [(c.abs() > d / 2).sum(dim=(0, 2, 3)).cpu().numpy() for c, d in zip(levels, sizes)]
             nonzero[what] = nonzero[what] + np.stack(counts)
-    tables = dict(codec.tables)
-    for what in codec.kinds:
+    tables = dict(tables)
+    for what in steps:
         counts = nonzero[what] + np.zeros((1, tables[f"{what}_basis"].shape[-1]))
         total = np.cumsum(counts, axis=1)
         kept = (total < total[:, -1:] * (1 - DROPPED)).sum(axis=1) + 1
         rank = int(min(kept.max(), counts.shape[1]))
         tables[f"{what}_expected"] = tables[f"{what}_expected"][:, :rank].copy()
         tables[f"{what}_basis"] = tables[f"{what}_basis"][..., :rank].copy()
-        codec.settings[f"{what}_rank"] = rank
-    codec.use(tables)
+    return tables

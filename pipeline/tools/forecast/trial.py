@@ -17,7 +17,7 @@ from pipeline.cache.canonical import digest, write_json
 from pipeline.cache.layout import pass_folder
 from pipeline.cache.manifest import write_manifest
 from pipeline.cache.shard_plan import ShardPlan, mix
-from pipeline.calibration.calibrate import calibrated
+from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
@@ -94,7 +94,7 @@ def trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[Tria
         borrow(finished, job.plan, job.root)
         sample = ViewSample(job)
         sample.parts["reported"] = sample.parts["reported"][:1]  # no table or step depends on these
-        codec = calibrated(job, sample)
+        codec = load_or_calibrate_codec(job, sample)
         spent = time.perf_counter() - begun
         count = sum(len(shard.samples) for shard in shards)
         progress.start("trial", count)

@@ -13,11 +13,12 @@ from typing import Any
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import write_json
-from pipeline.calibration.calibrate import calibrated
+from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Measure
-from pipeline.codecs.group import load_codec
-from pipeline.config import load_config
+from pipeline.codecs.group import open_codec
+from pipeline.codecs.registry import read_options
+from pipeline.config import Sections, load_config
 from pipeline.data.shard_planning import plan_views
 from pipeline.progress import Log, Progress
 from pipeline.records import SampleRef, TeacherOutput
@@ -32,7 +33,7 @@ class CodedSample(ViewSample):
 
     def __init__(self, job: Job, source: Cache) -> None:
         super().__init__(job)
-        self._source, self._codec = source, load_codec(source.root, source.codec_manifest())
+        self._source, self._codec = source, open_codec(source)
         refs = (ref for shard in source.references(0) for ref in shard)
         self._refs: dict[int, SampleRef] = {ref.image_id: ref for ref in refs}
 
@@ -55,12 +56,15 @@ def calibrate_with(
 ) -> None:
     """As stage 1 of this config would: of a lossless source the very same bytes. Raises StaleCache: not its config."""
     cfg, sections = load_config(config, options)
-    # `store` and `local` are of the config's own cache.dir, which is neither of the two.
-    coded = lambda codec, place: replace(sections.cache, codec=codec, dir=str(place), store={}, local=None)  # noqa: E731
-    old = replace(sections, cache=coded(source.recipe["codec"], source.root))
-    job = open_job(cfg, old, log, progress)  # refuses a config that is not the source's
-    job = replace(job, root=root, plan=plan, sections=replace(old, cache=coded(plan["recipe"]["codec"], root)))
-    calibrated(job, None if source.recipe["codec"]["type"] == "lossless" else CodedSample(job, source))
+
+    def at(place: Place, codec: dict[str, Any]) -> Sections:
+        # `store` and `local` belong to the config's own cache.dir, which is neither of the two.
+        cache = replace(sections.cache, codec=read_options(codec), dir=str(place), store={}, local=None)
+        return replace(sections, cache=cache)
+
+    job = open_job(cfg, at(source.root, source.recipe["codec"]), log, progress)  # raises StaleCache
+    job = replace(job, root=root, plan=plan, sections=at(root, plan["recipe"]["codec"]))
+    load_or_calibrate_codec(job, None if source.recipe["codec"]["type"] == "lossless" else CodedSample(job, source))
 
 
 def calibrate_like(other: Cache, plan: dict[str, Any], root: Place) -> None:

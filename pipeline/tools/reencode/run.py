@@ -14,7 +14,7 @@ from pipeline.cache.canonical import digest, read_json, write_json, write_report
 from pipeline.cache.inspect import summarise
 from pipeline.cache.layout import load_pass_plan, pass_folder
 from pipeline.cache.manifest import shard_done, write_manifest
-from pipeline.codecs.registry import codec_settings
+from pipeline.codecs.registry import read_options
 from pipeline.errors import CacheError, ConfigError
 from pipeline.integrity.verify import verify
 from pipeline.progress import Log, Progress
@@ -39,7 +39,7 @@ def reencode(
     require_writable(root)
     if not old.passes():
         raise CacheError(f"{old.root}: no complete pass; run stage 1")
-    settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else codec_settings(codec)
+    settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else read_options(codec).to_json()
     if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
         raise ConfigError(f"{old.root}: holds no class scores, so no cache with scores can be made of it; --no-scores")
     recipe = {**old.recipe, "codec": settings}

@@ -13,7 +13,7 @@ from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.codecs.base import Codec
-from pipeline.codecs.group import load_codec
+from pipeline.codecs.group import open_codec
 from pipeline.codecs.packing import Sample, stack
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
 from pipeline.stage1.shard import start_shard
@@ -70,8 +70,8 @@ class Recoder:
 
     def __init__(self, source: Place, target: Place, device: torch.device) -> None:
         self._source, self._target, self._device = Cache(source), Cache(target), device
-        self._old = load_codec(self._source.root, self._source.codec_manifest())
-        self._new = load_codec(self._target.root, self._target.codec_manifest())
+        self._old = open_codec(self._source)
+        self._new = open_codec(self._target)
 
     def shard(self, number: int, shard: int, plan: ShardPlan) -> tuple[int, int]:
         """Returns how many views and bytes were written."""

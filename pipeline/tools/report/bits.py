@@ -10,14 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from pipeline.codecs.base import Codec
-from pipeline.codecs.frs.codec import Frs
-from pipeline.codecs.frs.map import BatchMaps, CodedMap
-from pipeline.codecs.frs.tokens import block_sums, symbol_order
-from pipeline.codecs.packing import positions, stack
-from pipeline.records import LevelShapes
+from pipeline.codecs.base import BlockTokens, Codec
+from pipeline.codecs.packing import positions
 from pipeline.tools.report.sample import Stored
 
 TENTHS = 10
@@ -33,67 +28,45 @@ class Bits:
 
 
 def bits(codec: Codec, views: Sequence[Stored]) -> Bits:
-    depth = len(views[0].levels)
-    names = [f"{what}s" for what in codec.kinds]
-    by_level = {name: np.zeros(depth) for name in (*names, "frs")}
-    by_tenth = {name: np.zeros(TENTHS) for name in names} if isinstance(codec, Frs) else {}
-    for name in list(by_level):
-        if isinstance(codec, Frs) and name in by_tenth:
-            _add_tokens(codec, name, views, by_level[name], by_tenth[name])
-            continue
-        for view in views:  # every position costs about the same
-            by_level[name] = by_level[name] + _shares(view.levels) * view.sizes[name]
-    mean = lambda rows: {name: (row / len(views)).tolist() for name, row in rows.items()}  # noqa: E731
-    return Bits(mean(by_level), mean(by_tenth))
+    """Sum up where the bytes of these views go; `by_tenth` is empty for a codec that stores every position alike."""
+    by_level: dict[str, list[float]] = {}
+    by_tenth: dict[str, list[float]] = {}
+    for what in codec.kinds:
+        name = f"{what}s"
+        found = [codec.block_tokens(what, view.arrays, view.levels) for view in views]
+        tokens = [each for each in found if each is not None]
+        if tokens:
+            by_level[name], by_tenth[name] = _by_token(tokens, name, views)
+        else:
+            by_level[name] = _by_position(name, views)
+    by_level["frs"] = _by_position("frs", views)
+    return Bits(by_level, by_tenth)
 
 
-def _shares(levels: LevelShapes) -> np.ndarray:
-    """(L,) share of each level in the positions."""
-    return np.array([h * w for h, w in levels]) / positions(levels)
+def _by_position(name: str, views: Sequence[Stored]) -> list[float]:
+    """Mean bytes of each level where every position costs about the same."""
+    total = np.zeros(len(views[0].levels))
+    for view in views:
+        share = np.array([h * w for h, w in view.levels]) / positions(view.levels)
+        total += share * view.sizes[name]
+    return (total / len(views)).tolist()
 
 
-def _add_tokens(codec: Frs, name: str, views: Sequence[Stored], levels: np.ndarray, tenths: np.ndarray) -> None:
-    """Sum up what each level and each tenth of the blocks takes of one tensor."""
-    places = [_places(codec, name, view) for view in views]
-    tokens = np.concatenate([found[0] for found in places])
+def _by_token(found: Sequence[BlockTokens], name: str, views: Sequence[Stored]) -> tuple[list[float], list[float]]:
+    """Mean bytes of each level, and of each tenth of the blocks, from the information of each token."""
+    levels, tenths = np.zeros(len(views[0].levels)), np.zeros(TENTHS)
+    tokens = np.concatenate([one.tokens for one in found])
     cost = _information(np.minimum(tokens >> 8, ALPHABET - 1)) + _information(tokens & 255)
-    for view, (own, level, tenth), bits in zip(
-        views, places, np.split(cost, np.cumsum([len(p[0]) for p in places])[:-1])
-    ):
-        if len(own):
+    parts = np.split(cost, np.cumsum([len(one.tokens) for one in found])[:-1])
+    for view, one, bits in zip(views, found, parts):
+        if len(one.tokens):
             scaled = bits * view.sizes[name] / bits.sum()
-            np.add.at(levels, level, scaled)
-            np.add.at(tenths, tenth, scaled)
+            np.add.at(levels, one.level, scaled)
+            np.add.at(tenths, (one.richness * TENTHS + 1e-9).astype(int), scaled)
+    return (levels / len(views)).tolist(), (tenths / len(views)).tolist()
 
 
 def _information(values: np.ndarray) -> np.ndarray:
+    """Bits of each value, from how often it occurs."""
     counts = np.bincount(values, minlength=256)
     return -np.log2(np.maximum(counts, 1) / max(1, len(values)))[values] + 1e-9
-
-
-def _places(codec: Frs, name: str, view: Stored) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of one view: its tokens that stand for a symbol, and the level and tenth of the block of each."""
-    what = name.removesuffix("s")
-    row = view.arrays[name]
-    tokens = row[: np.flatnonzero(row)[-1] + 1] if row.any() else row[:0]
-    batch = stack([{"frs": view.arrays["frs"]}], [view.levels])
-    (coded,) = codec.coded_maps(batch)
-    expected = torch.from_numpy(codec.tables[f"{what}_expected"])
-    (weight,) = codec.weights(what, BatchMaps([coded], view.levels)).samples
-    order = symbol_order(expected, weight.whole()).numpy()
-    at = (np.cumsum((tokens & 255) + 1) - 1).astype(np.int64)
-    real = tokens >> 8 > 0
-    symbols = order[at[real]]
-    level, tenth = _labels(coded, expected.shape[1])
-    return tokens[real], level[symbols], tenth[symbols]
-
-
-def _labels(coded: CodedMap, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Level and tenth of every symbol in the order of the list: level, plane, frequency, block."""
-    levels, tenths = [], []
-    for number, whole in enumerate(coded.whole()):
-        sums = block_sums(whole).numpy()
-        ranks = sums.argsort(kind="stable").argsort(kind="stable")
-        tenths.append(np.tile((2 * ranks + 1) * TENTHS // (2 * len(sums)), rank * 16))
-        levels.append(np.full(rank * 16 * len(sums), number))
-    return np.concatenate(levels), np.concatenate(tenths)

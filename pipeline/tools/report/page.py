@@ -13,7 +13,7 @@ from pipeline.cache.canonical import read_json
 from pipeline.cache.inspect import describe
 from pipeline.cache.shard_plan import mix
 from pipeline.codecs.base import Codec
-from pipeline.codecs.group import load_codec
+from pipeline.codecs.group import open_codec
 from pipeline.codecs.summary import promise
 from pipeline.errors import CacheError
 from pipeline.records import SampleRef
@@ -41,7 +41,7 @@ def write_page(
     refs = [ref for number in cache.passes() for shard in cache.references(number) for ref in shard]
     if not refs:
         raise CacheError(f"{cache.root}: no complete pass to report on; run stage 1 again")
-    found, codec = describe(root), load_codec(cache.root, cache.codec_manifest())
+    found, codec = describe(root), open_codec(cache)
     seen = Seen(cache, config, options or {}) if config else None
     chosen = sorted(refs, key=lambda ref: mix(ref.image_id, ref.view))[:samples]
     look = Look(cache, codec, chosen)

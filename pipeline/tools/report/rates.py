@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.cache.arrays import encode_sample
 from pipeline.cache.cache import Cache
 from pipeline.codecs.base import Codec
-from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.packing import stack
 from pipeline.errors import StaleCache
 from pipeline.records import TeacherOutput
@@ -50,30 +48,26 @@ def points(cache: Cache, others: Sequence[str]) -> list[Point]:
 
 
 def estimated(codec: Codec, here: Point, views: Sequence[Stored]) -> list[Point]:
-    """This cache under coarser steps: bytes from coding the sample again; errors in proportion to the step.
+    """Estimate this cache under coarser steps: bytes from coding the sample again; errors in proportion to the step.
 
     Proportion is what calibrations find from one quality to the next (docs/results/face.md).
     """
-    if not isinstance(codec, Frs) or not here.errors:
+    codecs = [coarser for factor in COARSER if (coarser := codec.coarser(factor)) is not None]
+    if not codecs or not here.errors:
         return []
     outputs = [_output(codec, view) for view in views]
-    sizes = []
-    for factor in COARSER:
-        coarse = copy.deepcopy(codec)
-        for what in codec.kinds:
-            coarse.settings[f"{what}_step"] *= factor
-        sizes.append(sum(_bytes(coarse, output) for output in outputs) / len(views) / 1e3)
+    sizes = [sum(_bytes(coarser, output) for output in outputs) / len(views) / 1e3 for coarser in codecs]
     return [
         Point(f"steps x {factor:g}", here.kilobytes - sizes[0] + size, {k: e * factor for k, e in here.errors.items()})
         for factor, size in zip(COARSER, sizes)
     ]
 
 
-def _output(codec: Frs, view: Stored) -> TeacherOutput:
+def _output(codec: Codec, view: Stored) -> TeacherOutput:
     output = codec.decode(stack([view.arrays], [view.levels]))
     return TeacherOutput(output.features, [level.clamp(0, 1) for level in output.scores], output.frs)
 
 
-def _bytes(codec: Frs, output: TeacherOutput) -> int:
+def _bytes(codec: Codec, output: TeacherOutput) -> int:
     (sample,), _ = codec.encode(output)
     return sum(map(len, encode_sample(codec.specs([output.levels], [sample]), sample).values()))

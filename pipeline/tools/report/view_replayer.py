@@ -11,12 +11,9 @@ from pipeline.cache.cache import Cache
 from pipeline.calibration.gradient import unexplained
 from pipeline.config import load_config
 from pipeline.data.replay import check_replay
-from pipeline.data.shard_planning import images_and_views
-from pipeline.recipe import make_recipe
+from pipeline.recipe import read_inputs
 from pipeline.records import TeacherOutput, ViewRecord
-from pipeline.storage.local import sha256_file
 from pipeline.teacher.model import Teacher, own_device
-from pipeline.teacher.zoo import find_teacher
 
 
 @dataclass
@@ -32,12 +29,11 @@ class Seen:
 
     def __init__(self, cache: Cache, config: str, options: dict[str, Any]) -> None:
         cfg, sections = load_config(config, options)
-        self._images, self._views = images_and_views(cfg, sections)
+        inputs = read_inputs(cfg, sections)
+        self._images, self._views, self._spec = inputs.images, inputs.views, inputs.teacher
         self._section, self._cache = sections, cache
         self._teacher: Teacher | None = None
-        self._spec = find_teacher(sections.teacher)
-        recipe = make_recipe(sections, self._images, self._views, self._spec)
-        cache.require({**recipe, "codec": cache.recipe["codec"]})
+        cache.require({**inputs.recipe, "codec": cache.recipe["codec"]})
 
     def pixels(self, record: ViewRecord) -> Tensor:
         """(3, H, W) uint8, the very ones that the teacher saw."""
@@ -48,7 +44,7 @@ class Seen:
     def wrong(self, record: ViewRecord, coded: TeacherOutput) -> Wrong:
         """Runs the teacher on one view and compares."""
         if self._teacher is None:
-            self._cache.require(self._cache.recipe, sha256_file(self._spec.weights()))
+            self._cache.require(self._cache.recipe, self._spec.weights_sha256())
             self._teacher = Teacher(self._spec, self._images.classes, own_device(), self._section.teacher.tf32)
         exact = self._teacher([self.pixels(record)])
         coded = coded.to(self._teacher.device)

@@ -1,0 +1,92 @@
+"""Settings as frozen dataclasses, read from the dicts of a config or of codec.json and checked once.
+
+The annotation of a field is the type of its value. Its metadata says what else holds, by these keys:
+
+    at_least, at_most, above   the range of a number
+    choices                    the values allowed, or a function that lists them
+    check                      a function: None for a good value, or what was expected instead
+    parse                      a function that makes the field's value of a dict, and checks it
+    key                        the name in the dict, where it is not the field's
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, Field, fields
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from pipeline.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def key_of(one: Field[Any]) -> str:
+    """Return the name of a field in the config or file."""
+    return one.metadata.get("key") or one.name
+
+
+def read_settings(kind: type[T], values: Any, where: str, ignore_unknown: bool = False) -> T:
+    """Make a settings dataclass from plain values. Raises ConfigError naming the key below `where`."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected a dict, found {type(values).__name__}")
+    known = {key_of(one): one for one in fields(kind)}  # type: ignore[arg-type]
+    unknown = [key for key in values if key not in known]
+    if unknown and not ignore_unknown:
+        raise ConfigError(f"{where}.{unknown[0]}: unknown key; {suggest(str(unknown[0]), known)}")
+    hints, found = get_type_hints(kind), {}
+    for key, one in known.items():
+        if key in values:
+            found[one.name] = _read(f"{where}.{key}", hints[one.name], one.metadata, values[key])
+        elif one.default is MISSING and one.default_factory is MISSING:
+            raise ConfigError(f"{where}.{key}: missing")
+    return kind(**found)
+
+
+def _read(where: str, hint: Any, rules: Mapping[str, Any], value: Any) -> Any:
+    """Check one value, then parse it. What `parse` takes is a dict, whatever it returns."""
+    parse = rules.get("parse")
+    expected = _wrong_type(dict if parse else hint, value)
+    if expected is None and value is not None:
+        expected = _out_of_range(rules, value)
+    if expected is not None:
+        raise ConfigError(f"{where}: expected {expected}, found {value!r}")
+    return parse(value) if parse else value
+
+
+def _wrong_type(hint: Any, value: Any) -> str | None:
+    """Return what was expected where a value is not of the annotated type. An int is a float, a bool is neither."""
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    types = {get_origin(part) or part for part in parts}
+    if float in types:
+        types.add(int)
+    if not isinstance(value, tuple(types)) or (isinstance(value, bool) and bool not in types):
+        return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    return "a finite number" if isinstance(value, float) and not math.isfinite(value) else None
+
+
+def _out_of_range(rules: Mapping[str, Any], value: Any) -> str | None:
+    """Return what was expected where a value of the right type is not allowed."""
+    low, high, above = rules.get("at_least"), rules.get("at_most"), rules.get("above")
+    choices = rules.get("choices")
+    allowed = choices() if callable(choices) else choices
+    if allowed is not None and value not in allowed:
+        return f"one of {tuple(allowed)}"
+    if low is not None and high is not None and not low <= value <= high:
+        return f"a number from {low} to {high}"
+    if low is not None and value < low:
+        return f"at least {low}"
+    if above is not None and value <= above:
+        return f"a number above {above}"
+    check = rules.get("check")
+    return check(value) if check else None
+
+
+def suggest(name: str, known: Collection[str]) -> str:
+    """Name the known key that a mistyped one is near to, or list them where they are few."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(sorted(known))}" if len(known) <= 12 else "no key of the config has a similar name"

@@ -1,0 +1,46 @@
+"""What a distillation loss is: a function of one FPN level, and what it needs of the student and of the cache.
+
+Shape legend: B batch, X channels or score channels, (H, W) grid of one FPN level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.records import TeacherOutput
+
+LevelLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A distillation loss. Call it with the teacher's output and the student's tensors of all levels.
+
+    name: its key in `probe_error` of codec.json.
+    level: loss of one level, a scalar, from the teacher's (B, X, H, W), the student's (B, X, H, W) and (B, H, W):
+        the richness map if `weighted`, otherwise a bool mask of the positions inside each sample's own grid.
+    compares: the tensor it compares, 'feature' or 'score' (the teacher's probabilities, the student's logits).
+    adapters: whether the student's features pass through trained 3x3 convolutions first.
+    profiles: profiles of the frs codec whose quantiser step is chosen for this loss.
+    """
+
+    name: str
+    level: LevelLoss
+    compares: Literal["feature", "score"] = "feature"
+    weighted: bool = False
+    adapters: bool = False
+    profiles: tuple[str, ...] = ("universal",)
+
+    def __call__(self, target: TeacherOutput, student: list[Tensor]) -> Tensor:
+        """Sum the loss over the levels, before its weight; in float32 also under AMP.
+
+        student: [(B, X, H_l, W_l)] on the target's canvas; logits where scores are compared.
+        """
+        weights = target.frs if self.weighted else target.inside()
+        levels = zip(target.values(self.compares), student, weights)
+        return torch.stack([self.level(teacher, own.float(), weight) for teacher, own, weight in levels]).sum()
