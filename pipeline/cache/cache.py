@@ -55,7 +55,7 @@ class Cache:
         self.plan: dict[str, Any] = read_json(self.root / "plan.json")
         found = (self.plan.get("format"), self.plan.get("version"))
         if found != (FORMAT, VERSION):
-            raise StaleCache(f"{self.root}: expected format {(FORMAT, VERSION)}, found {found}; make the cache anew")
+            raise StaleCache(f"{self.root}: expected format {(FORMAT, VERSION)}, found {found}; make a new cache")
         require_fields(self.plan, PLAN, self.root / "plan.json")
         self.plan_digest = digest(self.plan)
         codec = read_codec(self.root / "codec.json")
@@ -89,7 +89,8 @@ class Cache:
                 read_small(folder / name, listed[name])
             return manifest
         for name in sorted({*present, *listed}):
-            if name not in present or checksum(folder / name)["sha256"] != listed.get(name):
+            known = name in present and name in listed
+            if not known or checksum(folder / name)["sha256"] != listed[name]:
                 raise CorruptCache(
                     f"{folder / name}: missing, altered or foreign; delete the cache's codec.json and run stage 1 again"
                 )

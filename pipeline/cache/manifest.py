@@ -33,9 +33,14 @@ def shard_done(
 
 
 def write_manifest(
-    root: Place, cache_pass: int, plan: str, shards: int, raw_fp16: int, quarantine: list[list[Any]],
+    root: Place,
+    cache_pass: int,
+    plan: str,
+    shards: int,
+    raw_fp16: int,
+    quarantine: list[list[Any]],
     environment: dict[str, str],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Collect the sidecars of a pass into manifest.json; `environment`: versions behind the pixels. Returns it."""
     folder = pass_folder(root, cache_pass)
     paths = [folder / shard_name(n).replace(".tar", ".json") for n in range(shards)]

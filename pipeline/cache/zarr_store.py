@@ -45,7 +45,7 @@ class LocalMembers:
         # A tar cut between two members looks whole to tarfile, and zarr reads what is missing as zeros.
         if os.pread(self._handle, len(END) + 1, end) != END:
             self.close()
-            raise CorruptCache(f"{path}: no end-of-archive marker behind its last member; it was truncated")
+            raise CorruptCache(f"{path}: no end-of-archive marker after its last member; it was truncated")
 
     async def read(self, name: str, start: int, stop: int | None) -> bytes:
         offset, size = self._extents[name]

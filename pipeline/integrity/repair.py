@@ -45,11 +45,10 @@ def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> lis
     Raises StaleCache where the cache is another config's, CorruptCache where its tables are lost for good, CacheError
     where it has passes that stage 1 of this config would not make again.
     """
-    root = local_path(sections.cache.place())
+    place = sections.cache.place()
+    root = local_path(place)
     if root is None:
-        raise CacheError(
-            f"{sections.cache.dir}: repair needs a folder; copy the cache to one, repair it there and copy it back"
-        )
+        raise CacheError(f"{place}: repair needs a folder; copy the cache to one, repair it there and copy it back")
     if not (root / "plan.json").exists() and not list(root.glob("pass-*/*")):
         raise CacheError(f"{root}: no cache here (neither plan.json nor a pass); check cache.dir")
     with locked(root):

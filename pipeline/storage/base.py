@@ -104,7 +104,7 @@ class Storage(Protocol):
         """
 
     def read_range(self, key: str, offset: int, size: int) -> tuple[bytes, int]:
-        """Up to `size` bytes from `offset`, and the size of the whole file."""
+        """Up to `size` bytes from `offset`, which lies in the file or is 0, and the size of the whole file."""
 
     def open_ranges(self, key: str, layout: ShardLayout) -> Ranges: ...
 

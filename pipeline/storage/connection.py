@@ -1,4 +1,4 @@
-"""A bucket or web server, this process's obstore client for it, and one-line reasons for obstore's errors.
+"""The connection to a bucket or web server: this process's obstore client for it.
 
 obstore takes credentials from the environment, retries 5xx, refused and dropped connections and stalls, and resumes a
 body that breaks off by range. It is imported when the first URL is used.
@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from pipeline.errors import StoreError
+from pipeline.errors import PipelineError, StoreError
 from pipeline.storage.disk_cache import DiskCache
+from pipeline.storage.obstore_errors import broke_off, translated
+
+T = TypeVar("T")
+
+BODY_RETRIES = 3  # obstore resumes inside a body only where the server names an ETag
 
 # Seconds of one request and of one connection; retries of one request, and seconds over all of them.
 DEFAULTS = {"timeout": 30.0, "connect_timeout": 10.0, "max_retries": 10, "retry_timeout": 180.0}
@@ -53,6 +59,18 @@ class Connection:
         """The disk cache of what is read here, if there is one."""
         return DiskCache(self.local, self.local_bytes, self.begun) if self.local else None
 
+    def request(self, key: str, call: Callable[[Any], T], retry_body: bool = True) -> T:
+        """`call(client)`, with obstore's exceptions turned into ours. `retry_body`: whether it may be called again."""
+        for left in reversed(range(BODY_RETRIES + 1)):
+            try:
+                return call(self.client())
+            except PipelineError:
+                raise
+            except BaseException as error:
+                if not (left and retry_body and broke_off(error)):
+                    raise translated(error, f"{self.url}/{key}", self.url) from None
+        raise AssertionError("unreachable")
+
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
@@ -90,43 +108,3 @@ def _http_by_environment() -> bool:
     """obstore reads AWS_ALLOW_HTTP itself only where no other client option is given."""
     names = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
     return any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in names)
-
-
-def reason(error: Exception, url: str) -> str:
-    """The reason and the advice for an obstore error. Never its own text: a server's answer may quote keys."""
-    text = f"{type(error).__name__}: {error}"
-    for words, advice in REASONS:
-        if any(word in text for word in words):
-            return advice
-    status = text.partition("status code: ")[2][:3]
-    if status.isdigit():
-        return f"the server answers with HTTP status {status}, also after retries; try again later"
-    return f"{url} cannot be used ({type(error).__name__}); check URL, endpoint and credentials"
-
-
-# Tried in this order: words of obstore's text, and the reason that is given.
-REASONS = (
-    (
-        ("169.254.169.254", "metadata.google", "MissingAccount"),
-        "no credentials or account in the environment; set them as obstore documents",
-    ),
-    (
-        ("PermissionDenied", "Unauthenticated", "403 Forbidden"),
-        "forbidden; check the credentials in the environment (without the right to list, a store also answers so for a "
-        "missing object: allow listing)",
-    ),
-    (
-        ("Range request not supported",),
-        "this server does not serve byte ranges; use one that does, or copy the cache here",
-    ),
-    (
-        ("NotImplemented", "NotSupported", "status code: 501"),
-        "this store lacks a needed operation (conditional put); use another store",
-    ),
-    (("dns error",), "no such host; check the URL and the endpoint"),
-    (("BadScheme",), "plain http is refused; set AWS_ALLOW_HTTP=true, or cache.store endpoint='http://...'"),
-    (("kind: Timeout", "TimedOut"), "timed out, also after retries; is the server up?"),
-    (("ConnectionRefused",), "connection refused, also after retries; is the server up?"),
-    (("kind: Connect",), "no connection, also after retries; is the server up?"),
-    (("kind: Request", "body error"), "the connection broke off, also after retries; is the server up?"),
-)

@@ -84,12 +84,12 @@ class LocalStorage:
         path = self.place(key)
         temporary = path.with_name(path.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(path, ignore_errors=True)
         with naming(path):
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.rglob("*"):
                 sync(file)
+            shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
             sync(path.parent)
 
@@ -101,7 +101,7 @@ class LocalStorage:
             entries = list(os.scandir(self.place(key)))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
+        return sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
 
     @contextmanager
     def lock(self, key: str, wait: bool) -> Iterator[Flock]:

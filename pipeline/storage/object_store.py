@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-from pipeline.errors import CorruptCache, StoreError
+from pipeline.errors import CorruptCache
 from pipeline.storage.base import AGAIN, RemotePath, ShardLayout
-from pipeline.storage.connection import Connection, reason
+from pipeline.storage.connection import Connection
 from pipeline.storage.lease import Claim, hold_lease
 from pipeline.storage.local import naming
 from pipeline.storage.ranges import RemoteRanges
 
-BODY_RETRIES = 3  # obstore resumes inside a body only where the server names an ETag
 PART = 16 << 20  # of a multipart upload: 10,000 of them make 160 GB
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,14 +65,14 @@ class ObjectStorage:
         return advice if advice == AGAIN else f"delete this object and {AGAIN}"
 
     def size(self, key: str) -> int:
-        return self._ask(key, lambda client: int(client.head(key)["size"]))
+        return self.connection.request(key, lambda client: int(client.head(key)["size"]))
 
     def read(self, key: str, limit: int, sha256: str | None = None) -> bytes:
         disk = self.connection.disk if sha256 else None
         stored = disk.read_small(sha256) if disk and sha256 else None
         if stored is not None:
             return stored
-        data = self._ask(key, lambda client: self._body(key, client.get(key), limit))
+        data = self.connection.request(key, lambda client: self._body(key, client.get(key), limit))
         if disk and sha256 and hashlib.sha256(data).hexdigest() == sha256:
             disk.keep_small(sha256, data)
         return data
@@ -85,7 +82,7 @@ class ObjectStorage:
             found = client.get(key, options={"range": (offset, offset + size)})
             return self._body(key, found, size), int(found.meta["size"])
 
-        return self._ask(key, ask)
+        return self.connection.request(key, ask)
 
     def read_tagged(self, key: str, limit: int) -> tuple[bytes, str | None]:
         """A whole object and its e_tag."""
@@ -94,7 +91,7 @@ class ObjectStorage:
             found = client.get(key)
             return self._body(key, found, limit), found.meta["e_tag"]
 
-        return self._ask(key, ask)
+        return self.connection.request(key, ask)
 
     def open_ranges(self, key: str, layout: ShardLayout) -> RemoteRanges:
         return RemoteRanges(self, key, layout, self.connection.disk)
@@ -111,7 +108,7 @@ class ObjectStorage:
 
     @contextmanager
     def write_folder(self, key: str) -> Iterator[Path]:
-        """File by file: a reader must not look before another file says that all are there."""
+        """File by file, so readers wait for another file that lists these. Objects of other names are kept."""
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             yield folder
@@ -141,12 +138,14 @@ class ObjectStorage:
         mode 'create': raises FileExistsError where the object exists; {'e_tag': ...}: where it has another e_tag.
         """
         more = {"use_multipart": False} if isinstance(content, bytes) else {"chunk_size": PART, "max_concurrency": 4}
-        return self._ask(key, lambda client: client.put(key, content, mode=mode, **more)["e_tag"], retry_body=False)
+        return self.connection.request(
+            key, lambda client: client.put(key, content, mode=mode, **more)["e_tag"], retry_body=False
+        )
 
     def remove(self, key: str) -> None:
         """Delete an object if it exists; checks no claim."""
         try:
-            self._ask(key, lambda client: client.delete(key))
+            self.connection.request(key, lambda client: client.delete(key))
         except FileNotFoundError:
             return
 
@@ -168,27 +167,3 @@ class ObjectStorage:
         raise CorruptCache(
             f"{self.describe(key)}: the server sends more than the expected {limit} bytes; is it the right URL?"
         )
-
-    def _ask(self, key: str, request: Callable[[Any], T], retry_body: bool = True) -> T:
-        """Make a request and turn obstore's exceptions into ours."""
-        from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
-
-        where, url = self.describe(key), self.connection.url
-        for left in reversed(range(BODY_RETRIES + 1)):
-            try:
-                return request(self.connection.client())
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
-                    raise StoreError(f"{where}: no such bucket {url}; create it first") from None
-                raise FileNotFoundError(2, "no such object", where) from None
-            except (AlreadyExistsError, PreconditionError):
-                raise FileExistsError(17, "another process was first", where) from None
-            except (BaseError, ValueError, OverflowError) as error:  # the last two: values that obstore rejects
-                if left and retry_body and isinstance(error, GenericError) and "body error" in str(error):
-                    continue
-                raise StoreError(f"{where}: {reason(error, url)}") from None
-            except BaseException as error:
-                if type(error).__name__ != "PanicException":
-                    raise
-                raise StoreError(f"{where}: obstore gave up; is an address in the environment malformed?") from None
-        raise AssertionError("unreachable")

@@ -198,9 +198,7 @@ def test_another_version_is_refused(cache: Path) -> None:
     plan = read_json(cache / "plan.json")
     for change in ({"version": VERSION + 1}, {"format": "something"}):
         write_json(cache / "plan.json", {**plan, **change})
-        with pytest.raises(
-            StaleCache, match=r"expected format \('frs-teacher-cache', 1\), found .*make the cache anew"
-        ):
+        with pytest.raises(StaleCache, match=r"expected format \('frs-teacher-cache', 1\), found .*make a new cache"):
             Cache(cache)
 
 

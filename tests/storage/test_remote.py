@@ -314,7 +314,7 @@ def test_the_advice_about_a_bad_object_helps(
 def test_a_local_file_that_is_too_large(tmp_path: Path) -> None:
     with open(tmp_path / "plan.json", "wb") as file:
         file.truncate(1 << 40)  # takes no room
-    with pytest.raises(CacheError, match=r"plan\.json: expected \d+ bytes at most"):
+    with pytest.raises(CacheError, match=r"plan\.json: expected at most \d+ bytes"):
         Cache(tmp_path)
 
 

@@ -134,7 +134,10 @@ def test_neighbours_share_a_request(web: Any, made: dict[str, Path]) -> None:
 
 def test_disk_serves_the_second_epoch(web: Any, made: dict[str, Path], tmp_path: Path) -> None:
     url, expected = f"{web.address}/cache", read_all(Cache(made["frs"].parent / "cache"))
-    opened = lambda gb: Cache(place(url, local=str(tmp_path / "disk"), local_gb=gb))  # noqa: E731
+
+    def opened(gb: float) -> Cache:
+        return Cache(place(url, local=str(tmp_path / "disk"), local_gb=gb))
+
     assert same(read_all(opened(1)), expected)
     web.asked.clear()
     assert same(read_all(opened(1)), expected)
