@@ -12,7 +12,7 @@ The annotation of a field is the type of its value. Its metadata says what else 
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from types import UnionType
@@ -64,7 +64,9 @@ def _wrong_type(hint: Any, value: Any) -> str | None:
         types.add(int)
     if not isinstance(value, tuple(types)) or (isinstance(value, bool) and bool not in types):
         return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-    return "a finite number" if isinstance(value, float) and not math.isfinite(value) else None
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:  # NaN as well
+        return "a finite number"
+    return None
 
 
 def _out_of_range(rules: Mapping[str, Any], value: Any) -> str | None:

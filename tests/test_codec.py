@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.arrays import decode_chunk, encode_sample
+from pipeline.cache.canonical import read_json
 from pipeline.codecs.base import Codec, Measure
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.fit import learn_order, learn_statistics
@@ -28,7 +31,7 @@ from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import pack, stack, unpack
 from pipeline.codecs.registry import calibrate_codec, read_options
-from pipeline.errors import CodecError, ConfigError
+from pipeline.errors import CodecError, ConfigError, CorruptCache
 from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput, canvas
 
@@ -152,12 +155,16 @@ def test_quality_names() -> None:
     assert steps == sorted(steps) and steps[0] < steps[2] / 3
 
 
+def powers(power: float, tried: list[float]) -> list[float]:
+    return [step**power for step in tried]
+
+
 def test_a_quality_out_of_reach_is_refused() -> None:
-    with pytest.raises(CodecError, match=r"does not fall below 0\.02"):
+    with pytest.raises(CodecError, match=r"cannot reach gradient error 0\.01 of the features \(best 0\.02"):
         find_step("feature", lambda tried: [0.02 + step for step in tried], [0.1, 0.2], 0.01)
     assert find_step("feature", lambda tried: [0.0 for _ in tried], [0.1, 0.2], 0.01) == 0.2
     for power in (0.7, 1.0):
-        errors = lambda tried, power=power: [step**power for step in tried]  # noqa: E731
+        errors = partial(powers, power)
         for start, target in (([1e-4, 1], 0.03), ([1e-6, 1e-5], 0.1)):
             found = find_step("feature", errors, start, target)
             assert found**power <= target and found == pytest.approx(target ** (1 / power), rel=0.15)
@@ -307,8 +314,16 @@ def test_decoding_does_not_depend_on_threads_or_processes(tmp_path: Path) -> Non
         "tensors = out.features + out.scores + out.frs\n"
         "print(hashlib.sha256(b''.join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest())\n"
     )
-    runs = [subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True,
-                           cwd=Path(__file__).parents[1]) for _ in range(2)]  # fmt: skip
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parents[1],
+        )
+        for _ in range(2)
+    ]
     assert runs[0].stdout == runs[1].stdout and len(runs[0].stdout) > 60
 
 
@@ -328,11 +343,53 @@ def test_saved_tables_decode_the_same(tmp_path: Path) -> None:
     assert again.settings == codec.settings
 
 
+def test_calibration_makes_a_new_codec_that_does_not_change() -> None:
+    options = read_options({"type": "frs", "quality": 0.1})
+
+    codec = calibrate_codec(options, RandomSample(8, 6, [(16, 24), (8, 12)]))
+
+    assert codec.options is options and options == read_options({"type": "frs", "quality": 0.1})
+    with pytest.raises(FrozenInstanceError):
+        codec.tables = {}  # type: ignore[misc]
+    coarser = codec.coarser(2.0)
+    assert coarser is not None and coarser.settings["feature_step"] == 2 * codec.settings["feature_step"]
+    assert calibrated("lossless").coarser(2.0) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("map_top", 256),
+        ("feature_step", -1.0),
+        ("score_step", None),
+        ("channels", 0),
+        ("score_channels", 0),
+        ("profile", "none"),
+        ("zstd", "8"),
+        ("feature_step", 10**400),
+    ],
+)
+def test_settings_of_a_cache_are_checked_when_it_is_opened(tmp_path: Path, field: str, value: Any) -> None:
+    codec = calibrated("frs", quality=0.1)
+    save_codec(codec, tmp_path, {})
+    manifest = read_json(tmp_path / "codec.json")
+
+    with pytest.raises(CorruptCache, match=r"cannot be opened \(settings\."):
+        load_codec(tmp_path, {**manifest, "settings": {**manifest["settings"], field: value}})
+
+
 BAD = [
-    {"type": "zip"}, {}, {"type": "frs", "stepp": 1}, {"type": "frs", "zstd": 40}, {"type": "frs", "zstd": "9"},
-    {"type": "frs", "quality": 0}, {"type": "frs", "quality": "best"}, {"type": "frs", "quality": True},
-    {"type": "frs", "quality": [1]}, {"type": "lossless", "quality": 0.1},
-]  # fmt: skip
+    {"type": "zip"},
+    {},
+    {"type": "frs", "stepp": 1},
+    {"type": "frs", "zstd": 40},
+    {"type": "frs", "zstd": "9"},
+    {"type": "frs", "quality": 0},
+    {"type": "frs", "quality": "best"},
+    {"type": "frs", "quality": True},
+    {"type": "frs", "quality": [1]},
+    {"type": "lossless", "quality": 0.1},
+]
 
 
 @pytest.mark.parametrize("bad", BAD)
