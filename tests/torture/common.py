@@ -15,7 +15,7 @@ from typing import Any
 
 import pipeline.stage1.run  # noqa: F401  (so that no child has to)
 from pipeline.cache.cache import Cache
-from pipeline.codecs.group import load_codec
+from pipeline.codecs.group import open_codec
 from tests.conftest import detector, make_config, make_dataset, save_teacher
 
 
@@ -59,7 +59,7 @@ def in_child(work: Any, *given: Any) -> int:
 def read_as_stage2(root: Path) -> int:
     """Everything that stage 2 reads of a cache in all its epochs. Returns the number of samples."""
     cache, count = Cache(root), 0
-    codec = load_codec(cache.root, cache.codec_manifest())
+    codec = open_codec(cache)
     for number in cache.passes():
         for n, refs in enumerate(cache.references(number)):
             reader = cache.shard(number, n)
