@@ -12,10 +12,10 @@ The annotation of a field is the type of its value. Its metadata says what else 
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pipeline.errors import ConfigError
@@ -59,12 +59,13 @@ def _read(where: str, hint: Any, rules: Mapping[str, Any], value: Any) -> Any:
 def _wrong_type(hint: Any, value: Any) -> str | None:
     """Return what was expected where a value is not of the annotated type. An int is a float, a bool is neither."""
     parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    types = {get_origin(part) or part for part in parts}
-    if float in types:
-        types.add(int)
-    if not isinstance(value, tuple(types)) or (isinstance(value, bool) and bool not in types):
-        return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-    return "a finite number" if isinstance(value, float) and not math.isfinite(value) else None
+    types = [get_origin(part) or part for part in parts]
+    allowed = (*types, int) if float in types else tuple(types)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in types):
+        return " | ".join("None" if one is NoneType else one.__name__ for one in types)
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:  # NaN as well
+        return "a finite number"
+    return None
 
 
 def _out_of_range(rules: Mapping[str, Any], value: Any) -> str | None:

@@ -19,7 +19,7 @@ PHASES = {"learning": "learning from", "choosing": "choosing steps on", "reporte
 
 
 class ViewSample:
-    """A seeded sample of the first pass in three parts, which share no view unless there are fewer than eight."""
+    """A seeded sample of the first pass's views, in three parts that share no view if there are eight or more."""
 
     def __init__(self, job: Job) -> None:
         self._job = job

@@ -7,13 +7,14 @@ import argparse
 from pipeline.cli import terminal
 from pipeline.cli.command import Command, add_options, parse_options, positive
 from pipeline.cli.signals import GOES_ON
+from pipeline.codecs.frs.settings import PROFILES
 
 
 def add_reencode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a cache; best a lossless one")
     parser.add_argument("target", help="folder of the new cache")
     parser.add_argument("--quality", metavar="Q", help="high, balanced, small or a fraction (default: balanced)")
-    parser.add_argument("--profile", choices=["frs", "universal"], help="losses to serve (default: frs)")
+    parser.add_argument("--profile", choices=PROFILES, help="losses to serve (default: frs)")
     parser.add_argument("--no-scores", action="store_true", help="leave out the class scores")
     parser.add_argument(
         "--config", metavar="C", help="of the source: calibrate as stage 1 does, with the teacher's weights"

@@ -1,4 +1,4 @@
-"""What a calibrated codec keeps and loses, in words. Imports no torch."""
+"""A calibrated codec in words. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def promise(settings: dict[str, Any]) -> str:
-    """What a calibrated codec keeps and loses, in words."""
+    """Describe what a calibrated codec keeps and loses; `settings` of its codec.json."""
     if "probe_error" not in settings:
         return f"{settings['type']}, exact" + ("" if settings.get("scores", True) else ", no class scores")
     error, s = settings["probe_error"], settings

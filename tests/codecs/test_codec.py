@@ -6,7 +6,9 @@ import hashlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.arrays import decode_chunk, encode_sample
+from pipeline.cache.canonical import read_json
 from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.fit import learn_order, learn_statistics
@@ -22,8 +25,8 @@ from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import pack, stack, unpack
-from pipeline.codecs.registry import read_options
-from pipeline.errors import CodecError, ConfigError
+from pipeline.codecs.registry import calibrate_codec, read_options
+from pipeline.errors import CodecError, ConfigError, CorruptCache
 from pipeline.records import TeacherOutput, canvas
 from tests.helpers.outputs import RandomSample, calibrated_codec, random_output, weighted_error
 from tests.helpers.paths import ROOT
@@ -191,6 +194,41 @@ def test_saved_tables_decode_the_same(tmp_path: Path) -> None:
     one, two = round_trip(codec, exact), round_trip(again, exact)
     assert all(torch.equal(a, b) for a, b in zip(one.features + one.scores, two.features + two.scores))
     assert again.settings == codec.settings
+
+
+def test_calibration_makes_a_new_codec_that_does_not_change() -> None:
+    options = read_options({"type": "frs", "quality": 0.1})
+
+    codec = calibrate_codec(options, RandomSample(8, 6, [(16, 24), (8, 12)]))
+
+    assert codec.options is options and options == read_options({"type": "frs", "quality": 0.1})
+    with pytest.raises(FrozenInstanceError):
+        codec.tables = {}  # type: ignore[misc]
+    coarser = codec.coarser(2.0)
+    assert coarser is not None and coarser.settings["feature_step"] == 2 * codec.settings["feature_step"]
+    assert calibrated_codec("lossless").coarser(2.0) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("map_top", 256),
+        ("feature_step", -1.0),
+        ("score_step", None),
+        ("channels", 0),
+        ("score_channels", 0),
+        ("profile", "none"),
+        ("zstd", "8"),
+        ("feature_step", 10**400),
+    ],
+)
+def test_settings_of_a_cache_are_checked_when_it_is_opened(tmp_path: Path, field: str, value: Any) -> None:
+    codec = calibrated_codec("frs", quality=0.1)
+    save_codec(codec, tmp_path, {})
+    manifest = read_json(tmp_path / "codec.json")
+
+    with pytest.raises(CorruptCache, match=r"cannot be opened \(settings\."):
+        load_codec(tmp_path, {**manifest, "settings": {**manifest["settings"], field: value}})
 
 
 BAD = [

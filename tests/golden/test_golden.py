@@ -61,6 +61,13 @@ def test_golden_cache_decodes_to_the_same_numbers(profile: str) -> None:
             np.testing.assert_array_equal(values, expected[name], err_msg=name)
 
 
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_settings_are_given_back_as_they_were_written(profile: str) -> None:
+    """Every shard repeats them, and the oldest caches have no profile."""
+    manifest = read_json(GOLDEN[profile] / "codec.json")
+    assert load_codec(GOLDEN[profile], manifest).settings == manifest["settings"]
+
+
 @pytest.mark.parametrize("name", ["expected.npz", "codec.json", "pass-0/shard-00000.tar", "codec/feature_mean/c/0/0/0"])
 def test_a_missing_golden_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     copy = Path(shutil.copytree(GOLDEN["frs"], tmp_path / "frs-1"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.cache.cache import Cache
-from pipeline.codecs.group import load_codec
+from pipeline.codecs.group import open_codec
 from pipeline.errors import CacheError, StaleCache
 from pipeline.tools.report.bits import bits
 from pipeline.tools.report.charts import THEME
@@ -92,7 +92,7 @@ def test_the_page_stands_alone(page: Path, made: dict[str, Path]) -> None:
 def test_bits_add_up(made: dict[str, Path]) -> None:
     """Levels, and tenths, share what a tensor's chunks take on disk."""
     cache = Cache(made["frs"].parent / "cache")
-    codec = load_codec(cache.root, cache.codec_manifest())
+    codec = open_codec(cache)
     look = Look(cache, codec, [ref for shard in cache.references(0) for ref in shard])
     views = [stored for _, stored in look.stored]
     found = bits(codec, views)

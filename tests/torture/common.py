@@ -16,7 +16,7 @@ import torch
 
 import pipeline.stage1.run  # noqa: F401  (so that no child has to)
 from pipeline.cache.cache import Cache
-from pipeline.codecs.group import load_codec
+from pipeline.codecs.group import open_codec
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import make_dataset
 from tests.helpers.detectors import detector, save_teacher
@@ -43,7 +43,7 @@ def small_config(folder: Path, codec: str = "frs", images: int = 12) -> Path:
 def read_as_stage2(root: Path) -> int:
     """Everything that stage 2 reads of a cache in all its epochs. Returns the number of samples."""
     cache, count = Cache(root), 0
-    codec = load_codec(cache.root, cache.codec_manifest())
+    codec = open_codec(cache)
     for number in cache.passes():
         for n, refs in enumerate(cache.references(number)):
             reader = cache.shard(number, n)

@@ -180,7 +180,7 @@ class Frs(Codec):
         return found
 
     def block_tokens(self, what: str, sample: Sample, levels: LevelShapes) -> BlockTokens:
-        frs_map = CodedMap.from_bytes(torch.from_numpy(sample["frs"]), levels, self.calibration.map_top)
+        frs_map = CodedMap.from_bytes(torch.from_numpy(sample["frs"].copy()), levels, self.calibration.map_top)
         (weight,) = self.transform.weights(what, BatchMaps([frs_map], levels)).samples
         return locate_tokens(sample[f"{what}s"], self.tables[f"{what}_expected"], frs_map, weight)
 

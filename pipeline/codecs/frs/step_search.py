@@ -1,4 +1,4 @@
-"""From the one number that a user gives, the gradient error allowed to each loss, to the codec's steps."""
+"""Finding the codec's step for the gradient error that `cache.codec.quality` allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TINY = 1e-12
 
 
 def find_step(what: str, errors: Callable[[list[float]], list[float]], start: Sequence[float], target: float) -> float:
-    """The coarsest step whose error meets `target`, by log-log interpolation between the steps tried so far.
+    """Find the coarsest step whose error meets `target`, by log-log interpolation between the steps tried so far.
 
     `errors` measures several candidates at once: a view's forward pass serves them all. Raises CodecError where the
     target is below what any step can reach.
@@ -27,7 +27,7 @@ def find_step(what: str, errors: Callable[[list[float]], list[float]], start: Se
         points = sorted(seen.items())
         if _met(points, target):
             break
-        # Few digits: a calibration that is repeated on another day must come to the very same step.
+        # Few digits: a calibration that is repeated on another day must come to the same step.
         tried = [float(f"{_interpolated(points, target):.4g}")]
     return _coarsest(what, points, target)
 
@@ -59,7 +59,7 @@ def _coarsest(what: str, points: list[tuple[float, float]], target: float) -> fl
     if not good:
         best = min(error for _, error in points)
         raise CodecError(
-            f"cache.codec.quality: {target} asked, the {what}s' gradient error does not fall below {best:.4f}; ask for "
-            "less, or take the lossless codec"
+            f"cannot reach gradient error {target} of the {what}s (best {best:.4f}); increase cache.codec.quality, or "
+            "use cache.codec.type='lossless'"
         )
     return max(good)

@@ -4,7 +4,7 @@ Both sides know what size to expect: of a group (level, plane, frequency) from c
 map. Sorted by it, large values come first and nearly all zeros last, and zstd sees runs of like statistics. Expected
 sizes are whole numbers (steps of 2^(1/4)), from whole numbers: a rounding that differed between devices would scramble
 a sample.
-Measured beside planes of uint16 under Blosc: 27% fewer bytes of scores, 38% of features (benchmarks/ablation.py).
+Measured against planes of uint16 under Blosc: 27% fewer bytes of scores, 38% of features (benchmarks/ablation.py).
 
 Shape legend: L levels, R planes, F = 16 frequencies of a 4x4 block, N_l blocks of level l, N = R F sum(N_l) symbols.
 """
@@ -90,13 +90,13 @@ def to_tokens(groups: Sequence[Tensor], order: Tensor) -> Tensor:
 
 
 def check_tokens(tokens: np.ndarray, symbols: int) -> None:
-    """Raise CorruptCache unless `to_tokens` could have made these (T,) of so many symbols; zeros may follow."""
+    """Raise CorruptCache unless `to_tokens` could have made these (T,) of this many symbols; zeros may follow."""
     if tokens.ndim != 1 or tokens.dtype != np.int32:
         raise CorruptCache(f"tokens of shape {tokens.shape}, {tokens.dtype}")
     last = int(np.flatnonzero(tokens)[-1]) + 1 if tokens.any() else 0
     used = tokens[:last]
     if last and (int(used.min()) < FILLER or bool((used[used < 1 << 8] != FILLER).any())):
-        raise CorruptCache("a token that stands for nothing")
+        raise CorruptCache("invalid token")
     reach = int((used & FILLER).sum(dtype=np.int64)) + last
     if reach > symbols:
         raise CorruptCache(f"its tokens reach symbol {reach}, the sample has {symbols}")
