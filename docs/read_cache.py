@@ -1,4 +1,4 @@
-"""Reads a teacher cache with zarr and numpy alone: `python docs/read_cache.py CACHE`. docs/format.md says why."""
+"""Read a teacher cache with zarr and numpy only: `python docs/read_cache.py CACHE`. docs/format.md explains it."""
 
 import hashlib
 import sys
@@ -13,14 +13,14 @@ DCT = np.cos(np.pi / 4 * np.outer(np.arange(4), np.arange(4) + 0.5)) * np.sqrt([
 BOUNDS = np.array([round(2 ** (k / 2)) for k in range(110)])
 
 
-def open_shard(tar):  # its zarr group, once the bytes are those that were written
+def open_shard(tar):  # the zarr group of a shard, after a check of its sha256
     assert hashlib.sha256(tar.read_bytes()).hexdigest() in tar.with_suffix(".json").read_text(), f"{tar}: bytes differ"
     with tarfile.open(tar, "r:") as file:
         members = {m.name: zarr.buffer.cpu.Buffer.from_bytes(file.extractfile(m).read()) for m in file if m.isreg()}
     return zarr.open_group(members, mode="r")
 
 
-def grids(packed, sides):  # (..., P) -> (..., H, W) of every level; behind the last one is padding
+def grids(packed, sides):  # (..., P) -> (..., H, W) of every level; padding follows the last one
     return [x.reshape(*x.shape[:-1], *s) for x, s in zip(np.split(packed, np.cumsum(sides.prod(axis=1)), -1), sides)]
 
 
@@ -75,6 +75,6 @@ def read(cache):  # image id, view, features, scores, frs of every view of every
 
 
 if __name__ == "__main__":
-    signal(SIGPIPE, SIG_DFL)  # `| head` has seen enough
+    signal(SIGPIPE, SIG_DFL)  # exit quietly when `| head` closes the pipe
     for image_id, view, *parts in read(Path(sys.argv[1])):
         print(image_id, view, *(part[0].shape for part in parts if part))
