@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.mmdet_compat.registry import Config
 from tests.helpers.datasets import CLASSES
 
 
@@ -13,6 +12,8 @@ def make_config(
     data: Path, teacher: dict[str, Any], model: dict[str, Any], work: Path, codec: str = "frs", **changes: Any
 ) -> Path:
     """Write a complete config for both stages; `changes` are merged last (dotted keys)."""
+    from pipeline.mmdet_compat.registry import Config
+
     dataset = {
         "type": "CocoDataset", "data_root": str(data), "ann_file": "annotations.json",
         "data_prefix": {"img": "images/"}, "metainfo": {"classes": CLASSES},

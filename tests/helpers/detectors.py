@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipeline.mmdet_compat.registry import MODELS, Config
 from tests.helpers.datasets import CLASSES
 
 FAMILIES = ("retinanet", "gfl", "fcos", "faster-rcnn")
@@ -25,6 +22,8 @@ def detector(family: str, depth: int = 18, width: int = 16) -> dict[str, Any]:
         "fcos": "fcos_r50-caffe_fpn_gn-head_1x_coco",
     }
     import mmdet
+
+    from pipeline.mmdet_compat.registry import Config
 
     path = Path(mmdet.__file__).parent / ".mim" / "configs" / folder / f"{names[family]}.py"
     model = Config.fromfile(path).model
@@ -48,6 +47,10 @@ def detector(family: str, depth: int = 18, width: int = 16) -> dict[str, Any]:
 
 def save_teacher(folder: Path, model: dict[str, Any], seed: int = 1) -> dict[str, str]:
     """Write config and checkpoint of a teacher with random weights. Returns the entries of `teacher=`."""
+    import torch
+
+    from pipeline.mmdet_compat.registry import MODELS, Config
+
     folder.mkdir(parents=True, exist_ok=True)
     config = Config({"model": model})
     config.dump(folder / "teacher.py")

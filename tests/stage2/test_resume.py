@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from mmengine.runner import Runner
 
 from pipeline.errors import StudentError
 from pipeline.stage2.checkpoint import WholeCheckpointHook
+from tests.helpers.forks import exit_code, in_child
 from tests.helpers.launch import finished, kill_a_rank, launch
 from tests.helpers.stages import stage2
 
@@ -91,14 +93,13 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_and_resumed_is_as_never_killed(config: Path, undisturbed: Path, tmp_path: Path) -> None:
-    process = train(config, tmp_path)
+    child = in_child(partial(stage2, config, work_dir=str(tmp_path)))
     while not (tmp_path / "iter_4.pth").exists():
-        assert process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    os.kill(child, signal.SIGKILL)
+    assert exit_code(child) == -signal.SIGKILL, "killed inside the run"
     made = max(seen(tmp_path))
-    assert 3 <= made < 11, "killed inside the run"
+    assert 3 <= made < 11
     (tmp_path / "seen-0.jsonl").rename(tmp_path / "before")
     stage2(config, resume="auto", work_dir=str(tmp_path))
     assert min(seen(tmp_path)) >= 3, "what was done is not done again"
