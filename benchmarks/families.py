@@ -8,7 +8,6 @@ the probe alone, as stage 1 does; the errors are those of each family's own dist
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report, scenes
+from benchmarks import common, scenes
 from benchmarks.measure import measure, ours
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
@@ -70,18 +69,17 @@ def rows_of(name: str, qualities: list[float], count: int) -> list[dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=STUDENTS)
     parser.add_argument("--qualities", nargs="+", type=float, default=list(QUALITIES))
     parser.add_argument("--views", type=int, default=16)
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     rows: list[dict[str, Any]] = []
     for name in args.students:
         rows += rows_of(name, args.qualities, args.views)
-        report.write(args.json, rows)
-    print(report.table(rows, COLUMNS))
+        common.write(args.json, rows)
+    print(common.table(rows, COLUMNS))
 
 
 if __name__ == "__main__":

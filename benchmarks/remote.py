@@ -9,7 +9,6 @@ counted without reading.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import common
 from pipeline.cache.arrays import ArraySpec, encode_sample
 from pipeline.cache.cache import FORMAT, VERSION, Cache
 from pipeline.cache.canonical import digest, write_json
@@ -113,8 +113,7 @@ def measured(cache: Cache, batches: list[Batch], ahead: bool, answers: Any) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     args = parser.parse_args()
     about = {"machine": f"{os.cpu_count()} CPU cores, shared", "date": time.strftime("%Y-%m-%d"), "delay": DELAY}
     found: dict[str, Any] = {

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 
 VARIANTS = ("alone", "live", "cached")
 PRECISIONS = ("fp32", "tf32", "amp")
@@ -58,15 +58,13 @@ class Trainer:
     def __init__(self, variant: str, args: argparse.Namespace) -> None:
         import torch
 
-        from pipeline.cli.command import parse_options
-        from pipeline.config import load_config
         from pipeline.mmdet_compat.registry import MODELS, build
         from pipeline.stage2.distiller import Distiller
         from pipeline.stage2.teacher_data import prepare_lesson
         from pipeline.teacher.model import own_device
 
         source = {"teacher.source": "live" if variant == "live" else "cache"}
-        self.config, sections = load_config(args.config, {**parse_options(args.options), **source})
+        self.config, sections = common.load(args, source)
         self._workers, self._cuda = args.workers, args.device == "cuda"
         torch.manual_seed(0)
         student = build(MODELS, self.config.model, "model")
@@ -157,14 +155,14 @@ def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
 
     from pipeline.mmdet_compat.registry import cv2
 
-    report.quiet()
+    common.quiet()
     cv2.setNumThreads(0)
     init_default_scope("mmdet")
     if args.device == "cpu":
         torch.cuda.is_available = lambda: False
     try:
         trainer = Trainer(variant, args)
-        pipe.send(report.setting(trainer.config))
+        pipe.send(common.setting(trainer.config))
         while (asked := pipe.recv()) is not None:
             trainer.prepare(asked[0])
             pipe.send(trainer.run(asked[1]))
@@ -213,10 +211,8 @@ def summary(setting: Setting, turns: dict[str, list[Turn]], steps: int) -> tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--config", default="configs/demo/retinanet_r101_r50.py")
-    parser.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE", help="config values, cache.dir say")
+    parser = common.parser(__doc__)
+    common.add_config(parser)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=12)
@@ -241,8 +237,8 @@ def main() -> None:
         for setting in map(Setting._make, product(args.batches, sizes, args.precisions)):
             found, compared = summary(setting, measure(pipes, setting, args), args.steps)
             rows, ratios = [*rows, *found], [*ratios, compared]
-            print(report.table(found, COLUMNS), report.table([compared], list(compared)), sep="\n", flush=True)
-            report.write(args.json, rows, ratios=ratios, config=args.config, device=args.device,
+            print(common.table(found, COLUMNS), common.table([compared], list(compared)), sep="\n", flush=True)
+            common.write(args.json, rows, ratios=ratios, config=args.config, device=args.device,
                          scales=given["scales"])  # fmt: skip
     finally:
         for pipe in pipes.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import report, rivals, scenes
+from benchmarks import common, rivals, scenes
 from benchmarks.measure import measure, ours
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student
@@ -70,7 +70,7 @@ def test_views_fit_their_scale(tmp_path: Path) -> None:
             assert view.dtype == torch.uint8 and max(view.shape[1:]) <= max(scale) and min(view.shape[1:]) <= min(scale)
             assert max(view.shape[1:]) == max(scale) or min(view.shape[1:]) == min(scale)
     rows = [{"codec": "a", "kb": 1.25}, {"codec": "longer", "kb": None}]
-    report.write(tmp_path / "rows.json", rows, more=1)
+    common.write(tmp_path / "rows.json", rows, more=1)
     found = json.loads((tmp_path / "rows.json").read_text())
     assert found["rows"] == rows and found["more"] == 1 and found["machine"]["cores"] > 0
-    assert report.table(rows, ["codec", "kb"]).splitlines() == ["codec   kb", "a       1.25", "longer"]
+    assert common.table(rows, ["codec", "kb"]).splitlines() == ["codec   kb", "a       1.25", "longer"]
