@@ -79,10 +79,17 @@ def map_rows(teacher: Teacher, student: Student, views: list[Tensor], size: str)
             errors[name].append(done.errors(replace(exact, frs=[m[None].to(teacher.device) for m in maps])))
     means = {name: Errors.mean(rows).relative for name, rows in errors.items()}
     return [
-        {"part": "map", "size": size, "variant": name, "kb": kb[name], "err_features": error["feature"],
-         "err_scores": error["score"], "views": len(views)}
+        {
+            "part": "map",
+            "size": size,
+            "variant": name,
+            "kb": kb[name],
+            "err_features": error["feature"],
+            "err_scores": error["score"],
+            "views": len(views),
+        }
         for name, error in means.items()
-    ]  # fmt: skip
+    ]
 
 
 def plane_bytes(codec: Frs, output: TeacherOutput, what: str) -> int:

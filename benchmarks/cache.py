@@ -74,8 +74,9 @@ def main() -> None:
         for turn, numbers in enumerate(turns[: args.turns or None]):
             batches = [batch for n in numbers for batch in shards[n].batches]
             sides: dict[str, Callable[[], None]] = {
-                "bare": partial(bare, job, batches), "stage1": partial(make_shards, job, codec, 0, shards, numbers),
-            }  # fmt: skip
+                "bare": partial(bare, job, batches),
+                "stage1": partial(make_shards, job, codec, 0, shards, numbers),
+            }
             order = sorted(sides, reverse=turn % 2 == 1)
             found = {name: measured(sides[name], job.teacher.device) for name in order}
             images = sum(len(batch[1]) for batch in batches)

@@ -25,8 +25,23 @@ from pipeline.mmdet_compat.registry import Config
 VIEWS = {"320": (48, 16, 8), "800x1067": (12, 3, 3)}  # that calibrate, that choose the steps, that report
 CONFIG = "configs/benchmark/retinanet_r101_r50_wide.py"
 STUDENT = Path("work_dirs/benchmark/student/epoch_6.pth")
-COLUMNS = ["codec", "size", "data", "quality", "kb_view", "kb_features", "kb_scores", "kb_map", "kb_megapixel",
-           "err_features", "err_scores", "err_total", "cosine_total", "encode_ms", "decode_ms"]  # fmt: skip
+COLUMNS = [
+    "codec",
+    "size",
+    "data",
+    "quality",
+    "kb_view",
+    "kb_features",
+    "kb_scores",
+    "kb_map",
+    "kb_megapixel",
+    "err_features",
+    "err_scores",
+    "err_total",
+    "cosine_total",
+    "encode_ms",
+    "decode_ms",
+]
 
 
 def main() -> None:

@@ -29,8 +29,14 @@ from pipeline.mmdet_compat.registry import Config
 from pipeline.teacher.model import Teacher
 
 # Of the students in configs/demo/; the last two learn by PKD and CWD from a cache of the universal profile.
-STUDENTS = ("retinanet_r101_r50", "gfl_r101_r50", "fcos_r101_r50", "faster_rcnn_r101_r50",
-            "retinanet_r101_r50_pkd", "retinanet_r101_r50_cwd")  # fmt: skip
+STUDENTS = (
+    "retinanet_r101_r50",
+    "gfl_r101_r50",
+    "fcos_r101_r50",
+    "faster_rcnn_r101_r50",
+    "retinanet_r101_r50_pkd",
+    "retinanet_r101_r50_cwd",
+)
 QUALITIES = (0.01, 0.03, 0.1)
 COLUMNS = ["student", "score_channels", "loss", "missed", "asked", "probe", "found", "found_over_asked", "kb_view"]
 
@@ -60,11 +66,20 @@ def rows_of(name: str, qualities: list[float], count: int) -> list[dict[str, Any
         found = measure({"frs": ours(codec)}, teacher, student, views, {"feature": 1.0, "score": 1.0})["frs"]
         for loss, share in shares.items():
             error = found[f"err_{compared(loss)}s"]
-            rows.append({
-                "student": name, "score_channels": codec.score_channels, "loss": loss, "missed": share,
-                "asked": quality, "probe": codec.settings["probe_error"][loss], "found": error,
-                "found_over_asked": error / quality, "kb_view": found["kb_view"], "views": count,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "student": name,
+                    "score_channels": codec.score_channels,
+                    "loss": loss,
+                    "missed": share,
+                    "asked": quality,
+                    "probe": codec.settings["probe_error"][loss],
+                    "found": error,
+                    "found_over_asked": error / quality,
+                    "kb_view": found["kb_view"],
+                    "views": count,
+                }
+            )
     return rows
 
 

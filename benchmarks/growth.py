@@ -25,16 +25,29 @@ def measured(images: int, data: Path, work: Path) -> dict[str, Any]:
     folder = work / str(images)
     shutil.rmtree(folder, ignore_errors=True)  # a cache that is there already costs nothing to make
     folder.mkdir(parents=True)
-    given = {"data_root": data, "train_dataloader.dataset.indices": images, "cache.dir": folder / "cache",
-             "cache.passes": 1, "train_cfg.max_epochs": 1, "train_cfg.val_interval": 1}  # fmt: skip
+    given = {
+        "data_root": data,
+        "train_dataloader.dataset.indices": images,
+        "cache.dir": folder / "cache",
+        "cache.passes": 1,
+        "train_cfg.max_epochs": 1,
+        "train_cfg.val_interval": 1,
+    }
     options = ["--config", common.DEMO, "--cfg-options", *(f"{key}={value}" for key, value in given.items())]
     first_s, first_cpu, first_gb = common.run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
     learn = ["stage2_distill.py", "--work-dir", str(folder / "run"), *options]
     second_s, second_cpu, second_gb = common.run(learn, folder / "stage2.log")
     cache = json.loads((folder / "cache" / "summary.json").read_text())
-    return {"images": cache["images"], "bytes": cache["bytes"],
-            "stage1_s": first_s, "stage1_cpu_s": first_cpu, "stage1_gb": first_gb,
-            "stage2_s": second_s, "stage2_cpu_s": second_cpu, "stage2_gb": second_gb}  # fmt: skip
+    return {
+        "images": cache["images"],
+        "bytes": cache["bytes"],
+        "stage1_s": first_s,
+        "stage1_cpu_s": first_cpu,
+        "stage1_gb": first_gb,
+        "stage2_s": second_s,
+        "stage2_cpu_s": second_cpu,
+        "stage2_gb": second_gb,
+    }
 
 
 def further(rows: list[dict[str, Any]]) -> None:

@@ -54,16 +54,31 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for n in args.students:
         live, cached = n * hours["live"], stage1 + n * hours["cached"]
-        rows.append({"students": n, "live_h": live, "cached_h": cached, "of_it_stage1_h": stage1,
-                     "alone_h": n * hours["alone"], "live_over_cached": live / cached})  # fmt: skip
+        rows.append(
+            {
+                "students": n,
+                "live_h": live,
+                "cached_h": cached,
+                "of_it_stage1_h": stage1,
+                "alone_h": n * hours["alone"],
+                "live_over_cached": live / cached,
+            }
+        )
     print(common.table(rows, list(rows[0])))
     gained = hours["live"] - hours["cached"]
     ahead = math.ceil(stage1 / gained) if gained > 0 else None
     memory = {name: row["memory_mb"] for name, row in sides.items()}
     print(f"cached is ahead from student {ahead} on; memory of a step in MB: {memory}")
-    common.write(args.json, rows, precision=args.precision, epochs=args.epochs, images=args.images,
-                 ahead_from_student=ahead, memory_mb=memory,
-                 measured_on={"step": step["machine"], "cache": cache["machine"]})  # fmt: skip
+    common.write(
+        args.json,
+        rows,
+        precision=args.precision,
+        epochs=args.epochs,
+        images=args.images,
+        ahead_from_student=ahead,
+        memory_mb=memory,
+        measured_on={"step": step["machine"], "cache": cache["machine"]},
+    )
 
 
 if __name__ == "__main__":

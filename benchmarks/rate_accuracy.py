@@ -51,9 +51,18 @@ def over_seeds(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     for name in dict.fromkeys(row[key] for row in rows):
         found = [row for row in rows if row[key] == name]
         values = [row["mAP"] for row in found]
-        table.append({key: name, "kb_view": found[0]["kb_view"], "mAP": mean(values), "from": min(values),
-                      "to": max(values), "spread": pstdev(values), "AP50": mean(row["AP50"] for row in found),
-                      "seeds": len(found)})  # fmt: skip
+        table.append(
+            {
+                key: name,
+                "kb_view": found[0]["kb_view"],
+                "mAP": mean(values),
+                "from": min(values),
+                "to": max(values),
+                "spread": pstdev(values),
+                "AP50": mean(row["AP50"] for row in found),
+                "seeds": len(found),
+            }
+        )
     return table
 
 

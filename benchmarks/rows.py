@@ -27,11 +27,32 @@ from pipeline.config import load_config
 from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.teacher.zoo import find_teacher
 
-ROWS = ("retinanet_r101_r50_2x", "retinanet_r101_r18_2x", "retinanet_r101_r50_fpn384_2x", "gfl_r101_r50_1x",
-        "gfl_r101_r50_ms2x", "faster_rcnn_r101_r50_1x", "fcos_r101_r50_ms2x")  # fmt: skip
-COLUMNS = ["row", "score_channels", "views", "kb_view", "smaller_than_fp16", "probe_features", "probe_scores",
-           "stage1_s", "stage1_gb", "stage2_s", "stage2_gb", "steps", "loss", "loss_frs_feature",
-           "loss_frs_score"]  # fmt: skip
+ROWS = (
+    "retinanet_r101_r50_2x",
+    "retinanet_r101_r18_2x",
+    "retinanet_r101_r50_fpn384_2x",
+    "gfl_r101_r50_1x",
+    "gfl_r101_r50_ms2x",
+    "faster_rcnn_r101_r50_1x",
+    "fcos_r101_r50_ms2x",
+)
+COLUMNS = [
+    "row",
+    "score_channels",
+    "views",
+    "kb_view",
+    "smaller_than_fp16",
+    "probe_features",
+    "probe_scores",
+    "stage1_s",
+    "stage1_gb",
+    "stage2_s",
+    "stage2_gb",
+    "steps",
+    "loss",
+    "loss_frs_feature",
+    "loss_frs_score",
+]
 
 
 def lay_out(root: Path, images: int) -> None:
@@ -41,8 +62,10 @@ def lay_out(root: Path, images: int) -> None:
     common.run([*command, "--train", str(images), "--val", "2"])
     (root / "annotations").mkdir(exist_ok=True)
     for split in ("train", "val"):
-        for link, target in ((f"annotations/instances_{split}2017.json", f"annotations/instances_{split}.json"),
-                             (f"{split}2017", split)):  # fmt: skip
+        for link, target in (
+            (f"annotations/instances_{split}2017.json", f"annotations/instances_{split}.json"),
+            (f"{split}2017", split),
+        ):
             (root / link).unlink(missing_ok=True)
             (root / link).symlink_to(made / target)
 
@@ -91,11 +114,23 @@ def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
     shared = shared_folder(config, work)
     shared.mkdir(exist_ok=True)
     channels = random_teacher(config, shared / "teacher.pth")
-    given = {"data_root": work / "coco", "teacher.checkpoint": shared / "teacher.pth", "teacher.min_map": 0,
-             "teacher.gate_images": 1, "cache.dir": shared / "cache", "cache.workers": 1, "cache.batch_size": 2,
-             "model.backbone.init_cfg": None, "train_dataloader.batch_size": 2, "train_dataloader.num_workers": 1,
-             "val_dataloader.num_workers": 0, "val_dataloader.persistent_workers": False,
-             "train_cfg.max_epochs": 1, "default_hooks.logger.interval": 1, **shrunk(config, factor)}  # fmt: skip
+    given = {
+        "data_root": work / "coco",
+        "teacher.checkpoint": shared / "teacher.pth",
+        "teacher.min_map": 0,
+        "teacher.gate_images": 1,
+        "cache.dir": shared / "cache",
+        "cache.workers": 1,
+        "cache.batch_size": 2,
+        "model.backbone.init_cfg": None,
+        "train_dataloader.batch_size": 2,
+        "train_dataloader.num_workers": 1,
+        "val_dataloader.num_workers": 0,
+        "val_dataloader.persistent_workers": False,
+        "train_cfg.max_epochs": 1,
+        "default_hooks.logger.interval": 1,
+        **shrunk(config, factor),
+    }
     options = ["--config", str(config), "--cfg-options", *(f"{key}={value}" for key, value in given.items())]
     seconds, _, gb = common.run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
     cache = json.loads((shared / "cache" / "summary.json").read_text())
@@ -105,12 +140,20 @@ def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
     losses = re.findall(r"Epoch\(train\).* (loss: .*)", (folder / "stage2.log").read_text())
     last = dict(re.findall(r"(loss\w*): ([\d.einf+-]+)", losses[-1]))
     return {
-        "row": config.stem, "score_channels": channels, "views": cache["views"],
-        "kb_view": cache["bytes_per_view"] / 1e3, "smaller_than_fp16": cache["ratio_to_fp16"],
-        "probe_features": error["feature"], "probe_scores": error["score"], "stage1_s": seconds, "stage1_gb": gb,
-        "stage2_s": learn_s, "stage2_gb": learn_gb, "steps": len(losses),
+        "row": config.stem,
+        "score_channels": channels,
+        "views": cache["views"],
+        "kb_view": cache["bytes_per_view"] / 1e3,
+        "smaller_than_fp16": cache["ratio_to_fp16"],
+        "probe_features": error["feature"],
+        "probe_scores": error["score"],
+        "stage1_s": seconds,
+        "stage1_gb": gb,
+        "stage2_s": learn_s,
+        "stage2_gb": learn_gb,
+        "steps": len(losses),
         **{name: float(last[name]) for name in ("loss", "loss_frs_feature", "loss_frs_score")},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

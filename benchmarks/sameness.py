@@ -122,9 +122,10 @@ def compare(exact: list[Any], found: list[Any]) -> dict[str, float]:
         change = sum(float((a - b).double().square().sum()) for a, b in zip(gradient, changed))
         errors.append((change / sum(float(a.double().square().sum()) for a in gradient)) ** 0.5)
     return {
-        "loss_features": worst["loss_frs_feature"], "loss_scores": worst["loss_frs_score"],
+        "loss_features": worst["loss_frs_feature"],
+        "loss_scores": worst["loss_frs_score"],
         "gradient": sum(errors) / len(errors),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

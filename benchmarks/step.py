@@ -74,8 +74,9 @@ class Trainer:
             self._lesson = lesson = prepare_lesson(self.config, sections)
             shards = next(iter(lesson.stream.passes.values()))
             lesson.stream.passes = {0: shards * -(-EPOCH // sum(map(len, shards)))}
-            student = Distiller(student, lesson.teacher, sections.distill, lesson.levels, lesson.channels,
-                                lesson.score_channels)  # fmt: skip
+            student = Distiller(
+                student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
+            )
             student.iteration = sections.distill.warmup_iters
         self._model = student.to(own_device()).train()
         if not self._cuda:
@@ -114,8 +115,13 @@ class Trainer:
         if self._lesson is not None:
             return stream_loader(Stream(self._lesson.stream, batch_size, seed=0), self._workers)
         endless = {"type": "InfiniteSampler", "shuffle": True}
-        loading = {**self.config.train_dataloader, "batch_size": batch_size, "num_workers": self._workers,
-                   "persistent_workers": False, "sampler": endless}  # fmt: skip
+        loading = {
+            **self.config.train_dataloader,
+            "batch_size": batch_size,
+            "num_workers": self._workers,
+            "persistent_workers": False,
+            "sampler": endless,
+        }
         return Runner.build_dataloader(loading, seed=0)
 
     def run(self, steps: int) -> Turn:
@@ -197,17 +203,28 @@ def measure(pipes: dict[str, Any], setting: Setting, args: argparse.Namespace) -
 def summary(setting: Setting, turns: dict[str, list[Turn]], steps: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row for every variant, and their ratios (medians over pairs of turns)."""
     rows: list[dict[str, Any]] = [
-        {"variant": name, **setting._asdict(), "seconds_a_step": mean(t.seconds for t in found) / steps,
-         "wait_share": sum(t.waited for t in found) / sum(t.seconds for t in found),
-         "memory_mb": max(t.memory_mb for t in found), "steps": steps * len(found)}
+        {
+            "variant": name,
+            **setting._asdict(),
+            "seconds_a_step": mean(t.seconds for t in found) / steps,
+            "wait_share": sum(t.waited for t in found) / sum(t.seconds for t in found),
+            "memory_mb": max(t.memory_mb for t in found),
+            "steps": steps * len(found),
+        }
         for name, found in turns.items()
-    ]  # fmt: skip
-    over = lambda a, b: median(x.seconds / y.seconds for x, y in zip(turns[a], turns[b]))  # noqa: E731
+    ]
+
+    def over(one: str, other: str) -> float:
+        return median(x.seconds / y.seconds for x, y in zip(turns[one], turns[other]))
+
     memory = {row["variant"]: row["memory_mb"] for row in rows}
     return rows, {
-        **setting._asdict(), "cached_over_alone": over("cached", "alone"), "live_over_cached": over("live", "cached"),
-        "memory_cached_over_alone": memory["cached"] / memory["alone"], "loader_wait_share": rows[-1]["wait_share"],
-    }  # fmt: skip
+        **setting._asdict(),
+        "cached_over_alone": over("cached", "alone"),
+        "live_over_cached": over("live", "cached"),
+        "memory_cached_over_alone": memory["cached"] / memory["alone"],
+        "loader_wait_share": rows[-1]["wait_share"],
+    }
 
 
 def main() -> None:
@@ -238,8 +255,7 @@ def main() -> None:
             found, compared = summary(setting, measure(pipes, setting, args), args.steps)
             rows, ratios = [*rows, *found], [*ratios, compared]
             print(common.table(found, COLUMNS), common.table([compared], list(compared)), sep="\n", flush=True)
-            common.write(args.json, rows, ratios=ratios, config=args.config, device=args.device,
-                         scales=given["scales"])  # fmt: skip
+            common.write(args.json, rows, ratios=ratios, config=args.config, device=args.device, scales=given["scales"])
     finally:
         for pipe in pipes.values():
             with suppress(OSError):  # it has failed

@@ -19,9 +19,12 @@ from benchmarks.rate_accuracy import ALONE, cached, over_seeds, student
 CONFIG = "configs/demo/retinanet_r101_r50_ms.py"
 QUALITY = "0.03"
 OPTIONS = {
-    "1": ["cache.passes=1"], "2": ["cache.passes=2"], "4": [], "live": ["teacher.source=live"],
+    "1": ["cache.passes=1"],
+    "2": ["cache.passes=2"],
+    "4": [],
+    "live": ["teacher.source=live"],
     "4, alone": ALONE,
-}  # fmt: skip
+}
 
 
 def main() -> None:

@@ -200,10 +200,17 @@ def test_saved_tables_decode_the_same(tmp_path: Path) -> None:
 
 
 BAD = [
-    {"type": "zip"}, {}, {"type": "frs", "stepp": 1}, {"type": "frs", "zstd": 40}, {"type": "frs", "zstd": "9"},
-    {"type": "frs", "quality": 0}, {"type": "frs", "quality": "best"}, {"type": "frs", "quality": True},
-    {"type": "frs", "quality": [1]}, {"type": "lossless", "quality": 0.1},
-]  # fmt: skip
+    {"type": "zip"},
+    {},
+    {"type": "frs", "stepp": 1},
+    {"type": "frs", "zstd": 40},
+    {"type": "frs", "zstd": "9"},
+    {"type": "frs", "quality": 0},
+    {"type": "frs", "quality": "best"},
+    {"type": "frs", "quality": True},
+    {"type": "frs", "quality": [1]},
+    {"type": "lossless", "quality": 0.1},
+]
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -22,8 +22,11 @@ META = torch.device("meta")
 FIRST = [(16, 24), (8, 12)], [(24, 16), (12, 8)]  # FPN grids of each sample of a batch
 SECOND = [(9, 24), (5, 12)], [(16, 7), (8, 4)], [(16, 24), (8, 12)]
 CODECS = {
-    "frs": {}, "universal": {"profile": "universal"}, "no scores": {"scores": False}, "lossless": {},
-}  # fmt: skip
+    "frs": {},
+    "universal": {"profile": "universal"},
+    "no scores": {"scores": False},
+    "lossless": {},
+}
 
 
 class OneDevice(TorchDispatchMode):
@@ -88,10 +91,16 @@ def test_losses_stay_on_the_device(codec: Codec) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda t: t.tolist(), lambda t: t.sum().item(), lambda t: t.nonzero(), lambda t: t[t > 0],
-        lambda t: t.cpu(), lambda t: torch.ones(2), lambda t: bool(t.any()), lambda t: torch.tensor([1.0]).to(META),
+        lambda t: t.tolist(),
+        lambda t: t.sum().item(),
+        lambda t: t.nonzero(),
+        lambda t: t[t > 0],
+        lambda t: t.cpu(),
+        lambda t: torch.ones(2),
+        lambda t: bool(t.any()),
+        lambda t: torch.tensor([1.0]).to(META),
     ],
-)  # fmt: skip
+)
 def test_what_would_wait_is_noticed(wrong: Any) -> None:
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)), OneDevice():
         wrong(torch.zeros(3, 4, device=META))

@@ -20,7 +20,10 @@ def test_a_quality_out_of_reach_is_refused() -> None:
         find_step("feature", lambda tried: [0.02 + step for step in tried], [0.1, 0.2], 0.01)
     assert find_step("feature", lambda tried: [0.0 for _ in tried], [0.1, 0.2], 0.01) == 0.2
     for power in (0.7, 1.0):
-        errors = lambda tried, power=power: [step**power for step in tried]  # noqa: E731
+
+        def errors(tried: list[float], power: float = power) -> list[float]:
+            return [step**power for step in tried]
+
         for start, target in (([1e-4, 1], 0.03), ([1e-6, 1e-5], 0.1)):
             found = find_step("feature", errors, start, target)
             assert found**power <= target and found == pytest.approx(target ** (1 / power), rel=0.15)

@@ -8,8 +8,13 @@ from typing import Any
 from tests.helpers.datasets import CLASSES
 
 FAMILIES = ("retinanet", "gfl", "fcos", "faster-rcnn")
-PREPROCESS = {"type": "DetDataPreprocessor", "mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4],
-              "bgr_to_rgb": True, "pad_size_divisor": 32}  # fmt: skip
+PREPROCESS = {
+    "type": "DetDataPreprocessor",
+    "mean": [123.7, 116.3, 103.5],
+    "std": [58.4, 57.1, 57.4],
+    "bgr_to_rgb": True,
+    "pad_size_divisor": 32,
+}
 
 
 def detector(family: str, depth: int = 18, width: int = 16) -> dict[str, Any]:
@@ -30,8 +35,15 @@ def detector(family: str, depth: int = 18, width: int = 16) -> dict[str, Any]:
     base = 8
     expansion = 1 if depth < 50 else 4
     channels = [base * expansion * 2**n for n in range(4)]
-    model.backbone.update(depth=depth, base_channels=base, frozen_stages=-1, init_cfg=None, style="pytorch",
-                          norm_cfg={"type": "BN"}, norm_eval=False)  # fmt: skip
+    model.backbone.update(
+        depth=depth,
+        base_channels=base,
+        frozen_stages=-1,
+        init_cfg=None,
+        style="pytorch",
+        norm_cfg={"type": "BN"},
+        norm_eval=False,
+    )
     model.neck.update(in_channels=channels, out_channels=width)
     model.data_preprocessor = dict(PREPROCESS)
     if family == "faster-rcnn":

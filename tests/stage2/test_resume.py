@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -133,7 +134,11 @@ def test_one_whole_checkpoint_is_always_there(config: Path, tmp_path: Path, monk
     """mmengine removes the old one before it writes the new one."""
     there, save = [], Runner.save_checkpoint
     options = {"default_hooks.checkpoint.max_keep_ckpts": 1, "work_dir": str(tmp_path), "train_cfg.max_epochs": 1}
-    remember = lambda self, *args, **more: (there.append(len(list(tmp_path.glob("*.pth")))), save(self, *args, **more))  # noqa: E731
+
+    def remember(self: Runner, *args: Any, **more: Any) -> None:
+        there.append(len(list(tmp_path.glob("*.pth"))))
+        save(self, *args, **more)
+
     monkeypatch.setattr(Runner, "save_checkpoint", remember)
     stage2(config, **options)
     assert there == [0, 1, 1, 1, 1, 1] and [p.name for p in tmp_path.glob("*.pth")] == ["iter_6.pth"]
@@ -142,7 +147,10 @@ def test_one_whole_checkpoint_is_always_there(config: Path, tmp_path: Path, monk
 def test_the_spare_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resumed from it by another spelling of its path; and where the file system has no hard links."""
     saved: list[list[str]] = []
-    save = lambda self, runner, step, meta: saved.append(sorted(p.name for p in tmp_path.iterdir()))  # noqa: E731
+
+    def save(*_: Any) -> None:
+        saved.append(sorted(p.name for p in tmp_path.iterdir()))
+
     monkeypatch.setattr(CheckpointHook, "_save_checkpoint_with_step", save)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "previous.pth").write_bytes(b"whole")

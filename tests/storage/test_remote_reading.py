@@ -96,8 +96,14 @@ if __name__ == "__main__":
 def test_workers_have_clients_of_their_own(web: Any, tmp_path: Path) -> None:
     """Spawned or forked early, they read. Forked late, obstore would wait for ever: that is one line instead."""
     (tmp_path / "forks.py").write_text(FORKS)
-    done = subprocess.run([sys.executable, tmp_path / "forks.py", f"{web.address}/cache"], check=True, text=True,
-                          capture_output=True, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, tmp_path / "forks.py", f"{web.address}/cache"],
+        check=True,
+        text=True,
+        capture_output=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     lines = done.stdout.splitlines()
     assert lines[:4] == ["Cache 5", "fork 0", "Cache 5", "spawn 0"], done
     assert lines[4].startswith("StoreError") and "'forkserver'" in lines[4]
@@ -134,7 +140,10 @@ def test_neighbours_share_a_request(web: Any, made: dict[str, Path]) -> None:
 
 def test_disk_serves_the_second_epoch(web: Any, made: dict[str, Path], tmp_path: Path) -> None:
     url, expected = f"{web.address}/cache", read_all(Cache(made["frs"].parent / "cache"))
-    opened = lambda gb: Cache(place(url, local=str(tmp_path / "disk"), local_gb=gb))  # noqa: E731
+
+    def opened(gb: float) -> Cache:
+        return Cache(place(url, local=str(tmp_path / "disk"), local_gb=gb))
+
     assert same(read_all(opened(1)), expected)
     web.asked.clear()
     assert same(read_all(opened(1)), expected)
