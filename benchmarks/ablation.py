@@ -8,7 +8,6 @@ and all else exact; planes and tokens hold the same symbols, so that only their 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report, scenes
+from benchmarks import common, scenes
 from benchmarks.codec import CONFIG, STUDENT, VIEWS
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
@@ -117,11 +116,10 @@ def token_rows(codec: Frs, teacher: Teacher, views: list[Tensor], size: str) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--sizes", nargs="+", choices=list(VIEWS), default=list(VIEWS))
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     teacher, _ = load_teacher(CONFIG)
     student = Student(Config.fromfile(CONFIG), STUDENT, teacher)
     rows: list[dict[str, Any]] = []
@@ -132,8 +130,8 @@ def main() -> None:
         codec = calibrated(DrawnSample(teacher, partial(scenes.scene, size=size, split="train"), *calibrating), 0.03)
         assert isinstance(codec, Frs)
         rows += token_rows(codec, teacher, views, size)
-        report.write(args.json, rows)
-    print(report.table(rows, ["part", "size", "variant", "kb", "err_features", "err_scores"]))
+        common.write(args.json, rows)
+    print(common.table(rows, ["part", "size", "variant", "kb", "err_features", "err_scores"]))
 
 
 if __name__ == "__main__":

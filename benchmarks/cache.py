@@ -9,12 +9,10 @@ one pass, in changing order. Reading is measured by benchmarks/reading.py.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,11 +23,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 from benchmarks.launches import BusyShare
 from pipeline.cache.canonical import write_json
-from pipeline.cli.command import parse_options
-from pipeline.config import load_config
 from pipeline.progress import Silent
 from pipeline.stage1.job import Job, open_job
 from pipeline.stage1.passes import make_shards, planned
@@ -45,9 +41,7 @@ def bare(job: Job, batches: list[Any]) -> None:
 def measured(part: Callable[[], None], device: torch.device) -> tuple[float, float | None]:
     """Seconds of one call, and the share of them in which the GPU was busy."""
     with BusyShare(device) as busy:
-        begun = time.perf_counter()
-        part()
-        took = time.perf_counter() - begun
+        took = common.seconds(part)
     return took, busy.value
 
 
@@ -58,17 +52,15 @@ def resident_mb() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--config", default="configs/demo/retinanet_r101_r50.py")
-    parser.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE")
+    parser = common.parser(__doc__)
+    common.add_config(parser)
     parser.add_argument("--codec-of", type=Path, metavar="CACHE", help="take its codec rather than calibrate one")
     parser.add_argument("--shards", type=int, default=2, help="shards a turn")
     parser.add_argument("--turns", type=int, default=0, help="0: until the pass ends")
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     with tempfile.TemporaryDirectory() as folder:
-        cfg, sections = load_config(args.config, {**parse_options(args.options), "cache.dir": f"{folder}/cache"})
+        cfg, sections = common.load(args, {"cache.dir": f"{folder}/cache"})
         job = open_job(cfg, sections, print, Silent())
         write_json(job.root / "plan.json", job.plan)  # in the place of the gate: any teacher will do here
         write_json(job.root / "gate.json", {"mAP": 1.0, "images": 0})
@@ -82,8 +74,9 @@ def main() -> None:
         for turn, numbers in enumerate(turns[: args.turns or None]):
             batches = [batch for n in numbers for batch in shards[n].batches]
             sides: dict[str, Callable[[], None]] = {
-                "bare": partial(bare, job, batches), "stage1": partial(make_shards, job, codec, 0, shards, numbers),
-            }  # fmt: skip
+                "bare": partial(bare, job, batches),
+                "stage1": partial(make_shards, job, codec, 0, shards, numbers),
+            }
             order = sorted(sides, reverse=turn % 2 == 1)
             found = {name: measured(sides[name], job.teacher.device) for name in order}
             images = sum(len(batch[1]) for batch in batches)
@@ -91,12 +84,12 @@ def main() -> None:
             for name, (took, busy) in found.items():
                 row |= {f"{name}_per_second": images / took, f"{name}_gpu_busy": busy}
             rows.append(row)
-            print(report.table(rows[-1:], list(rows[0])), flush=True)
+            print(common.table(rows[-1:], list(rows[0])), flush=True)
     ratio = median(row["stage1_per_second"] / row["bare_per_second"] for row in rows)
     growth = rows[-1]["resident_mb"] - rows[len(rows) // 4]["resident_mb"]
     print(f"stage1_over_bare {ratio:.3f} over {sum(row['images'] for row in rows)} images, memory {growth:+.0f} MB")
-    report.write(
-        args.json, rows, config=args.config, **report.setting(cfg), stage1_over_bare=ratio, memory_growth_mb=growth
+    common.write(
+        args.json, rows, config=args.config, **common.setting(cfg), stage1_over_bare=ratio, memory_growth_mb=growth
     )
 
 

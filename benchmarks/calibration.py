@@ -7,7 +7,6 @@ The gate is left out; the teacher and the data are the config's. Nothing is kept
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -15,27 +14,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 from benchmarks.launches import BusyShare
 from pipeline.cache.canonical import write_json
 from pipeline.calibration.calibrate import load_or_calibrate_codec
-from pipeline.cli.command import parse_options
-from pipeline.config import load_config
 from pipeline.progress import Silent
 from pipeline.stage1.job import open_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--config", default="configs/demo/retinanet_r101_r50.py")
-    parser.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE")
+    parser = common.parser(__doc__)
+    common.add_config(parser)
     parser.add_argument("--views", type=int, default=256)
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     with tempfile.TemporaryDirectory() as folder:
         given = {"cache.dir": f"{folder}/cache", "cache.calibration_views": args.views}
-        cfg, sections = load_config(args.config, {**parse_options(args.options), **given})
+        cfg, sections = common.load(args, given)
         job = open_job(cfg, sections, print, Silent())
         write_json(job.root / "plan.json", job.plan)
         begun = time.perf_counter()
@@ -48,8 +43,8 @@ def main() -> None:
         "gpu_busy": busy.value,
         "probe_error": codec.settings["probe_error"],
     }
-    print(report.table([row], ["views", "seconds", "gpu_busy"]))
-    report.write(args.json, [row], config=args.config, **report.setting(cfg))
+    print(common.table([row], ["views", "seconds", "gpu_busy"]))
+    common.write(args.json, [row], config=args.config, **common.setting(cfg))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ steps (on the probe, which knows no student) and scenes that report are differen
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report, rivals, scenes
+from benchmarks import common, rivals, scenes
 from benchmarks.measure import host_ms, measure, ours
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
@@ -26,20 +25,34 @@ from pipeline.mmdet_compat.registry import Config
 VIEWS = {"320": (48, 16, 8), "800x1067": (12, 3, 3)}  # that calibrate, that choose the steps, that report
 CONFIG = "configs/benchmark/retinanet_r101_r50_wide.py"
 STUDENT = Path("work_dirs/benchmark/student/epoch_6.pth")
-COLUMNS = ["codec", "size", "data", "quality", "kb_view", "kb_features", "kb_scores", "kb_map", "kb_megapixel",
-           "err_features", "err_scores", "err_total", "cosine_total", "encode_ms", "decode_ms"]  # fmt: skip
+COLUMNS = [
+    "codec",
+    "size",
+    "data",
+    "quality",
+    "kb_view",
+    "kb_features",
+    "kb_scores",
+    "kb_map",
+    "kb_megapixel",
+    "err_features",
+    "err_scores",
+    "err_total",
+    "cosine_total",
+    "encode_ms",
+    "decode_ms",
+]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--student", type=Path, default=STUDENT)
     parser.add_argument("--sizes", nargs="+", choices=list(VIEWS), default=list(VIEWS))
     parser.add_argument("--qualities", nargs="+", default=list(QUALITIES))
     parser.add_argument("--without-rivals", action="store_true")
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
 
     teacher, sections = load_teacher(args.config)
     student = Student(Config.fromfile(args.config), args.student, teacher)
@@ -62,9 +75,9 @@ def main() -> None:
                     times = host_ms(codec, teacher([views[0]]))
                     extra |= dict(zip(("host_encode_ms", "host_decode_ms"), times))
                 rows.append({"codec": name, "size": size, "data": data, "quality": quality, **found, **extra})
-                print(report.table(rows[-1:], COLUMNS).splitlines()[1], flush=True)
-            report.write(args.json, rows, weights=weights)
-    print(report.table(rows, COLUMNS))
+                print(common.table(rows[-1:], COLUMNS).splitlines()[1], flush=True)
+            common.write(args.json, rows, weights=weights)
+    print(common.table(rows, COLUMNS))
 
 
 if __name__ == "__main__":

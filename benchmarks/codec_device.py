@@ -23,7 +23,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import launches, report, scenes
+from benchmarks import common, launches, scenes
 from benchmarks.sample import DrawnSample, calibrated
 from demo.coco_names import ALL_CATEGORIES, category_set
 from demo.scenes import render
@@ -67,8 +67,7 @@ def differences(codec: Codec, batch: Any, device: torch.device) -> dict[str, flo
 
 def measured(name: str, part: Any, device: torch.device, rounds: int) -> dict[str, Any]:
     """A row of one part, run `rounds` times after a warm-up."""
-    part()
-    times = [launches.seconds(part, device) for _ in range(rounds)]
+    times = common.in_turns({name: part}, rounds, device)[name]
     row: dict[str, Any] = {"part": name, "ms": median(times) * 1e3, **launches.counts(part, device), "peak_mb": None}
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
@@ -106,8 +105,7 @@ def rows_of(teacher: Teacher, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--teacher", nargs=2, action="append", required=True, metavar=("CONFIG", "CHECKPOINT"))
     parser.add_argument("--scale", type=int, nargs=2, default=(1333, 800), metavar=("W", "H"))
     parser.add_argument("--batch-size", type=int, default=8)
@@ -115,12 +113,12 @@ def main() -> None:
     parser.add_argument("--calibration-views", type=int, default=24)
     parser.add_argument("--calibrate-at", choices=list(scenes.SIZES), default="320")
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     rows: list[dict[str, Any]] = []
     for config, checkpoint in args.teacher:
         rows += rows_of(load_teacher(config, checkpoint), args)
-        report.write(args.json, rows, scale=list(args.scale))
-    print(report.table(rows, COLUMNS))
+        common.write(args.json, rows, scale=list(args.scale))
+    print(common.table(rows, COLUMNS))
 
 
 if __name__ == "__main__":

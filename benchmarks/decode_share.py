@@ -8,7 +8,6 @@ weights are random: time does not ask what they are. The teacher is that of benc
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import launches, report, scenes
+from benchmarks import common, launches, scenes
 from benchmarks.codec import CONFIG
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import load_teacher
@@ -73,13 +72,12 @@ def both_losses(target: TeacherOutput) -> Callable[[], None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quality", default="balanced")
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     device = own_device()
     teacher, _ = load_teacher(CONFIG)
     # Tables and steps serve every image size; small views find them in a tenth of the time.
@@ -93,19 +91,15 @@ def main() -> None:
         "decode": lambda: codec.decode(encoded),
         "losses": both_losses(codec.decode(encoded)),
     }
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(args.rounds + 1):
-        for name, part in parts.items():
-            times[name].append(launches.seconds(part, device))
-    found = {name: median(values[1:]) for name, values in times.items()}  # the first round warms up
+    found = {name: median(times) for name, times in common.in_turns(parts, args.rounds, device).items()}
     step = found["student step"]
     rows: list[dict[str, Any]] = [
         {"part": name, "ms": value * 1e3, "share": value / step, **launches.counts(parts[name], device)}
         for name, value in found.items()
     ]
     rows.append({"part": "decode + losses", "share": (found["decode"] + found["losses"]) / step})
-    report.write(args.json, rows, batch_size=args.batch_size, quality=args.quality, rounds=args.rounds)
-    print(report.table(rows, ["part", "ms", "share", "operations", "kernels", "synchronisations"]))
+    common.write(args.json, rows, batch_size=args.batch_size, quality=args.quality, rounds=args.rounds)
+    print(common.table(rows, ["part", "ms", "share", "operations", "kernels", "synchronisations"]))
 
 
 if __name__ == "__main__":

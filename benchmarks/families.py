@@ -8,7 +8,6 @@ the probe alone, as stage 1 does; the errors are those of each family's own dist
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report, scenes
+from benchmarks import common, scenes
 from benchmarks.measure import measure, ours
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
@@ -30,8 +29,14 @@ from pipeline.mmdet_compat.registry import Config
 from pipeline.teacher.model import Teacher
 
 # Of the students in configs/demo/; the last two learn by PKD and CWD from a cache of the universal profile.
-STUDENTS = ("retinanet_r101_r50", "gfl_r101_r50", "fcos_r101_r50", "faster_rcnn_r101_r50",
-            "retinanet_r101_r50_pkd", "retinanet_r101_r50_cwd")  # fmt: skip
+STUDENTS = (
+    "retinanet_r101_r50",
+    "gfl_r101_r50",
+    "fcos_r101_r50",
+    "faster_rcnn_r101_r50",
+    "retinanet_r101_r50_pkd",
+    "retinanet_r101_r50_cwd",
+)
 QUALITIES = (0.01, 0.03, 0.1)
 COLUMNS = ["student", "score_channels", "loss", "missed", "asked", "probe", "found", "found_over_asked", "kb_view"]
 
@@ -61,27 +66,35 @@ def rows_of(name: str, qualities: list[float], count: int) -> list[dict[str, Any
         found = measure({"frs": ours(codec)}, teacher, student, views, {"feature": 1.0, "score": 1.0})["frs"]
         for loss, share in shares.items():
             error = found[f"err_{loss_named(loss).compares}s"]
-            rows.append({
-                "student": name, "score_channels": codec.score_channels, "loss": loss, "missed": share,
-                "asked": quality, "probe": codec.settings["probe_error"][loss], "found": error,
-                "found_over_asked": error / quality, "kb_view": found["kb_view"], "views": count,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "student": name,
+                    "score_channels": codec.score_channels,
+                    "loss": loss,
+                    "missed": share,
+                    "asked": quality,
+                    "probe": codec.settings["probe_error"][loss],
+                    "found": error,
+                    "found_over_asked": error / quality,
+                    "kb_view": found["kb_view"],
+                    "views": count,
+                }
+            )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=STUDENTS)
     parser.add_argument("--qualities", nargs="+", type=float, default=list(QUALITIES))
     parser.add_argument("--views", type=int, default=16)
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     rows: list[dict[str, Any]] = []
     for name in args.students:
         rows += rows_of(name, args.qualities, args.views)
-        report.write(args.json, rows)
-    print(report.table(rows, COLUMNS))
+        common.write(args.json, rows)
+    print(common.table(rows, COLUMNS))
 
 
 if __name__ == "__main__":

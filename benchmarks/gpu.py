@@ -26,9 +26,9 @@ from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import gpu_page, report
+from benchmarks import common, gpu_page
+from benchmarks.common import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 FULL, TINY = "configs/benchmark/retinanet_r101_r50_gpu.py", "configs/demo/retinanet_r101_r50.py"
 THIN = "configs/demo/teacher_retinanet_r101.py", "demo/weights/teacher_retinanet_r101_thin.pth"
 NO_GPU = 2
@@ -214,7 +214,7 @@ def machine(device: str) -> dict[str, Any]:
 
     import torch
 
-    found = {**report.machine(), "cuda": torch.version.cuda, "driver": None, "device": device}
+    found = {**common.machine(), "cuda": torch.version.cuda, "driver": None, "device": device}
     if device == "cuda":
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         tool = shutil.which(asked[0])

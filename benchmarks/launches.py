@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable
 from statistics import mean
 from types import TracebackType
@@ -48,17 +47,6 @@ def counts(part: Callable[[], Any], device: torch.device) -> dict[str, int | Non
     found["kernels"] = sum(name in KERNELS for name in names)
     found["synchronisations"] = sum(name in WAITS for name in names)
     return found
-
-
-def seconds(part: Callable[[], Any], device: torch.device) -> float:
-    """Of one call, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    part()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
 
 
 class BusyShare:

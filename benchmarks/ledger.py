@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 
 IMAGES = 117266  # of train2017 under mmdet's filter_cfg
 
@@ -54,16 +54,31 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for n in args.students:
         live, cached = n * hours["live"], stage1 + n * hours["cached"]
-        rows.append({"students": n, "live_h": live, "cached_h": cached, "of_it_stage1_h": stage1,
-                     "alone_h": n * hours["alone"], "live_over_cached": live / cached})  # fmt: skip
-    print(report.table(rows, list(rows[0])))
+        rows.append(
+            {
+                "students": n,
+                "live_h": live,
+                "cached_h": cached,
+                "of_it_stage1_h": stage1,
+                "alone_h": n * hours["alone"],
+                "live_over_cached": live / cached,
+            }
+        )
+    print(common.table(rows, list(rows[0])))
     gained = hours["live"] - hours["cached"]
     ahead = math.ceil(stage1 / gained) if gained > 0 else None
     memory = {name: row["memory_mb"] for name, row in sides.items()}
     print(f"cached is ahead from student {ahead} on; memory of a step in MB: {memory}")
-    report.write(args.json, rows, precision=args.precision, epochs=args.epochs, images=args.images,
-                 ahead_from_student=ahead, memory_mb=memory,
-                 measured_on={"step": step["machine"], "cache": cache["machine"]})  # fmt: skip
+    common.write(
+        args.json,
+        rows,
+        precision=args.precision,
+        epochs=args.epochs,
+        images=args.images,
+        ahead_from_student=ahead,
+        memory_mb=memory,
+        measured_on={"step": step["machine"], "cache": cache["machine"]},
+    )
 
 
 if __name__ == "__main__":

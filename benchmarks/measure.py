@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import mean
 from typing import Any
 
 import torch
@@ -69,18 +70,25 @@ def measure(
             row["encode"].append(middle - start)
             row["sizes"].append(sizes)
             row["errors"].append(done.errors(coded, weights))
-    mean = lambda values: sum(values) / len(values)  # noqa: E731
     pixels = mean([view.shape[1] * view.shape[2] for view in views])
     found = {}
     for name, row in sums.items():
         kb = {part: mean([sizes[part] for sizes in row["sizes"]]) / 1e3 for part in ("features", "scores", "frs")}
         errors = Errors.mean(row["errors"])
         found[name] = {
-            "kb_view": sum(kb.values()), "kb_features": kb["features"], "kb_scores": kb["scores"], "kb_map": kb["frs"],
+            "kb_view": sum(kb.values()),
+            "kb_features": kb["features"],
+            "kb_scores": kb["scores"],
+            "kb_map": kb["frs"],
             "kb_megapixel": sum(kb.values()) / pixels * 1e6,
-            "err_features": errors.relative[student.loss], "err_scores": errors.relative["score"],
-            "err_total": errors.relative["total"], "cosine_features": errors.cosine[student.loss],
-            "cosine_scores": errors.cosine["score"], "cosine_total": errors.cosine["total"],
-            "encode_ms": mean(row["encode"]) * 1e3, "decode_ms": mean(row["decode"]) * 1e3, "views": len(views),
-        }  # fmt: skip
+            "err_features": errors.relative[student.loss],
+            "err_scores": errors.relative["score"],
+            "err_total": errors.relative["total"],
+            "cosine_features": errors.cosine[student.loss],
+            "cosine_scores": errors.cosine["score"],
+            "cosine_total": errors.cosine["total"],
+            "encode_ms": mean(row["encode"]) * 1e3,
+            "decode_ms": mean(row["decode"]) * 1e3,
+            "views": len(views),
+        }
     return found

@@ -7,7 +7,6 @@ The weights are random: memory does not ask what they are. Batches are of one vi
 
 from __future__ import annotations
 
-import argparse
 import resource
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report, scenes
+from benchmarks import common, scenes
 from benchmarks.sample import DrawnSample
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.fit import drop_planes, learn_order, learn_statistics
@@ -46,12 +45,11 @@ def random_teacher(path: Path) -> Teacher:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--size", choices=list(scenes.SIZES), default="800x1067")
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
 
     with tempfile.TemporaryDirectory() as folder:
         teacher = random_teacher(Path(folder) / "random.pth")
@@ -76,8 +74,8 @@ def main() -> None:
     codec = Frs(options, FrsCalibration(99, *learned.channels, steps["feature"], steps["score"]), tables)
     samples, _ = codec.encode(teacher(views))
     rows.append({"step": f"a batch of {len(samples)} encoded", "peak_gb": peak_gb()})
-    print(report.table(rows, ["step", "peak_gb"]))
-    report.write(args.json, rows, score_channels=codec.score_channels, size=args.size)
+    print(common.table(rows, ["step", "peak_gb"]))
+    common.write(args.json, rows, score_channels=codec.score_channels, size=args.size)
 
 
 if __name__ == "__main__":

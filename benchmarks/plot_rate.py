@@ -43,8 +43,9 @@ def main() -> None:
     axes.plot(*zip(*points), "o-", color=OURS, lw=1.8, ms=6)
     for number, ((name, _), point) in enumerate(zip(curve, points)):
         label = name if name == "lossless" else f"{100 * float(name):g}% asked"
-        axes.annotate(label, point, xytext=(0, -16 if number % 2 else 9), textcoords="offset points", ha="center",
-                      fontsize=8)  # fmt: skip
+        axes.annotate(
+            label, point, xytext=(0, -16 if number % 2 else 9), textcoords="offset points", ha="center", fontsize=8
+        )
     axes.set(xscale="log", xlabel="KB a view, as the cache lies on disk", ylabel="mAP of the student")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(color="#ececf0", lw=0.7)

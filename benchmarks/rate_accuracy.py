@@ -9,9 +9,7 @@ made again, so it can be stopped and started. Another family:
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, pstdev
@@ -19,17 +17,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 
-ROOT = Path(__file__).resolve().parents[1]
 TEACHERS = ("alone", "live", "0.3", "0.1", "0.03", "0.01", "lossless")
 ALONE = ["distill.feature_weight=0", "distill.score_weight=0"]
 
 
 def run(script: str, config: str, options: list[str], work: Path | None = None) -> None:
-    """One of the two commands, as a user gives it."""
-    command = [sys.executable, script, "--config", config, *(["--work-dir", str(work)] if work else [])]
-    subprocess.run([*command, "--cfg-options", *options], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    """Run one of the two stages, as a user does."""
+    place = ["--work-dir", str(work)] if work else []
+    common.run([script, "--config", config, *place, "--cfg-options", *options])
 
 
 def cached(config: str, rate: str, work: Path) -> tuple[list[str], float]:
@@ -54,22 +51,30 @@ def over_seeds(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     for name in dict.fromkeys(row[key] for row in rows):
         found = [row for row in rows if row[key] == name]
         values = [row["mAP"] for row in found]
-        table.append({key: name, "kb_view": found[0]["kb_view"], "mAP": mean(values), "from": min(values),
-                      "to": max(values), "spread": pstdev(values), "AP50": mean(row["AP50"] for row in found),
-                      "seeds": len(found)})  # fmt: skip
+        table.append(
+            {
+                key: name,
+                "kb_view": found[0]["kb_view"],
+                "mAP": mean(values),
+                "from": min(values),
+                "to": max(values),
+                "spread": pstdev(values),
+                "AP50": mean(row["AP50"] for row in found),
+                "seeds": len(found),
+            }
+        )
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
+    parser = common.parser(__doc__, json_required=True)
     parser.add_argument("--config", default="configs/demo/retinanet_r101_r50.py")
     parser.add_argument("--work", type=Path, default=Path("work_dirs/rate_accuracy"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[520, 521, 522])
     parser.add_argument("--teachers", nargs="+", default=list(TEACHERS), help="alone, live, lossless or a quality")
     parser.add_argument("--options", nargs="*", default=[], help="config values for every student")
     args = parser.parse_args()
-    rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
+    rows = common.rows_so_far(args.json)
     done = {(row["teacher"], row["seed"]) for row in rows}
     for seed in args.seeds:  # a whole curve for each seed, so that a run cut short still says something
         for name in args.teachers:
@@ -84,10 +89,10 @@ def main() -> None:
             options += args.options + (ALONE if name == "alone" else [])
             scores = student(args.config, name, seed, options, work)
             rows.append({"teacher": name, "seed": seed, "kb_view": 0.0 if name == "alone" else size, **scores})
-            print(report.table(rows[-1:], list(rows[-1])), flush=True)
-            report.write(args.json, rows, config=args.config, options=args.options)
+            print(common.table(rows[-1:], list(rows[-1])), flush=True)
+            common.write(args.json, rows, config=args.config, options=args.options)
     table = over_seeds(rows, "teacher")
-    print(report.table(table, list(table[0])))
+    print(common.table(table, list(table[0])))
 
 
 if __name__ == "__main__":

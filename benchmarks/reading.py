@@ -9,11 +9,9 @@ from one file of fp16 tensors an image, as is often done. All from the page cach
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ import zarr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report, scenes
+from benchmarks import common, scenes
 from benchmarks.codec import CONFIG
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import load_teacher
@@ -85,7 +83,10 @@ def keys(name: str) -> tuple[str | None, str | None]:
 def by_webdataset(path: Path) -> Iterator[Any]:
     specs = {spec.name: spec for spec in ShardReader(path).specs}
     tars = wds.tariterators
-    group = lambda urls: tars.group_by_keys(tars.tar_file_expander(tars.url_opener(urls)), keys=keys, lcase=False)  # noqa: E731
+
+    def group(urls: Any) -> Any:
+        return tars.group_by_keys(tars.tar_file_expander(tars.url_opener(urls)), keys=keys, lcase=False)
+
     for sample in wds.DataPipeline(wds.SimpleShardList([str(path)]), group):
         yield {name: decode_chunk(spec, sample[name]) for name, spec in specs.items()}
 
@@ -101,6 +102,11 @@ def by_torch_load(path: Path) -> Iterator[Any]:
         yield torch.load(io.BytesIO(file.read_bytes()), weights_only=True)
 
 
+def count(read: Callable[[Path], Iterator[Any]], path: Path) -> int:
+    """Read every sample. Returns their number."""
+    return sum(1 for _ in read(path))
+
+
 OTHERS: dict[str, Callable[[Path], Iterator[Any]]] = {
     "webdataset, tar iteration": by_webdataset,
     "zarr-python": by_zarr,
@@ -109,14 +115,13 @@ OTHERS: dict[str, Callable[[Path], Iterator[Any]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--quality", default="balanced")
     parser.add_argument("--distinct", type=int, default=8)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     torch.set_num_threads(1)
     teacher, _ = load_teacher(CONFIG)
     # Tables and steps serve every image size; small views find them in a tenth of the time.
@@ -124,21 +129,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = lay_out(Path(folder), teacher, codec, args.distinct, args.samples)
         ways: dict[str, Callable[[Path], Iterator[Any]]] = {"this cache": partial(ours, codec.check_sample), **OTHERS}
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(args.rounds + 1):
-            for name, read in ways.items():
-                begun = time.perf_counter()
-                count = sum(1 for _ in read(path))
-                rates[name].append(count / (time.perf_counter() - begun))
+        parts = {name: partial(count, read, path) for name, read in ways.items()}
+        views = {name: part() for name, part in parts.items()}
+        times = common.in_turns(parts, args.rounds)
         size = path.stat().st_size / args.samples / 1e3
-    first = rates["this cache"][1:]  # the first round warms up
+    rates = {name: [views[name] / seconds for seconds in found] for name, found in times.items()}
+    first = rates["this cache"]
     rows = [
-        {"way": name, "views_per_second": median(found[1:]),
-         "ours_is_faster": median(a / b for a, b in zip(first, found[1:]))}
+        {
+            "way": name,
+            "views_per_second": median(found),
+            "ours_is_faster": median(a / b for a, b in zip(first, found)),
+        }
         for name, found in rates.items()
-    ]  # fmt: skip
-    print(report.table(rows, list(rows[0])))
-    report.write(args.json, rows, size=SIZE, quality=args.quality, kb_view=size)
+    ]
+    print(common.table(rows, list(rows[0])))
+    common.write(args.json, rows, size=SIZE, quality=args.quality, kb_view=size)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ counted without reading.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import common
 from pipeline.cache.arrays import ArraySpec, encode_sample
 from pipeline.cache.cache import FORMAT, VERSION, Cache
 from pipeline.cache.canonical import digest, write_json
@@ -40,8 +40,11 @@ from pipeline.storage.urls import place
 from tests.helpers.servers import web_server
 
 SAMPLE, SHARD, SHARDS, DELAY, BATCH = 60_000, 256, 12, 0.03, 16
-SIZES = {"COCO, 118,000 images of 80 kB": (118_000, 80_000), "5,000 images of 80 kB": (5_000, 80_000),
-         "500 images of 15 kB": (500, 15_000)}  # fmt: skip
+SIZES = {
+    "COCO, 118,000 images of 80 kB": (118_000, 80_000),
+    "5,000 images of 80 kB": (5_000, 80_000),
+    "500 images of 15 kB": (500, 15_000),
+}
 
 
 def planned(images: int) -> list[ShardPlan]:
@@ -55,8 +58,14 @@ def make_cache(root: Path) -> None:
     codec = {"files": {}, "settings": settings, "measured": {}}
     data, layout = {"annotations_sha256": ""}, {"batch_size": 1, "shard_samples": SHARD, "seed": 0}
     recipe = {"teacher": {}, "data": data, "codec": {"type": "noise"}, "views": {"finite": 1}}
-    plan = {"format": FORMAT, "version": VERSION, "recipe": recipe, "recipe_digest": "", "teacher_sha256": "",
-            "layout": layout}  # fmt: skip
+    plan = {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": recipe,
+        "recipe_digest": "",
+        "teacher_sha256": "",
+        "layout": layout,
+    }
     write_json(root / "plan.json", plan)
     write_json(root / "codec.json", codec)
     shards, rng = planned(SHARDS * SHARD), np.random.default_rng(0)
@@ -113,8 +122,7 @@ def measured(cache: Cache, batches: list[Batch], ahead: bool, answers: Any) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     args = parser.parse_args()
     about = {"machine": f"{os.cpu_count()} CPU cores, shared", "date": time.strftime("%Y-%m-%d"), "delay": DELAY}
     found: dict[str, Any] = {

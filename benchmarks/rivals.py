@@ -43,8 +43,11 @@ class Blobs:
 def fp16(x: Tensor) -> Blob:
     """Half precision, zstd 19."""
     blob = ZSTD.encode(x.half().numpy())
-    opened = lambda: np.frombuffer(ZSTD.decode(blob), np.float16).reshape(x.shape)  # noqa: E731
-    return len(blob), lambda: torch.from_numpy(opened().copy()).float()
+
+    def opened() -> Tensor:
+        return torch.from_numpy(np.frombuffer(ZSTD.decode(blob), np.float16).reshape(x.shape).copy()).float()
+
+    return len(blob), opened
 
 
 def per_channel(bits: int) -> Coder:
@@ -55,8 +58,12 @@ def per_channel(bits: int) -> Coder:
         step = ((high - low) / (2**bits - 1)).clamp_min(1e-12)
         q = torch.round((x - low) / step).to(torch.uint8).numpy()
         blob = ZSTD.encode(q)  # zstd finds the four bits that a byte leaves empty
-        opened = lambda: np.frombuffer(ZSTD.decode(blob), np.uint8).reshape(x.shape)  # noqa: E731
-        return len(blob) + 8 * len(x), lambda: torch.from_numpy(opened().copy()).float() * step + low
+
+        def opened() -> Tensor:
+            codes = np.frombuffer(ZSTD.decode(blob), np.uint8).reshape(x.shape)
+            return torch.from_numpy(codes.copy()).float() * step + low
+
+        return len(blob) + 8 * len(x), opened
 
     return encode
 
@@ -96,7 +103,10 @@ def thresholded(bits: int, floor: float) -> Callable[[TeacherOutput], Stored]:
 
     def encode(output: TeacherOutput) -> Stored:
         kept = [m[0] >= floor for m in output.frs]
-        cut = lambda levels: [x * k for x, k in zip(levels, kept)]  # noqa: E731
+
+        def cut(levels: list[Tensor]) -> list[Tensor]:
+            return [x * k for x, k in zip(levels, kept)]
+
         return plain(per_channel(bits), per_channel(bits))(
             TeacherOutput(cut(output.features), cut(output.scores), output.frs)
         )
@@ -126,7 +136,10 @@ def plain(
     def encode(output: TeacherOutput) -> Stored:
         size, frs = coded_map(output)
         one, two = Blobs(output.features, features), Blobs(output.scores, scores)
-        decode = lambda: TeacherOutput(one.decode(), two.decode(), frs)  # noqa: E731
+
+        def decode() -> TeacherOutput:
+            return TeacherOutput(one.decode(), two.decode(), frs)
+
         return {"features": one.size, "scores": two.size, "frs": size}, decode
 
     return encode

@@ -9,14 +9,10 @@ counted for each command.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +21,51 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 from demo.coco_names import ALL_CATEGORIES
 from pipeline.config import load_config
 from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.teacher.zoo import find_teacher
 
-ROOT = Path(__file__).resolve().parents[1]
-ROWS = ("retinanet_r101_r50_2x", "retinanet_r101_r18_2x", "retinanet_r101_r50_fpn384_2x", "gfl_r101_r50_1x",
-        "gfl_r101_r50_ms2x", "faster_rcnn_r101_r50_1x", "fcos_r101_r50_ms2x")  # fmt: skip
-COLUMNS = ["row", "score_channels", "views", "kb_view", "smaller_than_fp16", "probe_features", "probe_scores",
-           "stage1_s", "stage1_gb", "stage2_s", "stage2_gb", "steps", "loss", "loss_frs_feature",
-           "loss_frs_score"]  # fmt: skip
+ROWS = (
+    "retinanet_r101_r50_2x",
+    "retinanet_r101_r18_2x",
+    "retinanet_r101_r50_fpn384_2x",
+    "gfl_r101_r50_1x",
+    "gfl_r101_r50_ms2x",
+    "faster_rcnn_r101_r50_1x",
+    "fcos_r101_r50_ms2x",
+)
+COLUMNS = [
+    "row",
+    "score_channels",
+    "views",
+    "kb_view",
+    "smaller_than_fp16",
+    "probe_features",
+    "probe_scores",
+    "stage1_s",
+    "stage1_gb",
+    "stage2_s",
+    "stage2_gb",
+    "steps",
+    "loss",
+    "loss_frs_feature",
+    "loss_frs_score",
+]
 
 
 def lay_out(root: Path, images: int) -> None:
     """Generated scenes under COCO's own file names."""
     made = root / "made"
-    command = [sys.executable, "demo/make_data.py", "--out", str(made), "--categories", "80", "--size", "480", "640"]
-    subprocess.run([*command, "--train", str(images), "--val", "2"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    command = ["demo/make_data.py", "--out", str(made), "--categories", "80", "--size", "480", "640"]
+    common.run([*command, "--train", str(images), "--val", "2"])
     (root / "annotations").mkdir(exist_ok=True)
     for split in ("train", "val"):
-        for link, target in ((f"annotations/instances_{split}2017.json", f"annotations/instances_{split}.json"),
-                             (f"{split}2017", split)):  # fmt: skip
+        for link, target in (
+            (f"annotations/instances_{split}2017.json", f"annotations/instances_{split}.json"),
+            (f"{split}2017", split),
+        ):
             (root / link).unlink(missing_ok=True)
             (root / link).symlink_to(made / target)
 
@@ -63,17 +81,6 @@ def random_teacher(config: Path, out: Path) -> int:
     torch.save({"state_dict": model.state_dict(), "meta": {"dataset_meta": {"classes": tuple(ALL_CATEGORIES)}}}, out)
     head = getattr(model, "rpn_head", None) or model.bbox_head
     return int(getattr(head, "num_base_priors", 1) * head.cls_out_channels)
-
-
-def run(command: list[str], log: Path) -> tuple[float, float, float]:
-    """Seconds, CPU seconds, and peak resident GB of one command's largest process. Raises RuntimeError with the log."""
-    begun = time.perf_counter()
-    with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)}\n{log.read_text()[-2000:]}")
-    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9
 
 
 def shrunk(config: Path, factor: float) -> dict[str, Any]:
@@ -107,49 +114,68 @@ def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
     shared = shared_folder(config, work)
     shared.mkdir(exist_ok=True)
     channels = random_teacher(config, shared / "teacher.pth")
-    given = {"data_root": work / "coco", "teacher.checkpoint": shared / "teacher.pth", "teacher.min_map": 0,
-             "teacher.gate_images": 1, "cache.dir": shared / "cache", "cache.workers": 1, "cache.batch_size": 2,
-             "model.backbone.init_cfg": None, "train_dataloader.batch_size": 2, "train_dataloader.num_workers": 1,
-             "val_dataloader.num_workers": 0, "val_dataloader.persistent_workers": False,
-             "train_cfg.max_epochs": 1, "default_hooks.logger.interval": 1, **shrunk(config, factor)}  # fmt: skip
+    given = {
+        "data_root": work / "coco",
+        "teacher.checkpoint": shared / "teacher.pth",
+        "teacher.min_map": 0,
+        "teacher.gate_images": 1,
+        "cache.dir": shared / "cache",
+        "cache.workers": 1,
+        "cache.batch_size": 2,
+        "model.backbone.init_cfg": None,
+        "train_dataloader.batch_size": 2,
+        "train_dataloader.num_workers": 1,
+        "val_dataloader.num_workers": 0,
+        "val_dataloader.persistent_workers": False,
+        "train_cfg.max_epochs": 1,
+        "default_hooks.logger.interval": 1,
+        **shrunk(config, factor),
+    }
     options = ["--config", str(config), "--cfg-options", *(f"{key}={value}" for key, value in given.items())]
-    seconds, _, gb = run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
+    seconds, _, gb = common.run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
     cache = json.loads((shared / "cache" / "summary.json").read_text())
     error = json.loads((shared / "cache" / "codec.json").read_text())["settings"]["probe_error"]
     learn = ["stage2_distill.py", "--work-dir", str(folder / "run"), *options]
-    learn_s, _, learn_gb = run(learn, folder / "stage2.log")
+    learn_s, _, learn_gb = common.run(learn, folder / "stage2.log")
     losses = re.findall(r"Epoch\(train\).* (loss: .*)", (folder / "stage2.log").read_text())
     last = dict(re.findall(r"(loss\w*): ([\d.einf+-]+)", losses[-1]))
     return {
-        "row": config.stem, "score_channels": channels, "views": cache["views"],
-        "kb_view": cache["bytes_per_view"] / 1e3, "smaller_than_fp16": cache["ratio_to_fp16"],
-        "probe_features": error["feature"], "probe_scores": error["score"], "stage1_s": seconds, "stage1_gb": gb,
-        "stage2_s": learn_s, "stage2_gb": learn_gb, "steps": len(losses),
+        "row": config.stem,
+        "score_channels": channels,
+        "views": cache["views"],
+        "kb_view": cache["bytes_per_view"] / 1e3,
+        "smaller_than_fp16": cache["ratio_to_fp16"],
+        "probe_features": error["feature"],
+        "probe_scores": error["score"],
+        "stage1_s": seconds,
+        "stage1_gb": gb,
+        "stage2_s": learn_s,
+        "stage2_gb": learn_gb,
+        "steps": len(losses),
         **{name: float(last[name]) for name in ("loss", "loss_frs_feature", "loss_frs_score")},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--shrink", type=float, default=0.6, help="0.6: the short side of 800 becomes 480")
     parser.add_argument("--work", type=Path, default=Path("work_dirs/rows"))
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     work = args.work.resolve()
     lay_out(work / "coco", args.images)
-    rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    rows = common.rows_so_far(args.json)
     done = {row["row"] for row in rows}
-    configs = [ROOT / "configs" / "coco" / f"{name}.py" for name in args.rows if name not in done]
+    configs = [common.ROOT / "configs" / "coco" / f"{name}.py" for name in args.rows if name not in done]
     for config in configs:  # a cache that is there already costs nothing to make
         shutil.rmtree(shared_folder(config, work) / "cache", ignore_errors=True)
     for config in configs:
         rows.append(row(config, work, args.shrink))
-        print(report.table(rows[-1:], COLUMNS), flush=True)
-        report.write(args.json, rows, images=args.images, shrink=args.shrink)
-    print(report.table(rows, COLUMNS))
+        print(common.table(rows[-1:], COLUMNS), flush=True)
+        common.write(args.json, rows, images=args.images, shrink=args.shrink)
+    print(common.table(rows, COLUMNS))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ project does not take: padding the whole batch, and flipping the outputs instead
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -22,7 +20,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 from pipeline.config import load_config
 from pipeline.data.stream import Stream
 from pipeline.mmdet_compat.registry import MODELS, Config, build
@@ -33,7 +31,6 @@ from pipeline.stage2.teacher_source import LiveTeacher, TeacherSource
 from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.weights import load_plain
 
-ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = ("retinanet", "gfl", "fcos", "faster_rcnn")
 COLUMNS = ["family", "teacher", "loss_features", "loss_scores", "gradient", "batches"]
 
@@ -86,9 +83,8 @@ def sources(path: str, work: Path, family: str) -> Iterator[tuple[str, dict[str,
     yield "live", {"teacher.source": "live"}, LiveTeacher
     for codec in ("lossless", "frs"):
         options = {"cache.codec.type": codec, "cache.dir": str(work / family / codec)}
-        command = [sys.executable, "stage1_cache_teacher.py", "--config", path, "--cfg-options"]
         given = [f"{key}={value}" for key, value in options.items()]
-        subprocess.run([*command, *given], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        common.run(["stage1_cache_teacher.py", "--config", path, "--cfg-options", *given])
         yield codec, options, None
     yield "whole-batch padding", {"teacher.source": "live"}, WholeBatch
     yield "flipped outputs", {"teacher.source": "live"}, Flipped
@@ -107,7 +103,7 @@ def rows_of(family: str, work: Path, batches: int, batch_size: int) -> list[dict
         found = [gradients(model, batch) for batch in islice(iter(stream), batches)]
         exact = exact or found
         rows.append({"family": family, "teacher": name, "batches": len(found), **compare(exact, found)})
-        print(report.table(rows[-1:], COLUMNS).splitlines()[1], flush=True)
+        print(common.table(rows[-1:], COLUMNS).splitlines()[1], flush=True)
     return rows[1:]
 
 
@@ -126,25 +122,25 @@ def compare(exact: list[Any], found: list[Any]) -> dict[str, float]:
         change = sum(float((a - b).double().square().sum()) for a, b in zip(gradient, changed))
         errors.append((change / sum(float(a.double().square().sum()) for a in gradient)) ** 0.5)
     return {
-        "loss_features": worst["loss_frs_feature"], "loss_scores": worst["loss_frs_score"],
+        "loss_features": worst["loss_frs_feature"],
+        "loss_scores": worst["loss_frs_score"],
         "gradient": sum(errors) / len(errors),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
     parser.add_argument("--work", type=Path, default=Path("work_dirs/sameness"))
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=8)
     args = parser.parse_args()
-    report.quiet()
+    common.quiet()
     rows: list[dict[str, Any]] = []
     for family in args.families:
         rows += rows_of(family, args.work.resolve(), args.batches, args.batch_size)
-        report.write(args.json, rows, batch_size=args.batch_size)
-    print(report.table(rows, COLUMNS))
+        common.write(args.json, rows, batch_size=args.batch_size)
+    print(common.table(rows, COLUMNS))
 
 
 if __name__ == "__main__":

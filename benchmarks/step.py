@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 
 VARIANTS = ("alone", "live", "cached")
 PRECISIONS = ("fp32", "tf32", "amp")
@@ -58,15 +58,13 @@ class Trainer:
     def __init__(self, variant: str, args: argparse.Namespace) -> None:
         import torch
 
-        from pipeline.cli.command import parse_options
-        from pipeline.config import load_config
         from pipeline.mmdet_compat.registry import MODELS, build
         from pipeline.stage2.distiller import Distiller
         from pipeline.stage2.teacher_data import prepare_lesson
         from pipeline.teacher.model import own_device
 
         source = {"teacher.source": "live" if variant == "live" else "cache"}
-        self.config, sections = load_config(args.config, {**parse_options(args.options), **source})
+        self.config, sections = common.load(args, source)
         self._workers, self._cuda = args.workers, args.device == "cuda"
         torch.manual_seed(0)
         student = build(MODELS, self.config.model, "model")
@@ -76,8 +74,9 @@ class Trainer:
             self._lesson = lesson = prepare_lesson(self.config, sections)
             shards = next(iter(lesson.stream.passes.values()))
             lesson.stream.passes = {0: shards * -(-EPOCH // sum(map(len, shards)))}
-            student = Distiller(student, lesson.teacher, sections.distill, lesson.levels, lesson.channels,
-                                lesson.score_channels)  # fmt: skip
+            student = Distiller(
+                student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
+            )
             student.iteration = sections.distill.warmup_iters
         self._model = student.to(own_device()).train()
         if not self._cuda:
@@ -116,8 +115,13 @@ class Trainer:
         if self._lesson is not None:
             return stream_loader(Stream(self._lesson.stream, batch_size, seed=0), self._workers)
         endless = {"type": "InfiniteSampler", "shuffle": True}
-        loading = {**self.config.train_dataloader, "batch_size": batch_size, "num_workers": self._workers,
-                   "persistent_workers": False, "sampler": endless}  # fmt: skip
+        loading = {
+            **self.config.train_dataloader,
+            "batch_size": batch_size,
+            "num_workers": self._workers,
+            "persistent_workers": False,
+            "sampler": endless,
+        }
         return Runner.build_dataloader(loading, seed=0)
 
     def run(self, steps: int) -> Turn:
@@ -157,14 +161,14 @@ def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
 
     from pipeline.mmdet_compat.registry import cv2
 
-    report.quiet()
+    common.quiet()
     cv2.setNumThreads(0)
     init_default_scope("mmdet")
     if args.device == "cpu":
         torch.cuda.is_available = lambda: False
     try:
         trainer = Trainer(variant, args)
-        pipe.send(report.setting(trainer.config))
+        pipe.send(common.setting(trainer.config))
         while (asked := pipe.recv()) is not None:
             trainer.prepare(asked[0])
             pipe.send(trainer.run(asked[1]))
@@ -199,24 +203,33 @@ def measure(pipes: dict[str, Any], setting: Setting, args: argparse.Namespace) -
 def summary(setting: Setting, turns: dict[str, list[Turn]], steps: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row for every variant, and their ratios (medians over pairs of turns)."""
     rows: list[dict[str, Any]] = [
-        {"variant": name, **setting._asdict(), "seconds_a_step": mean(t.seconds for t in found) / steps,
-         "wait_share": sum(t.waited for t in found) / sum(t.seconds for t in found),
-         "memory_mb": max(t.memory_mb for t in found), "steps": steps * len(found)}
+        {
+            "variant": name,
+            **setting._asdict(),
+            "seconds_a_step": mean(t.seconds for t in found) / steps,
+            "wait_share": sum(t.waited for t in found) / sum(t.seconds for t in found),
+            "memory_mb": max(t.memory_mb for t in found),
+            "steps": steps * len(found),
+        }
         for name, found in turns.items()
-    ]  # fmt: skip
-    over = lambda a, b: median(x.seconds / y.seconds for x, y in zip(turns[a], turns[b]))  # noqa: E731
+    ]
+
+    def over(one: str, other: str) -> float:
+        return median(x.seconds / y.seconds for x, y in zip(turns[one], turns[other]))
+
     memory = {row["variant"]: row["memory_mb"] for row in rows}
     return rows, {
-        **setting._asdict(), "cached_over_alone": over("cached", "alone"), "live_over_cached": over("live", "cached"),
-        "memory_cached_over_alone": memory["cached"] / memory["alone"], "loader_wait_share": rows[-1]["wait_share"],
-    }  # fmt: skip
+        **setting._asdict(),
+        "cached_over_alone": over("cached", "alone"),
+        "live_over_cached": over("live", "cached"),
+        "memory_cached_over_alone": memory["cached"] / memory["alone"],
+        "loader_wait_share": rows[-1]["wait_share"],
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--config", default="configs/demo/retinanet_r101_r50.py")
-    parser.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE", help="config values, cache.dir say")
+    parser = common.parser(__doc__)
+    common.add_config(parser)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=12)
@@ -241,9 +254,8 @@ def main() -> None:
         for setting in map(Setting._make, product(args.batches, sizes, args.precisions)):
             found, compared = summary(setting, measure(pipes, setting, args), args.steps)
             rows, ratios = [*rows, *found], [*ratios, compared]
-            print(report.table(found, COLUMNS), report.table([compared], list(compared)), sep="\n", flush=True)
-            report.write(args.json, rows, ratios=ratios, config=args.config, device=args.device,
-                         scales=given["scales"])  # fmt: skip
+            print(common.table(found, COLUMNS), common.table([compared], list(compared)), sep="\n", flush=True)
+            common.write(args.json, rows, ratios=ratios, config=args.config, device=args.device, scales=given["scales"])
     finally:
         for pipe in pipes.values():
             with suppress(OSError):  # it has failed

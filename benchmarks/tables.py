@@ -11,19 +11,55 @@ from pathlib import Path
 from typing import Any
 
 HEADINGS = {
-    "kb_view": "KB a view", "kb_features": "features", "kb_scores": "scores", "kb_map": "map", "kb": "KB a view",
-    "err_features": "error, features", "err_scores": "error, scores", "err_total": "error, total",
-    "cosine_total": "cosine", "encode_ms": "encode ms", "decode_ms": "decode ms", "host_encode_ms": "zstd ms",
-    "host_decode_ms": "crc + zstd ms", "missed": "missed by the student", "probe": "on the probe",
-    "asked": "requested", "found": "measured", "found_over_asked": "measured / requested", "score_channels": "K",
-}  # fmt: skip
+    "kb_view": "KB a view",
+    "kb_features": "features",
+    "kb_scores": "scores",
+    "kb_map": "map",
+    "kb": "KB a view",
+    "err_features": "error, features",
+    "err_scores": "error, scores",
+    "err_total": "error, total",
+    "cosine_total": "cosine",
+    "encode_ms": "encode ms",
+    "decode_ms": "decode ms",
+    "host_encode_ms": "zstd ms",
+    "host_decode_ms": "crc + zstd ms",
+    "missed": "missed by the student",
+    "probe": "on the probe",
+    "asked": "requested",
+    "found": "measured",
+    "found_over_asked": "measured / requested",
+    "score_channels": "K",
+}
 COLUMNS = {
-    "codec": ["codec", "kb_view", "kb_features", "kb_scores", "kb_map", "err_features", "err_scores", "err_total",
-              "cosine_total", "encode_ms", "decode_ms", "host_encode_ms", "host_decode_ms"],
-    "student": ["student", "score_channels", "loss", "missed", "asked", "probe", "found", "found_over_asked",
-                "kb_view"],
+    "codec": [
+        "codec",
+        "kb_view",
+        "kb_features",
+        "kb_scores",
+        "kb_map",
+        "err_features",
+        "err_scores",
+        "err_total",
+        "cosine_total",
+        "encode_ms",
+        "decode_ms",
+        "host_encode_ms",
+        "host_decode_ms",
+    ],
+    "student": [
+        "student",
+        "score_channels",
+        "loss",
+        "missed",
+        "asked",
+        "probe",
+        "found",
+        "found_over_asked",
+        "kb_view",
+    ],
     "part": ["part", "size", "variant", "kb", "err_features", "err_scores"],
-}  # fmt: skip
+}
 SHARES = ("err_", "missed", "asked", "probe", "found")
 
 

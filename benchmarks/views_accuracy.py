@@ -8,31 +8,31 @@ are in the JSON already are not made again.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 from benchmarks.rate_accuracy import ALONE, cached, over_seeds, student
 
 CONFIG = "configs/demo/retinanet_r101_r50_ms.py"
 QUALITY = "0.03"
 OPTIONS = {
-    "1": ["cache.passes=1"], "2": ["cache.passes=2"], "4": [], "live": ["teacher.source=live"],
+    "1": ["cache.passes=1"],
+    "2": ["cache.passes=2"],
+    "4": [],
+    "live": ["teacher.source=live"],
     "4, alone": ALONE,
-}  # fmt: skip
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
+    parser = common.parser(__doc__, json_required=True)
     parser.add_argument("--work", type=Path, default=Path("work_dirs/views_accuracy"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[520, 521, 522])
     args = parser.parse_args()
-    rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
+    rows = common.rows_so_far(args.json)
     done = {(row["views"], row["seed"]) for row in rows}
     work = args.work.resolve()
     cache, size = cached(CONFIG, QUALITY, work)
@@ -41,10 +41,10 @@ def main() -> None:
             if (views, seed) not in done:
                 scores = student(CONFIG, views, seed, [*cache, *options], work)
                 rows.append({"views": views, "seed": seed, "kb_view": size, **scores})
-                print(report.table(rows[-1:], list(rows[-1])), flush=True)
-                report.write(args.json, rows, config=CONFIG)
+                print(common.table(rows[-1:], list(rows[-1])), flush=True)
+                common.write(args.json, rows, config=CONFIG)
     table = over_seeds(rows, "views")
-    print(report.table(table, list(table[0])))
+    print(common.table(table, list(table[0])))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ for all but 1%, 0.1% and 0.001% of the level's sum. Mean over the views of the c
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import common
 from pipeline.cache.cache import Cache
 from pipeline.codecs.group import open_codec
 from pipeline.tools.report.sample import Look
@@ -39,8 +38,7 @@ def needed(m: Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = common.parser(__doc__)
     parser.add_argument("--cache", default="work_dirs/demo/cache")
     parser.add_argument("--views", type=int, default=64)
     args = parser.parse_args()
@@ -53,8 +51,8 @@ def main() -> None:
         {"level": n, **{key: mean(row[key] for row in found) for key in found[0]}}
         for n, found in enumerate(zip(*levels))
     ]
-    print(report.table(rows, list(rows[0])))
-    report.write(args.json, rows, cache=args.cache, views=len(levels))
+    print(common.table(rows, list(rows[0])))
+    common.write(args.json, rows, cache=args.cache, views=len(levels))
 
 
 if __name__ == "__main__":

@@ -64,8 +64,7 @@ def outputs(model: Any, weights: dict[str, Tensor], pixels: Tensor) -> list[Tens
 def one_anchor(thin: dict[str, Tensor]) -> dict[str, Tensor]:
     """A RetinaNet's weights without the rows of all anchors but one."""
     heads = ("bbox_head.retina_cls.", "bbox_head.retina_reg.")
-    chosen = lambda w: w.unflatten(0, (ANCHORS, -1))[KEPT]  # noqa: E731
-    return {name: chosen(w) if name.startswith(heads) else w for name, w in thin.items()}
+    return {name: w.unflatten(0, (ANCHORS, -1))[KEPT] if name.startswith(heads) else w for name, w in thin.items()}
 
 
 def widen(config: str, teacher: Path, out: Path, anchors: int) -> int:

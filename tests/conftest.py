@@ -1,6 +1,7 @@
 """Fixtures that many tests share; the builders behind them lie in tests/helpers/.
 
-Scripts outside the suite import the builders from here.
+Scripts outside the suite import the builders from here. Nothing here imports torch or mmdet before a test needs it:
+the controller of pytest-xdist reads this file as well, and each import costs seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import CLASSES, make_dataset
@@ -18,8 +18,7 @@ from tests.helpers.stages import stage1
 
 __all__ = ["CLASSES", "detector", "make_config", "make_dataset", "save_teacher", "stage1"]
 
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; sums depend on the number of threads
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,12 @@ def test_wheel(tmp_path: Path) -> None:
         p.relative_to(ROOT).as_posix() for p in (ROOT / "pipeline").rglob("*") if p.is_file() and p.suffix != ".pyc"
     }
     assert ours <= set(names)
-    done = subprocess.run([sys.executable, "-m", "pipeline", "--help"], cwd=tmp_path / "installed", text=True,
-                          env={**os.environ, "PYTHONPATH": "."}, capture_output=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "--help"],
+        cwd=tmp_path / "installed",
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        check=True,
+    )
     assert "frs-cache" in done.stdout

@@ -20,13 +20,31 @@ CIRCLES: set[frozenset[str]] = set()
 HEAVY = {"mmdet", "mmcv", "mmengine", "cv2", "webdataset"}
 # Modules, or all of a package, that read a cache; the first ones need no torch either.
 WITHOUT_TORCH = [
-    "errors", "progress", "records", "storage", "cache", "codecs.summary", "codecs.settings",
-    "codecs.frs.settings", "integrity.verify", "cli", "__main__", "fields",
-]  # fmt: skip
+    "errors",
+    "progress",
+    "records",
+    "storage",
+    "cache",
+    "codecs.summary",
+    "codecs.settings",
+    "codecs.frs.settings",
+    "integrity.verify",
+    "cli",
+    "__main__",
+    "fields",
+]
 WITHOUT_MMDET = [
-    *WITHOUT_TORCH, "codecs", "losses", "calibration.gradient", "calibration.adapters", "data.coco", "data.replay",
-    "data.schedule", "integrity.decode_all", "tools.export",
-]  # fmt: skip
+    *WITHOUT_TORCH,
+    "codecs",
+    "losses",
+    "calibration.gradient",
+    "calibration.adapters",
+    "data.coco",
+    "data.replay",
+    "data.schedule",
+    "integrity.decode_all",
+    "tools.export",
+]
 STARTS_MMDET = ["cli.command", "cli.stage2"]  # inside functions, for their config and launcher
 
 

@@ -1,6 +1,6 @@
 """One chunk of one zarr array, written and read without zarr-python.
 
-zarr-python costs 3-5 ms a sample, these functions 0.2 ms, for the very same bytes (tests/test_cache_format.py holds
+zarr-python costs 3-5 ms a sample, these functions 0.2 ms, for the very same bytes (tests/cache/test_format.py holds
 that in both directions). First axis = sample, one chunk = one sample; pipeline of a chunk: little-endian bytes,
 Blosc (zstd, byte shuffle) where the array is compressed, crc32c. Source: zarr v3 specification, codecs `bytes`,
 `blosc`, `crc32c`.

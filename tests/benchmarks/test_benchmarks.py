@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import report, rivals, scenes
+from benchmarks import common, rivals, scenes
 from benchmarks.measure import measure, ours
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student
@@ -23,11 +23,16 @@ from tests.helpers.outputs import random_output
 EXACT = random_output(1, [(16, 24), (8, 12)], 8, 30, 4)
 # Largest error of a score that a rival may make; None: it makes large ones on purpose.
 WORST = {
-    "blosc default, float32": 0.0, "fp16 + zstd 19": 1e-3, "int8 a channel + zstd 19": 3e-3,
-    "int4 a channel + zstd 19": 4e-2, "zfp, tolerance 1% of rms": 1e-2, "zfp, tolerance 10% of rms": 1e-1,
-    "top-10 scores, fp16 features": None, "top-100 scores, fp16 features": 1e-3,
+    "blosc default, float32": 0.0,
+    "fp16 + zstd 19": 1e-3,
+    "int8 a channel + zstd 19": 3e-3,
+    "int4 a channel + zstd 19": 4e-2,
+    "zfp, tolerance 1% of rms": 1e-2,
+    "zfp, tolerance 10% of rms": 1e-1,
+    "top-10 scores, fp16 features": None,
+    "top-100 scores, fp16 features": 1e-3,
     "positions with m < 0.05 dropped, int8": 0.051,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", rivals.RIVALS)
@@ -51,7 +56,11 @@ def test_the_table_is_measured_on_a_real_student(made: dict[str, Path], tmp_path
     train_student(cfg, sections)
     teacher = Teacher(find_teacher(sections.teacher), CLASSES, torch.device("cpu"))
     student = Student(Config.fromfile(made["frs"]), tmp_path / "epoch_1.pth", teacher)
-    draw = lambda n: torch.randint(0, 255, (3, 64, 128), generator=torch.Generator().manual_seed(n)).byte()  # noqa: E731
+
+    def draw(number: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(number)
+        return torch.randint(0, 255, (3, 64, 128), generator=generator).byte()
+
     sample = DrawnSample(teacher, draw, 6, 3)
     codecs = {f"{q}": ours(calibrated(sample, q)) for q in (0.3, 0.02, "lossless")}
     weights = {"feature": 1.0, "score": 1.0}
@@ -70,7 +79,7 @@ def test_views_fit_their_scale(tmp_path: Path) -> None:
             assert view.dtype == torch.uint8 and max(view.shape[1:]) <= max(scale) and min(view.shape[1:]) <= min(scale)
             assert max(view.shape[1:]) == max(scale) or min(view.shape[1:]) == min(scale)
     rows = [{"codec": "a", "kb": 1.25}, {"codec": "longer", "kb": None}]
-    report.write(tmp_path / "rows.json", rows, more=1)
+    common.write(tmp_path / "rows.json", rows, more=1)
     found = json.loads((tmp_path / "rows.json").read_text())
     assert found["rows"] == rows and found["more"] == 1 and found["machine"]["cores"] > 0
-    assert report.table(rows, ["codec", "kb"]).splitlines() == ["codec   kb", "a       1.25", "longer"]
+    assert common.table(rows, ["codec", "kb"]).splitlines() == ["codec   kb", "a       1.25", "longer"]

@@ -94,8 +94,17 @@ def test_the_page_shows_what_each_figure_must_reach() -> None:
     committed = (ROOT / "docs" / "results" / "gpu.md").read_text()
     saved = ROOT / "docs" / "results" / "gpu.json"
     assert committed == gpu_page.page(json.loads(saved.read_text()) if saved.is_file() else {})
-    ratios = [{"batches": "loaded", "batch_size": 8, "precision": "amp", "cached_over_alone": 1.2,
-               "live_over_cached": 1.5, "memory_cached_over_alone": 1.01, "loader_wait_share": 0.0}]  # fmt: skip
+    ratios = [
+        {
+            "batches": "loaded",
+            "batch_size": 8,
+            "precision": "amp",
+            "cached_over_alone": 1.2,
+            "live_over_cached": 1.5,
+            "memory_cached_over_alone": 1.01,
+            "loader_wait_share": 0.0,
+        }
+    ]
     figures = gpu_page.step_figures("loaded", 8, "amp")
     cells = [figure.cells({"step": {"ratios": ratios}}) for figure in figures]
     assert [row[-1] for row in cells] == ["NO", "yes", "yes", "yes"] and cells[0][1:3] == ["<= 1.1", "1.2"]

@@ -261,11 +261,17 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("name, change", [
-    ("plan.json", {"recipe.teacher": {}}), ("plan.json", {"recipe.views": {}}), ("plan.json", {"recipe.views": None}),
-    ("codec.json", {"settings.probe_error": {}}), ("codec.json", {"settings.probe_error": 5}),
-    ("codec.json", {"settings.feature_rank": "8"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("plan.json", {"recipe.teacher": {}}),
+        ("plan.json", {"recipe.views": {}}),
+        ("plan.json", {"recipe.views": None}),
+        ("codec.json", {"settings.probe_error": {}}),
+        ("codec.json", {"settings.probe_error": 5}),
+        ("codec.json", {"settings.feature_rank": "8"}),
+    ],
+)
 def test_what_info_tells_is_there(cache: Path, name: str, change: dict[str, Any]) -> None:
     value = read_json(cache / name)
     for key, new in change.items():
@@ -281,8 +287,13 @@ def test_what_info_tells_is_there(cache: Path, name: str, change: dict[str, Any]
 def test_any_value_in_any_field(made: dict[str, Path], data: st.DataObject) -> None:
     """Whatever stands in a small file: it is refused in one line, or is what the format says."""
     root = made["frs"].parent / "cache"
-    names = {"plan.json": PLAN, "codec.json": CODEC, "pass-0/plan.json": PASS_PLAN, "pass-0/manifest.json": MANIFEST,
-             "pass-0/shard-00000.json": None}  # fmt: skip
+    names = {
+        "plan.json": PLAN,
+        "codec.json": CODEC,
+        "pass-0/plan.json": PASS_PLAN,
+        "pass-0/manifest.json": MANIFEST,
+        "pass-0/shard-00000.json": None,
+    }
     name = data.draw(st.sampled_from(sorted(names)))
     value = at = json.loads(json.dumps(read_json(root / name)))
     while True:

@@ -43,9 +43,14 @@ def test_zarr_writes_the_same_bytes(tmp_path: Path) -> None:
         row = random_rows(1)[0][spec.name]
         compressors = [BloscCodec(cname="zstd", clevel=spec.level, shuffle="shuffle")] if spec.level else []
         array = zarr.create_array(
-            tmp_path / spec.name, shape=(1, *spec.shape), chunks=(1, *spec.shape), dtype=spec.dtype, zarr_format=3,
-            compressors=[*compressors, Crc32cCodec()], dimension_names=["sample", *spec.dims],
-        )  # fmt: skip
+            tmp_path / spec.name,
+            shape=(1, *spec.shape),
+            chunks=(1, *spec.shape),
+            dtype=spec.dtype,
+            zarr_format=3,
+            compressors=[*compressors, Crc32cCodec()],
+            dimension_names=["sample", *spec.dims],
+        )
         array[0] = row
         chunk = (tmp_path / spec.name / spec.chunk_name(0).removeprefix(f"{spec.name}/")).read_bytes()
         assert chunk == encode_chunk(spec, row)
@@ -62,7 +67,10 @@ def test_three_readers_agree(tmp_path: Path) -> None:
         tar.extractall(tmp_path / "out", filter="data")
     unpacked = zarr.open_group(tmp_path / "out", mode="r")
     tar = wds.tariterators
-    group = lambda urls: tar.group_by_keys(tar.tar_file_expander(tar.url_opener(urls)), keys=keys, lcase=False)  # noqa: E731
+
+    def group(urls: Any) -> Any:
+        return tar.group_by_keys(tar.tar_file_expander(tar.url_opener(urls)), keys=keys, lcase=False)
+
     streamed = list(wds.DataPipeline(wds.SimpleShardList([str(path)]), group))
     assert [sample["__key__"] for sample in streamed] == ["0", "1", "2", "3"]
     reader = ShardReader(path)

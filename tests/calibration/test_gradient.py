@@ -54,8 +54,11 @@ def test_errors_are_those_of_plain_backward_passes() -> None:
     torch.manual_seed(3)
     student, x = Small(), torch.randn(1, 3, 16, 24)
     exact = random_output(1, [(16, 24), (8, 12)], 8, 6, 1)
-    coded = TeacherOutput([f + 0.1 * torch.randn_like(f) for f in exact.features], [s * 0.9 for s in exact.scores],
-                          [m * (1 + 0.01 * torch.randn_like(m)) for m in exact.frs])  # fmt: skip
+    coded = TeacherOutput(
+        [f + 0.1 * torch.randn_like(f) for f in exact.features],
+        [s * 0.9 for s in exact.scores],
+        [m * (1 + 0.01 * torch.randn_like(m)) for m in exact.frs],
+    )
     weights = {"feature": 0.3, "score": 2.0}
     found = StudentPass(both(student, x), list(student.parameters()), exact).errors(coded, weights)
     cases = {"feature": {"feature": 1.0, "score": 0.0}, "score": {"feature": 0.0, "score": 1.0}, "total": weights}

@@ -52,9 +52,15 @@ def helps() -> dict[str, str]:
     return {"": whole.format_help()} | {name: verb.format_help() for name, verb in verbs.choices.items()}
 
 
-@pytest.mark.parametrize("argv", [
-    "report C -o P --samples 0", "plan --config C --samples -1", "verify C --views 0", "reencode A B --jobs -1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "report C -o P --samples 0",
+        "plan --config C --samples -1",
+        "verify C --views 0",
+        "reencode A B --jobs -1",
+    ],
+)
 def test_counts_are_positive(argv: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         parser("frs-cache").parse_args(argv.split())
@@ -97,8 +103,14 @@ def test_looking_at_a_cache_starts_at_once(made: dict[str, Path], tmp_path: Path
 def test_tab_completion(tmp_path: Path) -> None:
     def completed(line: str) -> list[str]:
         told = tmp_path / "told"
-        environment = {**os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)),
-                       "_ARGCOMPLETE_STDOUT_FILENAME": str(told), "_ARGCOMPLETE_IFS": "\n"}  # fmt: skip
+        environment = {
+            **os.environ,
+            "_ARGCOMPLETE": "1",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(told),
+            "_ARGCOMPLETE_IFS": "\n",
+        }
         command = [
             sys.executable,
             "-c",

@@ -49,8 +49,13 @@ def test_a_real_process(tmp_path: Path) -> None:
     verbs = ("plan", "repair", "verify C", "report C -o page.html", "reencode A B", "stage1", "stage2")
     commands = [["-m", "pipeline", *verb.split()] for verb in verbs]
     for command in (["stage1_cache_teacher.py"], ["stage2_distill.py"], *commands):
-        done = subprocess.run([sys.executable, "-X", "importtime", *command, "--config", tmp_path / "no.py"],
-                              check=False, capture_output=True, text=True, cwd=ROOT)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", *command, "--config", tmp_path / "no.py"],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
         imported = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
         assert not any(line.endswith((" torch", " mmengine")) for line in imported)
         assert done.returncode == 2

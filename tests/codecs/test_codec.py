@@ -232,10 +232,17 @@ def test_settings_of_a_cache_are_checked_when_it_is_opened(tmp_path: Path, field
 
 
 BAD = [
-    {"type": "zip"}, {}, {"type": "frs", "stepp": 1}, {"type": "frs", "zstd": 40}, {"type": "frs", "zstd": "9"},
-    {"type": "frs", "quality": 0}, {"type": "frs", "quality": "best"}, {"type": "frs", "quality": True},
-    {"type": "frs", "quality": [1]}, {"type": "lossless", "quality": 0.1},
-]  # fmt: skip
+    {"type": "zip"},
+    {},
+    {"type": "frs", "stepp": 1},
+    {"type": "frs", "zstd": 40},
+    {"type": "frs", "zstd": "9"},
+    {"type": "frs", "quality": 0},
+    {"type": "frs", "quality": "best"},
+    {"type": "frs", "quality": True},
+    {"type": "frs", "quality": [1]},
+    {"type": "lossless", "quality": 0.1},
+]
 
 
 @pytest.mark.parametrize("bad", BAD)

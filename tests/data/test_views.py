@@ -54,7 +54,9 @@ def test_finite_views_are_counted() -> None:
 
 
 def test_the_rule_is_told_in_words() -> None:
-    told = lambda *steps, count=None: Views(pipeline(*steps), 0, count).recognised  # noqa: E731
+    def told(*steps: dict, count: int | None = None) -> str:
+        return Views(pipeline(*steps), 0, count).recognised
+
     assert told(RESIZE) == "1 distinct view: resize 128x64"
     assert told(RESIZE, {**FLIP, "prob": 0.0}) == told(RESIZE)
     assert told(RESIZE, FLIP) == "2 distinct views: resize 128x64 x flip"
@@ -153,9 +155,11 @@ def test_the_hash_is_part_of_the_format() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=80), st.integers(1, 4),
-    st.integers(1, 12), st.integers(0, 5),
-)  # fmt: skip
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=80),
+    st.integers(1, 4),
+    st.integers(1, 12),
+    st.integers(0, 5),
+)
 def test_a_plan_holds_every_image_once(shapes: list, batch: int, shard: int, seed: int) -> None:
     pads = {n: (h * 32, w * 32) for n, (h, w) in enumerate(shapes)}
     shards = plan_pass(pads, 0, 2, lambda image, view: pads[image], batch, shard, seed)

@@ -30,18 +30,37 @@ from tests.helpers.servers import s3_server
 
 # What a flag is given here, and the cache of a verb. {new} is not there yet, the others are.
 VALUES = {
-    "--config": ["{config}"], "--students": ["{student}"], "--compare": ["{lossless}"], "--like": ["{cache}"],
-    "--work-dir": ["{new}"], "-o": ["{new}"], "--image-id": ["104"], "--seconds": ["5"],
-}  # fmt: skip
-CACHES = {"info": ["{cache}"], "verify": ["{cache}"], "export": ["{cache}"], "report": ["{cache}"],
-          "reencode": ["{lossless}", "{new}"]}  # fmt: skip
+    "--config": ["{config}"],
+    "--students": ["{student}"],
+    "--compare": ["{lossless}"],
+    "--like": ["{cache}"],
+    "--work-dir": ["{new}"],
+    "-o": ["{new}"],
+    "--image-id": ["104"],
+    "--seconds": ["5"],
+}
+CACHES = {
+    "info": ["{cache}"],
+    "verify": ["{cache}"],
+    "export": ["{cache}"],
+    "report": ["{cache}"],
+    "reencode": ["{lossless}", "{new}"],
+}
 # So that the default suite has each verb, but those of minutes; all others are `slow`.
 QUICK = {
-    "plan --config {config}", "stage1 --config {config}", "stage2 --config {config} --work-dir {new}", "info {cache}",
-    "verify {cache}", "verify {cache} --deep", "verify {cache} --deep --config {config}", "repair --config {config}",
-    "export {cache} --image-id 104 --view 0 -o {new}", "report {cache} -o {new}",
-    "verify", "reencode",
-}  # fmt: skip
+    "plan --config {config}",
+    "stage1 --config {config}",
+    "stage2 --config {config} --work-dir {new}",
+    "info {cache}",
+    "verify {cache}",
+    "verify {cache} --deep",
+    "verify {cache} --deep --config {config}",
+    "repair --config {config}",
+    "export {cache} --image-id 104 --view 0 -o {new}",
+    "report {cache} -o {new}",
+    "verify",
+    "reencode",
+}
 PARSED = ("benchmarks/", "tests.torture.")  # minutes to hours each: started, and ended where the flags are parsed
 # What the demo's scripts are given behind what stands in the document.
 SMALL = {
@@ -136,9 +155,10 @@ def test_flags_in_sentences_exist() -> None:
             assert {word for word in code.split() if word.startswith("--")} <= flags, f"{page.name}: {code}"
 
 
-@pytest.mark.parametrize("line", [
-    pytest.param(line, marks=[] if line in QUICK else [pytest.mark.slow], id=line) for line in OURS if line not in S3
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=[] if line in QUICK else [pytest.mark.slow], id=line) for line in OURS if line not in S3],
+)
 def test_a_verb(line: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if line.startswith(("stage1", "repair")):

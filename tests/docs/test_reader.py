@@ -85,7 +85,11 @@ def test_alone(made: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(FILE, tmp_path / "read_cache.py")
     ask = "import runpy, sys; sys.argv = ['', 'cache']; runpy.run_path('read_cache.py', run_name='__main__'); print("
     ask += "sorted({name.split('.')[0] for name in sys.modules} & {'pipeline', 'torch', 'webdataset'}))"
-    run = lambda: subprocess.run([sys.executable, "-I", "-c", ask], cwd=tmp_path, capture_output=True, text=True)  # noqa: E731, PLW1510
+
+    def run() -> subprocess.CompletedProcess:
+        command = [sys.executable, "-I", "-c", ask]
+        return subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+
     lines = run().stdout.splitlines()
     assert len(lines) == 25 and lines[-1] == "[]"
     first = Cache(root).references(0)[0][0]

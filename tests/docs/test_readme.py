@@ -36,8 +36,10 @@ def test_three_readers(
     subprocess.run(["tar", "-xf", "shard-00000.tar"], check=True)
     unpacked = zarr.open_group(".", mode="r")
     streamed: dict = {}
-    exec(block("group_by_keys").replace("    print(", "    samples[sample['__key__']] = sample\n    print("),
-         streamed := {"samples": {}})  # fmt: skip
+    exec(
+        block("group_by_keys").replace("    print(", "    samples[sample['__key__']] = sample\n    print("),
+        streamed := {"samples": {}},
+    )
     samples = streamed["samples"]
     assert len(samples) == in_place["features"].shape[0] == len(capsys.readouterr().out.splitlines()) - 1
     for key, sample in samples.items():

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipeline.mmdet_compat.registry import MODELS, Config
 from tests.helpers.datasets import CLASSES
 
 FAMILIES = ("retinanet", "gfl", "fcos", "faster-rcnn")
-PREPROCESS = {"type": "DetDataPreprocessor", "mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4],
-              "bgr_to_rgb": True, "pad_size_divisor": 32}  # fmt: skip
+PREPROCESS = {
+    "type": "DetDataPreprocessor",
+    "mean": [123.7, 116.3, 103.5],
+    "std": [58.4, 57.1, 57.4],
+    "bgr_to_rgb": True,
+    "pad_size_divisor": 32,
+}
 
 
 def detector(family: str, depth: int = 18, width: int = 16) -> dict[str, Any]:
@@ -26,13 +28,22 @@ def detector(family: str, depth: int = 18, width: int = 16) -> dict[str, Any]:
     }
     import mmdet
 
+    from pipeline.mmdet_compat.registry import Config
+
     path = Path(mmdet.__file__).parent / ".mim" / "configs" / folder / f"{names[family]}.py"
     model = Config.fromfile(path).model
     base = 8
     expansion = 1 if depth < 50 else 4
     channels = [base * expansion * 2**n for n in range(4)]
-    model.backbone.update(depth=depth, base_channels=base, frozen_stages=-1, init_cfg=None, style="pytorch",
-                          norm_cfg={"type": "BN"}, norm_eval=False)  # fmt: skip
+    model.backbone.update(
+        depth=depth,
+        base_channels=base,
+        frozen_stages=-1,
+        init_cfg=None,
+        style="pytorch",
+        norm_cfg={"type": "BN"},
+        norm_eval=False,
+    )
     model.neck.update(in_channels=channels, out_channels=width)
     model.data_preprocessor = dict(PREPROCESS)
     if family == "faster-rcnn":
@@ -48,6 +59,10 @@ def detector(family: str, depth: int = 18, width: int = 16) -> dict[str, Any]:
 
 def save_teacher(folder: Path, model: dict[str, Any], seed: int = 1) -> dict[str, str]:
     """Write config and checkpoint of a teacher with random weights. Returns the entries of `teacher=`."""
+    import torch
+
+    from pipeline.mmdet_compat.registry import MODELS, Config
+
     folder.mkdir(parents=True, exist_ok=True)
     config = Config({"model": model})
     config.dump(folder / "teacher.py")

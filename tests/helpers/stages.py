@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import load_config
 from pipeline.progress import Silent
 
 
 def stage1(config: Path, **options: Any) -> dict[str, Any]:
     """Run stage 1 without output. Returns its summary; `options` are dotted keys of the config."""
+    from pipeline.config import load_config
     from pipeline.stage1.run import cache_teacher
 
     cfg, sections = load_config(str(config), options)
@@ -20,6 +20,7 @@ def stage1(config: Path, **options: Any) -> dict[str, Any]:
 
 def stage2(config: Path, resume: str | None = None, **options: object) -> dict:
     """Run stage 2 without output. Returns its summary."""
+    from pipeline.config import load_config
     from pipeline.stage2.settings import apply_flags
     from pipeline.stage2.train import train_student
 

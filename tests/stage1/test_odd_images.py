@@ -87,8 +87,11 @@ def test_odd_images_are_cached_or_listed(odd: Path) -> None:
 @pytest.mark.slow
 def test_images_without_boxes_as_mmdet_filters_them(odd: Path, tmp_path: Path) -> None:
     """filter_empty_gt and min_size are mmdet's; what they leave is what is cached."""
-    options: dict[str, Any] = {"train_dataloader.dataset.filter_cfg": {"filter_empty_gt": True, "min_size": 32},
-                               "cache.dir": str(tmp_path / "cache"), "cache.quarantine": True}  # fmt: skip
+    options: dict[str, Any] = {
+        "train_dataloader.dataset.filter_cfg": {"filter_empty_gt": True, "min_size": 32},
+        "cache.dir": str(tmp_path / "cache"),
+        "cache.quarantine": True,
+    }
     stage1(odd, **options)
     cfg, _ = load_config(str(odd), options)
     kept = set(Images(cfg.train_dataloader.dataset).ids)

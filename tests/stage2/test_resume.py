@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from mmengine.runner import Runner
 
 from pipeline.errors import StudentError
 from pipeline.stage2.checkpoint import WholeCheckpointHook
+from tests.helpers.forks import exit_code, in_child
 from tests.helpers.launch import finished, kill_a_rank, launch
 from tests.helpers.stages import stage2
 
@@ -91,14 +94,13 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_and_resumed_is_as_never_killed(config: Path, undisturbed: Path, tmp_path: Path) -> None:
-    process = train(config, tmp_path)
+    child = in_child(partial(stage2, config, work_dir=str(tmp_path)))
     while not (tmp_path / "iter_4.pth").exists():
-        assert process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    os.kill(child, signal.SIGKILL)
+    assert exit_code(child) == -signal.SIGKILL, "killed inside the run"
     made = max(seen(tmp_path))
-    assert 3 <= made < 11, "killed inside the run"
+    assert 3 <= made < 11
     (tmp_path / "seen-0.jsonl").rename(tmp_path / "before")
     stage2(config, resume="auto", work_dir=str(tmp_path))
     assert min(seen(tmp_path)) >= 3, "what was done is not done again"
@@ -132,7 +134,11 @@ def test_one_whole_checkpoint_is_always_there(config: Path, tmp_path: Path, monk
     """mmengine removes the old one before it writes the new one."""
     there, save = [], Runner.save_checkpoint
     options = {"default_hooks.checkpoint.max_keep_ckpts": 1, "work_dir": str(tmp_path), "train_cfg.max_epochs": 1}
-    remember = lambda self, *args, **more: (there.append(len(list(tmp_path.glob("*.pth")))), save(self, *args, **more))  # noqa: E731
+
+    def remember(self: Runner, *args: Any, **more: Any) -> None:
+        there.append(len(list(tmp_path.glob("*.pth"))))
+        save(self, *args, **more)
+
     monkeypatch.setattr(Runner, "save_checkpoint", remember)
     stage2(config, **options)
     assert there == [0, 1, 1, 1, 1, 1] and [p.name for p in tmp_path.glob("*.pth")] == ["iter_6.pth"]
@@ -141,7 +147,10 @@ def test_one_whole_checkpoint_is_always_there(config: Path, tmp_path: Path, monk
 def test_the_spare_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resumed from it by another spelling of its path; and where the file system has no hard links."""
     saved: list[list[str]] = []
-    save = lambda self, runner, step, meta: saved.append(sorted(p.name for p in tmp_path.iterdir()))  # noqa: E731
+
+    def save(*_: Any) -> None:
+        saved.append(sorted(p.name for p in tmp_path.iterdir()))
+
     monkeypatch.setattr(CheckpointHook, "_save_checkpoint_with_step", save)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "previous.pth").write_bytes(b"whole")

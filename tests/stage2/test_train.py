@@ -23,8 +23,16 @@ from tests.helpers.stages import stage2, tree
 def test_student_is_stock_mmdet(made: dict[str, Path], data: Path) -> None:
     """Checkpoints load through mmdet's own init_detector and detect just as the trained model did."""
     config = made["frs"]
-    summary = stage2(config, **{"visualizer": {"type": "DetLocalVisualizer", "name": "stock", "vis_backends": [
-        {"type": "TensorboardVisBackend"}]}})  # fmt: skip
+    summary = stage2(
+        config,
+        **{
+            "visualizer": {
+                "type": "DetLocalVisualizer",
+                "name": "stock",
+                "vis_backends": [{"type": "TensorboardVisBackend"}],
+            }
+        },
+    )
     run = config.parent / "run"
     assert json.loads((run / "summary.json").read_text()) == summary
     assert list(run.rglob("events.out.tfevents*"))
@@ -70,8 +78,11 @@ def test_a_student_may_inherit_neck_and_head(
     assert inherit(student, Path(teacher["checkpoint"])) == len(fitting) > 10
     assert all(torch.equal(student.state_dict()[key], taught[key]) for key in fitting)
     assert all(torch.equal(value, before[key]) for key, value in student.backbone.state_dict().items())
-    wide = {**cfg.model, "neck": {**cfg.model.neck, "out_channels": 24},
-            "bbox_head": {**cfg.model.bbox_head, "in_channels": 24, "feat_channels": 24}}  # fmt: skip
+    wide = {
+        **cfg.model,
+        "neck": {**cfg.model.neck, "out_channels": 24},
+        "bbox_head": {**cfg.model.bbox_head, "in_channels": 24, "feat_channels": 24},
+    }
     assert inherit(MODELS.build(wide), Path(teacher["checkpoint"])) < len(fitting)  # biases of the outputs alone
     with pytest.raises(StudentError, match="no tensor of"):
         inherit(torch.nn.Linear(3, 3), Path(teacher["checkpoint"]))

@@ -54,6 +54,13 @@ def test_the_log_of_a_cache_that_fills_its_mount(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_student_of_a_read_only_cache(made: dict[str, Path], read_only: Path, tmp_path: Path) -> None:
-    trained = without_override("stage2_distill.py", "--config", str(made["frs"]), "--work-dir", str(tmp_path / "run"),
-                               "--cfg-options", f"cache.dir={read_only}")  # fmt: skip
+    trained = without_override(
+        "stage2_distill.py",
+        "--config",
+        str(made["frs"]),
+        "--work-dir",
+        str(tmp_path / "run"),
+        "--cfg-options",
+        f"cache.dir={read_only}",
+    )
     assert trained.returncode == 0, trained.stderr[-2000:]

@@ -262,11 +262,19 @@ def test_faults_are_retried(web: Any, cache_folder: Path, fault: str) -> None:
     assert len(web.asked) > 2 and not web.faults[1:]
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ("503", "HTTP status 503"), ("drop", "broke off"), ("stall", "timed out"), ("cut", "broke off"),
-    ("404", "found no such object"), ("403", "forbidden"), ("no ranges", "does not serve byte ranges"),
-    ("flip", "is not what was written"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("503", "HTTP status 503"),
+        ("drop", "broke off"),
+        ("stall", "timed out"),
+        ("cut", "broke off"),
+        ("404", "found no such object"),
+        ("403", "forbidden"),
+        ("no ranges", "does not serve byte ranges"),
+        ("flip", "is not what was written"),
+    ],
+)
 def test_lasting_faults_are_one_line(web: Any, fault: str, words: str) -> None:
     remote = Cache(place(f"{web.address}/cache", {**IMPATIENT, "max_retries": 1}))
     reader = remote.shard(0, 0)

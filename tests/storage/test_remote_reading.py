@@ -96,8 +96,14 @@ if __name__ == "__main__":
 def test_workers_have_clients_of_their_own(web: Any, tmp_path: Path) -> None:
     """Spawned or forked early, they read. Forked late, obstore would wait for ever: that is one line instead."""
     (tmp_path / "forks.py").write_text(FORKS)
-    done = subprocess.run([sys.executable, tmp_path / "forks.py", f"{web.address}/cache"], check=True, text=True,
-                          capture_output=True, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, tmp_path / "forks.py", f"{web.address}/cache"],
+        check=True,
+        text=True,
+        capture_output=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     lines = done.stdout.splitlines()
     assert lines[:4] == ["Cache 5", "fork 0", "Cache 5", "spawn 0"], done
     assert lines[4].startswith("StoreError") and "'forkserver'" in lines[4]

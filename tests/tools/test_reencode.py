@@ -24,8 +24,9 @@ from tests.helpers.detectors import detector
 from tests.helpers.stages import stage1, stage2, tree
 
 
-def recode(source: Path, target: Path, *, jobs: int = 1, like: Path | None = None, config: Path | None = None,
-           **codec: Any) -> dict[str, Any]:  # fmt: skip
+def recode(
+    source: Path, target: Path, *, jobs: int = 1, like: Path | None = None, config: Path | None = None, **codec: Any
+) -> dict[str, Any]:
     found = (None if path is None else str(path) for path in (config, like))
     named, other = found
     return reencode(

@@ -32,8 +32,15 @@ def students(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("students")
     content = Cache(made["frs"].parent / "cache").content()
     for name, taught in (("mine", content), ("live", None)):
-        summary = {"mAP": 0.2 if taught else 0.1, "AP50": 0.4, "epochs": 2, "images_per_second": 9.0, "content": taught,
-                   "work_dir": str(root / name), "feature_loss": "frs"}  # fmt: skip
+        summary = {
+            "mAP": 0.2 if taught else 0.1,
+            "AP50": 0.4,
+            "epochs": 2,
+            "images_per_second": 9.0,
+            "content": taught,
+            "work_dir": str(root / name),
+            "feature_loss": "frs",
+        }
         for run, steps in (("20260101_000000", (1, 2)), ("20260101_000001", (2, 3))):
             folder = root / name / run / "vis_data"
             folder.mkdir(parents=True)

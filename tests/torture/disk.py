@@ -31,9 +31,12 @@ from tests.helpers.stages import stage1, tree
 from tests.torture.common import arguments, record, small_config
 
 INJECTED = {
-    "write: EIO": "write:error=EIO", "write: ENOSPC": "write:error=ENOSPC", "fsync: EIO": "fsync:error=EIO",
-    "rename: EIO": "rename:error=EIO", "write: says 100, writes none": "write:retval=100",
-}  # fmt: skip
+    "write: EIO": "write:error=EIO",
+    "write: ENOSPC": "write:error=ENOSPC",
+    "fsync: EIO": "fsync:error=EIO",
+    "rename: EIO": "rename:error=EIO",
+    "write: says 100, writes none": "write:retval=100",
+}
 
 
 class Try:

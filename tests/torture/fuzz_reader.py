@@ -87,19 +87,33 @@ class Target:
         self.reader = ShardReader(self.path)
         self.shard, sidecar, codec = self.path.read_bytes(), loaded("pass-0/shard-00000.json"), loaded("codec.json")
         plan = {
-            "format": FORMAT, "version": VERSION, "recipe_digest": "0" * 64, "teacher_sha256": "0" * 64,
+            "format": FORMAT,
+            "version": VERSION,
+            "recipe_digest": "0" * 64,
+            "teacher_sha256": "0" * 64,
             "recipe": {"teacher": {}, "data": {"annotations_sha256": ""}, "codec": {"type": "frs"}},
             "layout": {"batch_size": 2, "shard_samples": 4, "seed": 1},
-        }  # fmt: skip
+        }
         entry = {"bytes": 1, "sha256": "0" * 64}
         manifest = {
-            "pass": 0, "plan": digest(plan), "files": {"plan.json": entry, "shard-00000.tar": entry}, "samples": 4,
-            "bytes": 1, "bytes_by_array": {"frs": 1}, "raw_fp16_bytes": 1, "measured": {"features_error": 0.1},
-            "quarantine": [[3, "broken"]], "environment": {"numpy": "2"},
-        }  # fmt: skip
+            "pass": 0,
+            "plan": digest(plan),
+            "files": {"plan.json": entry, "shard-00000.tar": entry},
+            "samples": 4,
+            "bytes": 1,
+            "bytes_by_array": {"frs": 1},
+            "raw_fp16_bytes": 1,
+            "measured": {"features_error": 0.1},
+            "quarantine": [[3, "broken"]],
+            "environment": {"numpy": "2"},
+        }
         pass_plan = {"pass": 0, "shards": [[[[64, 96], [[1, 0], [2, 1]]]]]}
-        self.fields = {"plan.json": PLAN, "codec.json": CODEC, "pass-0/plan.json": PASS_PLAN,
-                       "pass-0/manifest.json": MANIFEST}  # fmt: skip
+        self.fields = {
+            "plan.json": PLAN,
+            "codec.json": CODEC,
+            "pass-0/plan.json": PASS_PLAN,
+            "pass-0/manifest.json": MANIFEST,
+        }
         self.files = {**dict(zip(self.fields, (plan, codec, pass_plan, manifest))), "pass-0/shard-00000.json": sidecar}
         for name, value in self.files.items():
             self._write(name, value)
@@ -219,8 +233,27 @@ def mend_members(raw: bytearray) -> None:
         at = at + 512 + -(-size // 512) * 512
 
 
-ODD = (None, True, -1, 0, 2**63, 10**400, 1e308, float("nan"), "", "../../x", "/etc/passwd", "a\0b", [], {}, [[]],
-       "shard-00000.tar", {"": ""}, -(2**31), 2**40)  # fmt: skip
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    2**63,
+    10**400,
+    1e308,
+    float("nan"),
+    "",
+    "../../x",
+    "/etc/passwd",
+    "a\0b",
+    [],
+    {},
+    [[]],
+    "shard-00000.tar",
+    {"": ""},
+    -(2**31),
+    2**40,
+)
 
 
 def forge(value: Any, cursor: Cursor) -> Any:
@@ -276,11 +309,16 @@ class Watch:
 def figures(watch: Watch, driver: str) -> dict[str, Any]:
     early, late = watch.memory[len(watch.memory) // 4], watch.memory[-1]
     return {
-        "executions": watch.done, "driver": driver, "crashes": 0, "hangs": int(watch.slowest > SLOW),
-        "slowest_cpu_seconds": round(watch.slowest, 3), "by_target": watch.target.taken,
-        "resident_mb_after_a_quarter": round(early / 1e6, 1), "resident_mb_at_the_end": round(late / 1e6, 1),
+        "executions": watch.done,
+        "driver": driver,
+        "crashes": 0,
+        "hangs": int(watch.slowest > SLOW),
+        "slowest_cpu_seconds": round(watch.slowest, 3),
+        "by_target": watch.target.taken,
+        "resident_mb_after_a_quarter": round(early / 1e6, 1),
+        "resident_mb_at_the_end": round(late / 1e6, 1),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

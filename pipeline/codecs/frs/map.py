@@ -40,7 +40,7 @@ def map_top(quality: float) -> int:
 class CodedMap:
     """The map of one sample: uint8 codes [(H_l, W_l)], exponents (L,) uint8 beside them, and the largest code.
 
-    Nothing here asks the device for a value: decoding must not wait for it (tests/test_device.py).
+    Nothing here asks the device for a value: decoding must not wait for it (tests/codecs/test_device.py).
     """
 
     codes: list[Tensor]
