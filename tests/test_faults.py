@@ -23,12 +23,11 @@ import pytest
 import torch
 
 from pipeline.cache.cache import Cache
-from pipeline.cache.shard_plan import ShardPlan
 from pipeline.cli.signals import GOES_ON, RESUMES, STOPPED
 from pipeline.errors import CacheError, CodecError, StaleCache
 from pipeline.integrity.verify import verify
 from pipeline.records import TeacherOutput
-from pipeline.stage1.commit import Behind
+from pipeline.stage1.commit import BackgroundCommitter
 from pipeline.stage1.ranks import Ranks
 from pipeline.storage import lock
 from pipeline.storage.lock import locked
@@ -111,16 +110,16 @@ import time
 from pathlib import Path
 from pipeline.cli.command import guarded
 from pipeline.storage.lock import locked
-from pipeline.stage1.commit import Behind
+from pipeline.stage1.commit import BackgroundCommitter
 
 def commit():
     time.sleep(2)
     Path({root!r}, "committed").touch()
-    return 0
+    return None
 
 def main():
-    with locked(Path({root!r})), Behind(lambda *_: None) as behind:
-        behind.commit(0, None, commit)
+    with locked(Path({root!r})), BackgroundCommitter(lambda *_: None) as committer:
+        committer.submit(None, commit)
         print("ready", flush=True)
         {then}
 
@@ -128,7 +127,7 @@ guarded(main)
 """
 
 
-@pytest.mark.parametrize("then", [pytest.param("time.sleep(60)", marks=LONG), "behind.finish()"])
+@pytest.mark.parametrize("then", [pytest.param("time.sleep(60)", marks=LONG), "committer.finish()"])
 def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(tmp_path: Path, then: str) -> None:
     code = COMMITTING.format(root=str(tmp_path), then=then)
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE,
@@ -146,11 +145,16 @@ def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(t
 def test_ctrl_c_in_a_script_of_ones_own_waits_for_the_shard_that_is_being_written() -> None:
     """There Python's own handler raises at each of them."""
     ended: list[bool] = []
+
+    def commit() -> Any:
+        time.sleep(1.2)
+        ended.append(True)
+
     presses = [threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT]) for delay in (0.2, 0.4, 0.6)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
     try:
-        with pytest.raises(KeyboardInterrupt), Behind(lambda *_: None) as behind:
-            behind.commit(0, ShardPlan(()), lambda: (time.sleep(1.2), ended.append(True), 0)[2])
+        with pytest.raises(KeyboardInterrupt), BackgroundCommitter(lambda *_: None) as committer:
+            committer.submit(None, commit)
             for press in presses:
                 press.start()
             time.sleep(60)
@@ -173,7 +177,7 @@ def test_the_lock_is_held_until_the_last_rank_has_ended(tmp_path: Path, monkeypa
     with locked(tmp_path):
         leaders = lock.share_locks()
         monkeypatch.setattr(lock, "_locks", others := {})  # as another process has them
-        Ranks.share_lock(cast(Any, SimpleNamespace(world=2, told=lambda _: ({}, leaders))))
+        Ranks.share_lock(cast(Any, SimpleNamespace(world=2, broadcast=lambda _: ({}, leaders))))
         with pytest.raises(CacheError, match="another process is writing"), locked(tmp_path):
             pass
         lock._locks = {tmp_path: None}  # the leader's own, to leave by

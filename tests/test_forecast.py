@@ -21,7 +21,7 @@ from pipeline.tools.forecast import run as module
 from pipeline.tools.forecast.disk import existing, free_bytes
 from pipeline.tools.forecast.run import forecast, interval, warnings_of
 from pipeline.tools.forecast.training import measure_training
-from pipeline.tools.forecast.trial import trial
+from pipeline.tools.forecast.trial import run_trial
 from tests.conftest import detector, make_config, make_dataset, stage1
 
 
@@ -78,7 +78,7 @@ def test_broken_images_are_left_out_where_stage_1_does(
             broken = {image for image, _, _ in plan_views(job.images, job.views, 0, job.plan["layout"])[0].samples}
             for image in broken:
                 (images / "images" / f"{image - 100:03d}.jpg").write_bytes(b"not a picture")
-        with pytest.raises(DataError) if not quarantine else nullcontext(), trial(job, tmp_path, 12, 1.0) as made:
+        with pytest.raises(DataError) if not quarantine else nullcontext(), run_trial(job, tmp_path, 12, 1.0) as made:
             found += [ref.image_id for shard in made.cache.references(0) for ref in shard]
             assert len(made.positions) == len(found)
             assert measure_training(cfg, sections, job.images, job.views, made, 0.1).images_per_second > 0

@@ -25,7 +25,8 @@ from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import stack
 from pipeline.codecs.registry import codec_settings, new_codec
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
-from pipeline.stage1.shard import start_shard
+from pipeline.stage1.encode import encode_views
+from pipeline.stage1.shard import ShardTarget
 from tests.test_codec import weighted_error
 
 DOC = Path(__file__).parent.parent / "docs" / "format.md"
@@ -63,7 +64,7 @@ def unpack(shard: str = SHARD) -> dict[str, Any]:
 
 
 class PlannedTeacher:
-    """Stands in for teacher and loader of `start_shard`: batches of seeded numbers on the grids of GRIDS."""
+    """Replaces teacher and loader: batches of seeded numbers on the grids of GRIDS."""
 
     def __init__(self, plan: ShardPlan) -> None:
         self._plan = plan
@@ -126,7 +127,11 @@ def make_mixed(root: Path, settings: dict[str, Any]) -> Path:
     identity = {"pass": 0, "shard": 0, "plan": "plan", "recipe": "recipe"}
     tar = root / "pass-0" / "shard-00000.tar"
     codec_digest = digest(read_json(root / "codec.json"))
-    start_shard(teacher, codec, teacher.batches(), plan, tar, identity, codec_digest, lambda _: None)()
+    levels = [GRIDS[pad] for _, _, pad in plan.samples]
+    with ShardTarget(tar, identity, codec, codec_digest, plan, levels).new_shard() as shard:
+        for _, views, records in teacher.batches():
+            shard.add(encode_views(codec, teacher(views), records))
+        shard.commit()
     return root
 
 

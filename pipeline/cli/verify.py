@@ -46,10 +46,10 @@ def _config(args: argparse.Namespace) -> Any:
 
 def _require(args: argparse.Namespace) -> None:
     """Refuse another config's cache before hours go into decoding it; what else is wrong with it `findings` tells."""
-    from pipeline.integrity.compare_teacher import required
+    from pipeline.integrity.compare_teacher import open_required
 
     try:
-        required(*_config(args))
+        open_required(*_config(args))
     except CacheError as error:
         if isinstance(error, StaleCache):
             raise

@@ -1,4 +1,4 @@
-"""What stage 1 works with: checked and built before anything is written."""
+"""All that stage 1 works with, checked and built before anything is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.errors import StaleCache
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.progress import Log, Progress
 from pipeline.recipe import make_recipe
-from pipeline.stage1.loader import ViewLoader
+from pipeline.stage1.loader import Batch, Shard, ViewLoader
 from pipeline.stage1.ranks import Ranks
 from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
@@ -24,9 +24,9 @@ from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.zoo import find_teacher
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
-    """All that stage 1 works with, checked and built."""
+    """All that stage 1 works with. `plan`: content of the cache's plan.json, the identity of every shard."""
 
     root: Place
     sections: Sections
@@ -38,14 +38,15 @@ class Job:
     progress: Progress
     ranks: Ranks
 
-    def loader(self, batches: Iterable[Any]) -> ViewLoader:
+    def loader(self, batches: Iterable[tuple[Shard, Batch]]) -> ViewLoader[Shard]:
+        """Return a loader of the planned batches, given as (shard, batch) pairs."""
         return ViewLoader(self.images, self.views, batches, self.sections.cache.workers)
 
 
 def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> Job:
     """Check and build everything that stage 1 works with; nothing is written yet."""
     root, ranks = sections.cache.place(), Ranks()
-    log = ranks.log(log)
+    log, progress = ranks.shared_log(log), ranks.shared_progress(progress)
     images, views = images_and_views(cfg, sections)
     spec = find_teacher(sections.teacher)
     recipe = make_recipe(sections, images, views, spec)
@@ -63,7 +64,7 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
 
 
 def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[str, Any]:
-    """plan.json: the identity of every shard. View count and image list are no part of it, so that a cache can grow."""
+    """Return plan.json, the identity of every shard. It has neither view count nor image list: a cache can grow."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -75,7 +76,7 @@ def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[
 
 
 def check_existing(root: Place, plan: dict[str, Any], advice: str = "use another cache.dir") -> None:
-    """Never mix two teachers, data sets or codecs in one folder."""
+    """Raise StaleCache where the folder holds a cache of another teacher, data set or codec."""
     if not (root / "plan.json").exists():
         return
     lines = differences(read_json(root / "plan.json"), plan)

@@ -1,4 +1,4 @@
-"""Several processes make one cache: torchrun's ranks take whole shards, rank 0 does what is done once."""
+"""torchrun's ranks make one cache together: each takes whole shards, rank 0 does what is done once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline.progress import Log, Progress
 from pipeline.storage import lease
 from pipeline.storage.lock import join_locks, leave_locks, share_locks
 
-# Gate and calibration are made by one rank and may take hours; a rank that dies is noticed by torchrun, not by a clock.
-PATIENCE = timedelta(days=7)
+# The leader's gate and calibration may take hours; torchrun, not a timeout, notices a rank that died.
+TIMEOUT = timedelta(days=7)
 
 
 class Ranks:
@@ -23,22 +23,28 @@ class Ranks:
     def __init__(self) -> None:
         self.world, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
 
-    def join(self) -> None:
-        """Wait until all ranks are here. Not before the leader's gate: mmdet's metric would wait for the others."""
-        if self.world > 1:
-            distributed.init_process_group("gloo", timeout=PATIENCE)
-
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
-    def meet(self) -> None:
-        """Wait until all ranks are here."""
+    @property
+    def joined(self) -> bool:
+        """Whether the ranks can talk to each other: `join` was called, `leave` was not."""
+        return self.world > 1 and distributed.is_initialized()
+
+    def join(self) -> None:
+        """Connect to the other ranks. Call it after the leader's gate: mmdet's metric would wait for the others."""
+        if self.world > 1:
+            distributed.init_process_group("gloo", timeout=TIMEOUT)
+
+    def wait_for_all(self) -> None:
+        """Wait until every rank calls this."""
         if self.world > 1:
             distributed.barrier()
 
-    def told(self, value: Any) -> Any:
-        """The leader's value."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the leader's value on every rank."""
         if self.world == 1:
             return value
         box = [value]
@@ -46,64 +52,74 @@ class Ranks:
         return box[0]
 
     def claim(self, name: str, items: list[int]) -> Iterator[int]:
-        """Those of the items that no other rank has taken; a fast rank takes more. `name`: of this list, used once."""
+        """Yield the items that no other rank has taken; a fast rank takes more. `name`: of the list, used once a run."""
         if self.world == 1:
             yield from items
             return
-        while (turn := self._count(f"claim/{name}", 1) - 1) < len(items):
+        while (turn := self.add_to_count(f"claim/{name}", 1) - 1) < len(items):
             yield items[turn]
 
-    def log(self, log: Log) -> Log:
-        """The leader's words, and of the others what must not be missed."""
-        if self.leads:
-            return log
-        return lambda text: log(f"[rank {self.rank}] {text}") if text.startswith("warning") else None
+    def shared_log(self, log: Log) -> Log:
+        """Return a log that takes every line of the leader, and only the warnings of the others."""
 
-    def progress(self, progress: Progress) -> Progress:
-        """The leader's bar shows what all have done."""
+        def log_warning(text: str) -> None:
+            if text.startswith("warning"):
+                log(f"[rank {self.rank}] {text}")
+
+        return log if self.is_leader else log_warning
+
+    def shared_progress(self, progress: Progress) -> Progress:
+        """Return a progress that shows on the leader what all ranks have done."""
         return progress if self.world == 1 else SharedProgress(self, progress)
 
     def share_lock(self) -> None:
-        """All hold the leader's lock, or look before each put whether it is there: one may outlive it by a shard."""
+        """Hold the leader's lock on every rank, or check it before each put.
+
+        A rank may outlive the leader by the time of one shard.
+        """
         if self.world > 1:
-            held, folders = self.told((lease.claims(), share_locks()))
+            held, folders = self.broadcast((lease.claims(), share_locks()))
             lease.work_under(held)
             join_locks(folders)
 
     def leave(self) -> None:
-        """The others write nothing more; only then may the leader let go of the lock."""
+        """Disconnect. The leader returns once the others have stopped writing, and may then release the lock."""
         if self.world > 1:
-            if not self.leads:
+            if not self.is_leader:
                 lease.leave()
                 leave_locks()
-            self.meet()
+            self.wait_for_all()
             distributed.destroy_process_group()
 
-    def _count(self, key: str, amount: int) -> int:
+    def add_to_count(self, key: str, amount: int) -> int:
         """Add to a number that all ranks share. Returns the sum."""
         store: Any = distributed.distributed_c10d._get_default_store()
         return int(store.add(key, amount))
 
 
 class SharedProgress:
-    """Adds up what every rank advances."""
+    """Adds up what all ranks advance and shows it on the leader; until they have joined, the leader works alone."""
 
     def __init__(self, ranks: Ranks, shown: Progress) -> None:
         self._ranks, self._shown, self._title = ranks, shown, ""
-        self._seen = [0, 0]
+        self._sums = [0, 0]  # samples and bytes shown so far
 
     def start(self, title: str, total: int | None) -> None:
-        self._title, self._seen = title, [0, 0]
-        if self._ranks.leads:
+        self._title, self._sums = title, [0, 0]
+        if self._ranks.is_leader:
             self._shown.start(title, total)
 
     def advance(self, samples: int, size: int) -> None:
-        sums = [self._ranks._count(f"{self._title}/{n}", amount) for n, amount in enumerate((samples, size))]
-        if self._ranks.leads:
-            self._shown.advance(sums[0] - self._seen[0], sums[1] - self._seen[1])
-            self._seen = sums
+        if not self._ranks.joined:
+            if self._ranks.is_leader:
+                self._shown.advance(samples, size)
+            return
+        sums = [self._ranks.add_to_count(f"{self._title}/{n}", amount) for n, amount in enumerate((samples, size))]
+        if self._ranks.is_leader:
+            self._shown.advance(sums[0] - self._sums[0], sums[1] - self._sums[1])
+            self._sums = sums
 
     def stop(self) -> None:
-        if self._ranks.leads:
-            self.advance(0, 0)  # what others did behind the leader's last shard
+        if self._ranks.is_leader:
+            self.advance(0, 0)  # what others did after the leader's last shard
             self._shown.stop()

@@ -1,4 +1,4 @@
-"""Stage 1: run the teacher once over every view and leave a verified cache. Safe to stop and to start again."""
+"""Stage 1: run the teacher once over every view and leave a verified cache. Safe to stop and restart."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     require_writable(sections.cache.place())
     job = open_job(cfg, sections, log, progress)
     numbers = expected_passes(sections, job.views)
-    with locked(job.root) if job.ranks.leads else nullcontext():
+    with locked(job.root) if job.ranks.is_leader else nullcontext():
         codec = agreed_codec(cfg, job)
         computed = sum(cache_pass(job, codec, number) for number in numbers)
         summary = summarise(job.root, computed, time.perf_counter() - begun)
-        if job.ranks.leads:
+        if job.ranks.is_leader:
             write_report(job.root / "summary.json", summary)
         job.ranks.leave()
     return summary
@@ -44,17 +44,16 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
 
 def agreed_codec(cfg: Config, job: Job) -> Codec:
     """The codec that all ranks use: gate and calibration are the leader's, the others read what it wrote."""
-    if job.ranks.leads:
-        pass_gate(cfg, job)
+    if job.ranks.is_leader:
+        run_gate(cfg, job)
         calibrated(job)
     job.ranks.join()
     job.ranks.share_lock()
-    job.progress = job.ranks.progress(job.progress)
     return calibrated(job)
 
 
-def pass_gate(cfg: Config, job: Job) -> None:
-    """Nothing is cached of a teacher that does not detect. Writes plan.json, the cache's identity, behind it."""
+def run_gate(cfg: Config, job: Job) -> None:
+    """Measure the teacher, unless it was measured before, and write plan.json. Raises TeacherError below `min_map`."""
     root, section = job.root, job.sections.teacher
     if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
         with precision(section.tf32):

@@ -62,8 +62,8 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
         )
     passes = {number: cache.references(number) for number in expected}
     for number, shards in passes.items():
-        left_out = {image for image, _ in cache.manifest(number)["quarantine"]}
-        require_images(cache.root, number, {ref.image_id for refs in shards for ref in refs} | left_out, images)
+        held = {ref.image_id for refs in shards for ref in refs}
+        require_images(cache.root, number, held | cache.quarantine(number).images, images)
     made_with = {number: cache.manifest(number)["environment"] for number in passes}
     codec = load_codec(cache.root, cache.codec_manifest())
     require_served(codec, sections.distill, cache.root)

@@ -20,7 +20,7 @@ from pipeline.stage1.job import open_job
 from pipeline.storage.urls import require_writable
 from pipeline.tools.forecast.disk import existing, free_bytes, write_rate
 from pipeline.tools.forecast.training import Training, measure_training
-from pipeline.tools.forecast.trial import Trial, trial
+from pipeline.tools.forecast.trial import Trial, run_trial
 
 SAMPLES, SECONDS = 96, 60.0
 SPARE = 1.05  # room on the disk in units of the upper bound
@@ -40,7 +40,7 @@ def forecast(
     passes = len(expected_passes(sections, views))
     remote = "://" in sections.cache.dir
     folder = existing(Path("." if remote else sections.cache.dir).parent)
-    with trial(job, folder, samples, seconds - (time.perf_counter() - begun)) as made:
+    with run_trial(job, folder, samples, seconds - (time.perf_counter() - begun)) as made:
         training = measure_training(cfg, sections, images, views, made, seconds * TRAINING_SHARE)
         places, shards = planned(images, views, passes, layout_of(sections), made)
         found = {"cache": sections.cache.dir, "device": str(teacher.device), "views": views.recognised,

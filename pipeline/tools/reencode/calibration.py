@@ -19,14 +19,14 @@ from pipeline.calibration.calibrate import calibrated
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Measure
 from pipeline.codecs.group import load_codec
-from pipeline.config import load_config
+from pipeline.config import Sections, load_config
 from pipeline.data.shard_planning import plan_views
 from pipeline.progress import Log, Progress
 from pipeline.records import SampleRef, TeacherOutput
 from pipeline.stage1.job import Job, open_job
 from pipeline.storage.files import atomic_file, read_small
 from pipeline.storage.place import Place
-from pipeline.tools.reencode.stored import output_of, read_view
+from pipeline.tools.reencode.stored import decode_views, read_view
 
 
 class CodedSample(ViewSample):
@@ -44,8 +44,8 @@ class CodedSample(ViewSample):
             for image, _, _ in shard.samples:
                 if image in self._refs:  # not in quarantine
                     ref = self._refs[image]
-                    view, _ = read_view(self._source.shard(0, ref.shard), ref.index, self._codec)
-                    yield output_of(self._codec, [view], self._job.teacher.device)
+                    view = read_view(self._source.shard(0, ref.shard), ref.index, self._codec)
+                    yield decode_views(self._codec, [view], self._job.teacher.device)
 
     def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
         for coded, (_, measure) in zip(self.outputs(part), super().probes(part, losses)):
@@ -55,18 +55,22 @@ class CodedSample(ViewSample):
 def calibrate_with(
     config: str, options: dict[str, Any], source: Cache, plan: dict[str, Any], root: Place, log: Log, progress: Progress
 ) -> None:
-    """As stage 1 of this config would: of a lossless source the very same bytes. Raises StaleCache: not its config."""
+    """Calibrate as stage 1 of this config does; from a lossless source with the same bytes. Raises StaleCache."""
     cfg, sections = load_config(config, options)
-    # `store` and `local` are of the config's own cache.dir, which is neither of the two.
-    coded = lambda codec, place: replace(sections.cache, codec=codec, dir=str(place), store={}, local=None)  # noqa: E731
-    old = replace(sections, cache=coded(source.recipe["codec"], source.root))
+    old = point_cache_at(sections, source.recipe["codec"], source.root)
     job = open_job(cfg, old, log, progress)  # refuses a config that is not the source's
-    job = replace(job, root=root, plan=plan, sections=replace(old, cache=coded(plan["recipe"]["codec"], root)))
+    new = point_cache_at(sections, plan["recipe"]["codec"], root)
+    job = replace(job, root=root, plan=plan, sections=new)
     calibrated(job, None if source.recipe["codec"]["type"] == "lossless" else CodedSample(job, source))
 
 
-def calibrate_like(other: Cache, plan: dict[str, Any], root: Place) -> None:
-    """The codec of a cache of the same recipe, as it is. Raises StaleCache where it is of another."""
+def point_cache_at(sections: Sections, codec: dict[str, Any], root: Place) -> Sections:
+    """Return the sections with another codec and cache.dir; `store` and `local` belong to the config's own one."""
+    return replace(sections, cache=replace(sections.cache, codec=codec, dir=str(root), store={}, local=None))
+
+
+def copy_codec(other: Cache, plan: dict[str, Any], root: Place) -> None:
+    """Copy the codec of a cache of the same recipe. Raises StaleCache where it is of another."""
     other.require(plan["recipe"], plan["teacher_sha256"], "expected a cache of the same teacher and data")
     manifest = other.codec_manifest()
     if isinstance(root, Path):  # what lies there without codec.json was never finished
