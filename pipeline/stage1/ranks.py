@@ -52,7 +52,7 @@ class Ranks:
         return box[0]
 
     def claim(self, name: str, items: list[int]) -> Iterator[int]:
-        """Yield the items that no other rank has taken; a fast rank takes more. `name`: of the list, used once a run."""
+        """Yield the items that no other rank has taken; a fast rank takes more. `name`: of the list, used once."""
         if self.world == 1:
             yield from items
             return

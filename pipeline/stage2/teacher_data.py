@@ -1,4 +1,4 @@
-"""What a student is taught from: a cache that is this config's, or the teacher itself on the very same views."""
+"""What a student learns from: the config's cache, or the teacher itself on the same views."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipeline.errors import CacheError, ConfigError
 from pipeline.losses.registry import FEATURE_LOSSES
 from pipeline.mmdet_compat.registry import Config
 from pipeline.recipe import make_recipe
+from pipeline.records import SampleRef
 from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
@@ -30,8 +31,8 @@ TOLERATED = 0.1  # gradient error that is let pass whatever quality was asked fo
 
 
 @dataclass
-class Lesson:
-    """What a student is taught from: the stream's source, the teacher's outputs, and where they came from."""
+class TeacherData:
+    """What a student learns from: the stream's source, the teacher's outputs, and where they came from."""
 
     stream: StreamSource
     teacher: TeacherSource
@@ -41,19 +42,43 @@ class Lesson:
     provenance: dict[str, Any]
 
 
-def prepare_lesson(cfg: Config, sections: Sections) -> Lesson:
-    """Open the cache (or build the live teacher) and check that it is this config's. Raises PipelineError."""
+def prepare_teacher_data(cfg: Config, sections: Sections) -> TeacherData:
+    """Open the cache, or build the live teacher, and check that it is this config's. Raises PipelineError."""
     images, views = images_and_views(cfg, sections)
-    return (live_lesson if sections.teacher.source == "live" else cached_lesson)(sections, images, views)
+    if sections.teacher.source == "live":
+        return build_live_data(sections, images, views)
+    return open_cached_data(sections, images, views)
 
 
-def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
+def open_cached_data(sections: Sections, images: Images, views: Views) -> TeacherData:
+    """Open the cache and check that it is complete and this config's. Raises PipelineError."""
     spec = find_teacher(sections.teacher)
     cache = Cache(sections.cache.place())
     # The weights need not be there any more; where they are, they must be those of the cache.
     weights = sha256_file(spec.checkpoint) if spec.checkpoint.is_file() else None
     cache.require(make_recipe(sections, images, views, spec), weights, "use another cache.dir")
-    expected = expected_passes(sections, views)
+    passes = read_passes(cache, expected_passes(sections, views), images)
+    made_with = {number: cache.manifest(number)["environment"] for number in passes}
+    codec = load_codec(cache.root, cache.codec_manifest())
+    require_served(codec, sections.distill, cache.root)
+    section = sections.views
+    source = StreamSource(passes, images, views, cache, codec, section.check, section.tolerance, made_with)
+    first = next((ref for shards in passes.values() for shard in shards for ref in shard), None)
+    if first is None:
+        raise CacheError(f"{cache.root}: holds no view, all images are in quarantine")
+    levels = cache.shard(first.cache_pass, first.shard).attributes["levels"]
+    provenance = {
+        "teacher": "cache",
+        "content": cache.content(),
+        "recipe": cache.plan["recipe_digest"],
+        "feature_loss_error": codec.gradient_error(FEATURE_LOSSES[sections.distill.feature_loss]),
+        "views_check": section.check,
+    }
+    return TeacherData(source, CachedTeacher(codec), levels, codec.channels, codec.score_channels, provenance)
+
+
+def read_passes(cache: Cache, expected: range, images: Images) -> dict[int, list[list[SampleRef]]]:
+    """Read which samples the expected passes hold. Raises CacheError (incomplete) or StaleCache (other images)."""
     missing = sorted(set(expected) - set(cache.passes()))
     if missing:
         raise CacheError(
@@ -64,22 +89,7 @@ def cached_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
     for number, shards in passes.items():
         held = {ref.image_id for refs in shards for ref in refs}
         require_images(cache.root, number, held | cache.quarantine(number).images, images)
-    made_with = {number: cache.manifest(number)["environment"] for number in passes}
-    codec = load_codec(cache.root, cache.codec_manifest())
-    require_served(codec, sections.distill, cache.root)
-    source = StreamSource(
-        passes, images, views, cache, codec, sections.views.check, sections.views.tolerance, made_with
-    )
-    first = next((ref for shards in passes.values() for shard in shards for ref in shard), None)
-    if first is None:
-        raise CacheError(f"{cache.root}: holds no view, all images are in quarantine")
-    levels = cache.shard(first.cache_pass, first.shard)
-    provenance = {"teacher": "cache", "content": cache.content(), "recipe": cache.plan["recipe_digest"]}
-    provenance["feature_loss_error"] = codec.gradient_error(FEATURE_LOSSES[sections.distill.feature_loss])
-    return Lesson(
-        source, CachedTeacher(codec), levels.attributes["levels"], codec.channels, codec.score_channels,
-        {**provenance, "views_check": sections.views.check},
-    )  # fmt: skip
+    return passes
 
 
 def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
@@ -100,11 +110,13 @@ def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
         )
 
 
-def live_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
-    """The teacher in the loop, on the very batches that a cache would give."""
+def build_live_data(sections: Sections, images: Images, views: Views) -> TeacherData:
+    """Build the teacher, to run in the loop on the same batches that a cache would give."""
     teacher = Teacher(find_teacher(sections.teacher), images.classes, own_device(), sections.teacher.tf32)
     layout = layout_of(sections)
     passes = {n: references(plan_views(images, views, n, layout), n) for n in expected_passes(sections, views)}
     source = StreamSource(passes, images, views, None, None, "exact", 0.0, {})
     levels, channels, scores = output_shapes(teacher.detector, (128, 128))
-    return Lesson(source, LiveTeacher(teacher), len(levels), channels, scores, {"teacher": "live", "content": None})
+    return TeacherData(
+        source, LiveTeacher(teacher), len(levels), channels, scores, {"teacher": "live", "content": None}
+    )

@@ -26,14 +26,22 @@ from pipeline.stage2.inherit import InheritHook
 from pipeline.stage2.loop import ExactTrainLoop
 from pipeline.stage2.resume import check_start, find_start, guard_loading
 from pipeline.stage2.settings import check_training
-from pipeline.stage2.teacher_data import Lesson, prepare_lesson
+from pipeline.stage2.teacher_data import TeacherData, prepare_teacher_data
 from pipeline.teacher.heads import class_count
 from pipeline.teacher.model import own_device
 from pipeline.teacher.zoo import find_teacher
 
 # Handed to mmengine's Runner as the config has them.
-PASSED_ON = ("val_dataloader", "val_cfg", "val_evaluator", "optim_wrapper", "param_scheduler", "load_from",
-             "log_processor", "visualizer")  # fmt: skip
+PASSED_ON = (
+    "val_dataloader",
+    "val_cfg",
+    "val_evaluator",
+    "optim_wrapper",
+    "param_scheduler",
+    "load_from",
+    "log_processor",
+    "visualizer",
+)
 
 
 def join_processes(cfg: Config) -> None:
@@ -45,8 +53,8 @@ def join_processes(cfg: Config) -> None:
         cfg.setdefault("model_wrapper_cfg", wrapper)
 
 
-def inheriting(cfg: Config, sections: Sections) -> list[InheritHook]:
-    """The hook that a config asks for; the weights must be there before the cache is compared with them."""
+def inherit_hooks(cfg: Config, sections: Sections) -> list[InheritHook]:
+    """Return the hook that a config asks for; the weights must be there before the cache is compared with them."""
     if not sections.distill.inherit_from_teacher:
         return []
     if cfg.get("load_from") and not cfg.get("resume"):
@@ -54,10 +62,34 @@ def inheriting(cfg: Config, sections: Sections) -> list[InheritHook]:
     return [InheritHook(find_teacher(sections.teacher).weights())]
 
 
+def build_distiller(cfg: Config, sections: Sections, data: TeacherData) -> Distiller:
+    """Build the student and the Distiller around it, once what the student starts from is checked."""
+    student = build(MODELS, cfg.model, "model")
+    count, wanted = class_count(student), len(data.stream.images.classes)
+    if count not in (None, wanted):
+        raise StudentError(f"student predicts {count} classes, the data set and the cache have {wanted}")
+    find_start(cfg)
+    check_start(cfg, student, data.provenance["content"])
+    guard_loading()
+    if own_device().type == "cpu":  # a sixth faster there; results differ in the last digits only
+        student.to(memory_format=torch.channels_last)
+    return Distiller(student, data.teacher, sections.distill, data.levels, data.channels, data.score_channels)
+
+
+def default_hooks(cfg: Config) -> dict[str, Any]:
+    """Return the config's default hooks, with a checkpoint hook that always leaves one whole file."""
+    hooks = copy.deepcopy(dict(cfg.get("default_hooks") or {}))
+    saving = hooks.get("checkpoint")
+    if isinstance(saving, dict) and saving.get("type") == "CheckpointHook":
+        hooks["checkpoint"] = {**saving, "type": WholeCheckpointHook.__name__}
+    hooks["sampler_seed"] = None  # there is no sampler: the stream's schedule is a function of the epoch
+    return hooks
+
+
 def build_runner(
-    cfg: Config, sections: Sections, lesson: Lesson, more_hooks: Sequence[Hook] = ()
+    cfg: Config, sections: Sections, data: TeacherData, more_hooks: Sequence[Hook] = ()
 ) -> tuple[Runner, StreamHook]:
-    """mmengine's Runner around a Distiller and a Stream."""
+    """Build mmengine's Runner around a Distiller and a Stream."""
     batch_size = cfg.train_dataloader.get("batch_size")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigError(f"train_dataloader.batch_size: expected a whole number above 0, found {batch_size!r}")
@@ -65,38 +97,19 @@ def build_runner(
     if seed is not None:
         with config_errors("randomness.seed"):
             set_random_seed(seed)  # mmengine's Runner does so too late for the adapters
-    student = build(MODELS, cfg.model, "model")
-    count = class_count(student)
-    if count not in (None, len(lesson.stream.images.classes)):
-        raise StudentError(
-            f"student predicts {count} classes, the data set and the cache have {len(lesson.stream.images.classes)}"
-        )
-    find_start(cfg)
-    check_start(cfg, student, lesson.provenance["content"])
-    guard_loading()
-    if own_device().type == "cpu":  # a sixth faster there; results differ in the last digits only
-        student.to(memory_format=torch.channels_last)
-    model = Distiller(
-        student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
-    )  # fmt: skip
+    model = build_distiller(cfg, sections, data)
     join_processes(cfg)
-    stream = Stream(lesson.stream, batch_size, seed=seed or 0)
-    hook = StreamHook()
-    hooks = copy.deepcopy(dict(cfg.get("default_hooks") or {}))
-    saving = hooks.get("checkpoint")
-    if isinstance(saving, dict) and saving.get("type") == "CheckpointHook":
-        hooks["checkpoint"] = {**saving, "type": WholeCheckpointHook.__name__}
-    exact_settings = {key: value for key, value in cfg.train_cfg.items() if key not in ("type", "by_epoch")}
-    hooks["sampler_seed"] = None  # there is no sampler: the stream's schedule is a function of the epoch
+    stream, hook = Stream(data.stream, batch_size, seed=seed or 0), StreamHook()
+    loop_settings = {key: value for key, value in cfg.train_cfg.items() if key not in ("type", "by_epoch")}
     with config_errors("stage 2's runner"):
         runner = Runner(
             model=model,
             work_dir=cfg.work_dir,
             train_dataloader=stream_loader(stream, cfg.train_dataloader.get("num_workers", 0)),
-            default_hooks=hooks,
-            custom_hooks=[*(cfg.get("custom_hooks") or []), hook, StudentCheckpoint(lesson.provenance), *more_hooks],
+            default_hooks=default_hooks(cfg),
+            custom_hooks=[*(cfg.get("custom_hooks") or []), hook, StudentCheckpoint(data.provenance), *more_hooks],
             cfg=cfg,
-            train_cfg={"type": ExactTrainLoop.__name__, **exact_settings},
+            train_cfg={"type": ExactTrainLoop.__name__, **loop_settings},
             **{key: cfg.get(key) for key in PASSED_ON},
             resume=cfg.get("resume", False),
             launcher=cfg.get("launcher", "none"),
@@ -104,23 +117,27 @@ def build_runner(
             log_level=cfg.get("log_level", "INFO"),
             default_scope="mmdet",
             randomness=cfg.get("randomness") or {"seed": None},
-        )  # fmt: skip
+        )
         stream.set_rank(get_rank(), get_world_size())
-        # Built here rather than inside train(), where a config's mistake could not be told from a bug.
-        assert runner.train_loop is not None and runner.val_loop is not None
-        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-        if runner.param_schedulers is not None:
-            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        build_optimizers(runner)
     return runner, hook
+
+
+def build_optimizers(runner: Runner) -> None:
+    """Build what Runner.train() would build, where a config's mistake could not be told from a bug."""
+    assert runner.train_loop is not None and runner.val_loop is not None
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    if runner.param_schedulers is not None:
+        runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
 
 
 def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
     """Train and evaluate. Returns the summary (mAP, AP50 as fractions). Raises PipelineError."""
     check_training(cfg)
-    inherit = inheriting(cfg, sections)
-    lesson = prepare_lesson(cfg, sections)
+    inherit = inherit_hooks(cfg, sections)
+    data = prepare_teacher_data(cfg, sections)
     begun = time.perf_counter()
-    runner, hook = build_runner(cfg, sections, lesson, inherit)
+    runner, hook = build_runner(cfg, sections, data, inherit)
     with image_errors():
         runner.train()
         trained = time.perf_counter() - begun
@@ -139,7 +156,7 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
         "work_dir": str(cfg.work_dir),
         "feature_loss": sections.distill.feature_loss,
         "inherit_from_teacher": sections.distill.inherit_from_teacher,
-        **lesson.provenance,
+        **data.provenance,
     }
     if is_main_process():
         write_report(Path(cfg.work_dir) / "summary.json", summary)

@@ -21,9 +21,9 @@ from pipeline.tools.report.bits import bits
 from pipeline.tools.report.draw import charts_of
 from pipeline.tools.report.pictures import background, data_uri, over, scale
 from pipeline.tools.report.rates import estimated, points
-from pipeline.tools.report.sample import Look
+from pipeline.tools.report.sample import DecodedSample
 from pipeline.tools.report.students import find_students
-from pipeline.tools.report.view_replayer import Seen
+from pipeline.tools.report.view_replayer import ViewReplayer
 
 SHOWN, WORST = 2, 6  # images whose maps are drawn, and views with the largest error
 
@@ -42,16 +42,16 @@ def write_page(
     if not refs:
         raise CacheError(f"{cache.root}: no complete pass to report on; run stage 1 again")
     found, codec = describe(root), load_codec(cache.root, cache.codec_manifest())
-    seen = Seen(cache, config, options or {}) if config else None
+    replayer = ViewReplayer(cache, config, options or {}) if config else None
     chosen = sorted(refs, key=lambda ref: mix(ref.image_id, ref.view))[:samples]
-    look = Look(cache, codec, chosen)
-    views = [stored for _, stored in look.stored]
+    sample = DecodedSample(cache, codec, chosen)
+    views = [stored for _, stored in sample.stored]
     spent, runs, rates = bits(codec, views), find_students(students, found["content"]), points(cache, compare)
     curve = estimated(codec, rates[0], views[:8])
     page = {
         "found": found, "promise": promise(found["codec"]), "gate": read_json(cache.root / "gate.json"),
-        "charts": charts_of(cache, found, spent, rates, curve, runs), "maps": maps(cache, codec, refs, seen),
-        "scale": scale(), "worst": worst(look, seen), "shards": shards(cache), "students": runs, "rates": rates,
+        "charts": charts_of(cache, found, spent, rates, curve, runs), "maps": maps(cache, codec, refs, replayer),
+        "scale": scale(), "worst": worst(sample, replayer), "shards": shards(cache), "students": runs, "rates": rates,
         "config": config, "sampled": len(chosen),
     }  # fmt: skip
     environment = Environment(
@@ -66,7 +66,7 @@ def write_page(
     return out
 
 
-def maps(cache: Cache, codec: Codec, refs: Sequence[SampleRef], seen: Seen | None) -> list[dict[str, Any]]:
+def maps(cache: Cache, codec: Codec, refs: Sequence[SampleRef], replayer: ViewReplayer | None) -> list[dict[str, Any]]:
     """FRS maps of some images in up to two views each, level by level."""
     views: dict[int, dict[int, SampleRef]] = {}
     for ref in refs:
@@ -75,28 +75,28 @@ def maps(cache: Cache, codec: Codec, refs: Sequence[SampleRef], seen: Seen | Non
     whole = [image for image, held in views.items() if len(held) == most]
     rows = []
     for image in sorted(whole, key=lambda image: mix(image, 3))[:SHOWN]:
-        look = Look(cache, codec, [views[image][view] for view in sorted(views[image])][:2])
-        for record, stored in look.stored:
-            base = background(record, seen.pixels(record) if seen else None)
-            pictures = [over(base, level[0].numpy(), record) for level in look.output(stored).frs]
+        sample = DecodedSample(cache, codec, [views[image][view] for view in sorted(views[image])][:2])
+        for record, stored in sample.stored:
+            base = background(record, replayer.pixels(record) if replayer else None)
+            pictures = [over(base, level[0].numpy(), record) for level in sample.output(stored).frs]
             rows.append({"record": record, "image": data_uri(base), "levels": [data_uri(p) for p in pictures],
-                         "peaks": [float(level.max()) for level in look.output(stored).frs]})  # fmt: skip
+                         "peaks": [float(level.max()) for level in sample.output(stored).frs]})  # fmt: skip
     return rows
 
 
-def worst(look: Look, seen: Seen | None) -> list[dict[str, Any]]:
+def worst(sample: DecodedSample, replayer: ViewReplayer | None) -> list[dict[str, Any]]:
     """Of the sample, the views that the cache tells most wrongly; needs the teacher."""
-    if seen is None:
+    if replayer is None:
         return []
     rows: list[dict[str, Any]] = []
-    for record, stored in look.stored:
-        output = look.output(stored)
-        wrong = seen.wrong(record, output)
-        rows.append({"record": record, "features": wrong.features, "scores": wrong.scores,
+    for record, stored in sample.stored:
+        output = sample.output(stored)
+        error = replayer.measure_error(record, output)
+        rows.append({"record": record, "features": error.features, "scores": error.scores,
                      "kilobytes": sum(stored.sizes.values()) / 1e3, "output": output})  # fmt: skip
     rows.sort(key=lambda row: -max(row["features"], row["scores"] or 0.0))
     for row in rows[:WORST]:
-        base = background(row["record"], seen.pixels(row["record"]))
+        base = background(row["record"], replayer.pixels(row["record"]))
         row["image"], row["map"] = data_uri(base), data_uri(over(base, row["output"].frs[0][0].numpy(), row["record"]))
     return rows[:WORST]
 

@@ -13,7 +13,7 @@ from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.packing import stack
 from pipeline.errors import StaleCache
 from pipeline.records import TeacherOutput
-from pipeline.tools.report.sample import Stored
+from pipeline.tools.report.sample import StoredView
 
 COARSER = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0)
 
@@ -49,7 +49,7 @@ def points(cache: Cache, others: Sequence[str]) -> list[Point]:
     return found
 
 
-def estimated(codec: Codec, here: Point, views: Sequence[Stored]) -> list[Point]:
+def estimated(codec: Codec, here: Point, views: Sequence[StoredView]) -> list[Point]:
     """This cache under coarser steps: bytes from coding the sample again; errors in proportion to the step.
 
     Proportion is what calibrations find from one quality to the next (docs/results/face.md).
@@ -69,7 +69,7 @@ def estimated(codec: Codec, here: Point, views: Sequence[Stored]) -> list[Point]
     ]
 
 
-def _output(codec: Frs, view: Stored) -> TeacherOutput:
+def _output(codec: Frs, view: StoredView) -> TeacherOutput:
     output = codec.decode(stack([view.arrays], [view.levels]))
     return TeacherOutput(output.features, [level.clamp(0, 1) for level in output.scores], output.frs)
 
