@@ -23,7 +23,7 @@ from pipeline.cli import terminal
 from pipeline.cli.main import COMMANDS, parser
 from pipeline.cli.tables import against_fp16
 from pipeline.errors import CacheError
-from pipeline.tools.export import decoded, export_view, find_view
+from pipeline.tools.export import decode_view, export_view, find_view
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "zarr", "cv2", "mmdet", "mmcv", "mmengine", "webdataset", "matplotlib")
@@ -162,7 +162,7 @@ def test_export(made: dict[str, Path], tmp_path: Path, codec: str) -> None:
     cache = Cache(made[codec].parent / "cache")
     for view in (0, 1):
         written = export_view(str(cache.root), 104, view, tmp_path / str(view))
-        record, output = decoded(cache, find_view(cache, 104, view))
+        record, output = decode_view(cache, find_view(cache, 104, view))
         assert (record.image_id, record.view, len(written)) == (104, view, 31)
         for n in range(5):
             for what, levels in (("features", output.features), ("scores", output.scores), ("frs", output.frs)):

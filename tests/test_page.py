@@ -15,10 +15,10 @@ import pytest
 from pipeline.cache.cache import Cache
 from pipeline.codecs.group import load_codec
 from pipeline.errors import CacheError, StaleCache
-from pipeline.tools.report.bits import bits
+from pipeline.tools.report.bits import count_bits
 from pipeline.tools.report.charts import THEME
 from pipeline.tools.report.page import write_page
-from pipeline.tools.report.rates import estimated, point
+from pipeline.tools.report.rates import estimate_coarser, measure_rate
 from pipeline.tools.report.sample import DecodedSample
 
 BROWSER = next(
@@ -95,7 +95,7 @@ def test_bits_add_up(made: dict[str, Path]) -> None:
     codec = load_codec(cache.root, cache.codec_manifest())
     sample = DecodedSample(cache, codec, [ref for shard in cache.references(0) for ref in shard])
     views = [stored for _, stored in sample.stored]
-    found = bits(codec, views)
+    found = count_bits(codec, views)
     on_disk = cache.manifest(0)["bytes_by_array"]
     for name in ("features", "scores", "frs"):
         mean = on_disk[name] / len(views)
@@ -103,9 +103,9 @@ def test_bits_add_up(made: dict[str, Path]) -> None:
         if name != "frs":
             assert sum(found.by_tenth[name]) == pytest.approx(mean)
             assert sum(found.by_tenth[name][5:]) > sum(found.by_tenth[name][:5])  # richer blocks cost more
-    curve = estimated(codec, point(cache), views[:4])
+    curve = estimate_coarser(codec, measure_rate(cache), views[:4])
     sizes, errors = [p.kilobytes for p in curve], [p.errors["score"] for p in curve]
-    assert sizes[0] == pytest.approx(point(cache).kilobytes)
+    assert sizes[0] == pytest.approx(measure_rate(cache).kilobytes)
     assert np.all(np.diff(sizes) < 0) and np.all(np.diff(errors) > 0)
 
 

@@ -33,8 +33,17 @@ def reencode(args: argparse.Namespace) -> None:
     asked = {key: value for key, value in (("quality", quality), ("profile", args.profile)) if value is not None}
     asked |= {"scores": False} if args.no_scores else {}
     options = parse_options(args.cfg_options)
-    summary = reencode(args.source, args.target, {"type": "frs", **asked}, args.config, options, args.like, args.jobs,
-                       terminal.log, terminal.Bar())  # fmt: skip
+    summary = reencode(
+        args.source,
+        args.target,
+        {"type": "frs", **asked},
+        args.config,
+        options,
+        args.like,
+        args.jobs,
+        terminal.log,
+        terminal.Bar(),
+    )
     terminal.log(stage1_table(args.target, summary))
 
 

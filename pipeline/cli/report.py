@@ -14,8 +14,14 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="C", help="of the cache: brings images, and errors of single views")
     add_options(parser)
     parser.add_argument("--students", nargs="+", action="extend", default=[], metavar="DIR", help="their work dirs")
-    parser.add_argument("--compare", nargs="+", action="extend", default=[], metavar="CACHE",
-                        help="caches of the same teacher, for the curve of bytes against error")  # fmt: skip
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="CACHE",
+        help="caches of the same teacher, for the curve of bytes against error",
+    )
     parser.add_argument("--samples", type=positive, default=24, metavar="N", help="views to look into (default: 24)")
 
 

@@ -106,9 +106,11 @@ def stage2_table(summary: dict[str, Any]) -> str:
         source += " (views.check='close': pixels were compared by thumbnail only)"
     if summary.get("inherit_from_teacher"):
         source += ", inheriting the teacher's neck and head"
-    return "\n".join([
-        f"student  mAP {summary['mAP']:.3f}, AP50 {summary['AP50']:.3f} after {summary['epochs']} epochs",
-        f"taught   by {source}",
-        f"took     {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} images/s",
-        f"results  {summary['work_dir']}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"student  mAP {summary['mAP']:.3f}, AP50 {summary['AP50']:.3f} after {summary['epochs']} epochs",
+            f"taught   by {source}",
+            f"took     {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} images/s",
+            f"results  {summary['work_dir']}",
+        ]
+    )

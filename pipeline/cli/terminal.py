@@ -41,9 +41,12 @@ class Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = [
-            TextColumn("{task.description:11}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:6.1f} views/s  {task.fields[mb]:8.1f} MB"), TimeRemainingColumn(),
-        ]  # fmt: skip
+            TextColumn("{task.description:11}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:6.1f} views/s  {task.fields[mb]:8.1f} MB"),
+            TimeRemainingColumn(),
+        ]
         self._bar = Progress(*columns, console=self._console)
         self._task = self._bar.add_task(self._title, total=self._total, rate=0.0, mb=0.0)
         self._bar.start()

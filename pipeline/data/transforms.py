@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 FIXED = {"LoadAnnotations", "Resize", "FixShapeResize", "Pad"}
-DRAWN = {"RandomResize", "RandomFlip", "RandomChoiceResize", "PhotoMetricDistortion", "Expand", "YOLOXHSVRandomAug",
-         "CutOut", "RandomErasing", "RandomShift", "RandomAffine"}  # fmt: skip
+DRAWN = {
+    "RandomResize",
+    "RandomFlip",
+    "RandomChoiceResize",
+    "PhotoMetricDistortion",
+    "Expand",
+    "YOLOXHSVRandomAug",
+    "CutOut",
+    "RandomErasing",
+    "RandomShift",
+    "RandomAffine",
+}
 MIXING = {"Mosaic", "CachedMosaic", "MixUp", "CachedMixUp", "CopyPaste", "InstaBoost"}
 
 

@@ -71,9 +71,8 @@ class Views:
                 raise ConfigError(f"views.count: the transforms have {len(combinations)} views, found {count}")
             self.count, self.finite = len(combinations), True
         self.recognised = recognised(middle, options, self.count)
-        make = lambda cfg: build(TRANSFORMS, dict(cfg), f"transform {cfg['type']}")  # noqa: E731
-        self._load, self._pack = make(pipeline[0]), make(pipeline[-1])
-        self._steps = [[make(cfg) for cfg in combination] for combination in combinations]
+        self._load, self._pack = build_transform(pipeline[0]), build_transform(pipeline[-1])
+        self._steps = [[build_transform(cfg) for cfg in combination] for combination in combinations]
         self._sizes: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def _transform(self, results: dict[str, Any], view: int) -> dict[str, Any]:
@@ -125,18 +124,24 @@ class Views:
         except Exception as error:  # a transform that cannot take this image, whatever it says
             raise DataError(f"{where}, view {view}: a transform failed on it: {brief(error)}") from error
         inputs = packed["inputs"]
-        record = describe(int(info["img_id"]), view, results, inputs, ori_shape, thumbnail)
+        record = make_record(int(info["img_id"]), view, results, inputs, ori_shape, thumbnail)
         return inputs, packed["data_samples"], record
 
 
+def build_transform(cfg: dict[str, Any]) -> Any:
+    """Build an mmdet transform. Raises ConfigError naming it."""
+    return build(TRANSFORMS, dict(cfg), f"transform {cfg['type']}")
+
+
 def padded(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Round (H, W) up to multiples of PAD."""
     return (-(-shape[0] // PAD) * PAD, -(-shape[1] // PAD) * PAD)
 
 
-def describe(
+def make_record(
     image_id: int, view: int, results: dict[str, Any], inputs: Tensor, ori_shape: tuple, thumbnail: bool
 ) -> ViewRecord:
-    """ViewRecord of transformed results and their packed pixels."""
+    """Make the ViewRecord of transformed results and their packed pixels."""
     image = results["img"]
     direction = results.get("flip_direction") if results.get("flip") else None
     boxes, labels = results.get("gt_bboxes"), results.get("gt_bboxes_labels")
@@ -147,6 +152,13 @@ def describe(
     sides = (THUMBNAIL, THUMBNAIL)
     small = cv2.resize(image, sides, interpolation=cv2.INTER_AREA) if thumbnail else np.zeros((*sides, 3))
     return ViewRecord(
-        image_id, view, image.shape[:2], ori_shape, padded(image.shape), FLIPS.index(direction or "none"),
-        crc32c(inputs.numpy().tobytes()), digest, np.clip(small, 0, 255).astype(np.uint8),
-    )  # fmt: skip
+        image_id=image_id,
+        view=view,
+        shape=image.shape[:2],
+        ori_shape=ori_shape,
+        pad_shape=padded(image.shape),
+        flip=FLIPS.index(direction or "none"),
+        pixels=crc32c(inputs.numpy().tobytes()),
+        boxes=digest,
+        thumbnail=np.clip(small, 0, 255).astype(np.uint8),
+    )

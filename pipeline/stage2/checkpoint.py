@@ -43,10 +43,14 @@ class StudentCheckpoint(Hook):
         kept = {k: v for k, v in info.items() if k.startswith(RUNTIME_INFO) and isinstance(v, PLAIN)}
         stream = runner.train_dataloader.dataset
         checkpoint["frs"] = {
-            "adapters": adapters, "runtime_info": kept, **self.provenance,
-            "done": runner.train_loop.done, "steps": len(stream), "global_batch": stream.global_batch,
+            "adapters": adapters,
+            "runtime_info": kept,
+            **self.provenance,
+            "done": runner.train_loop.done,
+            "steps": len(stream),
+            "global_batch": stream.global_batch,
             "planned": stream.planned(),
-        }  # fmt: skip
+        }
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         state = {STUDENT + k: v for k, v in checkpoint["state_dict"].items()}

@@ -32,7 +32,8 @@ class Bits:
     by_tenth: dict[str, list[float]]
 
 
-def bits(codec: Codec, views: Sequence[StoredView]) -> Bits:
+def count_bits(codec: Codec, views: Sequence[StoredView]) -> Bits:
+    """Count where the bytes of a sample of views go."""
     depth = len(views[0].levels)
     names = [f"{what}s" for what in codec.kinds]
     by_level = {name: np.zeros(depth) for name in (*names, "frs")}
@@ -43,8 +44,11 @@ def bits(codec: Codec, views: Sequence[StoredView]) -> Bits:
             continue
         for view in views:  # every position costs about the same
             by_level[name] = by_level[name] + _shares(view.levels) * view.sizes[name]
-    mean = lambda rows: {name: (row / len(views)).tolist() for name, row in rows.items()}  # noqa: E731
-    return Bits(mean(by_level), mean(by_tenth))
+    return Bits(_mean(by_level, len(views)), _mean(by_tenth, len(views)))
+
+
+def _mean(sums: dict[str, np.ndarray], views: int) -> dict[str, list[float]]:
+    return {name: (total / views).tolist() for name, total in sums.items()}
 
 
 def _shares(levels: LevelShapes) -> np.ndarray:

@@ -18,12 +18,27 @@ INK, FAINT = "#010203", "#040506"
 SERIES = ("#070809", "#0a0b0c", "#0d0e0f", "#101112", "#131415", "#161718")
 THEME = {INK: "var(--ink)", FAINT: "var(--faint)"} | {c: f"var(--s{n})" for n, c in enumerate(SERIES)}
 STYLE: Any = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "figure.figsize": (4.8, 2.9),
-    "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": FAINT, "axes.labelcolor": INK, "axes.grid": True, "axes.axisbelow": True, "grid.color": FAINT,
-    "grid.linewidth": 0.5, "xtick.color": INK, "ytick.color": INK, "text.color": INK, "legend.frameon": False,
-    "legend.fontsize": 9, "axes.prop_cycle": cycler(color=list(SERIES)), "lines.linewidth": 1.8,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "figure.figsize": (4.8, 2.9),
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "axes.prop_cycle": cycler(color=list(SERIES)),
+    "lines.linewidth": 1.8,
+}
 
 
 def chart(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:

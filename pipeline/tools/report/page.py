@@ -17,10 +17,10 @@ from pipeline.codecs.group import load_codec
 from pipeline.codecs.summary import promise
 from pipeline.errors import CacheError
 from pipeline.records import SampleRef
-from pipeline.tools.report.bits import bits
-from pipeline.tools.report.draw import charts_of
+from pipeline.tools.report.bits import count_bits
+from pipeline.tools.report.draw import draw_charts
 from pipeline.tools.report.pictures import background, data_uri, over, scale
-from pipeline.tools.report.rates import estimated, points
+from pipeline.tools.report.rates import estimate_coarser, measure_rates
 from pipeline.tools.report.sample import DecodedSample
 from pipeline.tools.report.students import find_students
 from pipeline.tools.report.view_replayer import ViewReplayer
@@ -29,9 +29,14 @@ SHOWN, WORST = 2, 6  # images whose maps are drawn, and views with the largest e
 
 
 def write_page(
-    root: str, out: Path, config: str | None = None, options: dict[str, Any] | None = None,
-    students: Sequence[str] = (), compare: Sequence[str] = (), samples: int = 24,
-) -> Path:  # fmt: skip
+    root: str,
+    out: Path,
+    config: str | None = None,
+    options: dict[str, Any] | None = None,
+    students: Sequence[str] = (),
+    compare: Sequence[str] = (),
+    samples: int = 24,
+) -> Path:
     """Write the page about the cache `root`. `config` brings the images and the teacher; without it the page has
     thumbnails and no errors of single views. `students`: work dirs; `compare`: caches of the same teacher.
 
@@ -46,14 +51,26 @@ def write_page(
     chosen = sorted(refs, key=lambda ref: mix(ref.image_id, ref.view))[:samples]
     sample = DecodedSample(cache, codec, chosen)
     views = [stored for _, stored in sample.stored]
-    spent, runs, rates = bits(codec, views), find_students(students, found["content"]), points(cache, compare)
-    curve = estimated(codec, rates[0], views[:8])
+    spent, runs, rates = (
+        count_bits(codec, views),
+        find_students(students, found["content"]),
+        measure_rates(cache, compare),
+    )
+    curve = estimate_coarser(codec, rates[0], views[:8])
     page = {
-        "found": found, "promise": promise(found["codec"]), "gate": read_json(cache.root / "gate.json"),
-        "charts": charts_of(cache, found, spent, rates, curve, runs), "maps": maps(cache, codec, refs, replayer),
-        "scale": scale(), "worst": worst(sample, replayer), "shards": shards(cache), "students": runs, "rates": rates,
-        "config": config, "sampled": len(chosen),
-    }  # fmt: skip
+        "found": found,
+        "promise": promise(found["codec"]),
+        "gate": read_json(cache.root / "gate.json"),
+        "charts": draw_charts(cache, found, spent, rates, curve, runs),
+        "maps": draw_maps(cache, codec, refs, replayer),
+        "scale": scale(),
+        "worst": find_worst_views(sample, replayer),
+        "shards": list_shards(cache),
+        "students": runs,
+        "rates": rates,
+        "config": config,
+        "sampled": len(chosen),
+    }
     environment = Environment(
         loader=PackageLoader("pipeline.tools.report", "."),
         autoescape=True,
@@ -66,8 +83,10 @@ def write_page(
     return out
 
 
-def maps(cache: Cache, codec: Codec, refs: Sequence[SampleRef], replayer: ViewReplayer | None) -> list[dict[str, Any]]:
-    """FRS maps of some images in up to two views each, level by level."""
+def draw_maps(
+    cache: Cache, codec: Codec, refs: Sequence[SampleRef], replayer: ViewReplayer | None
+) -> list[dict[str, Any]]:
+    """Draw the FRS maps of some images in up to two views each, level by level."""
     views: dict[int, dict[int, SampleRef]] = {}
     for ref in refs:
         views.setdefault(ref.image_id, {}).setdefault(ref.view, ref)
@@ -79,21 +98,34 @@ def maps(cache: Cache, codec: Codec, refs: Sequence[SampleRef], replayer: ViewRe
         for record, stored in sample.stored:
             base = background(record, replayer.pixels(record) if replayer else None)
             pictures = [over(base, level[0].numpy(), record) for level in sample.output(stored).frs]
-            rows.append({"record": record, "image": data_uri(base), "levels": [data_uri(p) for p in pictures],
-                         "peaks": [float(level.max()) for level in sample.output(stored).frs]})  # fmt: skip
+            rows.append(
+                {
+                    "record": record,
+                    "image": data_uri(base),
+                    "levels": [data_uri(p) for p in pictures],
+                    "peaks": [float(level.max()) for level in sample.output(stored).frs],
+                }
+            )
     return rows
 
 
-def worst(sample: DecodedSample, replayer: ViewReplayer | None) -> list[dict[str, Any]]:
-    """Of the sample, the views that the cache tells most wrongly; needs the teacher."""
+def find_worst_views(sample: DecodedSample, replayer: ViewReplayer | None) -> list[dict[str, Any]]:
+    """Return the views of the sample with the largest error; empty without the teacher."""
     if replayer is None:
         return []
     rows: list[dict[str, Any]] = []
     for record, stored in sample.stored:
         output = sample.output(stored)
         error = replayer.measure_error(record, output)
-        rows.append({"record": record, "features": error.features, "scores": error.scores,
-                     "kilobytes": sum(stored.sizes.values()) / 1e3, "output": output})  # fmt: skip
+        rows.append(
+            {
+                "record": record,
+                "features": error.features,
+                "scores": error.scores,
+                "kilobytes": sum(stored.sizes.values()) / 1e3,
+                "output": output,
+            }
+        )
     rows.sort(key=lambda row: -max(row["features"], row["scores"] or 0.0))
     for row in rows[:WORST]:
         base = background(row["record"], replayer.pixels(row["record"]))
@@ -101,13 +133,20 @@ def worst(sample: DecodedSample, replayer: ViewReplayer | None) -> list[dict[str
     return rows[:WORST]
 
 
-def shards(cache: Cache) -> list[dict[str, Any]]:
-    """Every shard, the one that lost most first."""
+def list_shards(cache: Cache) -> list[dict[str, Any]]:
+    """List every shard, that with the largest error first."""
     rows = []
     for number in cache.passes():
         for refs in cache.references(number):
             if refs:
                 sidecar = cache.shard(number, refs[0].shard).sidecar
-                rows.append({"name": f"pass-{number}/{sidecar.shard}", "views": len(refs), "bytes": sidecar.size,
-                             "measured": sidecar.measured, "sha256": sidecar.sha256})  # fmt: skip
+                rows.append(
+                    {
+                        "name": f"pass-{number}/{sidecar.shard}",
+                        "views": len(refs),
+                        "bytes": sidecar.size,
+                        "measured": sidecar.measured,
+                        "sha256": sidecar.sha256,
+                    }
+                )
     return sorted(rows, key=lambda row: -max(row["measured"].values(), default=0.0))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.records import ViewRecord
-from pipeline.tools.export import HEAT, fitted, heat
+from pipeline.tools.export import HEAT, paint_heat, resize_to_view
 
 SIDE = 360  # longest side of a picture in pixels
 
@@ -35,8 +35,8 @@ def over(base: np.ndarray, frs: np.ndarray, record: ViewRecord) -> np.ndarray:
     """The map (H_l, W_l) of one level, relative to its largest value, over the greyed view."""
     grey = np.repeat(base.mean(axis=2, keepdims=True), 3, axis=2)
     strength = np.sqrt(frs / max(float(frs.max()), 1e-30))
-    weight = fitted(strength, record)[..., None] * 0.85
-    return (grey * 0.8 * (1 - weight) + fitted(heat(strength), record) * weight).astype(np.uint8)
+    weight = resize_to_view(strength, record)[..., None] * 0.85
+    return (grey * 0.8 * (1 - weight) + resize_to_view(paint_heat(strength), record) * weight).astype(np.uint8)
 
 
 def scale() -> str:

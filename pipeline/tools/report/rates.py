@@ -27,7 +27,8 @@ class Point:
     errors: dict[str, float]
 
 
-def point(cache: Cache) -> Point:
+def measure_rate(cache: Cache) -> Point:
+    """Return bytes a view and gradient errors of a cache."""
     manifests = [cache.manifest(number) for number in cache.passes()]
     size, count = sum(m["bytes"] for m in manifests), sum(m["samples"] for m in manifests)
     found = cache.codec_manifest()["settings"].get("probe_error", {})
@@ -35,9 +36,9 @@ def point(cache: Cache) -> Point:
     return Point(cache.root.name, size / max(1, count) / 1e3, errors)
 
 
-def points(cache: Cache, others: Sequence[str]) -> list[Point]:
-    """This cache first. Raises StaleCache where another is of another teacher or data set: they do not compare."""
-    found = [point(cache)]
+def measure_rates(cache: Cache, others: Sequence[str]) -> list[Point]:
+    """Return the point of this cache, then of the others. Raises StaleCache for another teacher or data set."""
+    found = [measure_rate(cache)]
     for path in others:
         other = Cache(path)
         try:
@@ -45,12 +46,12 @@ def points(cache: Cache, others: Sequence[str]) -> list[Point]:
             other.require(recipe, cache.plan["teacher_sha256"], "compare caches of one teacher")
         except StaleCache as error:
             raise StaleCache(f"{path}: cannot be compared with {cache.root}: {error}") from error
-        found.append(point(other))
+        found.append(measure_rate(other))
     return found
 
 
-def estimated(codec: Codec, here: Point, views: Sequence[StoredView]) -> list[Point]:
-    """This cache under coarser steps: bytes from coding the sample again; errors in proportion to the step.
+def estimate_coarser(codec: Codec, here: Point, views: Sequence[StoredView]) -> list[Point]:
+    """Estimate this cache under coarser steps: bytes from coding the sample again; errors in proportion to the step.
 
     Proportion is what calibrations find from one quality to the next (docs/results/face.md).
     """
