@@ -19,7 +19,8 @@ from pipeline.progress import Silent
 from pipeline.stage1.job import open_job
 from pipeline.tools.forecast import run as module
 from pipeline.tools.forecast.disk import free_bytes, nearest_folder
-from pipeline.tools.forecast.run import forecast, interval, list_warnings
+from pipeline.tools.forecast.estimate import interval
+from pipeline.tools.forecast.run import forecast, list_warnings
 from pipeline.tools.forecast.training import measure_training
 from pipeline.tools.forecast.trial import run_trial
 from tests.conftest import detector, make_config, make_dataset, stage1

@@ -54,6 +54,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Parse the command line and run its verb."""
     name = Path(sys.argv[0]).name
     whole = parser("python -m pipeline" if name == "__main__.py" else name)
     if "_ARGCOMPLETE" in os.environ:

@@ -10,6 +10,7 @@ from pipeline.cli.signals import GOES_ON
 
 
 def add_reencode(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
     parser.add_argument("source", help="a cache; best a lossless one")
     parser.add_argument("target", help="folder of the new cache")
     parser.add_argument("--quality", metavar="Q", help="high, balanced, small or a fraction (default: balanced)")
@@ -23,7 +24,8 @@ def add_reencode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes (default: one a core)")
 
 
-def reencode(args: argparse.Namespace) -> None:
+def run_reencode(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pipeline.cli.tables import stage1_table
     from pipeline.tools.reencode.run import reencode
 
@@ -53,6 +55,6 @@ REENCODE = Command(
     "    --config configs/demo/retinanet_r101_r50.py\n"
     "{prog} work_dirs/demo/lossless work_dirs/demo/again --like work_dirs/demo/small",
     add_reencode,
-    reencode,
+    run_reencode,
     GOES_ON,
 )

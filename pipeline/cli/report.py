@@ -9,6 +9,7 @@ from pipeline.cli.command import Command, add_cache, add_options, parse_options,
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
     add_cache(parser)
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the page, as report.html")
     parser.add_argument("--config", metavar="C", help="of the cache: brings images, and errors of single views")
@@ -25,7 +26,8 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=positive, default=24, metavar="N", help="views to look into (default: 24)")
 
 
-def report(args: argparse.Namespace) -> None:
+def run_report(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pipeline.tools.report.page import write_page
 
     options = parse_options(args.cfg_options)
@@ -38,5 +40,5 @@ REPORT = Command(
     "{prog} work_dirs/demo/cache -o work_dirs/demo/report.html \\\n"
     "    --config configs/demo/retinanet_r101_r50.py --students work_dirs/demo/retinanet_r50",
     add_report,
-    report,
+    run_report,
 )

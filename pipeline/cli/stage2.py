@@ -30,6 +30,7 @@ def add_stage2(parser: argparse.ArgumentParser) -> None:
 
 
 def run_stage2(args: argparse.Namespace) -> None:
+    """Run the verb."""
     # Ranks that do not know of each other would train as many students in one work dir.
     launcher = args.launcher or ("pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none")
     os.environ.setdefault("LOCAL_RANK", os.environ.get(LOCAL_RANKS.get(launcher, ""), str(args.local_rank)))

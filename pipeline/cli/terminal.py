@@ -56,11 +56,13 @@ class Bar:
         return self._done / max(1e-9, time.perf_counter() - self._begun)
 
     def advance(self, samples: int, size: int) -> None:
+        """Count samples and bytes that are done."""
         self._done, self._mb = self._done + samples, self._mb + size / 1e6
         if self._bar:
             self._bar.update(self._task, advance=samples, rate=self._rate, mb=self._mb)
 
     def stop(self) -> None:
+        """End the bar, or print its one line."""
         if self._bar:
             self._bar.stop()
         elif self._total is not None:

@@ -13,6 +13,7 @@ from pipeline.progress import Silent
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
     add_cache_json(parser)
     parser.add_argument("--deep", action="store_true", help="decode every sample as well")
     parser.add_argument("--config", metavar="C", help="with --deep: run its teacher on some views and compare")
@@ -20,7 +21,8 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=positive, default=16, metavar="N", help="how many (default: 16)")
 
 
-def verify(args: argparse.Namespace) -> None:
+def run_verify(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pipeline.integrity.verify import findings
 
     if args.deep and args.config:
@@ -76,5 +78,5 @@ VERIFY = Command(
     "Read every byte of a cache and compare its digests; --deep decodes it as well.",
     "{prog} work_dirs/demo/cache\n{prog} work_dirs/demo/cache --deep --config configs/demo/retinanet_r101_r50.py",
     add_verify,
-    verify,
+    run_verify,
 )

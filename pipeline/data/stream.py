@@ -61,6 +61,7 @@ class Stream(wds.DataPipeline):
         self._current: tuple[tuple[int, int], list[Batch]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is streamed next; also in workers that run already."""
         self._epoch.fill_(epoch)
 
     def set_start(self, batches: int) -> None:
@@ -68,10 +69,12 @@ class Stream(wds.DataPipeline):
         self._start.fill_(batches)
 
     def set_rank(self, rank: int, world: int) -> None:
+        """Take this rank's share of each batch."""
         self._rank, self._world = rank, world
 
     @property
     def global_batch(self) -> int:
+        """Samples of a step over all ranks."""
         return self.batch_size * self._world
 
     def batches(self) -> list[Batch]:

@@ -7,7 +7,6 @@ refused by name, not misled.
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +24,13 @@ from pipeline.codecs.group import load_codec
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes, images_and_views
 from pipeline.errors import CacheError, CorruptCache, StaleCache
+from pipeline.integrity.damage import (
+    find_foreign_files,
+    find_sidecar_paths,
+    read_or_none,
+    read_whole_codec,
+    sha256_or_none,
+)
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import Log, Progress
 from pipeline.recipe import make_recipe
@@ -93,7 +99,7 @@ class CacheRepair:
                 "and views that the cache was made with"
             )
         self.folders = [pass_folder(root, number) for number in numbers]
-        self._sidecars = {path: _or_none(partial(load_sidecar, path)) for path in _sidecar_paths(self.folders)}
+        self._sidecars = {path: read_or_none(partial(load_sidecar, path)) for path in find_sidecar_paths(self.folders)}
 
     def _calibration_job(self, root: Path) -> Job:
         """Build what calibration works with; this loads the teacher."""
@@ -113,7 +119,7 @@ class CacheRepair:
             raise StaleCache(
                 f"{self.root}: its shards were made with another config, teacher or data set than this one"
             )
-        found = _or_none(lambda: read_fields(path, PLAN))
+        found = read_or_none(lambda: read_fields(path, PLAN))
         if found is None:
             self.bad.append(f"{path}: written again from the config; the shards carry its digest")
             write_json(path, self.plan)
@@ -122,14 +128,14 @@ class CacheRepair:
                 f"{path}: not the plan of this config; repair with the config that the cache was made with"
             )
         gate = self.root / "gate.json"
-        if _or_none(lambda: read_fields(gate, GATE)) is None:
+        if read_or_none(lambda: read_fields(gate, GATE)) is None:
             self.bad.append(f"{gate}: the teacher is measured again")
             gate.unlink(missing_ok=True)
 
     def repair_codec(self) -> None:
         """Calibrate damaged tables again, and keep them if the shards carry their digest. Raises CorruptCache."""
-        if _or_none(lambda: load_codec(self.root, _whole_codec(self.root))) is not None:
-            for path in _foreign(self.root / "codec", _whole_codec(self.root)["files"]):
+        if read_or_none(lambda: load_codec(self.root, read_whole_codec(self.root))) is not None:
+            for path in find_foreign_files(self.root / "codec", read_whole_codec(self.root)["files"]):
                 self.bad.append(f"{path}: no file of the cache, removed")
                 path.unlink()
             return
@@ -153,7 +159,7 @@ class CacheRepair:
 
     def clear_pass(self, folder: Path) -> None:
         """Delete what stage 1 has to make again: sidecars of damaged shards, small files, the manifest."""
-        manifest = _or_none(lambda: read_fields(folder / "manifest.json", MANIFEST))
+        manifest = read_or_none(lambda: read_fields(folder / "manifest.json", MANIFEST))
         files: Files = manifest["files"] if manifest else {}
         before = len(self.bad)
         self._clear_small_files(folder, manifest, files)
@@ -169,14 +175,14 @@ class CacheRepair:
     def _clear_small_files(self, folder: Path, manifest: dict[str, Any] | None, files: Files) -> None:
         self._restore_quarantine(folder, manifest)
         plan = folder / "plan.json"
-        if self._differs(plan, files) or _or_none(lambda: read_fields(plan, PASS_PLAN)) is None:
+        if self._differs(plan, files) or read_or_none(lambda: read_fields(plan, PASS_PLAN)) is None:
             self.bad.append(f"{plan}: planned again")
             plan.unlink(missing_ok=True)
 
     def _restore_quarantine(self, folder: Path, manifest: dict[str, Any] | None) -> None:
         path = folder / "quarantine.json"
         listed = Quarantine.from_manifest(manifest) if manifest else Quarantine({})
-        damaged = path.exists() and _or_none(lambda: Quarantine.load(folder)) is None
+        damaged = path.exists() and read_or_none(lambda: Quarantine.load(folder)) is None
         lost = bool(listed.images) and not path.exists()
         if not damaged and not lost:
             return
@@ -187,8 +193,8 @@ class CacheRepair:
 
     def _clear_shard(self, path: Path, files: Files) -> None:
         sidecar = path.with_suffix(".json")
-        known = self._sidecars.get(sidecar) or _or_none(lambda: load_sidecar(sidecar))
-        whole = known is not None and path.is_file() and _sha256(path) == known.sha256
+        known = self._sidecars.get(sidecar) or read_or_none(lambda: load_sidecar(sidecar))
+        whole = known is not None and path.is_file() and sha256_or_none(path) == known.sha256
         # Both are asked of the manifest, so that what was lost is known to be what comes back.
         if (self._differs(path, files) | self._differs(sidecar, files)) or not whole:
             self.bad.append(f"{path}: computed again")
@@ -197,43 +203,7 @@ class CacheRepair:
     def _differs(self, path: Path, files: Files) -> bool:
         """Is a file not the one that the manifest lists? Remembers what it should be."""
         wanted = files.get(path.name, {}).get("sha256")
-        if wanted is None or (path.is_file() and _sha256(path) == wanted):
+        if wanted is None or (path.is_file() and sha256_or_none(path) == wanted):
             return False
         self.known[path.relative_to(self.root).as_posix()] = wanted
         return True
-
-
-def _sidecar_paths(folders: list[Path]) -> list[Path]:
-    found = {path for folder in folders for path in folder.glob("shard-*.*") if path.suffix in (".tar", ".json")}
-    return sorted({path.with_suffix(".json") for path in found})
-
-
-def _whole_codec(root: Path) -> dict[str, Any]:
-    manifest = read_fields(root / "codec.json", CODEC)
-    for name, sha in manifest["files"].items():
-        if not (root / "codec" / name).is_file() or _sha256(root / "codec" / name) != sha:
-            raise CorruptCache(name)
-    return manifest
-
-
-def _foreign(folder: Path, listed: dict[str, str]) -> list[Path]:
-    """Files that a codec's manifest does not list; stage 1 takes no such codec."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in listed)
-
-
-def _sha256(path: Path) -> str | None:
-    """Of a file; None where the disk does not give it back."""
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return None
-
-
-def _or_none(work: Callable[[], Any]) -> Any:
-    """What reading a file gives; None where it is missing or damaged."""
-    try:
-        return work()
-    except CacheError:
-        return None

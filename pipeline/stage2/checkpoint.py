@@ -21,6 +21,7 @@ STUDENT, ADAPTERS = "student.", "adapters."
 
 
 def distiller_of(model: Any) -> Distiller:
+    """Return the Distiller inside mmengine's wrapper for several ranks."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -35,6 +36,7 @@ class StudentCheckpoint(Hook):
         self.provenance = provenance
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Keep the student's weights under its own names; move the rest under 'frs'."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k.removeprefix(STUDENT): v for k, v in state.items() if k.startswith(STUDENT)}
         adapters = {k.removeprefix(ADAPTERS): v for k, v in state.items() if k.startswith(ADAPTERS)}
@@ -53,6 +55,7 @@ class StudentCheckpoint(Hook):
         }
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Restore the names of the Distiller and, on resume, the step to go on from. Raises StudentError."""
         state = {STUDENT + k: v for k, v in checkpoint["state_dict"].items()}
         state |= {ADAPTERS + k: v for k, v in checkpoint.get("frs", {}).get("adapters", {}).items()}
         wanted = distiller_of(runner.model).state_dict()

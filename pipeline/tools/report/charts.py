@@ -77,6 +77,7 @@ def stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[str], 
 def lines(
     axes: Axes, rows: dict[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, **style: Any
 ) -> None:
+    """Draw a line for each row of (x, y) values."""
     for name, (x, y) in rows.items():
         axes.plot(x, y, label=name, **style)
     axes.set(xlabel=across, ylabel=up)

@@ -36,4 +36,5 @@ class DecodedSample:
         return record, StoredView(arrays, levels, sizes)
 
     def output(self, stored: StoredView) -> TeacherOutput:
+        """Decode one view, a batch of one on the CPU."""
         return self.codec.decode(stack([stored.arrays], [stored.levels]))

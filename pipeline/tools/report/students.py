@@ -45,6 +45,7 @@ def find_students(folders: Iterable[str], content: str) -> list[Student]:
 
 
 def load_student(path: Path, summary: dict[str, Any], content: str) -> Student:
+    """Read the curves of a finished run."""
     taught = (
         "live teacher" if not summary["content"] else "this cache" if summary["content"] == content else "another cache"
     )
