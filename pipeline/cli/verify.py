@@ -23,11 +23,11 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 
 def run_verify(args: argparse.Namespace) -> None:
     """Run the verb."""
-    from pipeline.integrity.verify import findings
+    from pipeline.integrity.verify import collect_findings
 
     if args.deep and args.config:
         _require(args)
-    found = findings(args.cache, args.deep, Silent() if args.json else terminal.Bar())
+    found = collect_findings(args.cache, args.deep, Silent() if args.json else terminal.Bar())
     if args.deep and args.config and found["whole"]:
         found["live"] = live = _live(args)
         found["bad"], found["whole"] = live["bad"], not live["bad"]
@@ -47,7 +47,7 @@ def _config(args: argparse.Namespace) -> Any:
 
 
 def _require(args: argparse.Namespace) -> None:
-    """Refuse another config's cache before hours go into decoding it; what else is wrong with it `findings` tells."""
+    """Raise StaleCache for another config's cache before hours go into decoding; other errors are reported later."""
     from pipeline.integrity.compare_teacher import open_required
 
     try:

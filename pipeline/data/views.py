@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.cache.shard_plan import mix
-from pipeline.data.transforms import DRAWN, FIXED, MIXING, choices, recognised
+from pipeline.data.transforms import DRAWN, FIXED, MIXING, describe_rule, list_choices
 from pipeline.data.view_record import PAD, make_record, padded
 from pipeline.errors import ConfigError, DataError, PipelineError, ViewError, brief
 from pipeline.mmdet_compat.registry import TRANSFORMS, build, plain
@@ -55,7 +55,7 @@ class Views:
             raise ViewError(f"data pipeline: expected LoadImageFromFile ... PackDetInputs, found {names}")
         self.seed, self.rule = seed, plain(pipeline)
         middle = [dict(t) for t in pipeline[1:-1]]
-        options = [choices(t) for t in middle]
+        options = [list_choices(t) for t in middle]
         if any(option is None for option in options):
             drawing = [t["type"] for t, option in zip(middle, options) if option is None]
             if count is None:
@@ -66,7 +66,7 @@ class Views:
             if count not in (None, len(combinations)):
                 raise ConfigError(f"views.count: the transforms have {len(combinations)} views, found {count}")
             self.count, self.finite = len(combinations), True
-        self.recognised = recognised(middle, options, self.count)
+        self.recognised = describe_rule(middle, options, self.count)
         self._load, self._pack = build_transform(pipeline[0]), build_transform(pipeline[-1])
         self._steps = [[build_transform(cfg) for cfg in combination] for combination in combinations]
         self._sizes: dict[tuple[int, ...], tuple[int, int]] = {}

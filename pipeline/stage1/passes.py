@@ -9,7 +9,7 @@ from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
-from pipeline.data.replay import environment
+from pipeline.data.replay import library_versions
 from pipeline.data.shard_planning import plan_views, require_images
 from pipeline.stage1.job import Job
 from pipeline.stage1.loop import make_shards
@@ -73,7 +73,7 @@ def finish_pass(job: Job, codec: Codec, number: int, planned: list[ShardPlan]) -
     """Write the manifest, which makes a pass complete. Every shard is there."""
     quarantine = Quarantine.load(pass_folder(job.root, number))
     raw = count_fp16_bytes(job, codec, quarantine.apply(planned))
-    write_manifest(job.root, number, digest(job.plan), len(planned), raw, quarantine.rows, environment())
+    write_manifest(job.root, number, digest(job.plan), len(planned), raw, quarantine.rows, library_versions())
 
 
 def count_fp16_bytes(job: Job, codec: Codec, shards: list[ShardPlan]) -> int:

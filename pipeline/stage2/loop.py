@@ -15,7 +15,7 @@ from pipeline.cache.shard_plan import mix
 
 
 @LOOPS.register_module()
-class ExactTrainLoop(EpochBasedTrainLoop):
+class ResumableTrainLoop(EpochBasedTrainLoop):
     """Takes a `Stream`'s loader; skips what a resumed epoch has behind it without reading it.
 
     `done`: steps made of the current epoch. Each step draws from generators seeded by (seed, step, rank), so that

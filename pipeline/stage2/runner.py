@@ -18,8 +18,8 @@ from pipeline.errors import ConfigError, StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors
 from pipeline.stage2.checkpoint import StreamHook, StudentCheckpoint, WholeCheckpointHook
 from pipeline.stage2.distiller import Distiller
-from pipeline.stage2.loop import ExactTrainLoop
-from pipeline.stage2.resume import check_start, find_start, guard_loading
+from pipeline.stage2.loop import ResumableTrainLoop
+from pipeline.stage2.resume import check_starting_weights, find_checkpoint, guard_loading
 from pipeline.stage2.teacher_data import TeacherData
 from pipeline.teacher.heads import class_count
 from pipeline.teacher.model import own_device
@@ -52,8 +52,8 @@ def build_distiller(cfg: Config, sections: Sections, data: TeacherData) -> Disti
     count, wanted = class_count(student), len(data.stream.images.classes)
     if count not in (None, wanted):
         raise StudentError(f"student predicts {count} classes, the data set and the cache have {wanted}")
-    find_start(cfg)
-    check_start(cfg, student, data.provenance["content"])
+    find_checkpoint(cfg)
+    check_starting_weights(cfg, student, data.provenance["content"])
     guard_loading()
     if own_device().type == "cpu":  # a sixth faster there; results differ in the last digits only
         student.to(memory_format=torch.channels_last)
@@ -93,7 +93,7 @@ def build_runner(
             default_hooks=default_hooks(cfg),
             custom_hooks=[*(cfg.get("custom_hooks") or []), hook, StudentCheckpoint(data.provenance), *more_hooks],
             cfg=cfg,
-            train_cfg={"type": ExactTrainLoop.__name__, **loop_settings},
+            train_cfg={"type": ResumableTrainLoop.__name__, **loop_settings},
             **{key: cfg.get(key) for key in PASSED_ON},
             resume=cfg.get("resume", False),
             launcher=cfg.get("launcher", "none"),

@@ -21,7 +21,7 @@ from pipeline.calibration.calibrate import calibrated
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
-from pipeline.data.replay import environment
+from pipeline.data.replay import library_versions
 from pipeline.data.shard_planning import plan_views
 from pipeline.errors import DataError
 from pipeline.stage1.job import Job
@@ -118,7 +118,7 @@ def write_pass(job: Job, codec: Codec, shards: list[ShardPlan]) -> float:
     write_shard_plan(job, 0, shards)
     make_shards(job, codec, 0, shards, list(range(len(shards))))
     rows = Quarantine.load(pass_folder(job.root, 0)).rows
-    write_manifest(job.root, 0, digest(job.plan), len(shards), 0, rows, environment())
+    write_manifest(job.root, 0, digest(job.plan), len(shards), 0, rows, library_versions())
     rate = views / (time.perf_counter() - begun)
     job.progress.stop()
     return rate

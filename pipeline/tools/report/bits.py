@@ -18,7 +18,7 @@ from pipeline.codecs.frs.map import BatchMaps, CodedMap
 from pipeline.codecs.frs.tokens import block_sums, symbol_order
 from pipeline.codecs.packing import positions, stack
 from pipeline.records import LevelShapes
-from pipeline.tools.report.sample import StoredView
+from pipeline.tools.report.sample import SampledView
 
 TENTHS = 10
 ALPHABET = 64  # token values from here on count as one
@@ -32,7 +32,7 @@ class Bits:
     by_tenth: dict[str, list[float]]
 
 
-def count_bits(codec: Codec, views: Sequence[StoredView]) -> Bits:
+def count_bits(codec: Codec, views: Sequence[SampledView]) -> Bits:
     """Count where the bytes of a sample of views go."""
     depth = len(views[0].levels)
     names = [f"{what}s" for what in codec.kinds]
@@ -56,7 +56,7 @@ def _shares(levels: LevelShapes) -> np.ndarray:
     return np.array([h * w for h, w in levels]) / positions(levels)
 
 
-def _add_tokens(codec: Frs, name: str, views: Sequence[StoredView], levels: np.ndarray, tenths: np.ndarray) -> None:
+def _add_tokens(codec: Frs, name: str, views: Sequence[SampledView], levels: np.ndarray, tenths: np.ndarray) -> None:
     """Sum up what each level and each tenth of the blocks takes of one tensor."""
     places = [_places(codec, name, view) for view in views]
     tokens = np.concatenate([found[0] for found in places])
@@ -75,7 +75,7 @@ def _information(values: np.ndarray) -> np.ndarray:
     return -np.log2(np.maximum(counts, 1) / max(1, len(values)))[values] + 1e-9
 
 
-def _places(codec: Frs, name: str, view: StoredView) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _places(codec: Frs, name: str, view: SampledView) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of one view: its tokens that stand for a symbol, and the level and tenth of the block of each."""
     what = name.removesuffix("s")
     row = view.arrays[name]

@@ -41,17 +41,17 @@ STYLE: Any = {
 }
 
 
-def chart(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
-    """SVG element of one drawing; `name` keeps its ids apart from other charts', `label` is read out."""
+def render_chart(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
+    """Render one drawing as an SVG element; `name` keeps its ids apart from other charts', `label` is read out."""
     with rc_context({**STYLE, "svg.hashsalt": name}):
         figure, text = Figure(), io.StringIO()
         draw(figure.subplots())
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Markup(themed(text.getvalue(), name, label))
+    return Markup(apply_theme(text.getvalue(), name, label))
 
 
-def themed(svg: str, name: str, label: str) -> str:
-    """Without XML's preamble and fixed size; ids made the chart's own; colours made variables."""
+def apply_theme(svg: str, name: str, label: str) -> str:
+    """Drop XML's preamble and the fixed size; make ids the chart's own and colours variables."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>', f'<svg viewBox="\\1" role="img" aria-label="{label}">', svg)
@@ -62,8 +62,8 @@ def themed(svg: str, name: str, label: str) -> str:
     return re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)
 
 
-def stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[str], unit: str) -> None:
-    """Bars of each name, one part for each row."""
+def draw_stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[str], unit: str) -> None:
+    """Draw a bar for each name, one part of it for each row."""
     below = [0.0] * len(names)
     for part, values in rows.items():
         axes.bar(names, values, bottom=below, label=part, width=0.7)
@@ -74,7 +74,7 @@ def stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[str], 
         axes.legend()
 
 
-def lines(
+def draw_lines(
     axes: Axes, rows: dict[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, **style: Any
 ) -> None:
     """Draw a line for each row of (x, y) values."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from pipeline.cache.cache import Cache
 from pipeline.tools.report.bits import Bits
-from pipeline.tools.report.charts import FAINT, INK, SERIES, chart, lines, stacked
+from pipeline.tools.report.charts import FAINT, INK, SERIES, draw_lines, draw_stacked, render_chart
 from pipeline.tools.report.rates import Point
 from pipeline.tools.report.students import Student
 
@@ -29,27 +30,23 @@ def draw_charts(
 ) -> dict[str, Markup]:
     """Draw every chart that has something to show, by name."""
     parts = {name: size / found["views"] / 1e3 for name, size in found["bytes_by_tensor"].items()}
-    names = [str(n) for n in range(len(spent.by_level["frs"]))]
-    drawn = {
-        "tensors": chart("tensors", "kB a view by tensor", lambda axes: draw_tensors(axes, parts)),
-        "levels": chart(
-            "levels", "kB a view by FPN level", lambda axes: draw_levels(axes, kilobytes(spent.by_level), names)
-        ),
-        "sizes": chart("sizes", "views by their bytes", lambda axes: draw_sizes(axes, cache)),
-    }
+    plots: list[tuple[str, str, Callable[[Axes], None]]] = [
+        ("tensors", "kB a view by tensor", partial(draw_tensors, parts=parts)),
+        ("levels", "kB a view by FPN level", partial(draw_levels, rows=kilobytes(spent.by_level))),
+        ("sizes", "views by their bytes", partial(draw_sizes, cache=cache)),
+    ]
     if spent.by_tenth:
-        drawn["tenths"] = chart("tenths", "kB a view by FRS", lambda axes: draw_tenths(axes, kilobytes(spent.by_tenth)))
+        plots.append(("tenths", "kB a view by FRS", partial(draw_tenths, rows=kilobytes(spent.by_tenth))))
     if any(point.errors for point in rates):
-        drawn["rates"] = chart(
-            "rates", "gradient error against kB a view", lambda axes: draw_errors(axes, rates, curve)
-        )
+        title = "gradient error against kB a view"
+        plots.append(("rates", title, partial(draw_errors, rates=rates, curve=curve)))
     shown = students[:CURVES]
     for key in sorted({name for s in shown for name in s.curves if name.startswith("loss_") and "frs" in name}):
         rows = {s.name: s.curves[key] for s in shown if key in s.curves}
-        drawn[key] = chart(key, f"{key} by iteration", lambda axes, rows=rows, key=key: draw_losses(axes, rows, key))  # type: ignore[misc]
+        plots.append((key, f"{key} by iteration", partial(draw_losses, rows=rows, name=key)))
     if students:
-        drawn["accuracy"] = chart("accuracy", "mAP of the students", lambda axes: draw_accuracy(axes, students))
-    return drawn
+        plots.append(("accuracy", "mAP of the students", partial(draw_accuracy, students=students)))
+    return {name: render_chart(name, label, draw) for name, label, draw in plots}
 
 
 def kilobytes(rows: dict[str, list[float]]) -> dict[str, np.ndarray]:
@@ -67,15 +64,16 @@ def draw_tensors(axes: Axes, parts: dict[str, float]) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def draw_levels(axes: Axes, rows: dict[str, np.ndarray], names: Sequence[str]) -> None:
+def draw_levels(axes: Axes, rows: dict[str, np.ndarray]) -> None:
     """Draw the kB a view of each FPN level."""
-    stacked(axes, {name: row.tolist() for name, row in rows.items()}, names, "kB a view")
+    names = [str(level) for level in range(len(rows["frs"]))]
+    draw_stacked(axes, {name: row.tolist() for name, row in rows.items()}, names, "kB a view")
     axes.set_xlabel("FPN level, finest first")
 
 
 def draw_tenths(axes: Axes, rows: dict[str, np.ndarray]) -> None:
     """Draw the kB a view of each tenth of the blocks, by richness."""
-    stacked(axes, {name: row.tolist() for name, row in rows.items()}, [str(n + 1) for n in range(10)], "kB a view")
+    draw_stacked(axes, {name: row.tolist() for name, row in rows.items()}, [str(n + 1) for n in range(10)], "kB a view")
     axes.set_xlabel("tenth of a level's blocks, richest last")
 
 
@@ -132,7 +130,7 @@ def draw_errors(axes: Axes, rates: Sequence[Point], curve: Sequence[Point]) -> N
 
 def draw_losses(axes: Axes, rows: dict[str, tuple[Sequence[float], Sequence[float]]], name: str) -> None:
     """Draw a distillation loss of each student by iteration."""
-    lines(axes, rows, "iteration", name.removeprefix("loss_").replace("_", " ") + " loss, weighted")
+    draw_lines(axes, rows, "iteration", name.removeprefix("loss_").replace("_", " ") + " loss, weighted")
 
 
 def draw_accuracy(axes: Axes, students: Sequence[Student]) -> None:

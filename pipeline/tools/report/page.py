@@ -17,7 +17,7 @@ from pipeline.codecs.summary import promise
 from pipeline.errors import CacheError
 from pipeline.tools.report.bits import count_bits
 from pipeline.tools.report.draw import draw_charts
-from pipeline.tools.report.pictures import scale
+from pipeline.tools.report.pictures import legend_colours
 from pipeline.tools.report.rates import estimate_coarser, measure_rates
 from pipeline.tools.report.sample import DecodedSample
 from pipeline.tools.report.sections import draw_maps, find_worst_views, list_shards
@@ -60,7 +60,7 @@ def write_page(
         "gate": read_json(cache.root / "gate.json"),
         "charts": draw_charts(cache, found, spent, rates, curve, runs),
         "maps": draw_maps(cache, codec, refs, replayer),
-        "scale": scale(),
+        "scale": legend_colours(),
         "worst": find_worst_views(sample, replayer),
         "shards": list_shards(cache),
         "students": runs,

@@ -13,7 +13,7 @@ from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.packing import stack
 from pipeline.errors import StaleCache
 from pipeline.records import TeacherOutput
-from pipeline.tools.report.sample import StoredView
+from pipeline.tools.report.sample import SampledView
 
 COARSER = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0)
 
@@ -50,7 +50,7 @@ def measure_rates(cache: Cache, others: Sequence[str]) -> list[Point]:
     return found
 
 
-def estimate_coarser(codec: Codec, here: Point, views: Sequence[StoredView]) -> list[Point]:
+def estimate_coarser(codec: Codec, here: Point, views: Sequence[SampledView]) -> list[Point]:
     """Estimate this cache under coarser steps: bytes from coding the sample again; errors in proportion to the step.
 
     Proportion is what calibrations find from one quality to the next (docs/results/face.md).
@@ -70,7 +70,7 @@ def estimate_coarser(codec: Codec, here: Point, views: Sequence[StoredView]) -> 
     ]
 
 
-def _output(codec: Frs, view: StoredView) -> TeacherOutput:
+def _output(codec: Frs, view: SampledView) -> TeacherOutput:
     output = codec.decode(stack([view.arrays], [view.levels]))
     return TeacherOutput(output.features, [level.clamp(0, 1) for level in output.scores], output.frs)
 

@@ -14,7 +14,7 @@ from pipeline.records import LevelShapes, SampleRef, TeacherOutput, ViewRecord
 
 
 @dataclass
-class StoredView:
+class SampledView:
     """One view as it lies in the cache: arrays without its record, grids, bytes of every array's chunk."""
 
     arrays: dict[str, np.ndarray]
@@ -29,12 +29,12 @@ class DecodedSample:
         self.cache, self.codec, self.refs = cache, codec, refs
         self.stored = [self._read(ref) for ref in refs]
 
-    def _read(self, ref: SampleRef) -> tuple[ViewRecord, StoredView]:
+    def _read(self, ref: SampleRef) -> tuple[ViewRecord, SampledView]:
         reader = self.cache.shard(ref.cache_pass, ref.shard)
         record, levels, arrays = reader.view(ref.index, self.codec.check_sample)
         sizes = {name: len(chunk) for name, chunk in reader.chunks(ref.index).items()}
-        return record, StoredView(arrays, levels, sizes)
+        return record, SampledView(arrays, levels, sizes)
 
-    def output(self, stored: StoredView) -> TeacherOutput:
+    def output(self, stored: SampledView) -> TeacherOutput:
         """Decode one view, a batch of one on the CPU."""
         return self.codec.decode(stack([stored.arrays], [stored.levels]))

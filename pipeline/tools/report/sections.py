@@ -9,7 +9,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.shard_plan import mix
 from pipeline.codecs.base import Codec
 from pipeline.records import SampleRef
-from pipeline.tools.report.pictures import background, data_uri, over
+from pipeline.tools.report.pictures import blend_map, data_uri, render_background
 from pipeline.tools.report.sample import DecodedSample
 from pipeline.tools.report.view_replayer import ViewReplayer
 
@@ -29,8 +29,8 @@ def draw_maps(
     for image in sorted(whole, key=lambda image: mix(image, 3))[:SHOWN]:
         sample = DecodedSample(cache, codec, [views[image][view] for view in sorted(views[image])][:2])
         for record, stored in sample.stored:
-            base = background(record, replayer.pixels(record) if replayer else None)
-            pictures = [over(base, level[0].numpy(), record) for level in sample.output(stored).frs]
+            base = render_background(record, replayer.pixels(record) if replayer else None)
+            pictures = [blend_map(base, level[0].numpy(), record) for level in sample.output(stored).frs]
             rows.append(
                 {
                     "record": record,
@@ -61,8 +61,9 @@ def find_worst_views(sample: DecodedSample, replayer: ViewReplayer | None) -> li
         )
     rows.sort(key=lambda row: -max(row["features"], row["scores"] or 0.0))
     for row in rows[:WORST]:
-        base = background(row["record"], replayer.pixels(row["record"]))
-        row["image"], row["map"] = data_uri(base), data_uri(over(base, row["output"].frs[0][0].numpy(), row["record"]))
+        base = render_background(row["record"], replayer.pixels(row["record"]))
+        heat = blend_map(base, row["output"].frs[0][0].numpy(), row["record"])
+        row["image"], row["map"] = data_uri(base), data_uri(heat)
     return rows[:WORST]
 
 
