@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cycler import cycler
@@ -75,7 +75,7 @@ def draw_stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[s
 
 
 def draw_lines(
-    axes: Axes, rows: dict[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, **style: Any
+    axes: Axes, rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, **style: Any
 ) -> None:
     """Draw a line for each row of (x, y) values."""
     for name, (x, y) in rows.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -128,7 +128,7 @@ def draw_errors(axes: Axes, rates: Sequence[Point], curve: Sequence[Point]) -> N
     axes.legend()
 
 
-def draw_losses(axes: Axes, rows: dict[str, tuple[Sequence[float], Sequence[float]]], name: str) -> None:
+def draw_losses(axes: Axes, rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], name: str) -> None:
     """Draw a distillation loss of each student by iteration."""
     draw_lines(axes, rows, "iteration", name.removeprefix("loss_").replace("_", " ") + " loss, weighted")
 
