@@ -26,16 +26,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import common
 from benchmarks.launches import BusyShare
 from pipeline.cache.canonical import write_json
+from pipeline.cache.shard_plan import ShardPlan
 from pipeline.progress import Silent
 from pipeline.stage1.job import Job, open_job
-from pipeline.stage1.passes import make_shards, planned
+from pipeline.stage1.loop import make_shards
+from pipeline.stage1.passes import load_or_create_shard_plan
 from pipeline.stage1.run import prepare_codec
 
 
-def bare(job: Job, batches: list[Any]) -> None:
+def bare(job: Job, shards: list[ShardPlan]) -> None:
     """Load and run the teacher, nothing else. What it says is looked at, or a GPU would still be busy."""
-    for _, views, _ in job.loader(batches).batches():
-        float(job.teacher(views).frs[-1].sum())
+    loader = job.loader((shard, batch) for shard in shards for batch in shard.batches)
+    for _, batch in loader.batches():
+        float(job.teacher(batch.views).frs[-1].sum())
 
 
 def measured(part: Callable[[], None], device: torch.device) -> tuple[float, float | None]:
@@ -67,19 +70,19 @@ def main() -> None:
         if args.codec_of:
             shutil.copytree(args.codec_of / "codec", Path(folder, "cache", "codec"))
             shutil.copy(args.codec_of / "codec.json", Path(folder, "cache"))
-        codec = prepare_codec(cfg, job, None)
-        shards = planned(job, 0)
+        job, codec = prepare_codec(cfg, job, None)
+        shards = load_or_create_shard_plan(job, 0)
         rows: list[dict[str, Any]] = []
         turns = [list(range(n, min(n + args.shards, len(shards)))) for n in range(0, len(shards), args.shards)]
         for turn, numbers in enumerate(turns[: args.turns or None]):
-            batches = [batch for n in numbers for batch in shards[n].batches]
+            taken = [shards[n] for n in numbers]
             sides: dict[str, Callable[[], None]] = {
-                "bare": partial(bare, job, batches),
+                "bare": partial(bare, job, taken),
                 "stage1": partial(make_shards, job, codec, 0, shards, numbers),
             }
             order = sorted(sides, reverse=turn % 2 == 1)
             found = {name: measured(sides[name], job.teacher.device) for name in order}
-            images = sum(len(batch[1]) for batch in batches)
+            images = sum(len(shard.samples) for shard in taken)
             row: dict[str, Any] = {"images": images, "resident_mb": resident_mb()}
             for name, (took, busy) in found.items():
                 row |= {f"{name}_per_second": images / took, f"{name}_gpu_busy": busy}

@@ -36,7 +36,8 @@ from pipeline.cache.zarr_store import TarStore
 from pipeline.codecs.base import Codec
 from pipeline.data.views import padded
 from pipeline.records import THUMBNAIL, ViewRecord
-from pipeline.stage1.shard import start_shard
+from pipeline.stage1.encode import encode_views
+from pipeline.stage1.shard import ShardTarget
 from pipeline.teacher.model import Teacher
 
 SIZE = "800x1067"
@@ -50,23 +51,19 @@ def lay_out(root: Path, teacher: Teacher, codec: Codec, distinct: int, samples: 
         half = {name: [t.half() for t in getattr(output, name)] for name in ("features", "scores", "frs")}
         torch.save(half, root / f"{n}.pth")
 
-    class Replay:  # the teacher has spoken: start_shard asks it for each view once more
-        levels = staticmethod(teacher.levels)
-
-        def __call__(self, wanted: Any) -> Any:
-            return outputs[wanted[0]]
-
     sizes = [(views[n % distinct].shape[1], views[n % distinct].shape[2]) for n in range(samples)]
     plan = ShardPlan(tuple((padded(size), ((n + 1, 0),)) for n, size in enumerate(sizes)))
     thumbnail = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
     records = [
         ViewRecord(n + 1, 0, size, size, padded(size), 0, 2**31 + n, n, thumbnail) for n, size in enumerate(sizes)
     ]
-    batches: Any = [(batch, [n % distinct], [records[n]]) for n, batch in enumerate(plan.batches)]
     path = root / "shard-00000.tar"
     identity = {"pass": 0, "shard": 0, "plan": "plan", "recipe": "recipe"}
-    stand_in: Any = Replay()
-    start_shard(stand_in, codec, batches, plan, path, identity, "codec", lambda _: None)()
+    levels = [teacher.levels(pad) for _, _, pad in plan.samples]
+    with ShardTarget(path, identity, codec, "codec", plan, levels).new_shard() as shard:
+        for n, record in enumerate(records):
+            shard.add(encode_views(codec, outputs[n % distinct], [record]))
+        shard.commit()
     return path
 
 

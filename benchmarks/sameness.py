@@ -26,7 +26,7 @@ from pipeline.data.stream import Stream
 from pipeline.mmdet_compat.registry import MODELS, Config, build
 from pipeline.records import TeacherOutput
 from pipeline.stage2.distiller import Distiller
-from pipeline.stage2.teacher_data import Lesson, prepare_lesson
+from pipeline.stage2.teacher_data import TeacherData, prepare_teacher_data
 from pipeline.stage2.teacher_source import LiveTeacher, TeacherSource
 from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.weights import load_plain
@@ -67,10 +67,12 @@ def gradients(model: Distiller, batch: dict[str, Any]) -> tuple[dict[str, float]
     return {name: float(loss.detach()) for name, loss in own.items()}, [g for g in found if g is not None]
 
 
-def distiller(cfg: Config, lesson: Lesson, source: TeacherSource, sections: Any) -> Distiller:
+def distiller(cfg: Config, teacher_data: TeacherData, source: TeacherSource, sections: Any) -> Distiller:
     """The trained student of a config in evaluation mode: its batch norms must not answer to the other batches."""
     student = build(MODELS, cfg.model, "model")
-    model = Distiller(student, source, sections.distill, lesson.levels, lesson.channels, lesson.score_channels)
+    model = Distiller(
+        student, source, sections.distill, teacher_data.levels, teacher_data.channels, teacher_data.score_channels
+    )
     found = load_plain(Path(cfg.work_dir) / "epoch_8.pth")
     student.load_state_dict(found["state_dict"])
     model.adapters.load_state_dict(found["frs"]["adapters"])
@@ -96,10 +98,10 @@ def rows_of(family: str, work: Path, batches: int, batch_size: int) -> list[dict
     rows = []
     for name, options, kind in sources(path, work, family):
         cfg, sections = load_config(path, options)
-        lesson = prepare_lesson(cfg, sections)
-        source = lesson.teacher if kind is None else kind(live_of(lesson))
-        model = distiller(cfg, lesson, source, sections)
-        stream = Stream(lesson.stream, batch_size, seed=0)
+        teacher_data = prepare_teacher_data(cfg, sections)
+        source = teacher_data.teacher if kind is None else kind(live_of(teacher_data))
+        model = distiller(cfg, teacher_data, source, sections)
+        stream = Stream(teacher_data.stream, batch_size, seed=0)
         found = [gradients(model, batch) for batch in islice(iter(stream), batches)]
         exact = exact or found
         rows.append({"family": family, "teacher": name, "batches": len(found), **compare(exact, found)})
@@ -107,9 +109,9 @@ def rows_of(family: str, work: Path, batches: int, batch_size: int) -> list[dict
     return rows[1:]
 
 
-def live_of(lesson: Lesson) -> Teacher:
-    assert isinstance(lesson.teacher, LiveTeacher)
-    return lesson.teacher.teacher
+def live_of(teacher_data: TeacherData) -> Teacher:
+    assert isinstance(teacher_data.teacher, LiveTeacher)
+    return teacher_data.teacher.teacher
 
 
 def compare(exact: list[Any], found: list[Any]) -> dict[str, float]:

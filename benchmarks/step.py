@@ -60,7 +60,7 @@ class Trainer:
 
         from pipeline.mmdet_compat.registry import MODELS, build
         from pipeline.stage2.distiller import Distiller
-        from pipeline.stage2.teacher_data import prepare_lesson
+        from pipeline.stage2.teacher_data import prepare_teacher_data
         from pipeline.teacher.model import own_device
 
         source = {"teacher.source": "live" if variant == "live" else "cache"}
@@ -69,13 +69,18 @@ class Trainer:
         torch.manual_seed(0)
         student = build(MODELS, self.config.model, "model")
         student.init_weights()
-        self._lesson = None
+        self._teacher_data = None
         if variant != "alone":
-            self._lesson = lesson = prepare_lesson(self.config, sections)
-            shards = next(iter(lesson.stream.passes.values()))
-            lesson.stream.passes = {0: shards * -(-EPOCH // sum(map(len, shards)))}
+            self._teacher_data = teacher_data = prepare_teacher_data(self.config, sections)
+            shards = next(iter(teacher_data.stream.passes.values()))
+            teacher_data.stream.passes = {0: shards * -(-EPOCH // sum(map(len, shards)))}
             student = Distiller(
-                student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels
+                student,
+                teacher_data.teacher,
+                sections.distill,
+                teacher_data.levels,
+                teacher_data.channels,
+                teacher_data.score_channels,
             )
             student.iteration = sections.distill.warmup_iters
         self._model = student.to(own_device()).train()
@@ -101,8 +106,8 @@ class Trainer:
             self._batches = iter(())
         tf32 = setting.precision != "fp32"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        if self._lesson is not None and hasattr(self._lesson.teacher, "teacher"):
-            self._lesson.teacher.teacher._tf32 = tf32
+        if self._teacher_data is not None and hasattr(self._teacher_data.teacher, "teacher"):
+            self._teacher_data.teacher.teacher._tf32 = tf32
         self._wrapper: Any = OptimWrapper(self._optimizer)
         if setting.precision == "amp":
             self._wrapper = AmpOptimWrapper(optimizer=self._optimizer, loss_scale="dynamic")
@@ -112,8 +117,8 @@ class Trainer:
 
         from pipeline.data.stream import Stream, stream_loader
 
-        if self._lesson is not None:
-            return stream_loader(Stream(self._lesson.stream, batch_size, seed=0), self._workers)
+        if self._teacher_data is not None:
+            return stream_loader(Stream(self._teacher_data.stream, batch_size, seed=0), self._workers)
         endless = {"type": "InfiniteSampler", "shuffle": True}
         loading = {
             **self.config.train_dataloader,

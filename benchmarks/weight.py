@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import common
 from pipeline.cache.cache import Cache
 from pipeline.codecs.group import open_codec
-from pipeline.tools.report.sample import Look
+from pipeline.tools.report.sample import DecodedSample
 
 LEFT_OUT = (1e-2, 1e-3, 1e-5)
 
@@ -45,8 +45,8 @@ def main() -> None:
     cache = Cache(args.cache)
     codec = open_codec(cache)
     refs = itertools.chain.from_iterable(cache.references(cache.passes()[0]))
-    look = Look(cache, codec, list(itertools.islice(refs, args.views)))
-    levels = [[needed(m[0]) for m in look.output(stored).frs] for _, stored in look.stored]
+    sample = DecodedSample(cache, codec, list(itertools.islice(refs, args.views)))
+    levels = [[needed(m[0]) for m in sample.output(stored).frs] for _, stored in sample.stored]
     rows: list[dict[str, Any]] = [
         {"level": n, **{key: mean(row[key] for row in found) for key in found[0]}}
         for n, found in enumerate(zip(*levels))

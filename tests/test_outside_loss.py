@@ -26,10 +26,10 @@ from pipeline.config import load_config
 from pipeline.data.stream import Stream
 from pipeline.mmdet_compat.registry import MODELS
 from pipeline.stage2.distiller import Distiller
-from pipeline.stage2.teacher_data import prepare_lesson
+from pipeline.stage2.teacher_data import prepare_teacher_data
 
 cfg, sections = load_config(sys.argv[1], {"distill.feature_loss": "toy", "teacher.source": sys.argv[2]})
-data = prepare_lesson(cfg, sections)
+data = prepare_teacher_data(cfg, sections)
 model = Distiller(MODELS.build(cfg.model), data.teacher, sections.distill, data.levels, data.channels,
                   data.score_channels).train()
 batch = next(iter(Stream(data.stream, batch_size=4, seed=0)))

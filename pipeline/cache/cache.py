@@ -20,9 +20,10 @@ from typing import Any
 
 from pipeline.cache.canonical import digest, read_json
 from pipeline.cache.layout import list_passes, load_pass_plan, pass_folder, probe_passes, shard_name
+from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import MANIFEST, PLAN, read_codec, read_fields, require_fields
-from pipeline.cache.shard_plan import references
+from pipeline.cache.shard_plan import ShardPlan, references
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.records import SampleRef
@@ -136,12 +137,18 @@ class Cache:
         }
         return digest({"plan": self.plan_digest, "codec": self.codec_digest, "passes": passes})
 
+    def quarantine(self, cache_pass: int) -> Quarantine:
+        """The images that a complete pass leaves out."""
+        return Quarantine.from_manifest(self.manifest(cache_pass))
+
+    def shard_plans(self, cache_pass: int) -> list[ShardPlan]:
+        """What each shard of a complete pass holds; plan.json is checked against the manifest."""
+        shards = load_pass_plan(self.root, cache_pass, self._listed(cache_pass, "plan.json")[1])
+        return self.quarantine(cache_pass).apply(shards)
+
     def references(self, cache_pass: int) -> list[list[SampleRef]]:
         """Every sample of a pass, shard by shard, as the pass's plan and manifest have it."""
-        manifest = self.manifest(cache_pass)
-        shards = load_pass_plan(self.root, cache_pass, self._listed(cache_pass, "plan.json")[1])
-        left_out = {image for image, _ in manifest["quarantine"]}
-        return references([shard.without(left_out) for shard in shards], cache_pass)
+        return references(self.shard_plans(cache_pass), cache_pass)
 
     def images(self) -> set[int]:
         """Ids of the images that any complete pass holds."""

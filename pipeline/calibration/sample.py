@@ -79,7 +79,7 @@ class ViewSample:
 
     def _readable(self, images: list[int]) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:
         shards = plan_views(self._job.images, self._job.views, 0, self._job.plan["layout"], images)
-        batches = [batch for shard in shards for batch in shard.batches]
-        for _, views, records in self._job.loader(batches).batches(skip_broken=self._job.sections.cache.quarantine):
-            self._job.progress.advance(len(views), 0)
-            yield views, records
+        batches = [(shard, batch) for shard in shards for batch in shard.batches]
+        for _, batch in self._job.loader(batches).batches(skip_broken=self._job.sections.cache.quarantine):
+            self._job.progress.advance(len(batch.views), 0)
+            yield batch.views, batch.records

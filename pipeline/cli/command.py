@@ -93,6 +93,7 @@ def script(command: Command, name: str) -> None:
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add --config and --cfg-options."""
     parser.add_argument("--config", required=True, metavar="C", help="one config file for both stages")
     add_options(parser)
 
@@ -104,10 +105,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add the cache as a positional argument."""
     parser.add_argument("cache", help="the cache's folder or URL")
 
 
 def add_cache_json(parser: argparse.ArgumentParser) -> None:
+    """Add the cache and --json."""
     add_cache(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 

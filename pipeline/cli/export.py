@@ -9,13 +9,15 @@ from pipeline.cli.command import Command, add_cache
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
     add_cache(parser)
     parser.add_argument("--image-id", type=int, required=True, metavar="I", help="as in the annotation file")
     parser.add_argument("--view", type=int, default=0, metavar="V", help="number of the view (default: 0)")
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for the files")
 
 
-def export(args: argparse.Namespace) -> None:
+def run_export(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pipeline.cli.tables import export_table
     from pipeline.tools.export import export_view
 
@@ -26,5 +28,5 @@ EXPORT = Command(
     "Write one view's features, scores and FRS map as .npy and .png.",
     "{prog} work_dirs/demo/cache --image-id 1000004 --view 0 -o work_dirs/demo/export",
     add_export,
-    export,
+    run_export,
 )

@@ -8,7 +8,8 @@ import json
 from pipeline.cli.command import Command, add_cache_json
 
 
-def info(args: argparse.Namespace) -> None:
+def run_info(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pipeline.cache.inspect import describe
     from pipeline.cli.tables import info_table
 
@@ -16,4 +17,4 @@ def info(args: argparse.Namespace) -> None:
     print(json.dumps(found, indent=1) if args.json else info_table(found))
 
 
-INFO = Command("What a cache holds, in a table.", "{prog} work_dirs/demo/cache", add_cache_json, info)
+INFO = Command("What a cache holds, in a table.", "{prog} work_dirs/demo/cache", add_cache_json, run_info)

@@ -20,9 +20,16 @@ from pipeline.cli.stage2 import STAGE2
 from pipeline.cli.verify import VERIFY
 
 COMMANDS = {
-    "plan": PLAN, "stage1": STAGE1, "stage2": STAGE2, "info": INFO, "verify": VERIFY, "repair": REPAIR,
-    "export": EXPORT, "report": REPORT, "reencode": REENCODE,
-}  # fmt: skip
+    "plan": PLAN,
+    "stage1": STAGE1,
+    "stage2": STAGE2,
+    "info": INFO,
+    "verify": VERIFY,
+    "repair": REPAIR,
+    "export": EXPORT,
+    "report": REPORT,
+    "reencode": REENCODE,
+}
 ABOUT = "Run a detection teacher once, keep what it says, train any number of students from it."
 EPILOG = """examples:
   {prog} info work_dirs/demo/cache
@@ -47,6 +54,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Parse the command line and run its verb."""
     name = Path(sys.argv[0]).name
     whole = parser("python -m pipeline" if name == "__main__.py" else name)
     if "_ARGCOMPLETE" in os.environ:

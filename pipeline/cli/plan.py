@@ -12,13 +12,15 @@ from pipeline.cli.command import STARTED, Command, add_config, parse_options, po
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
     add_config(parser)
     parser.add_argument("--samples", type=positive, default=96, metavar="N", help="images to measure on (default: 96)")
     parser.add_argument("--seconds", type=float, default=60, metavar="S", help="about how long to take (default: 60)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def plan(args: argparse.Namespace) -> None:
+def run_plan(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pipeline.cli.tables import forecast_table
     from pipeline.config import load_config
     from pipeline.errors import CacheError
@@ -41,5 +43,5 @@ PLAN = Command(
     "{prog} --config configs/demo/retinanet_r101_r50.py --json \\\n"
     "    --cfg-options cache.codec.quality=small cache.dir=work_dirs/demo/small",
     add_plan,
-    plan,
+    run_plan,
 )

@@ -11,6 +11,7 @@ from pipeline.codecs.frs.settings import PROFILES
 
 
 def add_reencode(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
     parser.add_argument("source", help="a cache; best a lossless one")
     parser.add_argument("target", help="folder of the new cache")
     parser.add_argument("--quality", metavar="Q", help="high, balanced, small or a fraction (default: balanced)")
@@ -24,7 +25,8 @@ def add_reencode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes (default: one a core)")
 
 
-def reencode(args: argparse.Namespace) -> None:
+def run_reencode(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pipeline.cli.tables import stage1_table
     from pipeline.tools.reencode.run import reencode
 
@@ -34,8 +36,17 @@ def reencode(args: argparse.Namespace) -> None:
     asked = {key: value for key, value in (("quality", quality), ("profile", args.profile)) if value is not None}
     asked |= {"scores": False} if args.no_scores else {}
     options = parse_options(args.cfg_options)
-    summary = reencode(args.source, args.target, {"type": "frs", **asked}, args.config, options, args.like, args.jobs,
-                       terminal.log, terminal.Bar())  # fmt: skip
+    summary = reencode(
+        args.source,
+        args.target,
+        {"type": "frs", **asked},
+        args.config,
+        options,
+        args.like,
+        args.jobs,
+        terminal.log,
+        terminal.Bar(),
+    )
     terminal.log(stage1_table(args.target, summary))
 
 
@@ -45,6 +56,6 @@ REENCODE = Command(
     "    --config configs/demo/retinanet_r101_r50.py\n"
     "{prog} work_dirs/demo/lossless work_dirs/demo/again --like work_dirs/demo/small",
     add_reencode,
-    reencode,
+    run_reencode,
     GOES_ON,
 )

@@ -9,7 +9,8 @@ from pipeline.cli.command import Command, add_config, parse_options
 from pipeline.cli.signals import GOES_ON
 
 
-def repair(args: argparse.Namespace) -> None:
+def run_repair(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pipeline.config import load_config
     from pipeline.integrity.repair import repair
 
@@ -22,6 +23,6 @@ REPAIR = Command(
     "Compute again what is damaged in a cache, and only that.",
     "{prog} --config configs/demo/retinanet_r101_r50.py",
     add_config,
-    repair,
+    run_repair,
     GOES_ON,
 )

@@ -9,17 +9,25 @@ from pipeline.cli.command import Command, add_cache, add_options, parse_options,
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
     add_cache(parser)
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the page, as report.html")
     parser.add_argument("--config", metavar="C", help="of the cache: brings images, and errors of single views")
     add_options(parser)
     parser.add_argument("--students", nargs="+", action="extend", default=[], metavar="DIR", help="their work dirs")
-    parser.add_argument("--compare", nargs="+", action="extend", default=[], metavar="CACHE",
-                        help="caches of the same teacher, for the curve of bytes against error")  # fmt: skip
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="CACHE",
+        help="caches of the same teacher, for the curve of bytes against error",
+    )
     parser.add_argument("--samples", type=positive, default=24, metavar="N", help="views to look into (default: 24)")
 
 
-def report(args: argparse.Namespace) -> None:
+def run_report(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pipeline.tools.report.page import write_page
 
     options = parse_options(args.cfg_options)
@@ -32,5 +40,5 @@ REPORT = Command(
     "{prog} work_dirs/demo/cache -o work_dirs/demo/report.html \\\n"
     "    --config configs/demo/retinanet_r101_r50.py --students work_dirs/demo/retinanet_r50",
     add_report,
-    report,
+    run_report,
 )

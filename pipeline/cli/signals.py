@@ -34,6 +34,7 @@ def advise(text: str) -> None:
 
 
 def advice() -> str:
+    """Return what `advise` set."""
     return _advice
 
 

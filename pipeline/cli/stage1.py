@@ -11,11 +11,13 @@ from pipeline.cli.signals import GOES_ON
 
 
 def add_stage1(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
     add_config(parser)
     parser.add_argument("--log-file", metavar="FILE", help="one line a shard goes here (default: <cache.dir>.log)")
 
 
 def run_stage1(args: argparse.Namespace) -> None:
+    """Run the verb."""
     from pathlib import Path
 
     from pipeline.cli.tables import stage1_table

@@ -16,16 +16,21 @@ def add_stage2(parser: argparse.ArgumentParser) -> None:
     """mmdet's usual flags."""
     add_config(parser)
     parser.add_argument("--work-dir", metavar="DIR", help="where logs, checkpoints and summary.json go")
-    parser.add_argument("--resume", nargs="?", const="auto", metavar="FILE",
-                        help="go on from the latest (or this) checkpoint")  # fmt: skip
+    parser.add_argument(
+        "--resume", nargs="?", const="auto", metavar="FILE", help="go on from the latest (or this) checkpoint"
+    )
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision for the student")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"],
-                        help="default: pytorch under torchrun, none elsewhere")  # fmt: skip
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        help="default: pytorch under torchrun, none elsewhere",
+    )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def run_stage2(args: argparse.Namespace) -> None:
+    """Run the verb."""
     # Ranks that do not know of each other would train as many students in one work dir.
     launcher = args.launcher or ("pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none")
     os.environ.setdefault("LOCAL_RANK", os.environ.get(LOCAL_RANKS.get(launcher, ""), str(args.local_rank)))

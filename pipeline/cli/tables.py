@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.codecs.summary import promise
 
 
-def against_fp16(ratio: float) -> str:
+def compare_with_fp16(ratio: float) -> str:
     """How a cache's size compares; `ratio`: fp16's bytes over its own. Lossless ones are larger than fp16."""
     return (
         f"{ratio:.1f} times smaller than fp16" if ratio >= 1 else f"{1 / max(ratio, 0.01):.1f} times as large as fp16"
@@ -22,7 +22,7 @@ def stage1_table(root: str, summary: dict[str, Any]) -> str:
         f"cache    {root}",
         f"holds    {summary['images']} images, {summary['views']} views in {summary['passes']} passes, "
         f"{summary['bytes'] / 1e6:.1f} MB",
-        f"view     {summary['bytes_per_view'] / 1e3:.1f} kB, {against_fp16(summary['ratio_to_fp16'])}",
+        f"view     {summary['bytes_per_view'] / 1e3:.1f} kB, {compare_with_fp16(summary['ratio_to_fp16'])}",
         f"took     {summary['seconds']:.0f} s for {summary['views_computed']} views",
         f"content  {summary['content'][:16]}",
     ]
@@ -31,7 +31,7 @@ def stage1_table(root: str, summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as people say it."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -51,18 +51,18 @@ def forecast_table(found: dict[str, Any]) -> str:
     for name, (mean, low, high) in found["bytes_by_tensor"].items():
         lines.append(f"  {name:10} {mean / scale:9.3f} {unit}  ({low / scale:.3f} to {high / scale:.3f})")
     lines.append(
-        f"stage 1  {spoken(found['stage1_seconds'])} on this {found['device']}, {found['stage1_views_per_second']:.1f} "
-        f"views/s; writes {found['write_mb_per_second_needed']:.2f} MB/s"
+        f"stage 1  {format_duration(found['stage1_seconds'])} on this {found['device']}, "
+        f"{found['stage1_views_per_second']:.1f} views/s; writes {found['write_mb_per_second_needed']:.2f} MB/s"
     )
     if "free_bytes" in found:
         lines.append(
             f"disk     {found['free_bytes'] / 1e9:.1f} GB free, takes {found['write_mb_per_second_available']:.0f} MB/s"
         )
     lines += [
-        f"stage 2  {spoken(found['stage2_seconds'])} for {found['epochs']} epochs, "
+        f"stage 2  {format_duration(found['stage2_seconds'])} for {found['epochs']} epochs, "
         f"{found['stage2_images_per_second']:.1f} images/s; reads {found['stage2_read_mb_per_second']:.2f} MB/s",
-        f"live     {spoken(found['live_seconds'])} for the same with the teacher in the loop: the cache has paid for "
-        f"itself after {found['break_even_epochs']:.1f} epochs",
+        f"live     {format_duration(found['live_seconds'])} for the same with the teacher in the loop: the cache has "
+        f"paid for itself after {found['break_even_epochs']:.1f} epochs",
     ]
     return "\n".join(lines + [f"warning  {line}" for line in found["warnings"]])
 
@@ -74,7 +74,7 @@ def info_table(found: dict[str, Any]) -> str:
         f"cache    {found['cache']} ({found['format'][0]} {found['format'][1]})",
         f"images   {found['images']}, {found['views']} views in {len(found['passes'])} complete passes",
         f"bytes    {found['bytes'] / 1e6:.1f} MB, {found['bytes'] / views / 1e3:.1f} kB a view, "
-        + against_fp16(max(1, found["fp16_bytes"]) / max(1, found["bytes"])),
+        + compare_with_fp16(max(1, found["fp16_bytes"]) / max(1, found["bytes"])),
     ]
     for name, size in found["bytes_by_tensor"].items():
         lines.append(f"  {name:10} {size / views / 1e3:8.2f} kB a view  {100 * size / max(1, found['bytes']):5.1f}%")
@@ -106,9 +106,11 @@ def stage2_table(summary: dict[str, Any]) -> str:
         source += " (views.check='close': pixels were compared by thumbnail only)"
     if summary.get("inherit_from_teacher"):
         source += ", inheriting the teacher's neck and head"
-    return "\n".join([
-        f"student  mAP {summary['mAP']:.3f}, AP50 {summary['AP50']:.3f} after {summary['epochs']} epochs",
-        f"taught   by {source}",
-        f"took     {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} images/s",
-        f"results  {summary['work_dir']}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"student  mAP {summary['mAP']:.3f}, AP50 {summary['AP50']:.3f} after {summary['epochs']} epochs",
+            f"taught   by {source}",
+            f"took     {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} images/s",
+            f"results  {summary['work_dir']}",
+        ]
+    )

@@ -41,9 +41,12 @@ class Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = [
-            TextColumn("{task.description:11}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:6.1f} views/s  {task.fields[mb]:8.1f} MB"), TimeRemainingColumn(),
-        ]  # fmt: skip
+            TextColumn("{task.description:11}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:6.1f} views/s  {task.fields[mb]:8.1f} MB"),
+            TimeRemainingColumn(),
+        ]
         self._bar = Progress(*columns, console=self._console)
         self._task = self._bar.add_task(self._title, total=self._total, rate=0.0, mb=0.0)
         self._bar.start()
@@ -53,11 +56,13 @@ class Bar:
         return self._done / max(1e-9, time.perf_counter() - self._begun)
 
     def advance(self, samples: int, size: int) -> None:
+        """Count samples and bytes that are done."""
         self._done, self._mb = self._done + samples, self._mb + size / 1e6
         if self._bar:
             self._bar.update(self._task, advance=samples, rate=self._rate, mb=self._mb)
 
     def stop(self) -> None:
+        """End the bar, or print its one line."""
         if self._bar:
             self._bar.stop()
         elif self._total is not None:

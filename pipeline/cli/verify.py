@@ -13,6 +13,7 @@ from pipeline.progress import Silent
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
     add_cache_json(parser)
     parser.add_argument("--deep", action="store_true", help="decode every sample as well")
     parser.add_argument("--config", metavar="C", help="with --deep: run its teacher on some views and compare")
@@ -20,12 +21,13 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=positive, default=16, metavar="N", help="how many (default: 16)")
 
 
-def verify(args: argparse.Namespace) -> None:
-    from pipeline.integrity.verify import findings
+def run_verify(args: argparse.Namespace) -> None:
+    """Run the verb."""
+    from pipeline.integrity.verify import collect_findings
 
     if args.deep and args.config:
         _require(args)
-    found = findings(args.cache, args.deep, Silent() if args.json else terminal.Bar())
+    found = collect_findings(args.cache, args.deep, Silent() if args.json else terminal.Bar())
     if args.deep and args.config and found["whole"]:
         found["live"] = live = _live(args)
         found["bad"], found["whole"] = live["bad"], not live["bad"]
@@ -45,11 +47,11 @@ def _config(args: argparse.Namespace) -> Any:
 
 
 def _require(args: argparse.Namespace) -> None:
-    """Refuse another config's cache before hours go into decoding it; what else is wrong with it `findings` tells."""
-    from pipeline.integrity.compare_teacher import required
+    """Raise StaleCache for another config's cache before hours go into decoding; other errors are reported later."""
+    from pipeline.integrity.compare_teacher import open_required
 
     try:
-        required(*_config(args))
+        open_required(*_config(args))
     except CacheError as error:
         if isinstance(error, StaleCache):
             raise
@@ -76,5 +78,5 @@ VERIFY = Command(
     "Read every byte of a cache and compare its digests; --deep decodes it as well.",
     "{prog} work_dirs/demo/cache\n{prog} work_dirs/demo/cache --deep --config configs/demo/retinanet_r101_r50.py",
     add_verify,
-    verify,
+    run_verify,
 )

@@ -75,6 +75,7 @@ class Images:
 
     @property
     def ids(self) -> list[int]:
+        """Image ids in the order of the annotation file."""
         return list(self._index)
 
     def info(self, image_id: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Is the replayed view the one that the teacher saw? Asked of every sample, always."""
+"""Check that a replayed view is the one that the teacher saw, for every sample."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pipeline.records import FLIPS, ViewRecord
 LIBRARIES = ("opencv-python-headless", "opencv-python", "numpy", "pillow", "onedl-mmcv", "mmcv", "torch")
 
 
-def environment() -> dict[str, str]:
-    """Versions of the libraries that decide what pixels come out."""
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide a view's pixels."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -38,7 +38,7 @@ def check_replay(
         if expected != got:
             if name == "flip":
                 expected, got = FLIPS[expected], FLIPS[got]
-            here = environment()
+            here = library_versions()
             drift = [f"{k} {v} -> {here.get(k)}" for k, v in sorted(made_with.items()) if v != here.get(k)]
             raise ReplayMismatch(
                 f"image {cached.image_id}, view {cached.view}: {name} differs from what the teacher saw: expected "

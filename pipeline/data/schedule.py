@@ -23,7 +23,7 @@ Batch = list[SampleRef]
 
 
 def epoch_batches(shards: Sequence[Sequence[SampleRef]], seed: int, epoch: int, batch_size: int) -> list[Batch]:
-    """All batches of one epoch in order. Every sample occurs exactly once."""
+    """Return all batches of one epoch in order. Every sample occurs exactly once."""
     order = sorted(range(len(shards)), key=lambda n: mix(seed, epoch, 1, n))
     total = sum(len(shard) for shard in shards)
     streams = max(1, min(STREAMS, total // (batch_size * BATCHES_PER_STREAM), len(shards)))
@@ -57,8 +57,8 @@ def _stream_batches(
     return full, pools
 
 
-def share(batch: Batch, rank: int, world: int) -> Batch:
-    """One rank's part of a step's batch, as even as can be.
+def take_share(batch: Batch, rank: int, world: int) -> Batch:
+    """Return one rank's part of a step's batch, as even as can be.
 
     Only what is left over at an epoch's end may be too small for every rank to get a sample: it is then repeated.
     """

@@ -14,19 +14,22 @@ from pipeline.storage.place import Place
 
 
 def images_and_views(cfg: Config, sections: Sections) -> tuple[Images, Views]:
-    """What a config trains on: its images, and the views that its pipeline makes of each."""
+    """Build what a config trains on: its images, and the views that its pipeline makes of each."""
     images = Images(cfg.train_dataloader.dataset)
     return images, Views(images.pipeline, sections.views.seed, sections.views.count)
 
 
 def layout_of(sections: Sections) -> dict[str, int]:
-    """The numbers that, with images and views, decide a plan."""
+    """Return the numbers that, with images and views, decide a shard plan."""
     cache = sections.cache
     return {"batch_size": cache.batch_size, "shard_samples": cache.shard_samples, "seed": sections.views.seed}
 
 
 def expected_passes(sections: Sections, views: Views) -> range:
-    """The passes that this config's cache has when it is complete: one for each view unless the config says fewer."""
+    """Return the passes that a complete cache has: one for each view unless the config says fewer.
+
+    Raises ConfigError where it says more.
+    """
     passes = sections.cache.passes or views.count
     if passes > views.count:
         raise ConfigError(f"cache.passes: {passes}, but an image has only {views.count} views; more would repeat them")
@@ -34,7 +37,7 @@ def expected_passes(sections: Sections, views: Views) -> range:
 
 
 def require_images(root: Place, number: int, planned: set[int], images: Images) -> None:
-    """A pass must hold just the images that the config's data set yields. Raises StaleCache."""
+    """Raise StaleCache unless a pass holds just the images that the config's data set yields."""
     wanted = set(images.ids)
     if planned != wanted:
         raise StaleCache(
@@ -46,7 +49,7 @@ def require_images(root: Place, number: int, planned: set[int], images: Images) 
 def plan_views(
     images: Images, views: Views, number: int, layout: dict[str, int], ids: Iterable[int] | None = None
 ) -> list[ShardPlan]:
-    """Shards of pass `number` over all images (or `ids`)."""
+    """Plan the shards of pass `number` over all images (or `ids`)."""
     return plan_pass(
         images.ids if ids is None else ids,
         number,

@@ -21,7 +21,7 @@ from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import Sample, stack
 from pipeline.data.images import Images
 from pipeline.data.replay import check_replay
-from pipeline.data.schedule import Batch, epoch_batches, share
+from pipeline.data.schedule import Batch, epoch_batches, take_share
 from pipeline.data.views import Views
 from pipeline.records import LevelShapes, SampleRef, ViewRecord
 from pipeline.storage.place import storage_of
@@ -61,6 +61,7 @@ class Stream(wds.DataPipeline):
         self._current: tuple[tuple[int, int], list[Batch]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is streamed next; also in workers that run already."""
         self._epoch.fill_(epoch)
 
     def set_start(self, batches: int) -> None:
@@ -68,10 +69,12 @@ class Stream(wds.DataPipeline):
         self._start.fill_(batches)
 
     def set_rank(self, rank: int, world: int) -> None:
+        """Take this rank's share of each batch."""
         self._rank, self._world = rank, world
 
     @property
     def global_batch(self) -> int:
+        """Samples of a step over all ranks."""
         return self.batch_size * self._world
 
     def batches(self) -> list[Batch]:
@@ -83,8 +86,8 @@ class Stream(wds.DataPipeline):
             self._current = (key, epoch_batches(shards, self.seed, *key))
         return self._current[1]
 
-    def planned(self) -> str:
-        """Digest of what the steps of the current epoch learn from: images and views, step by step."""
+    def epoch_digest(self) -> str:
+        """Return the digest of what the steps of the current epoch learn from: images and views, step by step."""
         return digest([[[ref.image_id, ref.view] for ref in batch] for batch in self.batches()])
 
     def __len__(self) -> int:
@@ -94,7 +97,7 @@ class Stream(wds.DataPipeline):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for batch in self.batches()[int(self._start) + first :: step]:
-            yield share(batch, self._rank, self._world)
+            yield take_share(batch, self._rank, self._world)
 
     def _read(self, batches: Iterable[Batch]) -> Iterable[Read]:
         cache = self.source.cache

@@ -1,17 +1,27 @@
-"""Which transforms can be replayed, and between what each of them chooses."""
+"""Which transforms can be replayed, and the choices that each of them has."""
 
 from __future__ import annotations
 
 from typing import Any
 
 FIXED = {"LoadAnnotations", "Resize", "FixShapeResize", "Pad"}
-DRAWN = {"RandomResize", "RandomFlip", "RandomChoiceResize", "PhotoMetricDistortion", "Expand", "YOLOXHSVRandomAug",
-         "CutOut", "RandomErasing", "RandomShift", "RandomAffine"}  # fmt: skip
+DRAWN = {
+    "RandomResize",
+    "RandomFlip",
+    "RandomChoiceResize",
+    "PhotoMetricDistortion",
+    "Expand",
+    "YOLOXHSVRandomAug",
+    "CutOut",
+    "RandomErasing",
+    "RandomShift",
+    "RandomAffine",
+}
 MIXING = {"Mosaic", "CachedMosaic", "MixUp", "CachedMixUp", "CopyPaste", "InstaBoost"}
 
 
-def choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The equally likely outcomes of a transform, each as a config that leaves no choice; None if it draws."""
+def list_choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """List the equally likely outcomes of a transform, each as a config that leaves no choice; None if it draws."""
     kind = transform["type"]
     if kind == "RandomChoiceResize" and isinstance(transform.get("scales"), list | tuple):
         return [{**transform, "scales": [scale]} for scale in transform["scales"]]
@@ -26,8 +36,8 @@ def choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:
     return [transform] if kind in FIXED else None
 
 
-def recognised(transforms: list[dict[str, Any]], options: list[list[dict[str, Any]] | None], count: int) -> str:
-    """The rule in words: '2 distinct views: resize 1333x800 x flip', '4 seeded draws: RandomResize x flip'."""
+def describe_rule(transforms: list[dict[str, Any]], options: list[list[dict[str, Any]] | None], count: int) -> str:
+    """Describe the rule in words: '2 distinct views: resize 1333x800 x flip', '4 seeded draws: RandomResize x flip'."""
     parts = []
     for transform, option in zip(transforms, options):
         scales = [o.get("scale") or (o.get("scales") or [None])[0] for o in option or []]

@@ -13,19 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
-from google_crc32c import value as crc32c
 from torch import Tensor
 
 from pipeline.cache.shard_plan import mix
-from pipeline.data.transforms import DRAWN, FIXED, MIXING, choices, recognised
+from pipeline.data.transforms import DRAWN, FIXED, MIXING, describe_rule, list_choices
+from pipeline.data.view_record import PAD, make_record, padded
 from pipeline.errors import ConfigError, DataError, PipelineError, ViewError, brief
 from pipeline.mmdet_compat.registry import TRANSFORMS, build, plain
-from pipeline.records import FLIPS, THUMBNAIL, ViewRecord
-
-PAD = 32  # a view is padded on its own to multiples of this
+from pipeline.records import ViewRecord
 
 
 @contextmanager
@@ -59,7 +55,7 @@ class Views:
             raise ViewError(f"data pipeline: expected LoadImageFromFile ... PackDetInputs, found {names}")
         self.seed, self.rule = seed, plain(pipeline)
         middle = [dict(t) for t in pipeline[1:-1]]
-        options = [choices(t) for t in middle]
+        options = [list_choices(t) for t in middle]
         if any(option is None for option in options):
             drawing = [t["type"] for t, option in zip(middle, options) if option is None]
             if count is None:
@@ -70,10 +66,9 @@ class Views:
             if count not in (None, len(combinations)):
                 raise ConfigError(f"views.count: the transforms have {len(combinations)} views, found {count}")
             self.count, self.finite = len(combinations), True
-        self.recognised = recognised(middle, options, self.count)
-        make = lambda cfg: build(TRANSFORMS, dict(cfg), f"transform {cfg['type']}")  # noqa: E731
-        self._load, self._pack = make(pipeline[0]), make(pipeline[-1])
-        self._steps = [[make(cfg) for cfg in combination] for combination in combinations]
+        self.recognised = describe_rule(middle, options, self.count)
+        self._load, self._pack = build_transform(pipeline[0]), build_transform(pipeline[-1])
+        self._steps = [[build_transform(cfg) for cfg in combination] for combination in combinations]
         self._sizes: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def _transform(self, results: dict[str, Any], view: int) -> dict[str, Any]:
@@ -125,28 +120,10 @@ class Views:
         except Exception as error:  # a transform that cannot take this image, whatever it says
             raise DataError(f"{where}, view {view}: a transform failed on it: {brief(error)}") from error
         inputs = packed["inputs"]
-        record = describe(int(info["img_id"]), view, results, inputs, ori_shape, thumbnail)
+        record = make_record(int(info["img_id"]), view, results, inputs, ori_shape, thumbnail)
         return inputs, packed["data_samples"], record
 
 
-def padded(shape: tuple[int, ...]) -> tuple[int, int]:
-    return (-(-shape[0] // PAD) * PAD, -(-shape[1] // PAD) * PAD)
-
-
-def describe(
-    image_id: int, view: int, results: dict[str, Any], inputs: Tensor, ori_shape: tuple, thumbnail: bool
-) -> ViewRecord:
-    """ViewRecord of transformed results and their packed pixels."""
-    image = results["img"]
-    direction = results.get("flip_direction") if results.get("flip") else None
-    boxes, labels = results.get("gt_bboxes"), results.get("gt_bboxes_labels")
-    digest = 0
-    if boxes is not None:
-        tensor = boxes.tensor if hasattr(boxes, "tensor") else torch.as_tensor(boxes)
-        digest = crc32c(tensor.float().numpy().tobytes() + np.asarray(labels, np.int64).tobytes())
-    sides = (THUMBNAIL, THUMBNAIL)
-    small = cv2.resize(image, sides, interpolation=cv2.INTER_AREA) if thumbnail else np.zeros((*sides, 3))
-    return ViewRecord(
-        image_id, view, image.shape[:2], ori_shape, padded(image.shape), FLIPS.index(direction or "none"),
-        crc32c(inputs.numpy().tobytes()), digest, np.clip(small, 0, 255).astype(np.uint8),
-    )  # fmt: skip
+def build_transform(cfg: dict[str, Any]) -> Any:
+    """Build an mmdet transform. Raises ConfigError naming it."""
+    return build(TRANSFORMS, dict(cfg), f"transform {cfg['type']}")

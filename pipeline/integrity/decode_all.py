@@ -19,8 +19,8 @@ from pipeline.storage.place import Place
 TOGETHER = 8  # samples that are decoded at a time
 
 
-def deep_faults(root: str | Place, progress: Progress) -> Iterator[PipelineError]:
-    """Decode every sample; what cannot be. For a cache without `faults`."""
+def find_decode_faults(root: str | Place, progress: Progress) -> Iterator[PipelineError]:
+    """Decode every sample and yield an error for each that fails. For a cache without `find_faults`."""
     cache = Cache(root)
     try:
         codec = open_codec(cache)

@@ -1,4 +1,4 @@
-"""Mend a damaged cache: what is bad is computed again, what is whole is left alone.
+"""Repair a damaged cache: damaged files are computed again, whole ones are kept.
 
 On the machine that made the cache (CPU, same threads and libraries) the result is the original, byte for byte. Where it
 is not, the pass gets a new manifest and so the cache a new `content`: a student half trained from the old one is then
@@ -7,24 +7,30 @@ refused by name, not misled.
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.cache.canonical import digest, write_json
 from pipeline.cache.layout import list_passes, pass_folder
-from pipeline.cache.schema import CODEC, GATE, MANIFEST, PASS_PLAN, PLAN, QUARANTINE, read_fields
+from pipeline.cache.quarantine import Quarantine
+from pipeline.cache.schema import CODEC, GATE, MANIFEST, PASS_PLAN, PLAN, read_fields
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.group import load_codec
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes
 from pipeline.errors import CacheError, CorruptCache, StaleCache
+from pipeline.integrity.damage import (
+    find_foreign_files,
+    find_sidecar_paths,
+    read_or_none,
+    read_whole_codec,
+    sha256_or_none,
+)
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import Log, Progress
 from pipeline.recipe import read_inputs
@@ -40,7 +46,7 @@ Files = dict[str, dict[str, Any]]
 
 
 def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> list[str]:
-    """Find and mend what is bad in a config's cache. Returns a line for each thing that was bad; none: it was whole.
+    """Find and repair what is damaged in a config's cache. Returns a line for each damage; none where it was whole.
 
     Raises StaleCache where the cache is another config's, CorruptCache where its tables are lost for good, CacheError
     where it has passes that stage 1 of this config would not make again.
@@ -52,59 +58,67 @@ def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> lis
     if not (root / "plan.json").exists() and not list(root.glob("pass-*/*")):
         raise CacheError(f"{root}: no cache here (neither plan.json nor a pass); check cache.dir")
     with locked(root):
-        patient = Patient(root, cfg, sections, log, progress)
-        patient.mend_identity()
-        patient.mend_codec()
-        for folder in patient.folders:
-            patient.clear_pass(folder)
-    if patient.bad:
-        for line in patient.bad:
+        work = CacheRepair(root, cfg, sections, log, progress)
+        work.repair_identity()
+        work.repair_codec()
+        for folder in work.folders:
+            work.clear_pass(folder)
+    if work.bad:
+        for line in work.bad:
             log(f"bad      {line}")
         cache_teacher(cfg, sections, log, progress)
-        changed = [name for name, sha in patient.known.items() if sha256_file(root / name) != sha]
-        log(f"repaired {'equal to the original, byte for byte' if not changed else _differs(changed)}")
-    return patient.bad
+        changed = [name for name, sha in work.known.items() if sha256_file(root / name) != sha]
+        log(f"repaired {_describe_changes(changed)}")
+    return work.bad
 
 
-def _differs(changed: list[str]) -> str:
+def _describe_changes(changed: list[str]) -> str:
+    if not changed:
+        return "equal to the original, byte for byte"
     return (
         f"{len(changed)} files are not the original's bytes (first: {changed[0]}): another machine, thread count or "
         "library; the cache is whole and has a new content digest"
     )
 
 
-class Patient:
-    """A cache under repair. `bad`: what was found; `known`: sha256 of files that were lost, as manifests have them."""
+class CacheRepair:
+    """A cache under repair. `bad`: a line for each damage; `known`: sha256 that manifests give files that were lost."""
 
     def __init__(self, root: Path, cfg: Config, sections: Sections, log: Log, progress: Progress) -> None:
         inputs = read_inputs(cfg, sections)
-        images, views, spec = inputs.images, inputs.views, inputs.teacher
-        plan = make_plan(sections, inputs.recipe, spec.weights_sha256())
-        teacher = lambda: Teacher(spec, images.classes, own_device(), sections.teacher.tf32)  # noqa: E731
+        plan = make_plan(sections, inputs.recipe, inputs.teacher.weights_sha256())
         self.root, self.plan, self.bad, self.known = root, plan, list[str](), dict[str, str]()
-        self._job = lambda: Job(root, sections, images, views, teacher(), plan, log, progress, Ranks())
-        numbers, made = [number for number, _ in list_passes(root) or []], expected_passes(sections, views)
+        self._sections, self._images, self._views, self._spec = sections, inputs.images, inputs.views, inputs.teacher
+        self._log, self._progress = log, progress
+        numbers = [number for number, _ in list_passes(root) or []]
+        made = expected_passes(sections, inputs.views)
         if numbers and numbers[-1] not in made:
             raise CacheError(
                 f"{root}: holds pass-{numbers[-1]}, this config makes {len(made)} passes; repair with the cache.passes "
                 "and views that the cache was made with"
             )
         self.folders = [pass_folder(root, number) for number in numbers]
-        self._sidecars = {path: _or_none(partial(load_sidecar, path)) for path in _sidecar_paths(self.folders)}
+        self._sidecars = {path: read_or_none(partial(load_sidecar, path)) for path in find_sidecar_paths(self.folders)}
 
-    def _agreed(self, field: Callable[[Sidecar], str]) -> str | None:
-        """What most of the shards say they were made with."""
+    def _calibration_job(self, root: Path) -> Job:
+        """Build what calibration works with; this loads the teacher."""
+        sections, images, views = self._sections, self._images, self._views
+        teacher = Teacher(self._spec, images.classes, own_device(), sections.teacher.tf32)
+        return Job(root, sections, images, views, teacher, self.plan, self._log, self._progress, Ranks())
+
+    def _most_common(self, field: Callable[[Sidecar], str]) -> str | None:
+        """Return the digest that most of the shards carry."""
         found = Counter(field(sidecar) for sidecar in self._sidecars.values() if sidecar)
         return found.most_common(1)[0][0] if found else None
 
-    def mend_identity(self) -> None:
-        """plan.json follows from the config, if the shards say that it is theirs; gate.json is measured anew."""
+    def repair_identity(self) -> None:
+        """Write plan.json again from the config, if the shards carry its digest; let gate.json be measured again."""
         path, wanted = self.root / "plan.json", digest(self.plan)
-        if self._agreed(lambda s: s.plan) not in (None, wanted):
+        if self._most_common(lambda s: s.plan) not in (None, wanted):
             raise StaleCache(
                 f"{self.root}: its shards were made with another config, teacher or data set than this one"
             )
-        found = _or_none(lambda: read_fields(path, PLAN))
+        found = read_or_none(lambda: read_fields(path, PLAN))
         if found is None:
             self.bad.append(f"{path}: written again from the config; the shards carry its digest")
             write_json(path, self.plan)
@@ -113,21 +127,21 @@ class Patient:
                 f"{path}: not the plan of this config; repair with the config that the cache was made with"
             )
         gate = self.root / "gate.json"
-        if _or_none(lambda: read_fields(gate, GATE)) is None:
+        if read_or_none(lambda: read_fields(gate, GATE)) is None:
             self.bad.append(f"{gate}: the teacher is measured again")
             gate.unlink(missing_ok=True)
 
-    def mend_codec(self) -> None:
-        """Tables are not stored twice: they are calibrated again, and taken if the shards carry their digest."""
-        if _or_none(lambda: load_codec(self.root, _whole_codec(self.root))) is not None:
-            for path in _foreign(self.root / "codec", _whole_codec(self.root)["files"]):
+    def repair_codec(self) -> None:
+        """Calibrate damaged tables again, and keep them if the shards carry their digest. Raises CorruptCache."""
+        if read_or_none(lambda: load_codec(self.root, read_whole_codec(self.root))) is not None:
+            for path in find_foreign_files(self.root / "codec", read_whole_codec(self.root)["files"]):
                 self.bad.append(f"{path}: no file of the cache, removed")
                 path.unlink()
             return
-        wanted, scratch = self._agreed(lambda s: s.codec), self.root / "repair.tmp"
+        wanted, scratch = self._most_common(lambda s: s.codec), self.root / "repair.tmp"
         self.bad.append(f"{self.root / 'codec'}: calibrated again")
         shutil.rmtree(scratch, ignore_errors=True)
-        load_or_calibrate_codec(replace(self._job(), root=scratch))
+        load_or_calibrate_codec(self._calibration_job(scratch))
         found = digest(read_fields(scratch / "codec.json", CODEC))
         if wanted not in (None, found):
             shutil.rmtree(scratch)
@@ -143,11 +157,11 @@ class Patient:
         shutil.rmtree(scratch)
 
     def clear_pass(self, folder: Path) -> None:
-        """Take out of the way what stage 1 has to make again: sidecars of bad shards, small files, the manifest."""
-        manifest = _or_none(lambda: read_fields(folder / "manifest.json", MANIFEST))
+        """Delete what stage 1 has to make again: sidecars of damaged shards, small files, the manifest."""
+        manifest = read_or_none(lambda: read_fields(folder / "manifest.json", MANIFEST))
         files: Files = manifest["files"] if manifest else {}
         before = len(self.bad)
-        self._clear_small(folder, manifest, files)
+        self._clear_small_files(folder, manifest, files)
         shards = {path.with_suffix(".tar") for path in self._sidecars if path.parent == folder}
         shards |= {folder / name for name in files if name.endswith(".tar")}
         for path in sorted(shards):
@@ -157,24 +171,29 @@ class Patient:
         if len(self.bad) > before:
             discard(folder / "manifest.json")
 
-    def _clear_small(self, folder: Path, manifest: dict[str, Any] | None, files: Files) -> None:
-        quarantine, plan = folder / "quarantine.json", folder / "plan.json"
-        left_out = manifest["quarantine"] if manifest else []
-        if (quarantine.exists() or left_out) and _or_none(lambda: read_fields(quarantine, QUARANTINE)) is None:
-            if manifest is None:
-                raise CorruptCache(
-                    f"{quarantine}: damaged, and so is the manifest that repeats it; make this pass anew"
-                )
-            self.bad.append(f"{quarantine}: written again from the manifest")
-            write_json(quarantine, {"images": left_out})
-        if self._differs(plan, files) or _or_none(lambda: read_fields(plan, PASS_PLAN)) is None:
+    def _clear_small_files(self, folder: Path, manifest: dict[str, Any] | None, files: Files) -> None:
+        self._restore_quarantine(folder, manifest)
+        plan = folder / "plan.json"
+        if self._differs(plan, files) or read_or_none(lambda: read_fields(plan, PASS_PLAN)) is None:
             self.bad.append(f"{plan}: planned again")
             plan.unlink(missing_ok=True)
 
+    def _restore_quarantine(self, folder: Path, manifest: dict[str, Any] | None) -> None:
+        path = folder / "quarantine.json"
+        listed = Quarantine.from_manifest(manifest) if manifest else Quarantine({})
+        damaged = path.exists() and read_or_none(lambda: Quarantine.load(folder)) is None
+        lost = bool(listed.images) and not path.exists()
+        if not damaged and not lost:
+            return
+        if manifest is None:
+            raise CorruptCache(f"{path}: damaged, and so is the manifest that repeats it; make this pass anew")
+        self.bad.append(f"{path}: written again from the manifest")
+        listed.save(folder)
+
     def _clear_shard(self, path: Path, files: Files) -> None:
         sidecar = path.with_suffix(".json")
-        known = self._sidecars.get(sidecar) or _or_none(lambda: load_sidecar(sidecar))
-        whole = known is not None and path.is_file() and _sha256(path) == known.sha256
+        known = self._sidecars.get(sidecar) or read_or_none(lambda: load_sidecar(sidecar))
+        whole = known is not None and path.is_file() and sha256_or_none(path) == known.sha256
         # Both are asked of the manifest, so that what was lost is known to be what comes back.
         if (self._differs(path, files) | self._differs(sidecar, files)) or not whole:
             self.bad.append(f"{path}: computed again")
@@ -183,43 +202,7 @@ class Patient:
     def _differs(self, path: Path, files: Files) -> bool:
         """Is a file not the one that the manifest lists? Remembers what it should be."""
         wanted = files.get(path.name, {}).get("sha256")
-        if wanted is None or (path.is_file() and _sha256(path) == wanted):
+        if wanted is None or (path.is_file() and sha256_or_none(path) == wanted):
             return False
         self.known[path.relative_to(self.root).as_posix()] = wanted
         return True
-
-
-def _sidecar_paths(folders: list[Path]) -> list[Path]:
-    found = {path for folder in folders for path in folder.glob("shard-*.*") if path.suffix in (".tar", ".json")}
-    return sorted({path.with_suffix(".json") for path in found})
-
-
-def _whole_codec(root: Path) -> dict[str, Any]:
-    manifest = read_fields(root / "codec.json", CODEC)
-    for name, sha in manifest["files"].items():
-        if not (root / "codec" / name).is_file() or _sha256(root / "codec" / name) != sha:
-            raise CorruptCache(name)
-    return manifest
-
-
-def _foreign(folder: Path, listed: dict[str, str]) -> list[Path]:
-    """Files that a codec's manifest does not list; stage 1 takes no such codec."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in listed)
-
-
-def _sha256(path: Path) -> str | None:
-    """Of a file; None where the disk does not give it back."""
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return None
-
-
-def _or_none(work: Callable[[], Any]) -> Any:
-    """What reading a file gives; None where it is missing or damaged."""
-    try:
-        return work()
-    except CacheError:
-        return None

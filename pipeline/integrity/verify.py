@@ -15,21 +15,21 @@ from pipeline.storage.place import Place
 
 def verify(root: str | Place) -> dict[str, Any]:
     """Read every file of a cache and compare its digest. Raises the PipelineError of the first that differs."""
-    for fault in faults(root):
+    for fault in find_faults(root):
         raise fault
-    return counted(root)
+    return count_files(root)
 
 
-def counted(root: str | Place) -> dict[str, Any]:
-    """Files and bytes of a cache without `faults`."""
+def count_files(root: str | Place) -> dict[str, Any]:
+    """Count files and bytes of a cache without `find_faults`."""
     cache = Cache(root)
     manifests = [cache.manifest(number) for number in cache.passes()]
     files = len(cache.codec_manifest()["files"]) + sum(len(m["files"]) for m in manifests)
     return {"cache": str(root), "files": files, "bytes": sum(m["bytes"] for m in manifests)}
 
 
-def faults(root: str | Place) -> Iterator[PipelineError]:
-    """What is wrong with a cache, file by file."""
+def find_faults(root: str | Place) -> Iterator[PipelineError]:
+    """Yield what is wrong with a cache, file by file."""
     try:
         cache = Cache(root)
     except PipelineError as error:
@@ -55,13 +55,13 @@ def _fault(work: Any, *given: Any) -> Iterator[PipelineError]:
         yield error
 
 
-def findings(root: str | Place, deep: bool, progress: Any) -> dict[str, Any]:
-    """Everything that `verify` tells: 'whole', and in 'bad' one line for each fault."""
-    bad = list(faults(root))
-    found: dict[str, Any] = {"cache": str(root)} if bad else counted(root)
+def collect_findings(root: str | Place, deep: bool, progress: Any) -> dict[str, Any]:
+    """Collect everything that `verify` reports: 'whole', and in 'bad' one line for each fault."""
+    bad = list(find_faults(root))
+    found: dict[str, Any] = {"cache": str(root)} if bad else count_files(root)
     if deep and not bad:
-        from pipeline.integrity.decode_all import deep_faults
+        from pipeline.integrity.decode_all import find_decode_faults
 
-        bad = list(deep_faults(root, progress))
+        bad = list(find_decode_faults(root, progress))
         found["decoded"] = sum(Cache(root).manifest(number)["samples"] for number in Cache(root).passes())
     return {**found, "whole": not bad, "bad": [str(error) for error in bad]}

@@ -1,53 +1,67 @@
-"""Committing shards behind the teacher's back."""
+"""Commit shards on a background thread."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from pipeline.cache.shard_plan import ShardPlan
+from pipeline.cache.sidecar import Sidecar
+
+Shard = TypeVar("Shard")
 
 
-class Behind:
-    """A thread that commits one shard while the teacher computes the next; never more than one waits."""
+class BackgroundCommitter(Generic[Shard]):
+    """Commits one shard on a thread while the teacher computes the next; at most one is under way.
 
-    def __init__(self, done: Callable[[int, ShardPlan, int], None]) -> None:
-        self._done = done
+    report(shard, sidecar) is called on the caller's thread, once for each committed shard, in order.
+    """
+
+    def __init__(self, report: Callable[[Shard, Sidecar], None]) -> None:
+        self._report = report
         self._pool = ThreadPoolExecutor(max_workers=1)
-        self._last: Callable[[], None] = lambda: None
+        self._pending: tuple[Shard, Future[Sidecar | None]] | None = None
         self._writing, self._closed = Lock(), False
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> BackgroundCommitter[Shard]:
         return self
 
-    def commit(self, n: int, shard: ShardPlan, commit: Callable[[], int]) -> None:
-        self._last()  # its error, if it had one, stops us here
-        future = self._pool.submit(self._commit, commit)
-        self._last = lambda: self._done(n, shard, future.result())
+    def submit(self, shard: Shard, commit: Callable[[], Sidecar]) -> None:
+        """Start to commit a shard, once the one before is committed. Raises the error of the one before."""
+        self.finish()
+        self._pending = shard, self._pool.submit(self._commit, commit)
 
-    def _commit(self, commit: Callable[[], int]) -> int:
+    def _commit(self, commit: Callable[[], Sidecar]) -> Sidecar | None:
         with self._writing:
-            return 0 if self._closed else commit()
+            return None if self._closed else commit()
 
     def finish(self) -> None:
-        """Wait for the last shard; inside the `with`, so that a signal meanwhile comes before `__exit__`, not in it."""
-        self._last()
-        self._last = lambda: None
+        """Wait for the shard under way and report it.
+
+        Call it inside the `with` block, so that a signal during the wait is raised before `__exit__`, not in it.
+        """
+        if self._pending is None:
+            return
+        shard, future = self._pending
+        sidecar = future.result()
+        self._pending = None
+        if sidecar is not None:
+            self._report(shard, sidecar)
 
     def __exit__(self, *_: Any) -> None:
-        """The shard that is being written is finished in any case: whoever leaves here frees the cache's lock.
+        """Wait until the shard that is being written is whole: the caller releases the cache's lock next.
 
-        No thread is joined: one whose join a signal interrupts counts as ended to Python, and it still writes.
+        The thread is not joined. Python regards a thread as ended when a signal interrupts its join, although it
+        still writes.
         """
-        stopped: KeyboardInterrupt | None = None
+        interrupt: KeyboardInterrupt | None = None
         while not self._closed:
             try:
                 with self._writing:
                     self._closed = True
             except KeyboardInterrupt as signal:
-                stopped = signal
+                interrupt = signal
         self._pool.shutdown(wait=False)
-        if stopped:
-            raise stopped
+        if interrupt:
+            raise interrupt

@@ -1,4 +1,4 @@
-"""What stage 1 works with: checked and built before anything is written."""
+"""All that stage 1 works with, checked and built before anything is written."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pipeline.errors import StaleCache
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.progress import Log, Progress
 from pipeline.recipe import read_inputs
-from pipeline.stage1.loader import ViewLoader
+from pipeline.stage1.loader import Batch, Shard, ViewLoader
 from pipeline.stage1.ranks import Ranks
 from pipeline.storage.place import Place
 from pipeline.teacher.model import Teacher, own_device
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
-    """All that stage 1 works with, checked and built."""
+    """All that stage 1 works with. `plan`: content of the cache's plan.json, the identity of every shard."""
 
     root: Place
     sections: Sections
@@ -36,14 +36,15 @@ class Job:
     progress: Progress
     ranks: Ranks
 
-    def loader(self, batches: Iterable[Any]) -> ViewLoader:
+    def loader(self, batches: Iterable[tuple[Shard, Batch]]) -> ViewLoader[Shard]:
+        """Return a loader of the planned batches, given as (shard, batch) pairs."""
         return ViewLoader(self.images, self.views, batches, self.sections.cache.workers)
 
 
 def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> Job:
     """Check and build everything that stage 1 works with; nothing is written yet."""
     root, ranks = sections.cache.place(), Ranks()
-    log = ranks.log(log)
+    log, progress = ranks.shared_log(log), ranks.shared_progress(progress)
     inputs = read_inputs(cfg, sections)
     images, views, spec = inputs.images, inputs.views, inputs.teacher
     log(f"images   {len(images)} of {images.total} in {images.ann_file} (filter_cfg {plain(images.filter_cfg)})")
@@ -60,7 +61,7 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
 
 
 def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[str, Any]:
-    """plan.json: the identity of every shard. View count and image list are no part of it, so that a cache can grow."""
+    """Return plan.json, the identity of every shard. It has neither view count nor image list: a cache can grow."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -72,7 +73,7 @@ def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[
 
 
 def check_existing(root: Place, plan: dict[str, Any], advice: str = "use another cache.dir") -> None:
-    """Never mix two teachers, data sets or codecs in one folder."""
+    """Raise StaleCache where the folder holds a cache of another teacher, data set or codec."""
     if not (root / "plan.json").exists():
         return
     lines = differences(read_json(root / "plan.json"), plan)

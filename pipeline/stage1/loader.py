@@ -1,10 +1,10 @@
-"""Views for the teacher: replayed in worker processes, handed out in planned order."""
+"""Load views for the teacher: replayed in worker processes, returned in planned order."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -15,66 +15,80 @@ from pipeline.errors import DataError, PipelineError
 from pipeline.records import ViewRecord
 
 Batch = tuple[tuple[int, int], tuple[tuple[int, int], ...]]  # padded shape, ((image id, view), ...)
+Shard = TypeVar("Shard")  # what the caller names a shard by
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """Views (3, h, w) uint8 of one padded shape, and the record of each."""
+
+    views: list[Tensor]
+    records: list[ViewRecord]
 
 
 class ViewDataset(Dataset):
-    """Maps a planned batch to its views. A user's error travels as a value: torch would wrap it."""
+    """Maps (shard, planned batch) to itself and its views. A user's error is returned, as torch would wrap it."""
 
     def __init__(self, images: Images, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitem__(self, batch: Batch) -> list[Any]:
-        loaded: list[Any] = []
-        for image, view in batch[1]:
-            try:
-                inputs, _, record = self.views.replay(self.images.info(image), view)
-                loaded.append((inputs, record))
-            except PipelineError as error:
-                loaded.append(error)
-        return loaded
+    def __getitem__(self, planned: tuple[Any, Batch]) -> tuple[Any, Batch, list[Any]]:
+        shard, batch = planned
+        return shard, batch, [self._replay(image, view) for image, view in batch[1]]
+
+    def _replay(self, image: int, view: int) -> tuple[Tensor, ViewRecord] | PipelineError:
+        try:
+            inputs, _, record = self.views.replay(self.images.info(image), view)
+        except PipelineError as error:
+            return error
+        return inputs, record
 
 
-class ViewLoader:
-    """Iterates once over planned batches, in order whatever the number of workers.
+class ViewLoader(Generic[Shard]):
+    """Iterates once over planned batches, in order for any number of workers.
 
-    Batches may come from a generator: it is asked for the next when a worker has nothing to do, so one set of workers
-    serves a whole pass and reads ahead over the borders of shards.
+    batches: (shard, planned batch) pairs. They may come from a generator, which is asked for the next pair when a
+    worker is idle: one set of workers serves a whole pass and reads ahead over the borders of shards.
     """
 
-    def __init__(self, images: Images, views: Views, batches: Iterable[Batch], workers: int) -> None:
-        self._planned: deque[Batch] = deque()  # handed to the workers, not yet back
+    def __init__(self, images: Images, views: Views, batches: Iterable[tuple[Shard, Batch]], workers: int) -> None:
+        dataset: Any = ViewDataset(images, views)
         self._loader = DataLoader(
-            ViewDataset(images, views), batch_size=None, sampler=self._hand_out(batches), num_workers=workers
+            dataset, batch_size=None, sampler=batches, num_workers=workers, collate_fn=keep_as_loaded
         )
 
-    def _hand_out(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self._planned.append(batch)
-            yield batch
+    def batches(self, skip_broken: bool = False) -> Iterator[tuple[Shard, LoadedBatch]]:
+        """Yield (shard, loaded batch); one without views only where it was planned so.
 
-    def _loaded(self) -> Iterator[tuple[Batch, list[Any]]]:
-        for loaded in self._loader:
-            yield self._planned.popleft(), loaded
-
-    def batches(self, skip_broken: bool = False) -> Iterator[tuple[Batch, list[Tensor], list[ViewRecord]]]:
-        """(planned batch, views, records). Raises the DataError of a broken image unless told to skip it."""
-        for batch, loaded in self._loaded():
-            errors = [item for item in loaded if isinstance(item, Exception)]
+        Raises the DataError of a broken image unless told to skip it.
+        """
+        for shard, (pad_shape, planned), loaded in self._loader:
+            errors = [item for item in loaded if isinstance(item, PipelineError)]
             if errors and not skip_broken:
                 raise errors[0]
-            good = [item for item in loaded if not isinstance(item, Exception)]
+            good = [item for item in loaded if not isinstance(item, PipelineError)]
             for _, record in good:
-                if record.pad_shape != batch[0]:
-                    raise DataError(
-                        f"image {record.image_id}, view {record.view}: planned with padded shape {batch[0]}, came out "
-                        f"as {record.pad_shape}; do the sizes in the annotation file fit the images?"
-                    )
-            if good or not batch[1]:
-                yield batch, [view for view, _ in good], [record for _, record in good]
+                require_pad_shape(record, pad_shape)
+            if good or not planned:
+                yield shard, LoadedBatch([view for view, _ in good], [record for _, record in good])
 
-    def broken(self) -> Iterator[tuple[int, Exception]]:
-        """(image id, error) of every view that cannot be loaded."""
-        for (_, samples), loaded in self._loaded():
-            for (image, _), item in zip(samples, loaded):
-                if isinstance(item, Exception):
+    def broken(self) -> Iterator[tuple[int, PipelineError]]:
+        """Yield (image id, error) of every view that cannot be loaded."""
+        for _, (_, planned), loaded in self._loader:
+            for (image, _), item in zip(planned, loaded):
+                if isinstance(item, PipelineError):
                     yield image, item
+
+
+def keep_as_loaded(loaded: Any) -> Any:
+    """Return what the data set gave; torch's default turns tuples into lists."""
+    return loaded
+
+
+def require_pad_shape(record: ViewRecord, planned: tuple[int, int]) -> None:
+    """Raise DataError unless a view has the padded shape that its shard plan gives it."""
+    if record.pad_shape != planned:
+        raise DataError(
+            f"image {record.image_id}, view {record.view}: planned with padded shape {planned}, came out as "
+            f"{record.pad_shape}; do the sizes in the annotation file fit the images?"
+        )

@@ -1,33 +1,20 @@
-"""Images that cannot be read and are left out, where the config allows it."""
+"""Find images that cannot be read, and record that their pass leaves them out."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from pipeline.cache.canonical import write_json
-from pipeline.cache.schema import QUARANTINE, read_fields
+from pipeline.cache.quarantine import Quarantine
 from pipeline.stage1.loader import ViewLoader
 from pipeline.storage.lock import locked
 from pipeline.storage.place import Place
 
 
-class Quarantine:
-    """Images of a pass that cannot be read, kept in quarantine.json; only where the config asks for it."""
+def quarantine_broken_images(folder: Place, loader: ViewLoader) -> set[int]:
+    """Read every view of a loader once and add images that fail to quarantine.json in `folder`, a pass's.
 
-    def __init__(self, folder: Place) -> None:
-        self._path = folder / "quarantine.json"
-        self.images: dict[int, str] = {}
-        if self._path.exists():
-            self.images = {image: reason for image, reason in read_fields(self._path, QUARANTINE)["images"]}
-
-    def search(self, loader: ViewLoader) -> set[int]:
-        """Read every view once; remember those that fail."""
-        found = {image: str(error) for image, error in loader.broken()}
-        if found:
-            with locked(self._path.parent, wait=True) as lock:  # other ranks find some too
-                self.images |= Quarantine(lock.place).images | found
-                write_json(lock.place / self._path.name, {"images": self.rows()})
-        return set(self.images)
-
-    def rows(self) -> list[list[Any]]:
-        return [[image, reason] for image, reason in sorted(self.images.items())]
+    Returns the ids of the images that failed.
+    """
+    broken = {image: str(error) for image, error in loader.broken()}
+    if broken:
+        with locked(folder, wait=True) as lock:  # other ranks add to the same file
+            Quarantine({**Quarantine.load(folder).reasons, **broken}).save(lock.place)
+    return set(broken)

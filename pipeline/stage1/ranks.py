@@ -1,4 +1,4 @@
-"""Several processes make one cache: torchrun's ranks take whole shards, rank 0 does what is done once."""
+"""torchrun's ranks make one cache together: each takes whole shards, rank 0 does what is done once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipeline.storage.base import Lock
 from pipeline.storage.lock import joined
 from pipeline.storage.place import Place
 
-# Gate and calibration are made by one rank and may take hours; a rank that dies is noticed by torchrun, not by a clock.
-PATIENCE = timedelta(days=7)
+# The leader's gate and calibration may take hours; torchrun, not a timeout, notices a rank that died.
+TIMEOUT = timedelta(days=7)
 
 
 class Ranks:
@@ -26,22 +26,28 @@ class Ranks:
         self.world, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         self._joined = ExitStack()
 
-    def join(self) -> None:
-        """Wait until all ranks are here. Not before the leader's gate: mmdet's metric would wait for the others."""
-        if self.world > 1:
-            distributed.init_process_group("gloo", timeout=PATIENCE)
-
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
-    def meet(self) -> None:
-        """Wait until all ranks are here."""
+    @property
+    def joined(self) -> bool:
+        """Whether the ranks can talk to each other: `join` was called, `leave` was not."""
+        return self.world > 1 and distributed.is_initialized()
+
+    def join(self) -> None:
+        """Connect to the other ranks. Call it after the leader's gate: mmdet's metric would wait for the others."""
+        if self.world > 1:
+            distributed.init_process_group("gloo", timeout=TIMEOUT)
+
+    def wait_for_all(self) -> None:
+        """Wait until every rank calls this."""
         if self.world > 1:
             distributed.barrier()
 
-    def told(self, value: Any) -> Any:
-        """The leader's value."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the leader's value on every rank."""
         if self.world == 1:
             return value
         box = [value]
@@ -49,65 +55,72 @@ class Ranks:
         return box[0]
 
     def claim(self, name: str, items: list[int]) -> Iterator[int]:
-        """Those of the items that no other rank has taken; a fast rank takes more. `name`: of this list, used once."""
+        """Yield the items that no other rank has taken; a fast rank takes more. `name`: of the list, used once."""
         if self.world == 1:
             yield from items
             return
-        while (turn := self._count(f"claim/{name}", 1) - 1) < len(items):
+        while (turn := self.add_to_count(f"claim/{name}", 1) - 1) < len(items):
             yield items[turn]
 
-    def log(self, log: Log) -> Log:
-        """The leader's words, and of the others what must not be missed."""
-        if self.leads:
-            return log
-        return lambda text: log(f"[rank {self.rank}] {text}") if text.startswith("warning") else None
+    def shared_log(self, log: Log) -> Log:
+        """Return a log that takes every line of the leader, and only the warnings of the others."""
 
-    def progress(self, progress: Progress) -> Progress:
-        """The leader's bar shows what all have done."""
+        def log_warning(text: str) -> None:
+            if text.startswith("warning"):
+                log(f"[rank {self.rank}] {text}")
+
+        return log if self.is_leader else log_warning
+
+    def shared_progress(self, progress: Progress) -> Progress:
+        """Return a progress that shows on the leader what all ranks have done."""
         return progress if self.world == 1 else SharedProgress(self, progress)
 
     def share_lock(self, root: Place, lock: Lock | None) -> Place:
         """All ranks write under the leader's `lock`: one may outlive it by a shard. Returns the root to use."""
         if self.world == 1:
             return root
-        place = self.told(lock.share() if lock else None)
+        place = self.broadcast(lock.share() if lock else None)
         if lock is None:
             self._joined.enter_context(joined(place))
         return place
 
     def leave(self) -> None:
-        """The others write nothing more; only then may the leader let go of the lock."""
+        """Disconnect. The leader returns once the others have stopped writing, and may then release the lock."""
         if self.world > 1:
-            if not self.leads:
+            if not self.is_leader:
                 self._joined.close()
-            self.meet()
+            self.wait_for_all()
             distributed.destroy_process_group()
 
-    def _count(self, key: str, amount: int) -> int:
+    def add_to_count(self, key: str, amount: int) -> int:
         """Add to a number that all ranks share. Returns the sum."""
         store: Any = distributed.distributed_c10d._get_default_store()
         return int(store.add(key, amount))
 
 
 class SharedProgress:
-    """Adds up what every rank advances."""
+    """Adds up what all ranks advance and shows it on the leader; until they have joined, the leader works alone."""
 
     def __init__(self, ranks: Ranks, shown: Progress) -> None:
         self._ranks, self._shown, self._title = ranks, shown, ""
-        self._seen = [0, 0]
+        self._sums = [0, 0]  # samples and bytes shown so far
 
     def start(self, title: str, total: int | None) -> None:
-        self._title, self._seen = title, [0, 0]
-        if self._ranks.leads:
+        self._title, self._sums = title, [0, 0]
+        if self._ranks.is_leader:
             self._shown.start(title, total)
 
     def advance(self, samples: int, size: int) -> None:
-        sums = [self._ranks._count(f"{self._title}/{n}", amount) for n, amount in enumerate((samples, size))]
-        if self._ranks.leads:
-            self._shown.advance(sums[0] - self._seen[0], sums[1] - self._seen[1])
-            self._seen = sums
+        if not self._ranks.joined:
+            if self._ranks.is_leader:
+                self._shown.advance(samples, size)
+            return
+        sums = [self._ranks.add_to_count(f"{self._title}/{n}", amount) for n, amount in enumerate((samples, size))]
+        if self._ranks.is_leader:
+            self._shown.advance(sums[0] - self._sums[0], sums[1] - self._sums[1])
+            self._sums = sums
 
     def stop(self) -> None:
-        if self._ranks.leads:
-            self.advance(0, 0)  # what others did behind the leader's last shard
+        if self._ranks.is_leader:
+            self.advance(0, 0)  # what others did after the leader's last shard
             self._shown.stop()

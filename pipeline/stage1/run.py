@@ -1,9 +1,10 @@
-"""Stage 1: run the teacher once over every view and leave a verified cache. Safe to stop and to start again."""
+"""Stage 1: run the teacher once over every view and leave a verified cache. Safe to stop and restart."""
 
 from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from pipeline.cache.canonical import write_json, write_report
@@ -33,30 +34,33 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     require_writable(sections.cache.place())
     job = open_job(cfg, sections, log, progress)
     numbers = expected_passes(sections, job.views)
-    with locked(job.root) if job.ranks.leads else nullcontext() as lock:
-        job.root = lock.place if lock else job.root
-        codec = prepare_codec(cfg, job, lock)
+    with locked(job.root) if job.ranks.is_leader else nullcontext() as lock:
+        job, codec = prepare_codec(cfg, job, lock)
         computed = sum(cache_pass(job, codec, number) for number in numbers)
         summary = summarise(job.root, computed, time.perf_counter() - begun)
-        if job.ranks.leads:
+        if job.ranks.is_leader:
             write_report(job.root / "summary.json", summary)
         job.ranks.leave()
     return summary
 
 
-def prepare_codec(cfg: Config, job: Job, lock: Lock | None) -> Codec:
-    """Prepare the codec that all ranks use: the leader runs gate and calibration, the others read what it wrote."""
-    if job.ranks.leads:
-        pass_gate(cfg, job)
+def prepare_codec(cfg: Config, job: Job, lock: Lock | None) -> tuple[Job, Codec]:
+    """Run the gate and the calibration on the leader; the other ranks read what it wrote.
+
+    lock: the leader's. Returns the job with the root that this rank may write to, and the codec.
+    """
+    if lock is not None:
+        job = replace(job, root=lock.place)
+    if job.ranks.is_leader:
+        run_gate(cfg, job)
         load_or_calibrate_codec(job)
     job.ranks.join()
-    job.root = job.ranks.share_lock(job.root, lock)
-    job.progress = job.ranks.progress(job.progress)
-    return load_or_calibrate_codec(job)
+    job = replace(job, root=job.ranks.share_lock(job.root, lock))
+    return job, load_or_calibrate_codec(job)
 
 
-def pass_gate(cfg: Config, job: Job) -> None:
-    """Nothing is cached of a teacher that does not detect. Writes plan.json, the cache's identity, behind it."""
+def run_gate(cfg: Config, job: Job) -> None:
+    """Measure the teacher, unless it was measured before, and write plan.json. Raises TeacherError below `min_map`."""
     root, section = job.root, job.sections.teacher
     if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
         with precision(section.tf32):

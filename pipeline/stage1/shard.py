@@ -1,108 +1,125 @@
-"""One shard, from planned views to a committed tar: load, run the teacher, encode, compress, append."""
+"""One shard from encoded samples to a committed tar: collect or stream the samples, compress and append them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from pipeline.cache.arrays import ArraySpec, encode_sample
 from pipeline.cache.head import Index, record_columns, record_specs, shard_head
 from pipeline.cache.shard_plan import ShardPlan
+from pipeline.cache.sidecar import Sidecar
 from pipeline.cache.writer import written_shard
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import Sample
-from pipeline.errors import CodecError
-from pipeline.records import LevelShapes, ViewRecord
+from pipeline.records import LevelShapes
+from pipeline.stage1.compress import CompressingWriter
+from pipeline.stage1.encode import EncodedViews
 from pipeline.storage.place import Place
-from pipeline.teacher.model import Teacher
-
-Loaded = tuple[Any, Sequence[Tensor], Sequence[ViewRecord]]  # a planned batch, its views, what they looked like
-Row = tuple[ViewRecord, Sample]
 
 
-def start_shard(
-    teacher: Teacher, codec: Codec, batches: Iterable[Loaded], shard: ShardPlan, path: Place, identity: dict[str, Any],
-    codec_digest: str, advance: Callable[[int], None],
-) -> Callable[[], int]:  # fmt: skip
-    """Run the teacher over a shard's batches. Returns what compresses and commits it, and then tells its bytes.
+@dataclass(frozen=True)
+class ShardTarget:
+    """Where a shard is written and what its head says.
 
-    Samples of a ragged codec, which are small, wait for the longest of their shard: the teacher has done all of them
-    when this returns, and the rest may be called in another thread. Large samples of fixed shape are not kept: there
-    the teacher runs, batch by batch, while the shard is written.
+    identity: `pass`, `shard`, `plan` and `recipe` of the head's attributes; levels: FPN grids of each planned sample.
     """
-    errors: dict[str, float] = {}
-    rows: Iterable[list[Row]] = _encoded(teacher, codec, batches, errors, advance)
-    if codec.ragged:
-        rows = list(rows)
-    levels = [teacher.levels(pad) for _, _, pad in shard.samples]
-    depth = len(levels[0]) if levels else 0
 
-    def commit() -> int:
-        waiting = [sample for batch in rows for _, sample in batch] if codec.ragged else []
-        specs = [*codec.specs(levels, waiting), *record_specs(depth)] if levels else []
-        attributes = _attributes(codec, codec_digest, specs, depth, identity)
-        head = shard_head(specs, attributes, len(levels), _index(shard, levels))
-        with written_shard(path, specs, head, identity["plan"], codec_digest) as writer:
-            for record, chunks in _compressed(specs, rows):
-                writer.add(record.image_id, record.view, chunks)
-            writer.measured = {name: total / len(levels) for name, total in errors.items()}
-        return sum(writer.sidecar.bytes_by_array.values())
+    path: Place
+    identity: dict[str, Any]
+    codec: Codec
+    codec_digest: str
+    plan: ShardPlan
+    levels: list[LevelShapes]
 
-    return commit
+    def new_shard(self) -> CollectedShard | StreamedShard:
+        """Return an empty shard: samples of a ragged codec are collected, those of fixed shape streamed."""
+        return CollectedShard(self) if self.codec.ragged else StreamedShard(self)
 
+    @contextmanager
+    def open(self, samples: list[Sample]) -> Iterator[CompressingWriter]:
+        """Open the tar for writing; leaving without an error commits it. `samples`: all of them, for a ragged codec."""
+        depth = len(self.levels[0]) if self.levels else 0  # no level where quarantine left no view
+        specs = [*self.codec.specs(self.levels, samples), *record_specs(depth)] if self.levels else []
+        attributes = {
+            **self.identity,
+            "codec_digest": self.codec_digest,
+            "codec": self.codec.settings,
+            "levels": depth,
+            "arrays": [spec.name for spec in specs],
+            "record_columns": record_columns(depth),
+        }
+        head = shard_head(specs, attributes, len(self.levels), self._index())
+        threads = min(8, os.cpu_count() or 1)
+        opened = written_shard(self.path, specs, head, self.identity["plan"], self.codec_digest)
+        with opened as tar, ThreadPoolExecutor(threads) as pool:
+            writer = CompressingWriter(tar, specs, pool)
+            yield writer
+            writer.finish()
 
-def _encoded(
-    teacher: Teacher, codec: Codec, batches: Iterable[Loaded], errors: dict[str, float], advance: Callable[[int], None]
-) -> Iterator[list[Row]]:
-    """Batches of encoded samples; sums their errors up."""
-    for _, views, records in batches:
-        output = teacher(views)
-        try:
-            samples, measured = codec.encode(output)
-        except CodecError as error:
-            meant = records if error.sample is None else [records[error.sample]]
-            named = ", ".join(f"{record.image_id} (view {record.view})" for record in meant)
-            raise CodecError(f"image {named}: {error}") from error
-        for name, value in measured.items():
-            errors[name] = errors.get(name, 0.0) + value * len(samples)
-        for sample, record in zip(samples, records):
-            sample["record"], sample["thumbnail"] = record.row(output.levels), record.thumbnail
-        advance(len(samples))
-        yield list(zip(records, samples))
-
-
-def _compressed(specs: list[ArraySpec], rows: Iterable[list[Row]]) -> Iterator[tuple[ViewRecord, dict[str, bytes]]]:
-    """The chunks of every sample, in order; a batch is compressed in threads while the next one is made."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        before: Iterator[tuple[ViewRecord, dict[str, bytes]]] = iter(())
-        for batch in rows:
-            chunks = pool.map(lambda row: encode_sample(specs, row[1]), batch)
-            yield from before
-            before = zip([record for record, _ in batch], chunks)
-        yield from before
+    def _index(self) -> Index:
+        """Return the small arrays that say which views the shard holds; none where it holds no view."""
+        if not self.levels:
+            return {}
+        samples = self.plan.samples
+        return {
+            "image_id": (np.array([image for image, _, _ in samples], np.int64), ("sample",)),
+            "view": (np.array([view for _, view, _ in samples], np.int64), ("sample",)),
+            "shapes": (np.array(self.levels, np.int64), ("sample", "level", "side")),
+        }
 
 
-def _attributes(
-    codec: Codec, codec_digest: str, specs: list[ArraySpec], depth: int, identity: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        **identity, "codec_digest": codec_digest, "codec": codec.settings, "levels": depth,
-        "arrays": [spec.name for spec in specs], "record_columns": record_columns(depth),
-    }  # fmt: skip
+class CollectedShard:
+    """A shard of a ragged codec: its small samples are kept in memory, as the longest one sets the arrays' length."""
+
+    def __init__(self, target: ShardTarget) -> None:
+        self._target = target
+        self._batches: list[EncodedViews] = []
+
+    def __enter__(self) -> CollectedShard:
+        return self
+
+    def add(self, views: EncodedViews) -> None:
+        """Keep a batch."""
+        self._batches.append(views)
+
+    def commit(self) -> Sidecar:
+        """Compress and write all batches. Returns the sidecar. May run on another thread, after the `with` block."""
+        samples = [sample for batch in self._batches for sample in batch.samples]
+        with self._target.open(samples) as writer:
+            for batch in self._batches:
+                writer.add(batch)
+        return writer.sidecar
+
+    def __exit__(self, *_: Any) -> None:
+        """Nothing is on disk before `commit`."""
 
 
-def _index(shard: ShardPlan, levels: list[LevelShapes]) -> Index:
-    """The small arrays that tell what a shard holds; none where quarantine left nothing."""
-    if not levels:
-        return {}
-    rows = [(image, view) for image, view, _ in shard.samples]
-    return {
-        "image_id": (np.array([image for image, _ in rows], np.int64), ("sample",)),
-        "view": (np.array([view for _, view in rows], np.int64), ("sample",)),
-        "shapes": (np.array(levels, np.int64), ("sample", "level", "side")),
-    }
+class StreamedShard:
+    """A shard whose samples are too large to keep: each batch is compressed and written when it is added."""
+
+    def __init__(self, target: ShardTarget) -> None:
+        self._target = target
+        self._stack = ExitStack()
+
+    def __enter__(self) -> StreamedShard:
+        self._writer = self._stack.enter_context(self._target.open([]))
+        return self
+
+    def add(self, views: EncodedViews) -> None:
+        """Compress a batch and append it."""
+        self._writer.add(views)
+
+    def commit(self) -> Sidecar:
+        """Append what is left and commit the tar. Returns the sidecar. Call it inside the `with` block."""
+        self._stack.close()
+        return self._writer.sidecar
+
+    def __exit__(self, *error: Any) -> None:
+        """Remove the temporary file of a shard that an error interrupted."""
+        self._stack.__exit__(*error)

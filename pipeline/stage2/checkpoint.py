@@ -20,7 +20,8 @@ PLAIN = (str, int, float, list)
 STUDENT, ADAPTERS = "student.", "adapters."
 
 
-def distiller_of(model: Any) -> Distiller:
+def unwrap_distiller(model: Any) -> Distiller:
+    """Return the Distiller inside mmengine's wrapper for several ranks."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -35,6 +36,7 @@ class StudentCheckpoint(Hook):
         self.provenance = provenance
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Keep the student's weights under its own names; move the rest under 'frs'."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k.removeprefix(STUDENT): v for k, v in state.items() if k.startswith(STUDENT)}
         adapters = {k.removeprefix(ADAPTERS): v for k, v in state.items() if k.startswith(ADAPTERS)}
@@ -43,15 +45,20 @@ class StudentCheckpoint(Hook):
         kept = {k: v for k, v in info.items() if k.startswith(RUNTIME_INFO) and isinstance(v, PLAIN)}
         stream = runner.train_dataloader.dataset
         checkpoint["frs"] = {
-            "adapters": adapters, "runtime_info": kept, **self.provenance,
-            "done": runner.train_loop.done, "steps": len(stream), "global_batch": stream.global_batch,
-            "planned": stream.planned(),
-        }  # fmt: skip
+            "adapters": adapters,
+            "runtime_info": kept,
+            **self.provenance,
+            "done": runner.train_loop.done,
+            "steps": len(stream),
+            "global_batch": stream.global_batch,
+            "planned": stream.epoch_digest(),
+        }
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Restore the names of the Distiller and, on resume, the step to go on from. Raises StudentError."""
         state = {STUDENT + k: v for k, v in checkpoint["state_dict"].items()}
         state |= {ADAPTERS + k: v for k, v in checkpoint.get("frs", {}).get("adapters", {}).items()}
-        wanted = distiller_of(runner.model).state_dict()
+        wanted = unwrap_distiller(runner.model).state_dict()
         wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
         wrong += [k for k in wanted.keys() ^ state.keys() if k.startswith(STUDENT)]
         if wrong:
@@ -76,7 +83,7 @@ class StudentCheckpoint(Hook):
                 f"the checkpoint lies inside an epoch of {before} samples a step, this run's steps have "
                 f"{stream.global_batch} (batch size times ranks): resume with as many, or from an epoch's end"
             )
-        elif done and found.get("planned") != stream.planned():
+        elif done and found.get("planned") != stream.epoch_digest():
             raise StudentError(
                 "the checkpoint lies inside an epoch of other batches than this config's: give it the randomness.seed, "
                 "images and cache.passes that it was made with, or resume from an epoch's end"
@@ -118,7 +125,7 @@ class StreamHook(Hook):
         self._begun = time.perf_counter()
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        distiller_of(runner.model).iteration = runner.iter
+        unwrap_distiller(runner.model).iteration = runner.iter
         self.images += len(data_batch["inputs"])
 
     def after_train_epoch(self, runner: Any) -> None:

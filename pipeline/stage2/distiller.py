@@ -56,9 +56,14 @@ class Distiller(BaseModel):
     """
 
     def __init__(
-        self, student: BaseModel, source: TeacherSource, section: DistillSection, levels: int,
-        channels: int, score_channels: int,
-    ) -> None:  # fmt: skip
+        self,
+        student: BaseModel,
+        source: TeacherSource,
+        section: DistillSection,
+        levels: int,
+        channels: int,
+        score_channels: int,
+    ) -> None:
         super().__init__(data_preprocessor=Preprocessor(student.data_preprocessor, source))
         self.student, self.section, self.iteration = student, section, 0
         self._source = [source]  # a list hides a live teacher's modules from this one

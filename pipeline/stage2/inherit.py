@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from pipeline.errors import StudentError
-from pipeline.stage2.checkpoint import distiller_of
+from pipeline.stage2.checkpoint import unwrap_distiller
 from pipeline.teacher.weights import read_checkpoint
 
 
@@ -25,7 +25,7 @@ class InheritHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         if runner.iter == 0:
-            count = inherit(distiller_of(runner.model).student, self.weights)
+            count = inherit(unwrap_distiller(runner.model).student, self.weights)
             runner.logger.info(f"inherited {count} tensors of the teacher's neck and head")
 
 

@@ -15,7 +15,7 @@ from pipeline.cache.shard_plan import mix
 
 
 @LOOPS.register_module()
-class ExactTrainLoop(EpochBasedTrainLoop):
+class ResumableTrainLoop(EpochBasedTrainLoop):
     """Takes a `Stream`'s loader; skips what a resumed epoch has behind it without reading it.
 
     `done`: steps made of the current epoch. Each step draws from generators seeded by (seed, step, rank), so that
@@ -25,6 +25,7 @@ class ExactTrainLoop(EpochBasedTrainLoop):
     done = 0
 
     def run_epoch(self) -> None:
+        """Train one epoch from the first step that was not made yet."""
         stream = self.dataloader.dataset
         stream.set_epoch(self._epoch)
         stream.set_start(self.done)
@@ -37,6 +38,7 @@ class ExactTrainLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Make one step under its own seed."""
         seed_step(self.runner.seed, self._iter)
         self.done = idx + 1  # what a checkpoint says that is saved behind this step
         super().run_iter(idx, data_batch)

@@ -31,7 +31,7 @@ def guard_loading() -> None:
         return content
 
 
-def find_start(cfg: Config) -> None:
+def find_checkpoint(cfg: Config) -> None:
     """--resume without a file: set load_from to the newest whole checkpoint of the work dir, if there is one.
 
     mmengine's `last_checkpoint` and the file it names are written in place: a kill may leave either empty or torn.
@@ -51,7 +51,7 @@ def find_start(cfg: Config) -> None:
         raise StudentError(f"{cfg.work_dir}: none of its {len(found)} .pth files can be resumed; drop --resume")
 
 
-def check_start(cfg: Config, student: nn.Module, content: str | None) -> None:
+def check_starting_weights(cfg: Config, student: nn.Module, content: str | None) -> None:
     """Check load_from, --resume and Pretrained files. `content`: digest of the cache, None where the teacher is live.
 
     Raises ConfigError, StudentError (not resumable, foreign keys) or StaleCache (resumed from another cache).

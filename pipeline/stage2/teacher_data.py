@@ -1,10 +1,11 @@
-"""What a student is taught from: a cache that is this config's, or the teacher itself on the very same views."""
+"""What a student learns from: the config's cache, or the teacher itself on the same views."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.cache.cache import Cache
 from pipeline.cache.shard_plan import references
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
@@ -17,6 +18,7 @@ from pipeline.errors import CacheError, ConfigError
 from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import Config
 from pipeline.recipe import Inputs, open_cache, read_inputs
+from pipeline.records import SampleRef
 from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.storage.place import Place
 from pipeline.teacher.heads import output_shapes
@@ -27,8 +29,8 @@ TOLERATED = 0.1  # gradient error that is let pass whatever quality was asked fo
 
 
 @dataclass
-class Lesson:
-    """What a student is taught from: the stream's source, the teacher's outputs, and where they came from."""
+class TeacherData:
+    """What a student learns from: the stream's source, the teacher's outputs, and where they came from."""
 
     stream: StreamSource
     teacher: TeacherSource
@@ -38,18 +40,39 @@ class Lesson:
     provenance: dict[str, Any]
 
 
-def prepare_lesson(cfg: Config, sections: Sections) -> Lesson:
-    """Open the cache (or build the live teacher) and check that it is this config's. Raises PipelineError."""
+def prepare_teacher_data(cfg: Config, sections: Sections) -> TeacherData:
+    """Open the cache, or build the live teacher, and check that it is this config's. Raises PipelineError."""
     if sections.teacher.source == "live":
-        return live_lesson(sections, *images_and_views(cfg, sections))
-    return cached_lesson(sections, read_inputs(cfg, sections))
+        return build_live_data(sections, *images_and_views(cfg, sections))
+    return open_cached_data(sections, read_inputs(cfg, sections))
 
 
-def cached_lesson(sections: Sections, inputs: Inputs) -> Lesson:
-    images, views = inputs.images, inputs.views
+def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
+    """Open the cache and check that it is complete and this config's. Raises PipelineError."""
     # The weights need not be there any more; where they are, they must be those of the cache.
     cache = open_cache(sections.cache.place(), inputs, inputs.teacher.known_sha256(), "use another cache.dir")
-    expected = expected_passes(sections, views)
+    passes = read_passes(cache, expected_passes(sections, inputs.views), inputs.images)
+    made_with = {number: cache.manifest(number)["environment"] for number in passes}
+    codec = open_codec(cache)
+    require_served(codec, sections.distill, cache.root)
+    check, tolerance = sections.views.check, sections.views.tolerance
+    source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, made_with)
+    first = next((ref for shards in passes.values() for shard in shards for ref in shard), None)
+    if first is None:
+        raise CacheError(f"{cache.root}: holds no view, all images are in quarantine")
+    levels = cache.shard(first.cache_pass, first.shard).attributes["levels"]
+    provenance = {
+        "teacher": "cache",
+        "content": cache.content(),
+        "recipe": cache.plan["recipe_digest"],
+        "feature_loss_error": codec.gradient_error(feature_losses()[sections.distill.feature_loss].name),
+        "views_check": check,
+    }
+    return TeacherData(source, CachedTeacher(codec), levels, codec.channels, codec.score_channels, provenance)
+
+
+def read_passes(cache: Cache, expected: range, images: Images) -> dict[int, list[list[SampleRef]]]:
+    """Read which samples the expected passes hold. Raises CacheError (incomplete) or StaleCache (other images)."""
     missing = sorted(set(expected) - set(cache.passes()))
     if missing:
         raise CacheError(
@@ -58,24 +81,9 @@ def cached_lesson(sections: Sections, inputs: Inputs) -> Lesson:
         )
     passes = {number: cache.references(number) for number in expected}
     for number, shards in passes.items():
-        left_out = {image for image, _ in cache.manifest(number)["quarantine"]}
-        require_images(cache.root, number, {ref.image_id for refs in shards for ref in refs} | left_out, images)
-    made_with = {number: cache.manifest(number)["environment"] for number in passes}
-    codec = open_codec(cache)
-    require_served(codec, sections.distill, cache.root)
-    source = StreamSource(
-        passes, images, views, cache, codec, sections.views.check, sections.views.tolerance, made_with
-    )
-    first = next((ref for shards in passes.values() for shard in shards for ref in shard), None)
-    if first is None:
-        raise CacheError(f"{cache.root}: holds no view, all images are in quarantine")
-    levels = cache.shard(first.cache_pass, first.shard)
-    provenance = {"teacher": "cache", "content": cache.content(), "recipe": cache.plan["recipe_digest"]}
-    provenance["feature_loss_error"] = codec.gradient_error(feature_losses()[sections.distill.feature_loss].name)
-    return Lesson(
-        source, CachedTeacher(codec), levels.attributes["levels"], codec.channels, codec.score_channels,
-        {**provenance, "views_check": sections.views.check},
-    )  # fmt: skip
+        held = {ref.image_id for refs in shards for ref in refs}
+        require_images(cache.root, number, held | cache.quarantine(number).images, images)
+    return passes
 
 
 def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
@@ -100,11 +108,13 @@ def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
         )
 
 
-def live_lesson(sections: Sections, images: Images, views: Views) -> Lesson:
-    """The teacher in the loop, on the very batches that a cache would give."""
+def build_live_data(sections: Sections, images: Images, views: Views) -> TeacherData:
+    """Build the teacher, to run in the loop on the same batches that a cache would give."""
     teacher = Teacher(find_teacher(sections.teacher), images.classes, own_device(), sections.teacher.tf32)
     layout = layout_of(sections)
     passes = {n: references(plan_views(images, views, n, layout), n) for n in expected_passes(sections, views)}
     source = StreamSource(passes, images, views, None, None, "exact", 0.0, {})
     levels, channels, scores = output_shapes(teacher.detector, (128, 128))
-    return Lesson(source, LiveTeacher(teacher), len(levels), channels, scores, {"teacher": "live", "content": None})
+    return TeacherData(
+        source, LiveTeacher(teacher), len(levels), channels, scores, {"teacher": "live", "content": None}
+    )

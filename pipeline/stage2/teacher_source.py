@@ -17,7 +17,8 @@ class TeacherSource(Protocol):
     def take(self, data: dict[str, Any], device: torch.device) -> Any:
         """The part of a collated batch that `output` needs, on the device."""
 
-    def output(self, taken: Any) -> TeacherOutput: ...
+    def output(self, taken: Any) -> TeacherOutput:
+        """Return the teacher's output for what `take` gave."""
 
 
 class CachedTeacher:

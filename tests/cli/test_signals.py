@@ -7,12 +7,12 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.cache.shard_plan import ShardPlan
 from pipeline.cli.signals import GOES_ON, RESUMES, STOPPED
-from pipeline.stage1.commit import Behind
+from pipeline.stage1.commit import BackgroundCommitter
 from pipeline.storage.lock import locked
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import detector
@@ -72,16 +72,16 @@ import time
 from pathlib import Path
 from pipeline.cli.command import guarded
 from pipeline.storage.lock import locked
-from pipeline.stage1.commit import Behind
+from pipeline.stage1.commit import BackgroundCommitter
 
 def commit():
     time.sleep(2)
     Path({root!r}, "committed").touch()
-    return 0
+    return None
 
 def main():
-    with locked(Path({root!r})), Behind(lambda *_: None) as behind:
-        behind.commit(0, None, commit)
+    with locked(Path({root!r})), BackgroundCommitter(lambda *_: None) as committer:
+        committer.submit(None, commit)
         print("ready", flush=True)
         {then}
 
@@ -89,7 +89,7 @@ guarded(main)
 """
 
 
-@pytest.mark.parametrize("then", [pytest.param("time.sleep(60)", marks=pytest.mark.slow), "behind.finish()"])
+@pytest.mark.parametrize("then", [pytest.param("time.sleep(60)", marks=pytest.mark.slow), "committer.finish()"])
 def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(tmp_path: Path, then: str) -> None:
     code = COMMITTING.format(root=str(tmp_path), then=then)
     process = start_code(code)
@@ -106,11 +106,16 @@ def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(t
 def test_ctrl_c_in_a_script_of_ones_own_waits_for_the_shard_that_is_being_written() -> None:
     """There Python's own handler raises at each of them."""
     ended: list[bool] = []
+
+    def commit() -> Any:
+        time.sleep(1.2)
+        ended.append(True)
+
     presses = [threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT]) for delay in (0.2, 0.4, 0.6)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
     try:
-        with pytest.raises(KeyboardInterrupt), Behind(lambda *_: None) as behind:
-            behind.commit(0, ShardPlan(()), lambda: (time.sleep(1.2), ended.append(True), 0)[2])
+        with pytest.raises(KeyboardInterrupt), BackgroundCommitter(lambda *_: None) as committer:
+            committer.submit(None, commit)
             for press in presses:
                 press.start()
             time.sleep(60)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.cli import terminal
 from pipeline.cli.main import parser
-from pipeline.cli.tables import against_fp16
+from pipeline.cli.tables import compare_with_fp16
 
 
 def drawn(on_terminal: bool) -> str:
@@ -74,5 +74,5 @@ def test_one_line_a_shard_in_the_log_file(made: dict[str, Path], tmp_path: Path,
 
 
 def test_a_lossless_cache_is_not_small() -> None:
-    assert against_fp16(31.14) == "31.1 times smaller than fp16"
-    assert against_fp16(0.62) == "1.6 times as large as fp16"
+    assert compare_with_fp16(31.14) == "31.1 times smaller than fp16"
+    assert compare_with_fp16(0.62) == "1.6 times as large as fp16"

@@ -9,13 +9,13 @@ from pipeline.config import load_config
 
 def test_loader_workers_change_nothing(made: dict[str, Path]) -> None:
     from pipeline.data.stream import Stream, stream_loader
-    from pipeline.stage2.teacher_data import prepare_lesson
+    from pipeline.stage2.teacher_data import prepare_teacher_data
 
     cfg, sections = load_config(str(made["frs"]))
-    lesson = prepare_lesson(cfg, sections)
+    teacher_data = prepare_teacher_data(cfg, sections)
     runs = []
     for workers in (0, 2):
-        stream = Stream(lesson.stream, 4, seed=1)
+        stream = Stream(teacher_data.stream, 4, seed=1)
         epochs = []
         for epoch in range(2):
             stream.set_epoch(epoch)

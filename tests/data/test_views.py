@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pipeline.cache.shard_plan import mix, plan_pass, references, view_of
 from pipeline.config import load_config
 from pipeline.data.images import Images
-from pipeline.data.replay import check_replay, environment
-from pipeline.data.schedule import epoch_batches, share
+from pipeline.data.replay import check_replay, library_versions
+from pipeline.data.schedule import epoch_batches, take_share
 from pipeline.data.views import Views, padded
 from pipeline.errors import ConfigError, ReplayMismatch, ViewError
 from pipeline.records import FLIPS, SampleRef, ViewRecord
@@ -114,18 +114,18 @@ def test_every_difference_is_refused(images: Images) -> None:
     views = Views(pipeline(RESIZE, FLIP), 0, None)
     record = views.replay(images.info(images.ids[0]), 0)[2]
     flipped = views.replay(images.info(images.ids[0]), 1)[2]
-    check_replay(record, record, "exact", 0, environment())
+    check_replay(record, record, "exact", 0, library_versions())
     for name, value in [("pixels", 1), ("boxes", 1), ("flip", 1), ("shape", (1, 1)), ("ori_shape", (1, 1))]:
         changed = dataclasses.replace(record, **{name: value})
         with pytest.raises(ReplayMismatch, match=f"image {record.image_id}, view 0: {name}"):
-            check_replay(record, changed, "exact", 0, environment())
+            check_replay(record, changed, "exact", 0, library_versions())
     with pytest.raises(ReplayMismatch, match=r"opencv-python-headless 0.1 -> \d"):
         check_replay(record, dataclasses.replace(record, pixels=1), "exact", 0, {"opencv-python-headless": "0.1"})
     slightly = dataclasses.replace(record, pixels=1)
-    check_replay(record, slightly, "close", 8.0, environment())
+    check_replay(record, slightly, "close", 8.0, library_versions())
     other = dataclasses.replace(record, thumbnail=255 - flipped.thumbnail)
     with pytest.raises(ReplayMismatch, match="thumbnails differ"):
-        check_replay(record, other, "close", 8.0, environment())
+        check_replay(record, other, "close", 8.0, library_versions())
 
 
 def test_a_changed_image_file_is_noticed(images: Images, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_epoch_is_exact(sizes: list[int], batch: int, world: int, epoch: int)
     assert all(len({ref.landscape for ref in b}) == 1 and len(b) <= batch for b in batches)
     assert batches == epoch_batches(shards, 520, epoch, batch)
     for whole in batches:
-        parts = [share(whole, rank, world) for rank in range(world)]
+        parts = [take_share(whole, rank, world) for rank in range(world)]
         together = [ref for part in parts for ref in part]
         assert all(parts) and set(together) == set(whole)
         assert len(together) == len(whole) or len(whole) < world  # nothing is repeated but to give every rank a sample

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.reader import ShardReader
-from pipeline.tools.export import decoded as own
+from pipeline.tools.export import decode_view as own
 from pipeline.tools.export import find_view
 from tests.helpers.mixed_cache import codec_of, decoded, make_mixed
 from tests.helpers.paths import ROOT

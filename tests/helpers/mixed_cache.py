@@ -17,7 +17,8 @@ from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import stack
 from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
-from pipeline.stage1.shard import start_shard
+from pipeline.stage1.encode import encode_views
+from pipeline.stage1.shard import ShardTarget
 from tests.helpers.outputs import weighted_error
 
 # Grids of one shard that is mixed on purpose: neither P nor P4 is the same, and only one has sides that are no
@@ -31,7 +32,7 @@ CHANNELS, SCORE_CHANNELS = 6, 10
 
 
 class PlannedTeacher:
-    """Teacher and loader for `start_shard`: batches of seeded numbers on the grids of GRIDS."""
+    """Replaces teacher and loader: batches of seeded numbers on the grids of GRIDS."""
 
     def __init__(self, plan: ShardPlan) -> None:
         self._plan = plan
@@ -87,7 +88,11 @@ def make_mixed(root: Path, settings: dict[str, Any]) -> Path:
     identity = {"pass": 0, "shard": 0, "plan": "plan", "recipe": "recipe"}
     tar = root / "pass-0" / "shard-00000.tar"
     codec_digest = digest(read_json(root / "codec.json"))
-    start_shard(teacher, codec, teacher.batches(), plan, tar, identity, codec_digest, lambda _: None)()
+    levels = [GRIDS[pad] for _, _, pad in plan.samples]
+    with ShardTarget(tar, identity, codec, codec_digest, plan, levels).new_shard() as shard:
+        for _, views, records in teacher.batches():
+            shard.add(encode_views(codec, teacher(views), records))
+        shard.commit()
     return root
 
 

@@ -111,7 +111,7 @@ def test_verify_deep_needs_the_caches_own_teacher(
     run, made: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And says so before it reads and decodes all of the cache."""
-    monkeypatch.setattr("pipeline.integrity.verify.findings", lambda *_: pytest.fail("read all of it first"))
+    monkeypatch.setattr("pipeline.integrity.verify.collect_findings", lambda *_: pytest.fail("read all of it first"))
     other = save_teacher(tmp_path / "other", detector("retinanet"), seed=5)
     config = make_config(data, other, detector("retinanet"), tmp_path)
     code, _, err = run("verify", made["frs"].parent / "cache", "--deep", "--config", config)

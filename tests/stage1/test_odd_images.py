@@ -155,14 +155,14 @@ def test_another_opencv(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) 
 
     from pipeline.data import replay
 
-    resize, here = geometric.cv2.resize, replay.environment()
+    resize, here = geometric.cv2.resize, replay.library_versions()
 
     def other(image: np.ndarray, *given: Any, **named: Any) -> np.ndarray:
         out = resize(image, *given, **named)
         return out if out.shape[:2] == (8, 8) else np.where(out < 255, out + (out % 7 == 3), out).astype(out.dtype)
 
     monkeypatch.setattr(geometric.cv2, "resize", other)
-    monkeypatch.setattr(replay, "environment", lambda: {**here, "opencv-python-headless": "9.9.9"})
+    monkeypatch.setattr(replay, "library_versions", lambda: {**here, "opencv-python-headless": "9.9.9"})
     with pytest.raises(ReplayMismatch, match=r"pixels differs .* libraries opencv-python-headless 4\S+ -> 9\.9\.9"):
         stage2(made["frs"])
     assert stage2(made["frs"], **{"views.check": "close"})["views_check"] == "close"

@@ -12,7 +12,7 @@ from pipeline.config import load_config
 from pipeline.data.stream import Stream
 from pipeline.mmdet_compat.registry import MODELS, Config
 from pipeline.stage2.distiller import Distiller
-from pipeline.stage2.teacher_data import prepare_lesson
+from pipeline.stage2.teacher_data import prepare_teacher_data
 from pipeline.stage2.train import train_student
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import FAMILIES, detector, save_teacher
@@ -21,12 +21,19 @@ from tests.helpers.stages import stage1
 
 def distiller_and_batch(config: Path, source: str, batch: int = 0, loss: str = "frs") -> tuple[Distiller, dict]:
     cfg, sections = load_config(str(config), {"teacher.source": source, "distill.feature_loss": loss})
-    lesson = prepare_lesson(cfg, sections)
+    teacher_data = prepare_teacher_data(cfg, sections)
     torch.manual_seed(3)
     student = MODELS.build(cfg.model)
     student.init_weights()
-    model = Distiller(student, lesson.teacher, sections.distill, lesson.levels, lesson.channels, lesson.score_channels)
-    stream = Stream(lesson.stream, batch_size=4, seed=0)
+    model = Distiller(
+        student,
+        teacher_data.teacher,
+        sections.distill,
+        teacher_data.levels,
+        teacher_data.channels,
+        teacher_data.score_channels,
+    )
+    stream = Stream(teacher_data.stream, batch_size=4, seed=0)
     return model.train(), list(stream)[batch]
 
 

@@ -32,8 +32,8 @@ def without_override(*argv: str) -> subprocess.CompletedProcess:
 
 
 def test_a_read_only_cache_serves(read_only: Path) -> None:
-    look = "from pipeline.integrity.verify import findings; from pipeline.progress import Silent\n"
-    look += f"assert findings({str(read_only)!r}, True, Silent())['whole']; open({str(read_only / 'x')!r}, 'w')"
+    look = "from pipeline.integrity.verify import collect_findings; from pipeline.progress import Silent\n"
+    look += f"assert collect_findings({str(read_only)!r}, True, Silent())['whole']; open({str(read_only / 'x')!r}, 'w')"
     refused = without_override("-c", look)
     assert refused.stderr.strip().splitlines()[-1].startswith("PermissionError")
 

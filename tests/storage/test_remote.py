@@ -35,7 +35,7 @@ from pipeline.errors import CacheError, ConfigError, CorruptCache, StoreError
 from pipeline.integrity.verify import verify
 from pipeline.progress import Silent
 from pipeline.stage1.ranks import Ranks
-from pipeline.stage2.teacher_data import prepare_lesson
+from pipeline.stage2.teacher_data import prepare_teacher_data
 from pipeline.storage import lease, object_store, owner
 from pipeline.storage.base import Place
 from pipeline.storage.files import atomic_file, checksum, discard
@@ -419,7 +419,7 @@ def upload(folder: Path, url: str) -> None:
 def batches(config: Path, workers: int, **options: Any) -> list[Any]:
     """Digests of everything in an epoch's batches, in order."""
     cfg, sections = load_config(str(config), options)
-    stream = Stream(prepare_lesson(cfg, sections).stream, 4, seed=1)
+    stream = Stream(prepare_teacher_data(cfg, sections).stream, 4, seed=1)
     return [
         [s.img_id for s in batch["data_samples"]]
         + [hashlib.sha256(a.numpy().tobytes()).hexdigest() for a in batch["teacher"].arrays.values()]

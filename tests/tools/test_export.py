@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
-from pipeline.tools.export import decoded, export_view, find_view
+from pipeline.tools.export import decode_view, export_view, find_view
 
 
 @pytest.mark.parametrize("codec", ["frs", "lossless"])
@@ -19,7 +19,7 @@ def test_export(made: dict[str, Path], tmp_path: Path, codec: str) -> None:
     cache = Cache(made[codec].parent / "cache")
     for view in (0, 1):
         written = export_view(str(cache.root), 104, view, tmp_path / str(view))
-        record, output = decoded(cache, find_view(cache, 104, view))
+        record, output = decode_view(cache, find_view(cache, 104, view))
         assert (record.image_id, record.view, len(written)) == (104, view, 31)
         for n in range(5):
             for what, levels in (("features", output.features), ("scores", output.scores), ("frs", output.frs)):

@@ -18,10 +18,11 @@ from pipeline.errors import DataError
 from pipeline.progress import Silent
 from pipeline.stage1.job import open_job
 from pipeline.tools.forecast import run as module
-from pipeline.tools.forecast.disk import existing, free_bytes
-from pipeline.tools.forecast.run import forecast, interval, warnings_of
+from pipeline.tools.forecast.disk import free_bytes, nearest_folder
+from pipeline.tools.forecast.estimate import interval
+from pipeline.tools.forecast.run import forecast, list_warnings
 from pipeline.tools.forecast.training import measure_training
-from pipeline.tools.forecast.trial import trial
+from pipeline.tools.forecast.trial import run_trial
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import make_dataset
 from tests.helpers.detectors import detector
@@ -81,7 +82,7 @@ def test_broken_images_are_left_out_where_stage_1_does(
             broken = {image for image, _, _ in plan_views(job.images, job.views, 0, job.plan["layout"])[0].samples}
             for image in broken:
                 (images / "images" / f"{image - 100:03d}.jpg").write_bytes(b"not a picture")
-        with pytest.raises(DataError) if not quarantine else nullcontext(), trial(job, tmp_path, 12, 1.0) as made:
+        with pytest.raises(DataError) if not quarantine else nullcontext(), run_trial(job, tmp_path, 12, 1.0) as made:
             found += [ref.image_id for shard in made.cache.references(0) for ref in shard]
             assert len(made.positions) == len(found)
             assert measure_training(cfg, sections, job.images, job.views, made, 0.1).images_per_second > 0
@@ -93,7 +94,7 @@ def test_a_full_disk_is_refused(
 ) -> None:
     config, known = planned
     monkeypatch.setattr(module, "free_bytes", lambda _: 1000)
-    monkeypatch.setattr(module, "held", lambda _: 0)
+    monkeypatch.setattr(module, "count_existing_bytes", lambda _: 0)
     monkeypatch.setattr(sys, "argv", ["frs-cache", "plan", "--config", str(config), "--samples", "4", "--json"])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -101,8 +102,8 @@ def test_a_full_disk_is_refused(
     assert stopped.value.code == 2 and json.loads(out)["free_bytes"] == 1000
     assert err.splitlines()[-1].startswith(f"error: {json.loads(out)['cache']}: disk: 0.00 GB free, the cache may need")
     slow = {**known, "write_mb_per_second_available": known["write_mb_per_second_needed"] / 2}
-    assert any("writes slower" in line for line in warnings_of(slow))
-    assert any("live teacher is quicker" in line for line in warnings_of({**known, "break_even_epochs": 99.0}))
+    assert any("writes slower" in line for line in list_warnings(slow))
+    assert any("live teacher is quicker" in line for line in list_warnings({**known, "break_even_epochs": 99.0}))
 
 
 def test_the_interval_holds_what_it_says() -> None:
@@ -121,5 +122,5 @@ def test_the_interval_holds_what_it_says() -> None:
 
 
 def test_the_disk_below_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert existing(tmp_path / "a" / "b" / "c") == tmp_path
+    assert nearest_folder(tmp_path / "a" / "b" / "c") == tmp_path
     assert free_bytes(tmp_path) > 0

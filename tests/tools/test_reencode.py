@@ -14,7 +14,7 @@ from pipeline.cache.canonical import read_json
 from pipeline.cache.inspect import describe
 from pipeline.cli.tables import info_table
 from pipeline.errors import ConfigError, CorruptCache, StaleCache
-from pipeline.integrity.verify import findings
+from pipeline.integrity.verify import collect_findings
 from pipeline.progress import Silent
 from pipeline.tools.export import export_view
 from pipeline.tools.reencode.run import reencode
@@ -78,7 +78,7 @@ def test_without_class_scores(made: dict[str, Path], lossless: Path, tmp_path: P
     """A student that takes no score loss learns the same from it; every verb reads it; what it lacks is said."""
     bare, alone = tmp_path / "bare", {"distill.score_weight": 0}
     recode(lossless, bare, config=made["lossless"], type="lossless", scores=False)
-    assert findings(bare, deep=True, progress=Silent())["whole"]
+    assert collect_findings(bare, deep=True, progress=Silent())["whole"]
     here = {"cache.dir": str(bare), "cache.codec.scores": False}
     stage2(made["lossless"], work_dir=str(tmp_path / "whole"), **alone)
     stage2(made["lossless"], work_dir=str(tmp_path / "without"), **alone, **here)

@@ -15,11 +15,11 @@ import pytest
 from pipeline.cache.cache import Cache
 from pipeline.codecs.group import open_codec
 from pipeline.errors import CacheError, StaleCache
-from pipeline.tools.report.bits import bits
+from pipeline.tools.report.bits import count_bits
 from pipeline.tools.report.charts import THEME
 from pipeline.tools.report.page import write_page
-from pipeline.tools.report.rates import estimated, point
-from pipeline.tools.report.sample import Look
+from pipeline.tools.report.rates import estimate_coarser, measure_rate
+from pipeline.tools.report.sample import DecodedSample
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -100,9 +100,9 @@ def test_bits_add_up(made: dict[str, Path]) -> None:
     """Levels, and tenths, share what a tensor's chunks take on disk."""
     cache = Cache(made["frs"].parent / "cache")
     codec = open_codec(cache)
-    look = Look(cache, codec, [ref for shard in cache.references(0) for ref in shard])
-    views = [stored for _, stored in look.stored]
-    found = bits(codec, views)
+    sample = DecodedSample(cache, codec, [ref for shard in cache.references(0) for ref in shard])
+    views = [stored for _, stored in sample.stored]
+    found = count_bits(codec, views)
     on_disk = cache.manifest(0)["bytes_by_array"]
     for name in ("features", "scores", "frs"):
         mean = on_disk[name] / len(views)
@@ -110,9 +110,9 @@ def test_bits_add_up(made: dict[str, Path]) -> None:
         if name != "frs":
             assert sum(found.by_tenth[name]) == pytest.approx(mean)
             assert sum(found.by_tenth[name][5:]) > sum(found.by_tenth[name][:5])  # richer blocks cost more
-    curve = estimated(codec, point(cache), views[:4])
+    curve = estimate_coarser(codec, measure_rate(cache), views[:4])
     sizes, errors = [p.kilobytes for p in curve], [p.errors["score"] for p in curve]
-    assert sizes[0] == pytest.approx(point(cache).kilobytes)
+    assert sizes[0] == pytest.approx(measure_rate(cache).kilobytes)
     assert np.all(np.diff(sizes) < 0) and np.all(np.diff(errors) > 0)
 
 
@@ -133,8 +133,8 @@ def test_what_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine: the page was not opened in a browser")
-@pytest.mark.parametrize("look", ["light", "dark", "phone"])
-def test_in_a_browser(page: Path, tmp_path: Path, look: str) -> None:
+@pytest.mark.parametrize("sample", ["light", "dark", "phone"])
+def test_in_a_browser(page: Path, tmp_path: Path, sample: str) -> None:
     """Every picture is drawn, nothing is wider than the window, the console is silent; a screenshot has the theme."""
     ask = """<script>addEventListener('load', () => {
         const bad = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;
@@ -147,16 +147,16 @@ def test_in_a_browser(page: Path, tmp_path: Path, look: str) -> None:
     (tmp_path / "page.html").write_text(page.read_text().replace("</head>", f"{ask}</head>"))
     frame = "<script>addEventListener('message', e => document.title = e.data)</script>"
     (tmp_path / "phone.html").write_text(f"{frame}<iframe src='page.html' width='390' height='800'></iframe>")
-    target = tmp_path / ("phone.html" if look == "phone" else "page.html")
+    target = tmp_path / ("phone.html" if sample == "phone" else "page.html")
     assert BROWSER is not None
     command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += ["--window-size=1200,900", "--virtual-time-budget=8000", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--blink-settings=preferredColorScheme=0"] if look == "dark" else []
+    command += ["--blink-settings=preferredColorScheme=0"] if sample == "dark" else []
     done = subprocess.run([*command, "--dump-dom", f"file://{target}"], capture_output=True, text=True, check=True)
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     (title,) = re.findall(r"<title>(\{.*?\})</title>", done.stdout)
     found = json.loads(title)
     assert found["images"] == 32 and found["bad"] == found["flat"] == 0 and found["wide"] <= 0
-    assert found["dark"] == (look == "dark") and (found["width"] == 390) == (look == "phone")
+    assert found["dark"] == (sample == "dark") and (found["width"] == 390) == (sample == "phone")
     bright = np.mean([int(x) for x in re.findall(r"\d+", found["ink"])[:3]]) > 128
-    assert bright == (look == "dark")
+    assert bright == (sample == "dark")

@@ -10,8 +10,8 @@ from pathlib import Path
 PROBE = 64 * 2**20  # bytes
 
 
-def existing(path: Path) -> Path:
-    """The nearest folder above `path` that is there."""
+def nearest_folder(path: Path) -> Path:
+    """Return `path`, or the nearest folder above it that exists."""
     path = path.absolute()
     while not path.is_dir():
         path = path.parent
@@ -19,11 +19,12 @@ def existing(path: Path) -> Path:
 
 
 def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk."""
     return shutil.disk_usage(folder).free
 
 
-def write_rate(folder: Path) -> float:
-    """Bytes a second, written and synced."""
+def measure_write_rate(folder: Path) -> float:
+    """Measure how many bytes a second the disk writes and syncs."""
     path, block = folder / f".frs-plan-{os.getpid()}.probe", os.urandom(2**20)
     begun = time.perf_counter()
     try:

@@ -37,8 +37,9 @@ def measure_training(
     codec: Codec = trial.codec
     batch_size = cfg.train_dataloader.batch_size
     shards = trial.cache.references(0)
-    source = StreamSource({0: shards}, images, views, trial.cache, codec, "exact", 0.0,
-                          {0: trial.cache.manifest(0)["environment"]})  # fmt: skip
+    source = StreamSource(
+        {0: shards}, images, views, trial.cache, codec, "exact", 0.0, {0: trial.cache.manifest(0)["environment"]}
+    )
     loader = stream_loader(Stream(source, batch_size, seed=0), cfg.train_dataloader.get("num_workers", 0))
     student = build(MODELS, cfg.model, "model")
     first = next(ref for shard in shards for ref in shard)  # quarantine may leave nothing of shard 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -16,20 +15,21 @@ from pipeline.cache.cache import Cache, differences
 from pipeline.cache.canonical import digest, write_json
 from pipeline.cache.layout import pass_folder
 from pipeline.cache.manifest import write_manifest
+from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.shard_plan import ShardPlan, mix
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
-from pipeline.data.replay import environment
+from pipeline.data.replay import library_versions
 from pipeline.data.shard_planning import plan_views
 from pipeline.errors import DataError
 from pipeline.stage1.job import Job
-from pipeline.stage1.passes import make_shards
-from pipeline.stage1.quarantine import Quarantine
+from pipeline.stage1.loop import make_shards
+from pipeline.stage1.passes import write_shard_plan
 from pipeline.storage.place import Place
 from pipeline.teacher.model import Teacher
-from pipeline.tools.reencode.calibration import calibrate_like
+from pipeline.tools.reencode.calibration import copy_codec
 
 # What a view takes in calibration, and in the pass, in units of the teacher alone (docs/results/face.md).
 FIT_COST, PASS_COST = 30, 3
@@ -59,68 +59,73 @@ class Trial:
     teacher_seconds: float
 
 
-def teacher_seconds(job: Job, batches: Iterable[Any]) -> float:
-    """The teacher's seconds for one view: the better of two runs over the first batch that can be read."""
-    skip = job.sections.cache.quarantine
-    _, views, _ = next(job.loader(batches).batches(skip), (None, [], None))
-    if not views:
-        raise DataError("none of the sampled images can be read; give plan more --samples")
-    taken = []
-    for _ in range(2):
-        begun = time.perf_counter()
-        job.teacher(views).frs[0].sum().item()  # asks for a number, so that a GPU has to finish
-        taken.append(time.perf_counter() - begun)
-    return min(taken) / len(views)
+def time_teacher(job: Job, shards: list[ShardPlan]) -> float:
+    """Return the teacher's seconds for one view: the better of two runs over the first batch that can be read."""
+    loader = job.loader((shard, batch) for shard in shards for batch in shard.batches)
+    for _, batch in loader.batches(skip_broken=job.sections.cache.quarantine):
+        taken = []
+        for _ in range(2):
+            begun = time.perf_counter()
+            job.teacher(batch.views).frs[0].sum().item()  # a number on the host, so that a GPU has to finish
+            taken.append(time.perf_counter() - begun)
+        return min(taken) / len(batch.views)
+    raise DataError("none of the sampled images can be read; give plan more --samples")
 
 
 @contextmanager
-def trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[Trial]:
+def run_trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[Trial]:
     """Make a cache of up to `samples` images in a temporary folder inside `folder`; gone when this ends.
 
     `seconds`: what is left for this and for training. A slow teacher gets fewer views, and at last more time.
     """
-    finished, sections, progress = job.root, job.sections, job.progress
-    chosen = sorted(job.images.ids, key=lambda image: mix(sections.views.seed, -2, image))[:samples]
-    planned = lambda count: plan_views(job.images, job.views, 0, job.plan["layout"], chosen[:count])  # noqa: E731
+    images = sorted(job.images.ids, key=lambda image: mix(job.sections.views.seed, -2, image))[:samples]
     with TemporaryDirectory(prefix=".frs-plan-", dir=folder) as temporary:
-        job = replace(job, root=Path(temporary))
-        once = teacher_seconds(job, (batch for shard in planned(samples) for batch in shard.batches))
-        shards = planned(max(FEWEST, int(PASS_SHARE * seconds / (PASS_COST * once))))
-        wanted = min(sections.cache.calibration_views, len(job.images))
-        limit = min(wanted, max(FEWEST_FITTED, int(CALIBRATION_SHARE * seconds / (FIT_COST * once))))
-        job.sections = replace(sections, cache=replace(sections.cache, calibration_views=limit))
-        write_json(job.root / "plan.json", job.plan)
-        begun = time.perf_counter()
-        borrow(finished, job.plan, job.root)
-        sample = ViewSample(job)
-        sample.parts["reported"] = sample.parts["reported"][:1]  # no table or step depends on these
-        codec = load_or_calibrate_codec(job, sample)
-        spent = time.perf_counter() - begun
-        count = sum(len(shard.samples) for shard in shards)
-        progress.start("trial", count)
-        begun = time.perf_counter()
-        write_pass(job, codec, shards)
-        rate = count / (time.perf_counter() - begun)
-        progress.stop()
-        cache = Cache(job.root)
-        yield Trial(cache, codec, job.teacher, *sizes(cache), wanted, limit, spent, rate, once)
+        per_view = time_teacher(job, plan_images(job, images))
+        shards = plan_images(job, images[: max(FEWEST, int(PASS_SHARE * seconds / (PASS_COST * per_view)))])
+        wanted = min(job.sections.cache.calibration_views, len(job.images))
+        limit = min(wanted, max(FEWEST_FITTED, int(CALIBRATION_SHARE * seconds / (FIT_COST * per_view))))
+        section = replace(job.sections.cache, calibration_views=limit)
+        small = replace(job, root=Path(temporary), sections=replace(job.sections, cache=section))
+        codec, calibration_seconds = calibrate_trial(small, job.root)
+        rate = write_pass(small, codec, shards)
+        cache = Cache(small.root)
+        sizes = measure_sizes(cache)
+        yield Trial(cache, codec, job.teacher, *sizes, wanted, limit, calibration_seconds, rate, per_view)
 
 
-def borrow(finished: Place, plan: dict[str, Any], root: Place) -> None:
-    """Where stage 1 has calibrated this very cache already, take its codec."""
-    if (finished / "codec.json").is_file() and not differences(Cache(finished).plan, plan):
-        calibrate_like(Cache(finished), plan, root)
+def plan_images(job: Job, images: list[int]) -> list[ShardPlan]:
+    """Return the shard plan of a first pass over these images alone."""
+    return plan_views(job.images, job.views, 0, job.plan["layout"], images)
 
 
-def write_pass(job: Job, codec: Codec, shards: list[ShardPlan]) -> None:
-    folder = pass_folder(job.root, 0)
-    write_json(folder / "plan.json", {"pass": 0, "shards": [shard.to_json() for shard in shards]})
+def calibrate_trial(job: Job, finished: Place) -> tuple[Codec, float]:
+    """Calibrate the trial's codec, or copy that of `finished`, the config's own cache. Returns it and the seconds."""
+    write_json(job.root / "plan.json", job.plan)
+    begun = time.perf_counter()
+    if (finished / "codec.json").is_file() and not differences(Cache(finished).plan, job.plan):
+        copy_codec(Cache(finished), job.plan, job.root)
+    sample = ViewSample(job)
+    sample.parts["reported"] = sample.parts["reported"][:1]  # no table or step depends on these
+    codec = load_or_calibrate_codec(job, sample)
+    return codec, time.perf_counter() - begun
+
+
+def write_pass(job: Job, codec: Codec, shards: list[ShardPlan]) -> float:
+    """Make a complete pass of these shards. Returns planned views a second."""
+    views = sum(len(shard.samples) for shard in shards)
+    job.progress.start("trial", views)
+    begun = time.perf_counter()
+    write_shard_plan(job, 0, shards)
     make_shards(job, codec, 0, shards, list(range(len(shards))))
-    write_manifest(job.root, 0, digest(job.plan), len(shards), 0, Quarantine(folder).rows(), environment())
+    rows = Quarantine.load(pass_folder(job.root, 0)).rows
+    write_manifest(job.root, 0, digest(job.plan), len(shards), 0, rows, library_versions())
+    rate = views / (time.perf_counter() - begun)
+    job.progress.stop()
+    return rate
 
 
-def sizes(cache: Cache) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
-    """Bytes of every view by array, positions of every view, bytes of a shard beside its views."""
+def measure_sizes(cache: Cache) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
+    """Measure bytes of every view by array, positions of every view, bytes of a shard beside its views."""
     rows: list[dict[str, int]] = []
     places, heads = [], []
     for refs in filter(None, cache.references(0)):  # quarantine may leave nothing

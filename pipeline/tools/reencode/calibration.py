@@ -17,7 +17,6 @@ from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Measure
 from pipeline.codecs.group import open_codec
-from pipeline.codecs.registry import read_options
 from pipeline.config import Sections, load_config
 from pipeline.data.shard_planning import plan_views
 from pipeline.progress import Log, Progress
@@ -25,7 +24,7 @@ from pipeline.records import SampleRef, TeacherOutput
 from pipeline.stage1.job import Job, open_job
 from pipeline.storage.files import atomic_folder, read_small
 from pipeline.storage.place import Place
-from pipeline.tools.reencode.stored import output_of, read_view
+from pipeline.tools.reencode.stored import decode_views, read_view
 
 
 class CodedSample(ViewSample):
@@ -43,8 +42,8 @@ class CodedSample(ViewSample):
             for image, _, _ in shard.samples:
                 if image in self._refs:  # not in quarantine
                     ref = self._refs[image]
-                    view, _ = read_view(self._source.shard(0, ref.shard), ref.index, self._codec)
-                    yield output_of(self._codec, [view], self._job.teacher.device)
+                    view = read_view(self._source.shard(0, ref.shard), ref.index, self._codec)
+                    yield decode_views(self._codec, [view], self._job.teacher.device)
 
     def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
         for coded, (_, measure) in zip(self.outputs(part), super().probes(part, losses)):
@@ -54,21 +53,24 @@ class CodedSample(ViewSample):
 def calibrate_with(
     config: str, options: dict[str, Any], source: Cache, plan: dict[str, Any], root: Place, log: Log, progress: Progress
 ) -> None:
-    """As stage 1 of this config would: of a lossless source the very same bytes. Raises StaleCache: not its config."""
+    """Calibrate as stage 1 of this config does; from a lossless source with the same bytes. Raises StaleCache."""
     cfg, sections = load_config(config, options)
-
-    def at(place: Place, codec: dict[str, Any]) -> Sections:
-        # `store` and `local` belong to the config's own cache.dir, which is neither of the two.
-        cache = replace(sections.cache, codec=read_options(codec), dir=str(place), store={}, local=None)
-        return replace(sections, cache=cache)
-
-    job = open_job(cfg, at(source.root, source.recipe["codec"]), log, progress)  # raises StaleCache
-    job = replace(job, root=root, plan=plan, sections=at(root, plan["recipe"]["codec"]))
+    old = point_cache_at(sections, source.recipe["codec"], source.root)
+    job = open_job(cfg, old, log, progress)  # refuses a config that is not the source's
+    new = point_cache_at(sections, plan["recipe"]["codec"], root)
+    job = replace(job, root=root, plan=plan, sections=new)
     load_or_calibrate_codec(job, None if source.recipe["codec"]["type"] == "lossless" else CodedSample(job, source))
 
 
-def calibrate_like(other: Cache, plan: dict[str, Any], root: Place) -> None:
-    """The codec of a cache of the same recipe, as it is. Raises StaleCache where it is of another."""
+def point_cache_at(sections: Sections, codec: dict[str, Any], root: Place) -> Sections:
+    """Return the sections with another codec and cache.dir; `store` and `local` belong to the config's own one."""
+    return replace(
+        sections, cache=replace(sections.cache, codec=read_options(codec), dir=str(root), store={}, local=None)
+    )
+
+
+def copy_codec(other: Cache, plan: dict[str, Any], root: Place) -> None:
+    """Copy the codec of a cache of the same recipe. Raises StaleCache where it is of another."""
     other.require(plan["recipe"], plan["teacher_sha256"], "expected a cache of the same teacher and data")
     manifest = other.codec_manifest()
     with atomic_folder(root / "codec") as folder:  # without codec.json, what is there was never finished

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import digest, read_json, write_json, write_report
 from pipeline.cache.inspect import summarise
-from pipeline.cache.layout import load_pass_plan, pass_folder
+from pipeline.cache.layout import pass_folder
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.codecs.registry import read_options
 from pipeline.errors import CacheError, ConfigError
@@ -23,14 +23,21 @@ from pipeline.storage.files import discard
 from pipeline.storage.lock import locked
 from pipeline.storage.place import Place
 from pipeline.storage.urls import place, require_writable
-from pipeline.tools.reencode.calibration import calibrate_like, calibrate_with
-from pipeline.tools.reencode.workers import recoded
+from pipeline.tools.reencode.calibration import calibrate_with, copy_codec
+from pipeline.tools.reencode.workers import recode_shards
 
 
 def reencode(
-    source: str, target: str, codec: dict[str, Any], config: str | None, options: dict[str, Any], like: str | None,
-    jobs: int | None, log: Log, progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
+    source: str,
+    target: str,
+    codec: dict[str, Any],
+    config: str | None,
+    options: dict[str, Any],
+    like: str | None,
+    jobs: int | None,
+    log: Log,
+    progress: Progress,
+) -> dict[str, Any]:
     """Make, or complete, the cache `target`; `codec`: as `cache.codec` of a config. Returns its summary.
 
     Raises ConfigError where neither config nor like says how the codec is calibrated, and what stage 1 raises.
@@ -59,7 +66,7 @@ def reencode(
         write_json(root / "plan.json", plan)
         if not (root / "codec.json").exists():
             if like is not None:
-                calibrate_like(Cache(like), plan, root)
+                copy_codec(Cache(like), plan, root)
             else:
                 assert config is not None
                 calibrate_with(config, options, old, plan, root, log, progress)
@@ -72,14 +79,12 @@ def reencode(
 
 
 def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress: Progress) -> int:
-    """What is missing of one pass. Returns how many views that was."""
+    """Write what is missing of one pass. Returns how many views that was."""
     folder, manifest, new = pass_folder(root, number), old.manifest(number), Cache(root)
-    left_out = {image for image, _ in manifest["quarantine"]}
-    old.references(number)  # checks the source's plan
+    quarantine, shards = old.quarantine(number), old.shard_plans(number)
     write_json(folder / "plan.json", read_json(pass_folder(old.root, number) / "plan.json"))
-    if left_out:
-        write_json(folder / "quarantine.json", {"images": manifest["quarantine"]})
-    shards = [shard.without(left_out) for shard in load_pass_plan(root, number)]
+    if quarantine.images:
+        quarantine.save(folder)
     missing = [
         (number, n, shard)
         for n, shard in enumerate(shards)
@@ -89,11 +94,11 @@ def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress
         discard(folder / "manifest.json")
         progress.start(f"pass {number}", sum(len(shard.samples) for _, _, shard in missing))
         try:
-            for views, size in recoded(old.root, root, missing, jobs):
+            for views, size in recode_shards(old.root, root, missing, jobs):
                 progress.advance(views, size)
         finally:
             progress.stop()
     if not (folder / "manifest.json").exists():
-        write_manifest(root, number, new.plan_digest, len(shards), manifest["raw_fp16_bytes"],
-                       manifest["quarantine"], manifest["environment"])  # fmt: skip
+        raw, made_with = manifest["raw_fp16_bytes"], manifest["environment"]
+        write_manifest(root, number, new.plan_digest, len(shards), raw, quarantine.rows, made_with)
     return sum(len(shard.samples) for _, _, shard in missing)

@@ -1,9 +1,9 @@
-"""A shard of one cache in the place of a teacher and its loader, so that stage 1's own code writes the other cache."""
+"""Write a shard of the new cache from a shard of the old one, through the code that stage 1 writes with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -12,75 +12,93 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.shard_plan import ShardPlan
+from pipeline.cache.sidecar import Sidecar
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.packing import Sample, stack
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
-from pipeline.stage1.shard import start_shard
+from pipeline.stage1.encode import encode_views
+from pipeline.stage1.shard import ShardTarget
 from pipeline.storage.place import Place
 
-View = tuple[Sample, LevelShapes]
+
+@dataclass(frozen=True)
+class StoredView:
+    """One view as a cache holds it: its record, FPN grids, and the codec's arrays."""
+
+    record: ViewRecord
+    levels: LevelShapes
+    arrays: Sample
 
 
-def output_of(codec: Codec, views: list[View], device: torch.device) -> TeacherOutput:
-    """What a cache says of views of one padded shape, laid out in memory as the teacher lays it out.
+def read_view(reader: ShardReader, index: int, codec: Codec) -> StoredView:
+    """Read one view of a shard. Raises CorruptCache."""
+    return StoredView(*reader.view(index, codec.check_sample))
+
+
+def decode_views(codec: Codec, views: list[StoredView], device: torch.device) -> TeacherOutput:
+    """Decode views of one padded shape, laid out in memory as the teacher lays its output out.
 
     The layout decides the order of sums, hence the last digits, hence now and then a byte of what is coded. Decoded
-    scores may lie a little outside [0, 1], where no codec takes them.
+    scores may lie a little outside [0, 1], which no codec accepts, and are clamped.
     """
-    output = codec.decode(stack([arrays for arrays, _ in views], [levels for _, levels in views]).to(device))
-    laid = torch.channels_last if device.type == "cpu" else torch.contiguous_format
-    features = [level.contiguous(memory_format=laid) for level in output.features]
-    scores = [level.clamp(0, 1).contiguous(memory_format=laid) for level in output.scores]
+    output = codec.decode(stack([view.arrays for view in views], [view.levels for view in views]).to(device))
+    layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+    features = [level.contiguous(memory_format=layout) for level in output.features]
+    scores = [level.clamp(0, 1).contiguous(memory_format=layout) for level in output.scores]
     return TeacherOutput(features, scores, output.frs)
 
 
-def read_view(reader: ShardReader, index: int, codec: Codec) -> tuple[View, ViewRecord]:
-    record, levels, arrays = reader.view(index, codec.check_sample)
-    return (arrays, levels), record
-
-
 class StoredShard:
-    """Teacher and loader of `write_shard` at once: planned batches of one shard, read back instead of computed."""
+    """A shard of the old cache, read in the batches of its plan."""
 
-    def __init__(self, reader: ShardReader, codec: Codec, plan: ShardPlan, device: torch.device) -> None:
-        self._reader, self._codec, self._plan, self._device = reader, codec, plan, device
-        self._record = next(spec for spec in reader.specs if spec.name == "record") if len(reader) else None
-        self._first = {pad: index for index, (_, _, pad) in reversed(list(enumerate(plan.samples)))}
+    def __init__(self, reader: ShardReader, codec: Codec, plan: ShardPlan) -> None:
+        self._reader, self._codec, self._plan = reader, codec, plan
 
-    def levels(self, pad_shape: tuple[int, int]) -> LevelShapes:
-        """FPN grids of a padded shape, from the first sample that has it."""
-        assert self._record is not None
-        row = decode_chunk(self._record, bytes(self._reader.chunks(self._first[pad_shape])["record"]))
+    def levels(self) -> list[LevelShapes]:
+        """Return the FPN grids of every sample; one record is read for each padded shape."""
+        known: dict[tuple[int, int], LevelShapes] = {}
+        for index, (_, _, pad_shape) in enumerate(self._plan.samples):
+            if pad_shape not in known:
+                known[pad_shape] = self._read_levels(index)
+        return [known[pad_shape] for _, _, pad_shape in self._plan.samples]
+
+    def _read_levels(self, index: int) -> LevelShapes:
+        spec = next(spec for spec in self._reader.specs if spec.name == "record")
+        row = decode_chunk(spec, bytes(self._reader.chunks(index)["record"]))
         return ViewRecord.from_row(row, row)[1]
 
-    def batches(self) -> Iterator[tuple[Any, list[View], list[ViewRecord]]]:
-        index = 0
-        for batch in self._plan.batches:
-            read = [read_view(self._reader, index + n, self._codec) for n in range(len(batch[1]))]
-            index += len(batch[1])
-            yield batch, [view for view, _ in read], [record for _, record in read]
-
-    def __call__(self, views: list[View]) -> TeacherOutput:
-        return output_of(self._codec, views, self._device)
+    def batches(self) -> Iterator[list[StoredView]]:
+        """Yield the views of each batch."""
+        start = 0
+        for _, samples in self._plan.batches:
+            yield [read_view(self._reader, start + n, self._codec) for n in range(len(samples))]
+            start += len(samples)
 
 
 class Recoder:
-    """Writes shards of `target` from those of `source`; one in each worker process."""
+    """Writes shards of the cache `target` from those of `source`; each worker process has one."""
 
     def __init__(self, source: Place, target: Place, device: torch.device) -> None:
         self._source, self._target, self._device = Cache(source), Cache(target), device
         self._old = open_codec(self._source)
         self._new = open_codec(self._target)
 
-    def shard(self, number: int, shard: int, plan: ShardPlan) -> tuple[int, int]:
-        """Returns how many views and bytes were written."""
-        stored: Any = StoredShard(self._source.shard(number, shard), self._old, plan, self._device)
-        head = {"pass": number, "shard": shard, "plan": self._target.plan_digest,
-                "recipe": self._target.plan["recipe_digest"]}  # fmt: skip
-        path = pass_folder(self._target.root, number) / shard_name(shard)
+    def recode(self, number: int, n: int, plan: ShardPlan) -> tuple[int, int]:
+        """Write shard `n` of pass `number`. Returns how many views and bytes that was."""
+        stored = StoredShard(self._source.shard(number, n), self._old, plan)
+        sidecar = self._write(stored, self._new_target(number, n, plan, stored.levels()))
+        return len(plan.samples), sum(sidecar.bytes_by_array.values())
 
-        commit = start_shard(
-            stored, self._new, stored.batches(), plan, path, head, self._target.codec_digest, lambda _: None
-        )
-        return len(plan.samples), commit()
+    def _new_target(self, number: int, n: int, plan: ShardPlan, levels: list[LevelShapes]) -> ShardTarget:
+        target = self._target
+        identity = {"pass": number, "shard": n, "plan": target.plan_digest, "recipe": target.plan["recipe_digest"]}
+        path = pass_folder(target.root, number) / shard_name(n)
+        return ShardTarget(path, identity, self._new, target.codec_digest, plan, levels)
+
+    def _write(self, stored: StoredShard, target: ShardTarget) -> Sidecar:
+        with target.new_shard() as shard:
+            for views in stored.batches():
+                output = decode_views(self._old, views, self._device)
+                shard.add(encode_views(self._new, output, [view.record for view in views]))
+            return shard.commit()

@@ -22,13 +22,13 @@ from pipeline.tools.reencode.stored import Recoder
 Task = tuple[int, int, ShardPlan]  # pass, shard, what it holds
 
 
-def recoded(source: Place, target: Place, tasks: list[Task], jobs: int | None) -> Iterator[tuple[int, int]]:
+def recode_shards(source: Place, target: Place, tasks: list[Task], jobs: int | None) -> Iterator[tuple[int, int]]:
     """Write shards, in worker processes where there are several and no GPU; yields (views, bytes) of each."""
     device = own_device()
     jobs = min(jobs or (1 if device.type == "cuda" else os.cpu_count() or 1), len(tasks))
     if jobs == 1:
         recoder = Recoder(source, target, device)
-        yield from (recoder.shard(*task) for task in tasks)
+        yield from (recoder.recode(*task) for task in tasks)
         return
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (source, target, threads)) as pool:
@@ -62,4 +62,4 @@ def _end_with(parent: Any) -> None:
 
 
 def _shard(task: Task) -> tuple[int, int]:
-    return _RECODER[0].shard(*task)
+    return _RECODER[0].recode(*task)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.codecs.base import BlockTokens, Codec
 from pipeline.codecs.packing import positions
-from pipeline.tools.report.sample import Stored
+from pipeline.tools.report.sample import SampledView
 
 TENTHS = 10
 ALPHABET = 64  # token values from here on count as one
@@ -27,8 +27,8 @@ class Bits:
     by_tenth: dict[str, list[float]]
 
 
-def bits(codec: Codec, views: Sequence[Stored]) -> Bits:
-    """Sum up where the bytes of these views go; `by_tenth` is empty for a codec that stores every position alike."""
+def count_bits(codec: Codec, views: Sequence[SampledView]) -> Bits:
+    """Count where the bytes of these views go; `by_tenth` is empty for a codec that stores every position alike."""
     by_level: dict[str, list[float]] = {}
     by_tenth: dict[str, list[float]] = {}
     for what in codec.kinds:
@@ -43,7 +43,7 @@ def bits(codec: Codec, views: Sequence[Stored]) -> Bits:
     return Bits(by_level, by_tenth)
 
 
-def _by_position(name: str, views: Sequence[Stored]) -> list[float]:
+def _by_position(name: str, views: Sequence[SampledView]) -> list[float]:
     """Mean bytes of each level where every position costs about the same."""
     total = np.zeros(len(views[0].levels))
     for view in views:
@@ -52,7 +52,7 @@ def _by_position(name: str, views: Sequence[Stored]) -> list[float]:
     return (total / len(views)).tolist()
 
 
-def _by_token(found: Sequence[BlockTokens], name: str, views: Sequence[Stored]) -> tuple[list[float], list[float]]:
+def _by_token(found: Sequence[BlockTokens], name: str, views: Sequence[SampledView]) -> tuple[list[float], list[float]]:
     """Mean bytes of each level, and of each tenth of the blocks, from the information of each token."""
     levels, tenths = np.zeros(len(views[0].levels)), np.zeros(TENTHS)
     tokens = np.concatenate([one.tokens for one in found])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cycler import cycler
@@ -18,25 +18,40 @@ INK, FAINT = "#010203", "#040506"
 SERIES = ("#070809", "#0a0b0c", "#0d0e0f", "#101112", "#131415", "#161718")
 THEME = {INK: "var(--ink)", FAINT: "var(--faint)"} | {c: f"var(--s{n})" for n, c in enumerate(SERIES)}
 STYLE: Any = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "figure.figsize": (4.8, 2.9),
-    "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": FAINT, "axes.labelcolor": INK, "axes.grid": True, "axes.axisbelow": True, "grid.color": FAINT,
-    "grid.linewidth": 0.5, "xtick.color": INK, "ytick.color": INK, "text.color": INK, "legend.frameon": False,
-    "legend.fontsize": 9, "axes.prop_cycle": cycler(color=list(SERIES)), "lines.linewidth": 1.8,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "figure.figsize": (4.8, 2.9),
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "axes.prop_cycle": cycler(color=list(SERIES)),
+    "lines.linewidth": 1.8,
+}
 
 
-def chart(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
-    """SVG element of one drawing; `name` keeps its ids apart from other charts', `label` is read out."""
+def render_chart(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
+    """Render one drawing as an SVG element; `name` keeps its ids apart from other charts', `label` is read out."""
     with rc_context({**STYLE, "svg.hashsalt": name}):
         figure, text = Figure(), io.StringIO()
         draw(figure.subplots())
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Markup(themed(text.getvalue(), name, label))
+    return Markup(apply_theme(text.getvalue(), name, label))
 
 
-def themed(svg: str, name: str, label: str) -> str:
-    """Without XML's preamble and fixed size; ids made the chart's own; colours made variables."""
+def apply_theme(svg: str, name: str, label: str) -> str:
+    """Drop XML's preamble and the fixed size; make ids the chart's own and colours variables."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>', f'<svg viewBox="\\1" role="img" aria-label="{label}">', svg)
@@ -47,8 +62,8 @@ def themed(svg: str, name: str, label: str) -> str:
     return re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)
 
 
-def stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[str], unit: str) -> None:
-    """Bars of each name, one part for each row."""
+def draw_stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[str], unit: str) -> None:
+    """Draw a bar for each name, one part of it for each row."""
     below = [0.0] * len(names)
     for part, values in rows.items():
         axes.bar(names, values, bottom=below, label=part, width=0.7)
@@ -59,9 +74,10 @@ def stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[str], 
         axes.legend()
 
 
-def lines(
-    axes: Axes, rows: dict[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, **style: Any
+def draw_lines(
+    axes: Axes, rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, **style: Any
 ) -> None:
+    """Draw a line for each row of (x, y) values."""
     for name, (x, y) in rows.items():
         axes.plot(x, y, label=name, **style)
     axes.set(xlabel=across, ylabel=up)

@@ -1,8 +1,9 @@
-"""The charts of the page."""
+"""Draw the charts of the page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,42 +13,49 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from pipeline.cache.cache import Cache
 from pipeline.tools.report.bits import Bits
-from pipeline.tools.report.charts import FAINT, INK, SERIES, chart, lines, stacked
+from pipeline.tools.report.charts import FAINT, INK, SERIES, draw_lines, draw_stacked, render_chart
 from pipeline.tools.report.rates import Point
 from pipeline.tools.report.students import Student
 
 CURVES = 6  # students in one chart: as many as there are colours
 
 
-def charts_of(
-    cache: Cache, found: dict[str, Any], spent: Bits, rates: Sequence[Point], curve: Sequence[Point],
+def draw_charts(
+    cache: Cache,
+    found: dict[str, Any],
+    spent: Bits,
+    rates: Sequence[Point],
+    curve: Sequence[Point],
     students: Sequence[Student],
-) -> dict[str, Markup]:  # fmt: skip
-    """By name; those that have nothing to show are left out."""
+) -> dict[str, Markup]:
+    """Draw every chart that has something to show, by name."""
     parts = {name: size / found["views"] / 1e3 for name, size in found["bytes_by_tensor"].items()}
-    kilobytes = lambda rows: {name: np.array(row) / 1e3 for name, row in rows.items()}  # noqa: E731
-    names = [str(n) for n in range(len(spent.by_level["frs"]))]
-    drawn = {
-        "tensors": chart("tensors", "kB a view by tensor", lambda axes: tensors(axes, parts)),
-        "levels": chart(
-            "levels", "kB a view by FPN level", lambda axes: levels(axes, kilobytes(spent.by_level), names)
-        ),
-        "sizes": chart("sizes", "views by their bytes", lambda axes: sizes(axes, cache)),
-    }
+    plots: list[tuple[str, str, Callable[[Axes], None]]] = [
+        ("tensors", "kB a view by tensor", partial(draw_tensors, parts=parts)),
+        ("levels", "kB a view by FPN level", partial(draw_levels, rows=kilobytes(spent.by_level))),
+        ("sizes", "views by their bytes", partial(draw_sizes, cache=cache)),
+    ]
     if spent.by_tenth:
-        drawn["tenths"] = chart("tenths", "kB a view by FRS", lambda axes: tenths(axes, kilobytes(spent.by_tenth)))
+        plots.append(("tenths", "kB a view by FRS", partial(draw_tenths, rows=kilobytes(spent.by_tenth))))
     if any(point.errors for point in rates):
-        drawn["rates"] = chart("rates", "gradient error against kB a view", lambda axes: errors(axes, rates, curve))
+        title = "gradient error against kB a view"
+        plots.append(("rates", title, partial(draw_errors, rates=rates, curve=curve)))
     shown = students[:CURVES]
     for key in sorted({name for s in shown for name in s.curves if name.startswith("loss_") and "frs" in name}):
         rows = {s.name: s.curves[key] for s in shown if key in s.curves}
-        drawn[key] = chart(key, f"{key} by iteration", lambda axes, rows=rows, key=key: losses(axes, rows, key))  # type: ignore[misc]
+        plots.append((key, f"{key} by iteration", partial(draw_losses, rows=rows, name=key)))
     if students:
-        drawn["accuracy"] = chart("accuracy", "mAP of the students", lambda axes: accuracy(axes, students))
-    return drawn
+        plots.append(("accuracy", "mAP of the students", partial(draw_accuracy, students=students)))
+    return {name: render_chart(name, label, draw) for name, label, draw in plots}
 
 
-def tensors(axes: Axes, parts: dict[str, float]) -> None:
+def kilobytes(rows: dict[str, list[float]]) -> dict[str, np.ndarray]:
+    """Convert rows of bytes to kB."""
+    return {name: np.array(row) / 1e3 for name, row in rows.items()}
+
+
+def draw_tensors(axes: Axes, parts: dict[str, float]) -> None:
+    """Draw the kB a view of each tensor."""
     names = sorted(parts, key=lambda name: parts[name])
     bars = axes.barh(names, [parts[name] for name in names], color=SERIES[0])
     axes.bar_label(bars, [f"{parts[name]:.2f}" for name in names], padding=3, fontsize=8, color=INK)
@@ -56,18 +64,21 @@ def tensors(axes: Axes, parts: dict[str, float]) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def levels(axes: Axes, rows: dict[str, np.ndarray], names: Sequence[str]) -> None:
-    stacked(axes, {name: row.tolist() for name, row in rows.items()}, names, "kB a view")
+def draw_levels(axes: Axes, rows: dict[str, np.ndarray]) -> None:
+    """Draw the kB a view of each FPN level."""
+    names = [str(level) for level in range(len(rows["frs"]))]
+    draw_stacked(axes, {name: row.tolist() for name, row in rows.items()}, names, "kB a view")
     axes.set_xlabel("FPN level, finest first")
 
 
-def tenths(axes: Axes, rows: dict[str, np.ndarray]) -> None:
-    stacked(axes, {name: row.tolist() for name, row in rows.items()}, [str(n + 1) for n in range(10)], "kB a view")
+def draw_tenths(axes: Axes, rows: dict[str, np.ndarray]) -> None:
+    """Draw the kB a view of each tenth of the blocks, by richness."""
+    draw_stacked(axes, {name: row.tolist() for name, row in rows.items()}, [str(n + 1) for n in range(10)], "kB a view")
     axes.set_xlabel("tenth of a level's blocks, richest last")
 
 
-def sizes(axes: Axes, cache: Cache) -> None:
-    """Every view of the cache, not a sample."""
+def draw_sizes(axes: Axes, cache: Cache) -> None:
+    """Draw a histogram of the bytes of all views of the cache."""
     found = [
         np.array([extent.size for extent in cache.shard(number, refs[0].shard).sidecar.samples]) / 1e3
         for number in cache.passes()
@@ -83,7 +94,8 @@ def sizes(axes: Axes, cache: Cache) -> None:
     axes.set(xlabel="kB of a view", ylabel="views")
 
 
-def errors(axes: Axes, rates: Sequence[Point], curve: Sequence[Point]) -> None:
+def draw_errors(axes: Axes, rates: Sequence[Point], curve: Sequence[Point]) -> None:
+    """Draw the gradient error against kB a view: this cache, others, and coarser steps of this one."""
     for loss, colour, marker in (("feature", SERIES[0], "o"), ("score", SERIES[1], "s")):
         known, coarser = (
             sorted((p.kilobytes, 100 * p.errors[loss]) for p in points if loss in p.errors) for points in (rates, curve)
@@ -98,8 +110,16 @@ def errors(axes: Axes, rates: Sequence[Point], curve: Sequence[Point]) -> None:
         axes.scatter(x, y, color=colour, marker=marker, s=22, label=f"{loss} loss", zorder=3)
         here = rates[0]
         if loss in here.errors:
-            axes.scatter([here.kilobytes], [100 * here.errors[loss]], color="none", edgecolor=INK, marker=marker, s=110,
-                         zorder=4, label="this cache" if loss == "feature" else None)  # fmt: skip
+            axes.scatter(
+                [here.kilobytes],
+                [100 * here.errors[loss]],
+                color="none",
+                edgecolor=INK,
+                marker=marker,
+                s=110,
+                zorder=4,
+                label="this cache" if loss == "feature" else None,
+            )
     axes.set(xscale="log", yscale="log", xlabel="kB a view", ylabel="error of the gradient")
     for axis, unit in ((axes.xaxis, ""), (axes.yaxis, "%")):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -108,11 +128,13 @@ def errors(axes: Axes, rates: Sequence[Point], curve: Sequence[Point]) -> None:
     axes.legend()
 
 
-def losses(axes: Axes, rows: dict[str, tuple[Sequence[float], Sequence[float]]], name: str) -> None:
-    lines(axes, rows, "iteration", name.removeprefix("loss_").replace("_", " ") + " loss, weighted")
+def draw_losses(axes: Axes, rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], name: str) -> None:
+    """Draw a distillation loss of each student by iteration."""
+    draw_lines(axes, rows, "iteration", name.removeprefix("loss_").replace("_", " ") + " loss, weighted")
 
 
-def accuracy(axes: Axes, students: Sequence[Student]) -> None:
+def draw_accuracy(axes: Axes, students: Sequence[Student]) -> None:
+    """Draw the mAP of each student."""
     names = [s.name for s in reversed(students)]
     values = [100 * s.summary["mAP"] for s in reversed(students)]
     colours = [SERIES[0] if s.taught == "this cache" else FAINT for s in reversed(students)]

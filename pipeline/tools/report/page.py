@@ -12,26 +12,28 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import read_json
 from pipeline.cache.inspect import describe
 from pipeline.cache.shard_plan import mix
-from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.summary import promise
 from pipeline.errors import CacheError
-from pipeline.records import SampleRef
-from pipeline.tools.report.bits import bits
-from pipeline.tools.report.draw import charts_of
-from pipeline.tools.report.pictures import background, data_uri, over, scale
-from pipeline.tools.report.rates import estimated, points
-from pipeline.tools.report.sample import Look
+from pipeline.tools.report.bits import count_bits
+from pipeline.tools.report.draw import draw_charts
+from pipeline.tools.report.pictures import legend_colours
+from pipeline.tools.report.rates import estimate_coarser, measure_rates
+from pipeline.tools.report.sample import DecodedSample
+from pipeline.tools.report.sections import draw_maps, find_worst_views, list_shards
 from pipeline.tools.report.students import find_students
-from pipeline.tools.report.view_replayer import Seen
-
-SHOWN, WORST = 2, 6  # images whose maps are drawn, and views with the largest error
+from pipeline.tools.report.view_replayer import ViewReplayer
 
 
 def write_page(
-    root: str, out: Path, config: str | None = None, options: dict[str, Any] | None = None,
-    students: Sequence[str] = (), compare: Sequence[str] = (), samples: int = 24,
-) -> Path:  # fmt: skip
+    root: str,
+    out: Path,
+    config: str | None = None,
+    options: dict[str, Any] | None = None,
+    students: Sequence[str] = (),
+    compare: Sequence[str] = (),
+    samples: int = 24,
+) -> Path:
     """Write the page about the cache `root`. `config` brings the images and the teacher; without it the page has
     thumbnails and no errors of single views. `students`: work dirs; `compare`: caches of the same teacher.
 
@@ -42,18 +44,30 @@ def write_page(
     if not refs:
         raise CacheError(f"{cache.root}: no complete pass to report on; run stage 1 again")
     found, codec = describe(root), open_codec(cache)
-    seen = Seen(cache, config, options or {}) if config else None
+    replayer = ViewReplayer(cache, config, options or {}) if config else None
     chosen = sorted(refs, key=lambda ref: mix(ref.image_id, ref.view))[:samples]
-    look = Look(cache, codec, chosen)
-    views = [stored for _, stored in look.stored]
-    spent, runs, rates = bits(codec, views), find_students(students, found["content"]), points(cache, compare)
-    curve = estimated(codec, rates[0], views[:8])
+    sample = DecodedSample(cache, codec, chosen)
+    views = [stored for _, stored in sample.stored]
+    spent, runs, rates = (
+        count_bits(codec, views),
+        find_students(students, found["content"]),
+        measure_rates(cache, compare),
+    )
+    curve = estimate_coarser(codec, rates[0], views[:8])
     page = {
-        "found": found, "promise": promise(found["codec"]), "gate": read_json(cache.root / "gate.json"),
-        "charts": charts_of(cache, found, spent, rates, curve, runs), "maps": maps(cache, codec, refs, seen),
-        "scale": scale(), "worst": worst(look, seen), "shards": shards(cache), "students": runs, "rates": rates,
-        "config": config, "sampled": len(chosen),
-    }  # fmt: skip
+        "found": found,
+        "promise": promise(found["codec"]),
+        "gate": read_json(cache.root / "gate.json"),
+        "charts": draw_charts(cache, found, spent, rates, curve, runs),
+        "maps": draw_maps(cache, codec, refs, replayer),
+        "scale": legend_colours(),
+        "worst": find_worst_views(sample, replayer),
+        "shards": list_shards(cache),
+        "students": runs,
+        "rates": rates,
+        "config": config,
+        "sampled": len(chosen),
+    }
     environment = Environment(
         loader=PackageLoader("pipeline.tools.report", "."),
         autoescape=True,
@@ -64,50 +78,3 @@ def write_page(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(environment.get_template("page.html").render(page), encoding="utf-8")
     return out
-
-
-def maps(cache: Cache, codec: Codec, refs: Sequence[SampleRef], seen: Seen | None) -> list[dict[str, Any]]:
-    """FRS maps of some images in up to two views each, level by level."""
-    views: dict[int, dict[int, SampleRef]] = {}
-    for ref in refs:
-        views.setdefault(ref.image_id, {}).setdefault(ref.view, ref)
-    most = max(len(held) for held in views.values())
-    whole = [image for image, held in views.items() if len(held) == most]
-    rows = []
-    for image in sorted(whole, key=lambda image: mix(image, 3))[:SHOWN]:
-        look = Look(cache, codec, [views[image][view] for view in sorted(views[image])][:2])
-        for record, stored in look.stored:
-            base = background(record, seen.pixels(record) if seen else None)
-            pictures = [over(base, level[0].numpy(), record) for level in look.output(stored).frs]
-            rows.append({"record": record, "image": data_uri(base), "levels": [data_uri(p) for p in pictures],
-                         "peaks": [float(level.max()) for level in look.output(stored).frs]})  # fmt: skip
-    return rows
-
-
-def worst(look: Look, seen: Seen | None) -> list[dict[str, Any]]:
-    """Of the sample, the views that the cache tells most wrongly; needs the teacher."""
-    if seen is None:
-        return []
-    rows: list[dict[str, Any]] = []
-    for record, stored in look.stored:
-        output = look.output(stored)
-        wrong = seen.wrong(record, output)
-        rows.append({"record": record, "features": wrong.features, "scores": wrong.scores,
-                     "kilobytes": sum(stored.sizes.values()) / 1e3, "output": output})  # fmt: skip
-    rows.sort(key=lambda row: -max(row["features"], row["scores"] or 0.0))
-    for row in rows[:WORST]:
-        base = background(row["record"], seen.pixels(row["record"]))
-        row["image"], row["map"] = data_uri(base), data_uri(over(base, row["output"].frs[0][0].numpy(), row["record"]))
-    return rows[:WORST]
-
-
-def shards(cache: Cache) -> list[dict[str, Any]]:
-    """Every shard, the one that lost most first."""
-    rows = []
-    for number in cache.passes():
-        for refs in cache.references(number):
-            if refs:
-                sidecar = cache.shard(number, refs[0].shard).sidecar
-                rows.append({"name": f"pass-{number}/{sidecar.shard}", "views": len(refs), "bytes": sidecar.size,
-                             "measured": sidecar.measured, "sha256": sidecar.sha256})  # fmt: skip
-    return sorted(rows, key=lambda row: -max(row["measured"].values(), default=0.0))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.records import ViewRecord
-from pipeline.tools.export import HEAT, fitted, heat
+from pipeline.tools.export import HEAT, paint_heat, resize_to_view
 
 SIDE = 360  # longest side of a picture in pixels
 
@@ -23,7 +23,7 @@ def data_uri(pixels: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def background(record: ViewRecord, pixels: Tensor | None) -> np.ndarray:
+def render_background(record: ViewRecord, pixels: Tensor | None) -> np.ndarray:
     """(H, W, 3) RGB of a view: what was replayed (3, H, W) BGR, or its 8 x 8 thumbnail drawn out."""
     if pixels is not None:
         return np.ascontiguousarray(pixels.numpy()[::-1].transpose(1, 2, 0))
@@ -31,14 +31,14 @@ def background(record: ViewRecord, pixels: Tensor | None) -> np.ndarray:
     return np.asarray(small.resize(record.shape[::-1], Image.Resampling.BICUBIC))
 
 
-def over(base: np.ndarray, frs: np.ndarray, record: ViewRecord) -> np.ndarray:
-    """The map (H_l, W_l) of one level, relative to its largest value, over the greyed view."""
+def blend_map(base: np.ndarray, frs: np.ndarray, record: ViewRecord) -> np.ndarray:
+    """Blend the map (H_l, W_l) of one level, relative to its largest value, over the greyed view."""
     grey = np.repeat(base.mean(axis=2, keepdims=True), 3, axis=2)
     strength = np.sqrt(frs / max(float(frs.max()), 1e-30))
-    weight = fitted(strength, record)[..., None] * 0.85
-    return (grey * 0.8 * (1 - weight) + fitted(heat(strength), record) * weight).astype(np.uint8)
+    weight = resize_to_view(strength, record)[..., None] * 0.85
+    return (grey * 0.8 * (1 - weight) + resize_to_view(paint_heat(strength), record) * weight).astype(np.uint8)
 
 
-def scale() -> str:
-    """The colours of `over` from nothing to the largest value, for a legend in CSS."""
+def legend_colours() -> str:
+    """Return the colours of `blend_map` from nothing to the largest value, for a legend in CSS."""
     return ", ".join(f"rgb{stop}" for stop in HEAT)

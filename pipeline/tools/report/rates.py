@@ -11,7 +11,7 @@ from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import stack
 from pipeline.errors import StaleCache
 from pipeline.records import TeacherOutput
-from pipeline.tools.report.sample import Stored
+from pipeline.tools.report.sample import SampledView
 
 COARSER = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0)
 
@@ -25,7 +25,8 @@ class Point:
     errors: dict[str, float]
 
 
-def point(cache: Cache) -> Point:
+def measure_rate(cache: Cache) -> Point:
+    """Return bytes a view and gradient errors of a cache."""
     manifests = [cache.manifest(number) for number in cache.passes()]
     size, count = sum(m["bytes"] for m in manifests), sum(m["samples"] for m in manifests)
     found = cache.codec_manifest()["settings"].get("probe_error", {})
@@ -33,9 +34,9 @@ def point(cache: Cache) -> Point:
     return Point(cache.root.name, size / max(1, count) / 1e3, errors)
 
 
-def points(cache: Cache, others: Sequence[str]) -> list[Point]:
-    """This cache first. Raises StaleCache where another is of another teacher or data set: they do not compare."""
-    found = [point(cache)]
+def measure_rates(cache: Cache, others: Sequence[str]) -> list[Point]:
+    """Return the point of this cache, then of the others. Raises StaleCache for another teacher or data set."""
+    found = [measure_rate(cache)]
     for path in others:
         other = Cache(path)
         try:
@@ -43,11 +44,11 @@ def points(cache: Cache, others: Sequence[str]) -> list[Point]:
             other.require(recipe, cache.plan["teacher_sha256"], "compare caches of one teacher")
         except StaleCache as error:
             raise StaleCache(f"{path}: cannot be compared with {cache.root}: {error}") from error
-        found.append(point(other))
+        found.append(measure_rate(other))
     return found
 
 
-def estimated(codec: Codec, here: Point, views: Sequence[Stored]) -> list[Point]:
+def estimate_coarser(codec: Codec, here: Point, views: Sequence[SampledView]) -> list[Point]:
     """Estimate this cache under coarser steps: bytes from coding the sample again; errors in proportion to the step.
 
     Proportion is what calibrations find from one quality to the next (docs/results/face.md).
@@ -63,7 +64,7 @@ def estimated(codec: Codec, here: Point, views: Sequence[Stored]) -> list[Point]
     ]
 
 
-def _output(codec: Codec, view: Stored) -> TeacherOutput:
+def _output(codec: Codec, view: SampledView) -> TeacherOutput:
     output = codec.decode(stack([view.arrays], [view.levels]))
     return TeacherOutput(output.features, [level.clamp(0, 1) for level in output.scores], output.frs)
 

@@ -14,7 +14,7 @@ from pipeline.records import LevelShapes, SampleRef, TeacherOutput, ViewRecord
 
 
 @dataclass
-class Stored:
+class SampledView:
     """One view as it lies in the cache: arrays without its record, grids, bytes of every array's chunk."""
 
     arrays: dict[str, np.ndarray]
@@ -22,18 +22,19 @@ class Stored:
     sizes: dict[str, int]
 
 
-class Look:
+class DecodedSample:
     """A sample of a cache's views, read and decoded."""
 
     def __init__(self, cache: Cache, codec: Codec, refs: Sequence[SampleRef]) -> None:
         self.cache, self.codec, self.refs = cache, codec, refs
         self.stored = [self._read(ref) for ref in refs]
 
-    def _read(self, ref: SampleRef) -> tuple[ViewRecord, Stored]:
+    def _read(self, ref: SampleRef) -> tuple[ViewRecord, SampledView]:
         reader = self.cache.shard(ref.cache_pass, ref.shard)
         record, levels, arrays = reader.view(ref.index, self.codec.check_sample)
         sizes = {name: len(chunk) for name, chunk in reader.chunks(ref.index).items()}
-        return record, Stored(arrays, levels, sizes)
+        return record, SampledView(arrays, levels, sizes)
 
-    def output(self, stored: Stored) -> TeacherOutput:
+    def output(self, stored: SampledView) -> TeacherOutput:
+        """Decode one view, a batch of one on the CPU."""
         return self.codec.decode(stack([stored.arrays], [stored.levels]))

@@ -31,12 +31,12 @@ def find_students(folders: Iterable[str], content: str) -> list[Student]:
         runs = [
             (path.parent, row)
             for path in paths
-            for row in rows_of(path.read_text())
+            for row in parse_row(path.read_text())
             if {"mAP", "content"} <= row.keys()
         ]
         if not runs:
             raise CacheError(f"{folder}: expected the work dir of a student (with stage 2's summary.json), found none")
-        found += [student(path, summary, content) for path, summary in runs]
+        found += [load_student(path, summary, content) for path, summary in runs]
     names = [s.name for s in found]
     for one in found:
         if names.count(one.name) > 1:
@@ -44,14 +44,15 @@ def find_students(folders: Iterable[str], content: str) -> list[Student]:
     return sorted(found, key=lambda s: -s.summary["mAP"])
 
 
-def student(path: Path, summary: dict[str, Any], content: str) -> Student:
+def load_student(path: Path, summary: dict[str, Any], content: str) -> Student:
+    """Read the curves of a finished run."""
     taught = (
         "live teacher" if not summary["content"] else "this cache" if summary["content"] == content else "another cache"
     )
-    return Student(path.name, taught, summary, scalars(path))
+    return Student(path.name, taught, summary, load_curves(path))
 
 
-def rows_of(text: str) -> list[dict[str, Any]]:
+def parse_row(text: str) -> list[dict[str, Any]]:
     """The JSON object, or none: a run that was killed, or still writes, leaves half a line."""
     try:
         row = json.loads(text)
@@ -60,11 +61,11 @@ def rows_of(text: str) -> list[dict[str, Any]]:
     return [row] if isinstance(row, dict) else []
 
 
-def scalars(work_dir: Path) -> dict[str, Curve]:
+def load_curves(work_dir: Path) -> dict[str, Curve]:
     """Curves of a run; where it was resumed, the later record of a step counts."""
     points: dict[str, dict[float, float]] = {}
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        for row in (row for line in path.read_text().splitlines() for row in rows_of(line)):
+        for row in (row for line in path.read_text().splitlines() for row in parse_row(line)):
             for name, value in row.items():
                 if isinstance(value, int | float) and name not in ("step", "iter", "epoch") and "step" in row:
                     points.setdefault(name, {})[row["step"]] = value

@@ -1,4 +1,4 @@
-"""Views as the teacher saw them, with the teacher at hand: their pixels, and how far a cache is from what it said."""
+"""Replay views of a cache: their pixels, and how far the cache is from the teacher's output."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pipeline.teacher.model import Teacher, own_device
 
 
 @dataclass
-class Wrong:
-    """Share of what varies in the teacher's output that is lost, weighted as the losses are: root of it, per tensor."""
+class OutputError:
+    """Root of the lost share of the teacher's variance, weighted as the losses are, for each tensor."""
 
     features: float
     scores: float | None  # None: the cache has none
 
 
-class Seen:
-    """Replays views of a cache's config. Raises StaleCache where it is not this cache's, ReplayMismatch."""
+class ViewReplayer:
+    """Replays the views of a cache from its config. Raises StaleCache where it is not this cache's, ReplayMismatch."""
 
     def __init__(self, cache: Cache, config: str, options: dict[str, Any]) -> None:
         cfg, sections = load_config(config, options)
@@ -36,17 +36,19 @@ class Seen:
         cache.require({**inputs.recipe, "codec": cache.recipe["codec"]})
 
     def pixels(self, record: ViewRecord) -> Tensor:
-        """(3, H, W) uint8, the very ones that the teacher saw."""
+        """Return the view's pixels (3, H, W) uint8, checked to be those that the teacher saw."""
         pixels, _, found = self._views.replay(self._images.info(record.image_id), record.view)
         check_replay(record, found, self._section.views.check, self._section.views.tolerance, {})
         return pixels
 
-    def wrong(self, record: ViewRecord, coded: TeacherOutput) -> Wrong:
-        """Runs the teacher on one view and compares."""
+    def measure_error(self, record: ViewRecord, coded: TeacherOutput) -> OutputError:
+        """Run the teacher on one view and compare its output with the cached one."""
         if self._teacher is None:
             self._cache.require(self._cache.recipe, self._spec.weights_sha256())
             self._teacher = Teacher(self._spec, self._images.classes, own_device(), self._section.teacher.tf32)
         exact = self._teacher([self.pixels(record)])
         coded = coded.to(self._teacher.device)
-        lost = lambda what: unexplained(what, [(exact, coded.values(what))]) ** 0.5  # noqa: E731
-        return Wrong(lost("feature"), lost("score") if coded.scores else None)
+        features = unexplained("feature", [(exact, coded.values("feature"))]) ** 0.5
+        if not coded.scores:
+            return OutputError(features, None)
+        return OutputError(features, unexplained("score", [(exact, coded.values("score"))]) ** 0.5)

@@ -1,0 +1,113 @@
+"""Stage 1's loop: load views, run the teacher, encode its output, commit shards."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+
+from pipeline.cache.canonical import digest, read_json
+from pipeline.cache.layout import pass_folder, shard_name
+from pipeline.cache.shard_plan import ShardPlan
+from pipeline.cache.sidecar import Sidecar
+from pipeline.calibration.calibrate import drift
+from pipeline.codecs.base import Codec
+from pipeline.codecs.packing import positions
+from pipeline.stage1.commit import BackgroundCommitter
+from pipeline.stage1.encode import encode_views
+from pipeline.stage1.job import Job
+from pipeline.stage1.loader import Batch
+from pipeline.stage1.quarantine import quarantine_broken_images
+from pipeline.stage1.shard import ShardTarget
+
+LOGGER = logging.getLogger("pipeline")
+NO_VIEWS: Batch = ((0, 0), ())
+
+
+@dataclass(frozen=True)
+class ClaimedShard:
+    """A missing shard that this rank makes: its number in the pass, and its plan without quarantined images."""
+
+    number: int
+    plan: ShardPlan
+
+
+def make_shards(job: Job, codec: Codec, number: int, plans: list[ShardPlan], missing: list[int]) -> None:
+    """Make this rank's share of the missing shards of pass `number`: load -> run -> encode -> commit.
+
+    Shards of a ragged codec are committed on a background thread while the teacher computes the next one. Other codecs
+    have large samples of fixed shape, which are written batch by batch.
+    """
+    codec_digest = digest(read_json(job.root / "codec.json"))
+    reporter = ShardReporter(job, number)
+    loader = job.loader(claim_batches(job, number, plans, missing))
+    with BackgroundCommitter(reporter.report) as committer:
+        for claimed, batches in groupby(loader.batches(), key=itemgetter(0)):
+            target = shard_target(job, codec, codec_digest, number, claimed)
+            with target.new_shard() as shard:
+                for _, batch in batches:
+                    if not batch.views:  # quarantine left none: the shard is written all the same
+                        continue
+                    output = job.teacher(batch.views)
+                    shard.add(encode_views(codec, output, batch.records))
+                    job.progress.advance(len(batch.views), 0)
+                if codec.ragged:
+                    committer.submit(claimed, shard.commit)
+                else:
+                    reporter.report(claimed, shard.commit())
+        committer.finish()
+
+
+def claim_batches(
+    job: Job, number: int, plans: list[ShardPlan], missing: list[int]
+) -> Iterator[tuple[ClaimedShard, Batch]]:
+    """Yield the planned batches of the missing shards that this rank gets, shard by shard.
+
+    Where the config allows quarantine, a shard's views are read once beforehand and broken images left out of it.
+    """
+    for n in job.ranks.claim(f"pass {number}", missing):
+        plan = plans[n]
+        if job.sections.cache.quarantine:
+            views = job.loader((n, batch) for batch in plan.batches)
+            plan = plan.without(quarantine_broken_images(pass_folder(job.root, number), views))
+        claimed = ClaimedShard(n, plan)
+        for batch in plan.batches or (NO_VIEWS,):
+            yield claimed, batch
+
+
+def shard_target(job: Job, codec: Codec, codec_digest: str, number: int, claimed: ClaimedShard) -> ShardTarget:
+    """Return where a claimed shard of pass `number` is written, and what its head says."""
+    return ShardTarget(
+        pass_folder(job.root, number) / shard_name(claimed.number),
+        {"pass": number, "shard": claimed.number, "plan": digest(job.plan), "recipe": job.plan["recipe_digest"]},
+        codec,
+        codec_digest,
+        claimed.plan,
+        [job.teacher.levels(pad) for _, _, pad in claimed.plan.samples],
+    )
+
+
+class ShardReporter:
+    """Tells of each committed shard: progress bar, log file, and a warning where it is unlike the calibration."""
+
+    def __init__(self, job: Job, number: int) -> None:
+        self._job, self._folder = job, pass_folder(job.root, number)
+        self._expected = read_json(job.root / "codec.json")["measured"]
+        self._last = time.perf_counter()
+
+    def report(self, claimed: ClaimedShard, sidecar: Sidecar) -> None:
+        """Report a committed shard; the log file gives the seconds since the one before it."""
+        self._job.progress.advance(0, sum(sidecar.bytes_by_array.values()))
+        now = time.perf_counter()
+        seconds, self._last = max(now - self._last, 1e-9), now
+        views = len(sidecar.samples)
+        LOGGER.info(
+            f"{self._folder.name}/{sidecar.shard}: {views} views, {sidecar.size / 1e6:.2f} MB, {seconds:.1f} s, "
+            f"{views / seconds:.1f} views/s"
+        )
+        places = sum(positions(self._job.teacher.levels(pad)) for _, _, pad in claimed.plan.samples)
+        for line in drift(self._folder / sidecar.shard, sidecar, places, self._expected):
+            self._job.log(line)

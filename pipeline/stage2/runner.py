@@ -1,0 +1,115 @@
+"""Build mmengine's Runner around a Distiller and the cache's stream."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, set_random_seed
+from torch import distributed
+
+from pipeline.config import Sections
+from pipeline.data.stream import Stream, stream_loader
+from pipeline.errors import ConfigError, StudentError
+from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors
+from pipeline.stage2.checkpoint import StreamHook, StudentCheckpoint, WholeCheckpointHook
+from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.loop import ResumableTrainLoop
+from pipeline.stage2.resume import check_starting_weights, find_checkpoint, guard_loading
+from pipeline.stage2.teacher_data import TeacherData
+from pipeline.teacher.heads import class_count
+from pipeline.teacher.model import own_device
+
+# Handed to mmengine's Runner as the config has them.
+PASSED_ON = (
+    "val_dataloader",
+    "val_cfg",
+    "val_evaluator",
+    "optim_wrapper",
+    "param_scheduler",
+    "load_from",
+    "log_processor",
+    "visualizer",
+)
+
+
+def join_processes(cfg: Config) -> None:
+    """Set up torch.distributed where mmengine cannot: its launcher and its wrapper take CUDA devices for granted."""
+    if cfg.get("launcher", "none") == "pytorch" and not torch.cuda.is_available():
+        if not distributed.is_initialized():
+            distributed.init_process_group("gloo")
+        wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+        cfg.setdefault("model_wrapper_cfg", wrapper)
+
+
+def build_distiller(cfg: Config, sections: Sections, data: TeacherData) -> Distiller:
+    """Build the student and the Distiller around it, once what the student starts from is checked."""
+    student = build(MODELS, cfg.model, "model")
+    count, wanted = class_count(student), len(data.stream.images.classes)
+    if count not in (None, wanted):
+        raise StudentError(f"student predicts {count} classes, the data set and the cache have {wanted}")
+    find_checkpoint(cfg)
+    check_starting_weights(cfg, student, data.provenance["content"])
+    guard_loading()
+    if own_device().type == "cpu":  # a sixth faster there; results differ in the last digits only
+        student.to(memory_format=torch.channels_last)
+    return Distiller(student, data.teacher, sections.distill, data.levels, data.channels, data.score_channels)
+
+
+def default_hooks(cfg: Config) -> dict[str, Any]:
+    """Return the config's default hooks, with a checkpoint hook that always leaves one whole file."""
+    hooks = copy.deepcopy(dict(cfg.get("default_hooks") or {}))
+    saving = hooks.get("checkpoint")
+    if isinstance(saving, dict) and saving.get("type") == "CheckpointHook":
+        hooks["checkpoint"] = {**saving, "type": WholeCheckpointHook.__name__}
+    hooks["sampler_seed"] = None  # there is no sampler: the stream's schedule is a function of the epoch
+    return hooks
+
+
+def build_runner(
+    cfg: Config, sections: Sections, data: TeacherData, more_hooks: Sequence[Hook] = ()
+) -> tuple[Runner, StreamHook]:
+    """Build mmengine's Runner around a Distiller and a Stream."""
+    batch_size = cfg.train_dataloader.get("batch_size")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"train_dataloader.batch_size: expected a whole number above 0, found {batch_size!r}")
+    seed = (cfg.get("randomness") or {}).get("seed")
+    if seed is not None:
+        with config_errors("randomness.seed"):
+            set_random_seed(seed)  # mmengine's Runner does so too late for the adapters
+    model = build_distiller(cfg, sections, data)
+    join_processes(cfg)
+    stream, hook = Stream(data.stream, batch_size, seed=seed or 0), StreamHook()
+    loop_settings = {key: value for key, value in cfg.train_cfg.items() if key not in ("type", "by_epoch")}
+    with config_errors("stage 2's runner"):
+        runner = Runner(
+            model=model,
+            work_dir=cfg.work_dir,
+            train_dataloader=stream_loader(stream, cfg.train_dataloader.get("num_workers", 0)),
+            default_hooks=default_hooks(cfg),
+            custom_hooks=[*(cfg.get("custom_hooks") or []), hook, StudentCheckpoint(data.provenance), *more_hooks],
+            cfg=cfg,
+            train_cfg={"type": ResumableTrainLoop.__name__, **loop_settings},
+            **{key: cfg.get(key) for key in PASSED_ON},
+            resume=cfg.get("resume", False),
+            launcher=cfg.get("launcher", "none"),
+            env_cfg=cfg.get("env_cfg") or {"dist_cfg": {"backend": "nccl"}},
+            log_level=cfg.get("log_level", "INFO"),
+            default_scope="mmdet",
+            randomness=cfg.get("randomness") or {"seed": None},
+        )
+        stream.set_rank(get_rank(), get_world_size())
+        build_optimizers(runner)
+    return runner, hook
+
+
+def build_optimizers(runner: Runner) -> None:
+    """Build what Runner.train() would build, where a config's mistake could not be told from a bug."""
+    assert runner.train_loop is not None and runner.val_loop is not None
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    if runner.param_schedulers is not None:
+        runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
