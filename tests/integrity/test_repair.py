@@ -16,7 +16,7 @@ from pipeline.cache.canonical import read_json, write_json
 from pipeline.cache.reader import ShardReader
 from pipeline.cli.command import guarded
 from pipeline.cli.main import main
-from pipeline.storage.local import sha256_file
+from pipeline.storage.files import checksum
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import detector, save_teacher
 from tests.helpers.stages import tree
@@ -71,12 +71,12 @@ def test_verify_goes_on_behind_a_bad_sector(run, work: Path, monkeypatch: pytest
     bad = work / "pass-0/shard-00001.tar"
     flip(work / "pass-1/shard-00000.tar")
 
-    def read(path: Path) -> str:
+    def read(path: Path, expected: int | None = None) -> dict[str, Any]:
         if path == bad:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return sha256_file(path)
+        return checksum(path, expected)
 
-    monkeypatch.setattr("pipeline.cache.manifest.sha256_file", read)
+    monkeypatch.setattr("pipeline.cache.manifest.checksum", read)
     code, out, _ = run("verify", work, "--json")
     assert code == 2 and [str(bad) in line for line in json.loads(out)["bad"]] == [True, False]
 

@@ -17,6 +17,7 @@ from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Measure
 from pipeline.codecs.group import open_codec
+from pipeline.codecs.registry import read_options
 from pipeline.config import Sections, load_config
 from pipeline.data.shard_planning import plan_views
 from pipeline.progress import Log, Progress
