@@ -52,6 +52,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
     if tiny:
         values |= {
             "cache.workers": 0,
+            "train_dataloader.dataset.pipeline.2.scale": "(96,64)",
             "cache.calibration_views": 4,
             "cache.batch_size": 2,
             "cache.shard_samples": 4,
@@ -115,7 +116,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
             "--calibration-views",
             "4",
             "--calibrate-at",
-            "288x192",
+            "96x64",
         ]
         step += ["--workers", "1", "--turns", "1", "--steps", "1", "--batch-sizes", "2"]
     else:

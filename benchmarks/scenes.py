@@ -14,7 +14,12 @@ from demo.coco_names import ALL_CATEGORIES
 from demo.scenes import render
 
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "hubble_deep_field", "retina")  # bundled with scikit-image
-SIZES = {"288x192": (288, 192), "320": (320, 320), "800x1067": (1067, 800)}  # (long, short) side at most
+SIZES = {
+    "96x64": (96, 64),
+    "288x192": (288, 192),
+    "320": (320, 320),
+    "800x1067": (1067, 800),
+}  # (long, short) side at most
 
 
 def resized(image: np.ndarray, scale: tuple[int, int]) -> Tensor:
