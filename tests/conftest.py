@@ -7,7 +7,9 @@ the controller of pytest-xdist reads this file as well, and each import costs se
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +17,9 @@ from tests.helpers.configs import make_config
 from tests.helpers.datasets import CLASSES, make_dataset
 from tests.helpers.detectors import detector, save_teacher
 from tests.helpers.stages import stage1
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["CLASSES", "detector", "make_config", "make_dataset", "save_teacher", "stage1"]
 
@@ -41,3 +46,28 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Path, teacher: dict[str
         found[codec] = make_config(data, teacher, detector("retinanet"), work, codec)
         stage1(found[codec])
     return found
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "where tests marked gpu run; cpu: the same tests on any machine"
+    parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help=text)
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Where tests marked `gpu` run. `--device cpu` hides a GPU from all code of this process."""
+    import torch
+
+    from pipeline.teacher.model import own_device
+
+    if request.config.getoption("--device") == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device; --device cpu runs the same tests without one")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses deterministic mode
+        torch.cuda.init()
+        yield own_device()
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr("mmengine.device.utils.DEVICE", "cpu")  # chosen when mmengine was imported
+        yield own_device()

@@ -37,6 +37,7 @@ WITHOUT_MMDET = [
     *WITHOUT_TORCH,
     "codecs",
     "losses",
+    "precision",
     "calibration.gradient",
     "calibration.adapters",
     "data.coco",

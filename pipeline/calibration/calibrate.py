@@ -17,9 +17,9 @@ from pipeline.codecs.group import open_codec, save_codec
 from pipeline.codecs.packing import positions
 from pipeline.codecs.registry import calibrate_codec
 from pipeline.codecs.summary import promise
+from pipeline.precision import precision
 from pipeline.stage1.job import Job
 from pipeline.storage.place import Place
-from pipeline.teacher.model import precision
 
 BEYOND = 1.5  # an error on fresh views that is this many times the requested one is reported
 DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported

@@ -13,6 +13,7 @@ from pipeline.config import Sections
 from pipeline.data.replay import check_replay
 from pipeline.errors import StaleCache
 from pipeline.mmdet_compat.registry import Config
+from pipeline.precision import precision
 from pipeline.recipe import Inputs, open_cache, read_inputs
 from pipeline.stage1.loader import Batch, ViewLoader
 from pipeline.teacher.model import Teacher, own_device
@@ -52,7 +53,8 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
             check_replay(cached, record, sections.views.check, sections.views.tolerance, made_with)
             samples.append(stored)
             levels.append(grids)
-        found = codec.compare(teacher(batch.views), stack(samples, levels).to(teacher.device))
+        with precision(False):
+            found = codec.compare(teacher(batch.views), stack(samples, levels).to(teacher.device))
         done += len(samples)
         worst = {name: max(value, worst.get(name, 0.0)) for name, value in found.items()}
         where = f"{reader.path}: samples {placed.start}-{placed.start + len(samples) - 1}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import Sample
 from pipeline.errors import CodecError
+from pipeline.precision import precision
 from pipeline.records import TeacherOutput, ViewRecord
 
 
@@ -23,7 +24,8 @@ class EncodedViews:
 def encode_views(codec: Codec, output: TeacherOutput, records: Sequence[ViewRecord]) -> EncodedViews:
     """Encode the teacher's output for a batch of views. Raises CodecError naming the image."""
     try:
-        samples, errors = codec.encode(output)
+        with precision(False):
+            samples, errors = codec.encode(output)
     except CodecError as error:
         failed = records if error.sample is None else [records[error.sample]]
         named = ", ".join(f"{record.image_id} (view {record.view})" for record in failed)

@@ -15,6 +15,7 @@ from pipeline.codecs.base import Codec
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes
 from pipeline.mmdet_compat.registry import Config
+from pipeline.precision import precision
 from pipeline.progress import Log, Progress
 from pipeline.stage1.job import Job, open_job
 from pipeline.stage1.passes import cache_pass
@@ -22,7 +23,6 @@ from pipeline.storage.base import Lock
 from pipeline.storage.lock import locked
 from pipeline.storage.urls import require_writable
 from pipeline.teacher import gate
-from pipeline.teacher.model import precision
 
 
 def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress) -> dict[str, Any]:

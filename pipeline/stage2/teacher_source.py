@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.codecs.base import Codec
+from pipeline.precision import precision
 from pipeline.records import EncodedBatch, TeacherOutput
 from pipeline.teacher.model import Teacher
 
@@ -31,7 +32,8 @@ class CachedTeacher:
         return data["teacher"].to(device)
 
     def output(self, taken: EncodedBatch) -> TeacherOutput:
-        return self._codec.decode(taken)
+        with precision(False):  # also for a student that runs with TF32
+            return self._codec.decode(taken)
 
 
 class LiveTeacher:

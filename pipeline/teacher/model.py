@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from pipeline.data.views import PAD, padded
 from pipeline.errors import TeacherError
 from pipeline.losses.frs import frs_map
 from pipeline.mmdet_compat.registry import MODELS, build
+from pipeline.precision import precision
 from pipeline.records import LevelShapes, TeacherOutput
 from pipeline.teacher.heads import class_count, dense_outputs, ghost, output_shapes
 from pipeline.teacher.weights import classes_of, load_strict, read_checkpoint
@@ -26,17 +26,6 @@ def own_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-
-
-@contextlib.contextmanager
-def precision(tf32: bool) -> Iterator[None]:
-    """TF32 on or off inside; what the student runs with is left alone."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 class Teacher:

@@ -460,34 +460,3 @@ def test_detector_trains_and_predicts(name):
         found = result.pred_instances
         assert 0 < len(found) <= 100
         assert torch.equal(found.scores, found.scores.sort(descending=True).values)
-
-
-@pytest.mark.gpu
-def test_ops_on_cuda_equal_those_on_the_cpu():
-    from mmcv.ops import nms, roi_align, sigmoid_focal_loss
-
-    generator = torch.Generator().manual_seed(5)
-    corner = torch.rand(500, 2, generator=generator) * 200
-    boxes = torch.cat([corner, corner + torch.rand(500, 2, generator=generator) * 90], 1)
-    scores = torch.rand(500, generator=generator)
-    features = torch.randn(1, 16, 32, 32, generator=generator)
-    rois = torch.nn.functional.pad(boxes[:50], (1, 0))
-    labels = torch.randint(0, 17, (500,), generator=generator)
-    logits = torch.randn(500, 16, generator=generator)
-
-    def results(device: str) -> list[Tensor]:
-        f, x = (t.clone().to(device).requires_grad_() for t in (features, logits))
-        pooled = roi_align(f, rois.to(device), 7, 0.125, 0, "avg", True)
-        loss = sigmoid_focal_loss(x, labels.to(device), 2.0, 0.25, None, "none")
-        (pooled.square().sum() + loss.sum()).backward()
-        kept = nms(boxes.to(device), scores.to(device), 0.5)[1]
-        assert f.grad is not None and x.grad is not None
-        return [t.detach().cpu() for t in (kept, pooled, loss, f.grad, x.grad)]
-
-    for deterministic in (False, True):  # the latter takes plain torch's path
-        torch.use_deterministic_algorithms(deterministic)
-        try:
-            for on_cuda, on_cpu in zip(results("cuda"), results("cpu"), strict=True):
-                torch.testing.assert_close(on_cuda, on_cpu, rtol=1e-4, atol=1e-5)
-        finally:
-            torch.use_deterministic_algorithms(False)

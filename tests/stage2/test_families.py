@@ -9,43 +9,13 @@ import pytest
 import torch
 
 from pipeline.config import load_config
-from pipeline.data.stream import Stream
 from pipeline.mmdet_compat.registry import MODELS, Config
 from pipeline.stage2.distiller import Distiller
-from pipeline.stage2.teacher_data import prepare_teacher_data
 from pipeline.stage2.train import train_student
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import FAMILIES, detector, save_teacher
+from tests.helpers.distillation import distiller_and_batch, step
 from tests.helpers.stages import stage1
-
-
-def distiller_and_batch(config: Path, source: str, batch: int = 0, loss: str = "frs") -> tuple[Distiller, dict]:
-    cfg, sections = load_config(str(config), {"teacher.source": source, "distill.feature_loss": loss})
-    teacher_data = prepare_teacher_data(cfg, sections)
-    torch.manual_seed(3)
-    student = MODELS.build(cfg.model)
-    student.init_weights()
-    model = Distiller(
-        student,
-        teacher_data.teacher,
-        sections.distill,
-        teacher_data.levels,
-        teacher_data.channels,
-        teacher_data.score_channels,
-    )
-    stream = Stream(teacher_data.stream, batch_size=4, seed=0)
-    return model.train(), list(stream)[batch]
-
-
-def step(model: Distiller, batch: dict) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Losses and the gradients of the distillation part on the student's parameters."""
-    torch.manual_seed(4)
-    np.random.seed(4)
-    losses = model(**model.data_preprocessor(batch, True), mode="loss")
-    own = {name: value for name, value in losses.items() if name.startswith(("loss_frs", "loss_pkd", "loss_cwd"))}
-    names, parameters = zip(*((n, p) for n, p in model.student.named_parameters() if p.requires_grad))
-    gradients = torch.autograd.grad(sum(own.values()), parameters, allow_unused=True)
-    return own, {name: g for name, g in zip(names, gradients) if g is not None}
 
 
 def reference_losses(model: Distiller, batch: dict) -> dict[str, float]:

@@ -27,7 +27,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         (K,) int64 indices, by falling score, on the boxes' device.
     """
     boxes = at_least_float32(boxes.detach())
-    scores = scores.detach()
+    scores = at_least_float32(scores.detach())  # half under AMP; order and ties are unchanged
     threshold = float(np.float32(iou_threshold))
     if offset == 0 and scores.dtype == boxes.dtype and use_torchvision(boxes):
         return torch.ops.torchvision.nms(boxes, scores, threshold)

@@ -16,6 +16,7 @@ from pipeline.cache.sidecar import Sidecar
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.packing import Sample, stack
+from pipeline.precision import precision
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
 from pipeline.stage1.encode import encode_views
 from pipeline.stage1.shard import ShardTarget
@@ -42,7 +43,8 @@ def decode_views(codec: Codec, views: list[StoredView], device: torch.device) ->
     The layout decides the order of sums, hence the last digits, hence now and then a byte of what is coded. Decoded
     scores may lie a little outside [0, 1], which no codec accepts, and are clamped.
     """
-    output = codec.decode(stack([view.arrays for view in views], [view.levels for view in views]).to(device))
+    with precision(False):
+        output = codec.decode(stack([view.arrays for view in views], [view.levels for view in views]).to(device))
     layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
     features = [level.contiguous(memory_format=layout) for level in output.features]
     scores = [level.clamp(0, 1).contiguous(memory_format=layout) for level in output.scores]
