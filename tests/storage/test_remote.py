@@ -372,7 +372,7 @@ def test_a_web_server_is_a_source_to_reencode_from(
 ) -> None:
     """It is read only; and the config's options are those of the config's own store."""
     jobs: list[Any] = []
-    monkeypatch.setattr(calibration, "calibrated", lambda job, sample: jobs.append(job))
+    monkeypatch.setattr(calibration, "load_or_calibrate_codec", lambda job, sample: jobs.append(job))
     source = Cache(f"{web.address}/cache")
     options = {"cache.dir": "s3://bucket/mine", "cache.store": {"region": "eu-west-1"}}
     calibration.calibrate_with(str(made["frs"]), options, source, source.plan, tmp_path, print, Silent())
