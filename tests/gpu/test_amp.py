@@ -14,15 +14,15 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from pipeline.config import load_config
-from pipeline.stage2 import distiller
-from pipeline.stage2.teacher_data import prepare_teacher_data
-from pipeline.stage2.settings import apply_flags
-from pipeline.stage2.teacher_source import TeacherSource
-from pipeline.stage2.runner import build_runner
 from pipeline.records import TeacherOutput
-from tests.helpers.detectors import FAMILIES
+from pipeline.stage2 import distiller
+from pipeline.stage2.runner import build_runner
+from pipeline.stage2.settings import apply_flags
+from pipeline.stage2.teacher_data import prepare_teacher_data
+from pipeline.stage2.teacher_source import TeacherSource
 from tests.gpu.conftest import Cached
 from tests.helpers.coded_batches import equal
+from tests.helpers.detectors import FAMILIES
 
 pytestmark = pytest.mark.gpu
 

@@ -165,7 +165,7 @@ def test_a_rank_writes_nothing_when_its_leaders_lock_is_gone(s3: str) -> None:
     folder = place("s3://bucket/ranks")
     with locked(folder) as lock:
         sent = pickle.loads(pickle.dumps(lock.share()))
-        rank = SimpleNamespace(world=2, told=lambda _: sent, _joined=ExitStack())
+        rank = SimpleNamespace(world=2, broadcast=lambda _: sent, _joined=ExitStack())
         root = Ranks.share_lock(cast(Any, rank), folder, None)
         write_json(root / "shard-00000.json", {})
         put(folder / ".lock", b'{"token": "another owner"}')
