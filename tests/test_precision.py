@@ -85,8 +85,13 @@ def set_inside(code: str, tf32: bool) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
-    run = subprocess.run([sys.executable, "-m", "tests.test_precision"], capture_output=True, text=True, check=False,
-                         cwd=Path(__file__).parents[1])  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.test_precision"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 

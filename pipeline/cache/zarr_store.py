@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -98,6 +99,11 @@ class TarStore(Store):
     def close(self) -> None:
         super().close()
         self._members.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Reopen the shard by its path: a file descriptor is another file in another process."""
+        local = local_path(self.path)
+        return TarStore, (self.path if local is None else local.absolute(),)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TarStore) and other.path == self.path

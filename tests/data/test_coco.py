@@ -52,10 +52,15 @@ def test_a_sound_file(tmp_path: Path) -> None:
 
 def test_categories_that_are_no_class_do_not_shift_labels(tmp_path: Path) -> None:
     """They may lie anywhere in the file; their boxes are counted."""
-    found = checked(tmp_path, lambda c: (
-        c["categories"].insert(0, {"id": 0, "name": "background"}), c["categories"].insert(2, {"id": 9, "name": "cat"}),
-        c["annotations"][0].update(category_id=9), c["annotations"][1].update(category_id=44),
-    ))  # fmt: skip
+    found = checked(
+        tmp_path,
+        lambda c: (
+            c["categories"].insert(0, {"id": 0, "name": "background"}),
+            c["categories"].insert(2, {"id": 9, "name": "cat"}),
+            c["annotations"][0].update(category_id=9),
+            c["annotations"][1].update(category_id=44),
+        ),
+    )
     assert found.notes(CLASSES) == ["2 boxes of categories that are no class (cat: 1, id 44: 1) are left out"]
 
 
@@ -67,10 +72,12 @@ def test_boxes_of_unlisted_images_are_counted(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[Change, str]] = {
     "another order": (lambda c: c["categories"].reverse(), "label 0 is 'dog' by the order of its categories, expected"),
     "two swapped": (
-        lambda c: c["categories"].insert(1, c["categories"].pop(2)), "label 1 is 'dog' by the order of its categories",
+        lambda c: c["categories"].insert(1, c["categories"].pop(2)),
+        "label 1 is 'dog' by the order of its categories",
     ),
     "a root of the same name": (
-        lambda c: c["categories"].insert(0, {"id": 0, "name": "dog"}), "'dog' is the name of more than one category",
+        lambda c: c["categories"].insert(0, {"id": 0, "name": "dog"}),
+        "'dog' is the name of more than one category",
     ),
     "class missing": (lambda c: c["categories"].pop(1), "class 'car' of metainfo is not among its categories"),
     "category ids as text": (
@@ -96,7 +103,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     "image twice": (lambda c: c["images"][1].update(id=7), "image id 7 occurs more than once"),
     "box of three": (lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), "annotation number 2 (id 3): bbox must be"),
     "box not finite": (
-        lambda c: c["annotations"][2].update(bbox=[1, 2, float("nan"), 3]), "annotation number 2 (id 3): bbox must be",
+        lambda c: c["annotations"][2].update(bbox=[1, 2, float("nan"), 3]),
+        "annotation number 2 (id 3): bbox must be",
     ),
     "box beyond a float": (lambda c: c["annotations"][2].update(bbox=[1, 2, 10**400, 3]), "bbox must be four finite"),
     "box of text": (lambda c: c["annotations"][2].update(bbox=["1", 2, 3, 4]), "bbox must be four finite numbers"),
@@ -106,7 +114,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "annotation id twice": (lambda c: c["annotations"][1].update(id=1), "annotation id 1 occurs more than once"),
     "image_id a list": (lambda c: c["annotations"][1].update(image_id=[7]), "image_id must be a whole number"),
     "an annotation that is no object": (lambda c: c["annotations"].append(7), "annotation number 4 has no 'id'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

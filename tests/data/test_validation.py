@@ -43,23 +43,27 @@ WRONG: dict[str, tuple[Change, type[PipelineError], str]] = {
     "a class is missing": (lambda cfg, c: c["categories"].pop(), DataError, r"val\.json: class 'dog' of metainfo"),
     "classes in another order": (
         lambda cfg, c: cfg.val_dataloader.dataset.metainfo.update(classes=CLASSES[::-1]),
-        DataError, "val_dataloader.dataset: has 3 classes, the training set 3; first difference: label 0, 'dog' and",
+        DataError,
+        "val_dataloader.dataset: has 3 classes, the training set 3; first difference: label 0, 'dog' and",
     ),
     "fewer classes": (
         lambda cfg, c: cfg.val_dataloader.dataset.metainfo.update(classes=CLASSES[:2]),
-        DataError, "has 2 classes, the training set 3; first difference: label 2, none and 'dog'",
+        DataError,
+        "has 2 classes, the training set 3; first difference: label 2, none and 'dog'",
     ),
     "one name without a comma": (
         lambda cfg, c: cfg.val_dataloader.dataset.metainfo.update(classes="person"),
-        ConfigError, r"metainfo\.classes: expected a tuple of names .* needs a comma: \('person',\)",
+        ConfigError,
+        r"metainfo\.classes: expected a tuple of names .* needs a comma: \('person',\)",
     ),
     "workers that cannot persist": (
         lambda cfg, c: cfg.val_dataloader.update(persistent_workers=True),
-        ConfigError, "persistent_workers=True needs num_workers above 0, found 0",
+        ConfigError,
+        "persistent_workers=True needs num_workers above 0, found 0",
     ),
     "no evaluator": (lambda cfg, c: cfg.pop("val_evaluator"), ConfigError, "val_evaluator: missing in the config"),
     "no crowd flags": (lambda cfg, c: c["annotations"][0].pop("iscrowd"), DataError, "has no 'iscrowd'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -85,8 +89,14 @@ def test_an_evaluator_of_another_file(folder: Path, tmp_path: Path) -> None:
 
 def dataset(folder: Path, **changes: Any) -> dict[str, Any]:
     pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackDetInputs"}]
-    return {"type": "CocoDataset", "ann_file": str(folder / "annotations.json"), "data_prefix": {"img": str(folder)},
-            "metainfo": {"classes": CLASSES}, "pipeline": pipeline, **changes}  # fmt: skip
+    return {
+        "type": "CocoDataset",
+        "ann_file": str(folder / "annotations.json"),
+        "data_prefix": {"img": str(folder)},
+        "metainfo": {"classes": CLASSES},
+        "pipeline": pipeline,
+        **changes,
+    }
 
 
 def test_classes_from_a_text_file(folder: Path, tmp_path: Path) -> None:

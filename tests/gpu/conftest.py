@@ -25,7 +25,7 @@ class Cached(NamedTuple):
 
 @contextmanager
 def used(device: torch.device) -> Iterator[None]:
-    """Fail where code inside has left a GPU alone."""
+    """Fail unless code inside allocates memory on the device, where that is a GPU."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

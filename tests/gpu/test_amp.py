@@ -14,8 +14,8 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from pipeline.config import load_config
+from pipeline.losses.base import Loss
 from pipeline.records import TeacherOutput
-from pipeline.stage2 import distiller
 from pipeline.stage2.runner import build_runner
 from pipeline.stage2.settings import apply_flags
 from pipeline.stage2.teacher_data import prepare_teacher_data
@@ -56,9 +56,14 @@ class DecodedTwice:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_stay_finite(
-    family: str, dtype: str, device: torch.device, cached: Callable[..., Cached], tmp_path: Path,
+    family: str,
+    dtype: str,
+    device: torch.device,
+    cached: Callable[..., Cached],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
+    path = str(cached(family, "frs").config)
     if device.type == "cpu":
         if dtype == "float16":
             pytest.skip("mmengine's autocast on the CPU knows bfloat16 alone")
@@ -68,17 +73,16 @@ def test_losses_stay_finite(
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     half, logged, compared = getattr(torch, dtype), Logged(), list[tuple[set[torch.dtype], float, float]]()
 
-    def watched(name: str, target: TeacherOutput, own: list[Tensor]) -> Tensor:
-        loss = original(name, target, own)
+    def watched(self: Loss, target: TeacherOutput, own: list[Tensor]) -> Tensor:
+        loss = original(self, target, own)
         with torch.autocast(device.type, enabled=False):
-            again = original(name, target, [level.detach().float() for level in own])
+            again = original(self, target, [level.detach().float() for level in own])
         assert loss.requires_grad and loss.dtype == torch.float32
         compared.append(({level.dtype for level in own}, loss.item(), again.item()))
         return loss
 
-    original = distiller.distillation_loss
-    monkeypatch.setattr(distiller, "distillation_loss", watched)
-    path = str(cached(family, "frs").config)
+    original = Loss.__call__
+    monkeypatch.setattr(Loss, "__call__", watched)
     cfg, sections = load_config(path, {"optim_wrapper.dtype": dtype})
     apply_flags(cfg, path, str(tmp_path), None, amp=True, auto_scale_lr=False, launcher="none")
     teacher_data = prepare_teacher_data(cfg, sections)

@@ -49,7 +49,7 @@ def has_tf32(device: torch.device) -> bool:
 
 
 def error(found: Tensor, exact: Tensor) -> float:
-    """Of the largest value."""
+    """Largest difference over the largest value."""
     return float((found.double().cpu() - exact).abs().max() / exact.abs().max())
 
 
@@ -77,8 +77,10 @@ def test_operators(work: Callable[..., Tensor], process: dict[str, Any], device:
 def exact(teacher: dict[str, str], device: torch.device) -> tuple[Teacher, list[Tensor], list[Tensor]]:
     """A teacher on the device, views, and its features and scores in float64 on the CPU."""
     built = Teacher(find_teacher(TeacherSection(**teacher)), CLASSES, device)
-    shown = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
-             for n in range(2)]  # fmt: skip
+    shown = [
+        torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+        for n in range(2)
+    ]
     double = copy.deepcopy(built.detector).cpu().double()
     with torch.no_grad():
         features, logits = dense_outputs(double, double.data_preprocessor({"inputs": shown}, False)["inputs"].double())
