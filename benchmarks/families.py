@@ -23,7 +23,7 @@ from benchmarks.measure import measure, ours
 from benchmarks.sample import DrawnSample, calibrated
 from benchmarks.student import Student, load_teacher
 from demo.train_teacher import classes_of
-from pipeline.calibration.gradient import unexplained
+from pipeline.calibration.gradient import unexplained_variance
 from pipeline.losses.registry import loss_named
 from pipeline.mmdet_compat.registry import Config
 from pipeline.teacher.model import Teacher
@@ -47,7 +47,9 @@ def missed(what: str, teacher: Teacher, student: Student, views: list[Tensor]) -
         return None
     guess = torch.sigmoid if what == "score" else torch.Tensor.clone
     with torch.no_grad():
-        return unexplained(what, ((teacher([view]), [guess(x) for x in student(view)[what]]) for view in views))
+        return unexplained_variance(
+            what, ((teacher([view]), [guess(x) for x in student(view)[what]]) for view in views)
+        )
 
 
 def rows_of(name: str, qualities: list[float], count: int) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""The codec's tables and steps for one teacher, and the measure of what a codec does to a gradient."""
+"""Fit a codec's tables and steps to a teacher, and measure the gradient error that a codec causes."""

@@ -1,7 +1,7 @@
-"""The adapters of the probe: the 3x3 convolutions that regression gives it.
+"""Fit the probe's adapters, 3x3 convolutions, by regression.
 
-A trained adapter leaves no error that its own inputs could explain, and it averages over nine positions; both decide
-how much a coded teacher disturbs the gradient below it.
+A trained adapter leaves no error that its inputs could explain, and it averages over nine positions. Both properties
+decide how much a codec's error changes the gradient of the student's parameters.
 
 Shape legend: C channels, N positions sampled on a level, X = 9 C + 1 inputs.
 """
@@ -19,7 +19,7 @@ from pipeline.losses.frs import TINY
 from pipeline.records import TeacherOutput
 
 RIDGE = 0.1  # penalty on the weights, in units of the inputs' mean variance
-POSITIONS = 4096  # sampled on a level of a view; P2 of an 800x1333 image has 67,000, whose inputs would take 600 MB
+POSITIONS = 4096  # sampled on a level of a view; all 67,000 of P2 at 800x1333 would take 600 MB
 
 
 @dataclass
@@ -34,13 +34,16 @@ class Adapters:
 
 
 def fit_adapters(views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> Adapters:
-    """Fit the exact features from a student's (1, C, H_l, W_l) by ridge regression, weighted as the feature loss is."""
+    """Fit adapters from a student's features (1, C, H_l, W_l) to the teacher's by ridge regression.
+
+    views: (exact output, student's features) of each view. Positions are weighted as in the feature loss.
+    """
     squares: list[Tensor] = []
     products: list[Tensor] = []
     for exact, features in views:
         for level, (x, y, m) in enumerate(zip(features, exact.features, exact.frs)):
-            places, weight = _sampled(m.flatten())
-            inputs = _neighbourhoods(x, places)
+            places, weight = _sample_positions(m.flatten())
+            inputs = _gather_neighbourhoods(x, places)
             weighted = inputs * weight[:, None]
             square, product = weighted.T @ inputs, weighted.T @ y[0].flatten(1).T[places]
             if level == len(squares):
@@ -54,11 +57,11 @@ def fit_adapters(views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> Adapter
     return Adapters([s[:-1].T.reshape(channels, -1, 3, 3).contiguous() for s in solved], [s[-1] for s in solved])
 
 
-def _sampled(m: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample indices (N,) into a level's map (H W,), and their weights, of sum 1.
+def _sample_positions(m: Tensor) -> tuple[Tensor, Tensor]:
+    """Return indices (N,) into a level's map (H W,), and their weights, which sum to 1.
 
-    A large level is sampled systematically: the position at which each of POSITIONS equal parts of the map's sum is
-    reached, a heavy one several times. So the regression's sums keep their values and nothing is random.
+    A large level is sampled systematically, without random numbers. The map's sum is divided into POSITIONS equal
+    parts, and one position is taken from each part. A position with a large value is taken several times.
     """
     share = m / m.sum().clamp_min(TINY)
     if len(m) <= POSITIONS:
@@ -69,8 +72,8 @@ def _sampled(m: Tensor) -> tuple[Tensor, Tensor]:
     return places, (share.sum() / POSITIONS).expand(POSITIONS)
 
 
-def _neighbourhoods(x: Tensor, places: Tensor) -> Tensor:
-    """Gather (N, X): the 3x3 neighbourhood in x (1, C, H, W) of each place, in unfold's order, and 1 for the bias."""
+def _gather_neighbourhoods(x: Tensor, places: Tensor) -> Tensor:
+    """Return (N, X): the 3x3 neighbourhoods in x (1, C, H, W), in unfold's order, and 1 for the bias."""
     width = x.shape[3]
     padded = F.pad(x[0], (1, 1, 1, 1))
     rows, columns = places // width, places % width
@@ -79,7 +82,7 @@ def _neighbourhoods(x: Tensor, places: Tensor) -> Tensor:
 
 
 def _solve(square: Tensor, product: Tensor) -> Tensor:
-    """Solve the normal equations (X, X) and (X, C) for (X, C); the bias is hardly penalised."""
+    """Solve the normal equations (X, X) and (X, C) for (X, C). The penalty of the bias is almost 0."""
     views = square[-1, -1].clamp_min(TINY)
     variance = (square.diagonal()[:-1] / views - (square[-1, :-1] / views).square()).mean().clamp_min(TINY)
     penalty = torch.full_like(square[0], float(RIDGE * variance * views))

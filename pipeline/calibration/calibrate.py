@@ -1,4 +1,4 @@
-"""Calibration: the codec's tables and steps from a seeded sample of views, once per cache."""
+"""Calibrate the codec's tables and steps on a seeded sample of views, once per cache."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pipeline.precision import precision
 from pipeline.stage1.job import Job
 from pipeline.storage.place import Place
 
-BEYOND = 1.5  # an error on fresh views that is this many times the requested one is reported
-DRIFT = 2.0  # a shard whose bytes or errors are this many times what calibration found is reported
+EXCESS = 1.5  # warn if the error on new views is this many times the requested error
+DRIFT = 2.0  # warn if the bytes or errors of a shard are this many times those found by calibration
 
 
 def load_or_calibrate_codec(job: Job, sample: ViewSample | None = None) -> Codec:
     """Open the codec of the job's cache, or calibrate it on a seeded sample of views (or `sample`) and save it.
 
-    Raises CodecError where it cannot be calibrated, CorruptCache where it cannot be opened.
+    Raise CodecError where it cannot be calibrated, CorruptCache where it cannot be opened.
     """
     root, options = job.root, job.sections.cache.codec
     if (root / "codec.json").exists():
@@ -38,17 +38,17 @@ def load_or_calibrate_codec(job: Job, sample: ViewSample | None = None) -> Codec
     try:
         with deterministic():
             codec = calibrate_codec(options, sample)
-            measured = expected_cost(codec, sample)
+            measured = measure_cost(codec, sample)
     finally:
         job.progress.stop()
     save_codec(codec, root, measured)
-    job.log(calibration_summary(codec, measured))
+    job.log(describe_calibration(codec, measured))
     return codec
 
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Switch off TF32 and nondeterministic convolutions: a calibration that was killed must give the same again."""
+    """Switch off TF32 and nondeterministic convolutions, so that a repeated calibration gives the same codec."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:
@@ -58,8 +58,8 @@ def deterministic() -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
-def expected_cost(codec: Codec, sample: ViewSample) -> dict[str, Any]:
-    """Measure what views cost and lose: bytes a position of every array, and the errors of coded values."""
+def measure_cost(codec: Codec, sample: ViewSample) -> dict[str, Any]:
+    """Measure the bytes per position of every array, and the errors of the coded values."""
     views, places, sizes, errors = 0, 0, dict[str, int](), dict[str, float]()
     for output in sample.outputs("reported"):
         samples, measured = codec.encode(output)
@@ -76,24 +76,24 @@ def expected_cost(codec: Codec, sample: ViewSample) -> dict[str, Any]:
     }
 
 
-def calibration_summary(codec: Codec, measured: dict[str, Any]) -> str:
-    """Describe a calibration in two or three lines, for the log."""
+def describe_calibration(codec: Codec, measured: dict[str, Any]) -> str:
+    """Describe a calibration in two or three lines for the log."""
     cost = sum(measured["bytes_per_position"].values())
     kept = (f"{1 - error**2:.2%} of the {name.removesuffix('_error')}'" for name, error in measured["errors"].items())
     lines = [
         f"codec    {promise(codec.settings)}",
         f"codec    keeps {' and '.join(kept)} weighted energy; {cost:.2f} bytes a position expected",
     ]
-    if codec.excess() > BEYOND:
+    if codec.excess() > EXCESS:
         lines.append(
-            f"warning  the gradient error on fresh views is {codec.excess():.1f} times cache.codec.quality; increase "
+            f"warning  the gradient error on new views is {codec.excess():.1f} times cache.codec.quality; increase "
             "cache.calibration_views"
         )
     return "\n".join(lines)
 
 
-def drift(path: Place, sidecar: Sidecar, places: int, expected: dict[str, Any]) -> list[str]:
-    """List what of a shard of `places` positions exceeds DRIFT times what calibration measured."""
+def find_drift(path: Place, sidecar: Sidecar, places: int, expected: dict[str, Any]) -> list[str]:
+    """Return a warning for each error and size of a shard of `places` positions above DRIFT times the calibration's."""
     lines = []
     for name, value in expected["errors"].items():
         if value > 0 and sidecar.measured.get(name, 0.0) > DRIFT * value:
@@ -103,6 +103,6 @@ def drift(path: Place, sidecar: Sidecar, places: int, expected: dict[str, Any]) 
         if found > DRIFT * value:
             lines.append(f"{found:.2f} bytes a position for {name}, calibration measured {value:.2f}")
     return [
-        f"warning  {path.parent.name}/{path.name}: {line}; are these images unlike the calibration views?"
+        f"warning  {path.parent.name}/{path.name}: {line}; check that these images resemble the calibration views"
         for line in lines
     ]

@@ -1,8 +1,8 @@
-"""The measure of a codec: what it does to the gradient of the distillation losses on the student's parameters.
+"""Measure the error that a codec causes in the gradient of the distillation losses on a student's parameters.
 
-With the decoded tensors instead of the exact ones: relative L2 error and cosine of dL/dtheta, for each loss and for
-their weighted sum. Errors of the features themselves, of the loss's value or of dL/d(adapted feature) rank codecs
-wrongly: convolutions average white error away and let coherent error through.
+The measures are the relative L2 error and the cosine of dL/dtheta with decoded instead of exact tensors, for each loss
+and for their weighted sum. Errors of the features, of the loss's value or of dL/d(adapted feature) rank codecs wrongly,
+because convolutions average out white errors but not coherent ones.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Vector = list[Tensor]  # one part for each parameter
 
 @dataclass
 class Errors:
-    """Relative L2 error and cosine of a gradient; `total`: weighted sum of both losses. NaN: no gradient at all."""
+    """Relative L2 error and cosine of a gradient; `total`: weighted sum of all losses. NaN: the gradient is 0."""
 
     relative: dict[str, float]
     cosine: dict[str, float]
 
     @classmethod
     def mean(cls, rows: Sequence[Errors]) -> Errors:
-        """Over the rows that have a gradient."""
+        """Return the mean over the rows that are not NaN."""
         return cls(_mean([row.relative for row in rows]), _mean([row.cosine for row in rows]))
 
 
 class StudentPass:
-    """One forward pass of a student, its graph kept: each further target costs a backward pass for each loss.
+    """One forward pass of a student, with its graph. Each further target needs one backward pass per loss.
 
-    outputs: for each loss (`Loss.name`) what it compares, on the target's canvas: features (B, C, H_l, W_l) of every
-    level, adapted where the loss adapts them, or logits (B, K, H_l, W_l). parameters: those of the student that are
-    trained, without adapters.
+    outputs: for each loss (`Loss.name`) the tensors that it compares, by level, on the target's grid. They are features
+    (B, C, H_l, W_l), adapted where the loss adapts them, or logits (B, K, H_l, W_l). parameters: the student's trained
+    parameters, without adapters.
     """
 
     def __init__(self, outputs: dict[str, list[Tensor]], parameters: Sequence[Tensor], exact: TeacherOutput) -> None:
@@ -49,10 +49,10 @@ class StudentPass:
         self._exact = {name: self._backward(name, grads) for name, grads in self._at_exact.items()}
 
     def errors(self, coded: TeacherOutput, weights: dict[str, float] | None = None) -> Errors:
-        """How far the gradients of `coded` are from those of the exact target, over each loss and their sum."""
+        """Return the errors of the gradients of `coded` against the exact target, for each loss and their sum."""
         weights = weights or dict.fromkeys(self._outputs, 1.0)
         at_coded = self._loss_gradients(coded)
-        # The backward pass is linear: that of the difference is the difference, without cancellation.
+        # The backward pass is linear. Propagating the difference of the gradients avoids cancellation.
         change = {
             name: self._backward(name, [c - e for c, e in zip(grads, self._at_exact[name])])
             for name, grads in at_coded.items()
@@ -64,7 +64,7 @@ class StudentPass:
         return Errors(relative, cosine)
 
     def _loss_gradients(self, target: TeacherOutput) -> dict[str, list[Tensor]]:
-        """dL/d(output) of every loss, one list over the levels each."""
+        """Return dL/d(output) of every loss, as a list over levels."""
         found = {}
         for name, outputs in self._outputs.items():
             leaves = [x.detach().requires_grad_() for x in outputs]
@@ -72,32 +72,32 @@ class StudentPass:
         return found
 
     def _backward(self, name: str, gradients: list[Tensor]) -> Vector:
-        """dL/dtheta."""
+        """Propagate dL/d(output) of a loss to dL/dtheta."""
         outputs = self._outputs[name]
         found = torch.autograd.grad(outputs, self._parameters, gradients, retain_graph=True, allow_unused=True)
         return [p.new_zeros(()) if g is None else g for p, g in zip(self._parameters, found)]
 
 
-def unexplained(what: str, views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> float:
-    """Share of the teacher's variance that a student leaves unexplained, weighted as the 'feature' or 'score' loss is.
+def unexplained_variance(what: str, views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> float:
+    """Return the share of the teacher's variance that a student does not explain.
 
-    views: (exact output, what the student says of it: adapted features or sigmoid scores). Of every level
-    sum m (y - a)^2 / sum m, over the same around the level's mean: 0 for the teacher itself, 1 for a student that knows
-    no more than the means.
+    what: 'feature' or 'score', the loss whose weights are used. views: (exact output, student's adapted features or
+    sigmoid scores). The share is sum m (y - a)^2 / sum m, divided by the same around each level's mean: 0 for the
+    teacher itself, 1 for a student that predicts only the means.
     """
-    wrong, moments = 0.0, dict[int, list[Tensor]]()
-    for exact, guessed in views:
-        for level, (m, y, a) in enumerate(zip(exact.frs, exact.values(what), guessed)):
+    error, moments = 0.0, dict[int, list[Tensor]]()
+    for exact, predicted in views:
+        for level, (m, y, a) in enumerate(zip(exact.frs, exact.values(what), predicted)):
             weight = (m / m.sum().clamp_min(TINY))[:, None]
-            wrong += float((weight * (y - a).square()).sum())
+            error += float((weight * (y - a).square()).sum())
             sums = [weight.sum(), (weight * y).sum(dim=(0, 2, 3)), (weight * y.square()).sum()]
             moments[level] = [old + new for old, new in zip(moments[level], sums)] if level in moments else sums
     variance = sum(float(square - total.square().sum() / n.clamp_min(TINY)) for n, total, square in moments.values())
-    return wrong / max(variance, TINY)
+    return error / max(variance, TINY)
 
 
 def _compare(exact: dict[str, Vector], change: dict[str, Vector], share: dict[str, float]) -> tuple[float, float]:
-    """|change| / |exact| and the cosine of exact and exact + change, parameter by parameter, in float64."""
+    """Return |change| / |exact| and the cosine of exact and exact + change, summed over parameters in float64."""
     ee = cc = ec = 0.0
     for rows in zip(*(zip(exact[name], change[name]) for name in share)):
         e, c = (sum(w * row[i].double() for w, row in zip(share.values(), rows)) for i in (0, 1))

@@ -1,4 +1,4 @@
-"""The views that a calibration learns from, chooses steps on and reports errors on."""
+"""Sample the views of a calibration: to learn tables, to choose steps, and to report errors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pipeline.errors import CodecError
 from pipeline.records import TeacherOutput, ViewRecord
 from pipeline.stage1.job import Job
 
-CHOOSING, REPORTED = 24, 16  # views that choose the codec's steps, and views that its error is reported on
+CHOOSING, REPORTED = 24, 16  # views to choose the codec's steps, and to report its error
 PHASES = {"learning": "learning from", "choosing": "choosing steps on", "reported": "measuring errors on"}  # by part
 
 
 class ViewSample:
-    """A seeded sample of the first pass's views, in three parts that share no view if there are eight or more."""
+    """A seeded sample of the first pass's views, in three parts. With eight or more views they are disjoint."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._sound: set[str] = set()
+        self._checked: set[str] = set()  # parts whose outputs are all finite
         self._phase = ""
-        self._probes = Probes(job.teacher, job.sections.views.seed, self._flat, job.log)
+        self._probes = Probes(job.teacher, job.sections.views.seed, self._checked_views, job.log)
         seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
         choosing, reported = min(CHOOSING, len(images) // 6), min(REPORTED, len(images) // 8)
@@ -36,37 +36,37 @@ class ViewSample:
         }
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
-        if part != "choosing":  # this part's whole outputs take little time
+        if part != "choosing":  # this part takes little time
             self._begin(part)
         for views, records in self._views(part):
-            # What fitting makes of a view is several times its size.
+            # One view at a time: the fit needs several times the memory of a view.
             yield from self._output(views, records).each()
-        self._sound.add(part)
+        self._checked.add(part)
 
     def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
         self._begin(part)
         return self._probes(part, losses)
 
     def _begin(self, part: str) -> None:
-        """Show the phase: it takes minutes, and views are run many times."""
+        """Show the phase. A phase takes minutes and runs each view several times."""
         if part != self._phase:
             self._phase = part
             self._job.progress.start(f"codec    {PHASES[part]} {len(self.parts[part])} views", None)
 
-    def _flat(self, part: str) -> Iterator[Tensor]:
+    def _checked_views(self, part: str) -> Iterator[Tensor]:
         for views, records in self._views(part):
-            if part not in self._sound:
+            if part not in self._checked:
                 self._output(views, records)
             yield from views
-        self._sound.add(part)
+        self._checked.add(part)
 
     def _output(self, views: list[Tensor], records: list[ViewRecord]) -> TeacherOutput:
-        """Run the teacher. Raises CodecError on NaN or infinity, naming the image."""
+        """Run the teacher. Raise CodecError, which names the image, where its output has NaN or infinity."""
         output = self._job.teacher(views)
         unsound = output.unsound()
         if unsound is not None:
             where = f"image {records[unsound[0]].image_id} (view {records[unsound[0]].view}): level {unsound[1]}"
-            raise CodecError(f"{where}: the teacher's output holds NaN or infinity")
+            raise CodecError(f"{where}: the teacher's output has NaN or infinity")
         return output
 
     def _views(self, part: str) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:
@@ -74,7 +74,7 @@ class ViewSample:
         for batch in self._readable(self.parts[part]):
             found = True
             yield batch
-        if not found and part != "learning":  # all of these few images are in quarantine
+        if not found and part != "learning":  # all images of this part are in quarantine
             yield from self._readable(self.parts["learning"])
 
     def _readable(self, images: list[int]) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:

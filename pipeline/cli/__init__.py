@@ -1,1 +1,1 @@
-"""The command line: arguments, terminal, signals, tables for people, and one file for each verb."""
+"""The command line: arguments, terminal, signals, text tables, and one file for each verb."""

@@ -1,4 +1,4 @@
-"""Command lines: arguments, and every user's error in one line with exit code 2."""
+"""Parse command lines. Every user error ends in one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -13,83 +13,84 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.signals import STOPPED, Stopped, advice, advise, stoppable
+from pipeline.cli.signals import INTERRUPTED, Interrupted, exit_message, interruptible, set_exit_message
 from pipeline.cli.terminal import LOGGER
 from pipeline.errors import ConfigError, PipelineError, brief
 
 USER_ERROR = 2
 STARTED = time.perf_counter()
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def one_line(error: BaseException) -> str:
-    """The message alone. From a loader's worker torch hands us the whole traceback as text: its last line is ours."""
+    """Return the message of an error. torch wraps an error of a worker in a traceback; its last line is the message."""
     text = str(error).strip()
     if text.startswith("Caught "):
         text = text.splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
-    # A name out of a foreign file may hold what a terminal obeys.
+    # A name from a foreign file may contain control characters of a terminal.
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def guarded(main: Callable[[], None]) -> None:
-    """Run an entry point; PipelineError ends in one line and code 2, Ctrl-C in one and 130, SIGTERM in one and 143."""
+    """Run an entry point. A PipelineError prints one line and exits with 2, Ctrl-C with 130, SIGTERM with 143."""
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        with stoppable():
+        with interruptible():
             main()
     except PipelineError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         LOGGER.info(f"error: {one_line(error)}")
         sys.exit(USER_ERROR)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader of a pipe has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:  # a folder that cannot be written, a full disk, a host that does not answer
-        kept = "; what was committed is kept, the same command goes on from there" if error.errno in FULL else ""
-        said = error.strerror or one_line(error)
-        print(f"error: {error.filename or type(error).__name__}: {said}{kept}", file=sys.stderr)
+    except OSError as error:  # a read-only folder, a full disk, an unreachable host
+        hint = "; committed data is kept. Rerun the same command to resume." if error.errno in DISK_ERRORS else ""
+        reason = error.strerror or one_line(error)
+        print(f"error: {error.filename or type(error).__name__}: {reason}{hint}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except Stopped as stopped:
-        print(advice(), file=sys.stderr)
-        sys.exit(stopped.code)
+    except Interrupted as interrupted:
+        print(exit_message(), file=sys.stderr)
+        sys.exit(interrupted.code)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A verb: what it does in one line, an example ({prog} stands for its name), its arguments, and what runs it.
+    """A verb of the command line.
 
-    `stopped`: what is said when a signal ends it.
+    text: what the verb does, in one line. example: command lines, where {prog} is replaced by the program's name.
+    add: adds the arguments to a parser. run: runs the verb. exit_message: printed when a signal ends the verb.
     """
 
     text: str
     example: str
     add: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
-    stopped: str = STOPPED
+    exit_message: str = INTERRUPTED
 
     def fill(self, parser: argparse.ArgumentParser) -> None:
-        """Give a parser all of this."""
+        """Set up a parser for this verb."""
         parser.description, parser.formatter_class = self.text, argparse.RawDescriptionHelpFormatter
         parser.epilog = "example:\n  " + self.example.format(prog=parser.prog).replace("\n", "\n  ")
         self.add(parser)
-        parser.set_defaults(run=self.run, stopped=self.stopped)
+        parser.set_defaults(run=self.run, exit_message=self.exit_message)
 
 
-def begin(args: argparse.Namespace) -> None:
-    """Run what was asked for. A config that is not there is told before mmdet is imported, which takes seconds."""
-    advise(args.stopped)
+def run_verb(args: argparse.Namespace) -> None:
+    """Run the requested verb. Raise ConfigError for a missing config before mmdet is imported, which takes seconds."""
+    set_exit_message(args.exit_message)
     config = getattr(args, "config", None)
     if config is not None and not Path(config).is_file():
         raise ConfigError(f"{config}: no such config file")
     args.run(args)
 
 
-def script(command: Command, name: str) -> None:
-    """A command that stands alone in a file of this name."""
+def run_script(command: Command, name: str) -> None:
+    """Run a verb as the script `name`."""
     parser = argparse.ArgumentParser(prog=f"python {name}")
     command.fill(parser)
-    guarded(lambda: begin(parser.parse_args()))
+    guarded(lambda: run_verb(parser.parse_args()))
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +100,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """mmdet's --cfg-options; may be given more than once."""
+    """Add mmdet's --cfg-options, which may be repeated."""
     text = "override config values"
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
 
@@ -116,14 +117,14 @@ def add_cache_json(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """Type of an argument that counts something."""
+    """Parse a positive integer."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text!r}")
     return int(text)
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """mmengine's own reading of --cfg-options key=value."""
+    """Parse --cfg-options key=value pairs as mmengine does. Raise ConfigError where one cannot be parsed."""
     if not pairs:
         return {}
     from mmengine.config import DictAction

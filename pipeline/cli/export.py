@@ -1,4 +1,4 @@
-"""`export`: one view of a cache as files. Imports neither mmdet nor webdataset."""
+"""`export`: write one view of a cache as files. Imports neither mmdet nor webdataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.cli.command import Command, add_cache
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
     add_cache(parser)
-    parser.add_argument("--image-id", type=int, required=True, metavar="I", help="as in the annotation file")
+    parser.add_argument("--image-id", type=int, required=True, metavar="I", help="image id in the annotation file")
     parser.add_argument("--view", type=int, default=0, metavar="V", help="number of the view (default: 0)")
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for the files")
 

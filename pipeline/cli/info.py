@@ -1,4 +1,4 @@
-"""`info`: what a cache holds. Imports neither torch nor mmdet."""
+"""`info`: describe a cache. Imports neither torch nor mmdet."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ def run_info(args: argparse.Namespace) -> None:
     print(json.dumps(found, indent=1) if args.json else info_table(found))
 
 
-INFO = Command("What a cache holds, in a table.", "{prog} work_dirs/demo/cache", add_cache_json, run_info)
+INFO = Command("Print a table of the content of a cache.", "{prog} work_dirs/demo/cache", add_cache_json, run_info)

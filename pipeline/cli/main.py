@@ -1,4 +1,4 @@
-"""python -m pipeline <verb>, or frs-cache <verb>: make a cache, look at it, train from it."""
+"""Run `python -m pipeline <verb>` or `frs-cache <verb>`."""
 
 # PYTHON_ARGCOMPLETE_OK
 from __future__ import annotations
@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline.cli.command import begin, guarded
+from pipeline.cli.command import guarded, run_verb
 from pipeline.cli.export import EXPORT
 from pipeline.cli.info import INFO
 from pipeline.cli.plan import PLAN
@@ -30,7 +30,7 @@ COMMANDS = {
     "report": REPORT,
     "reencode": REENCODE,
 }
-ABOUT = "Run a detection teacher once, keep what it says, train any number of students from it."
+ABOUT = "Run a detection teacher once, cache its outputs, and train any number of students from the cache."
 EPILOG = """examples:
   {prog} info work_dirs/demo/cache
   {prog} stage1 --help
@@ -40,26 +40,26 @@ tab completion in bash or zsh:
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    whole = argparse.ArgumentParser(
+    """Return the parser of all verbs."""
+    root = argparse.ArgumentParser(
         prog=prog,
         description=ABOUT,
         epilog=EPILOG.format(prog=prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, command in COMMANDS.items():
         command.fill(verbs.add_parser(name, help=command.text.rstrip(".")))
-    return whole
+    return root
 
 
 def main() -> None:
     """Parse the command line and run its verb."""
     name = Path(sys.argv[0]).name
-    whole = parser("python -m pipeline" if name == "__main__.py" else name)
+    root = parser("python -m pipeline" if name == "__main__.py" else name)
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
-        argcomplete.autocomplete(whole)
-    args = whole.parse_args()
-    guarded(lambda: begin(args))
+        argcomplete.autocomplete(root)
+    args = root.parse_args()
+    guarded(lambda: run_verb(args))

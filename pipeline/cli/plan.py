@@ -1,4 +1,4 @@
-"""`plan`: what a cache will take before it is made."""
+"""`plan`: forecast the size and the duration of a cache before it is made."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pipeline.cli.command import STARTED, Command, add_config, parse_options, po
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
     add_config(parser)
-    parser.add_argument("--samples", type=positive, default=96, metavar="N", help="images to measure on (default: 96)")
-    parser.add_argument("--seconds", type=float, default=60, metavar="S", help="about how long to take (default: 60)")
+    parser.add_argument("--samples", type=positive, default=96, metavar="N", help="images to measure (default: 96)")
+    parser.add_argument(
+        "--seconds", type=float, default=60, metavar="S", help="approximate duration in seconds (default: 60)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -24,21 +26,21 @@ def run_plan(args: argparse.Namespace) -> None:
     from pipeline.cli.tables import forecast_table
     from pipeline.config import load_config
     from pipeline.errors import CacheError
-    from pipeline.tools.forecast.run import fits, forecast
+    from pipeline.tools.forecast.run import fits_on_disk, forecast
 
     cfg, sections = load_config(args.config, parse_options(args.cfg_options))
-    seconds = args.seconds - (time.perf_counter() - STARTED)  # importing mmdet takes some
-    quiet = (lambda text: print(text, file=sys.stderr)) if args.json else print
-    found = forecast(cfg, sections, quiet, terminal.Bar(stderr=args.json), args.samples, seconds)
+    seconds = args.seconds - (time.perf_counter() - STARTED)  # the import of mmdet takes several seconds
+    log = (lambda text: print(text, file=sys.stderr)) if args.json else print
+    found = forecast(cfg, sections, log, terminal.Bar(stderr=args.json), args.samples, seconds)
     print(json.dumps(found, indent=1) if args.json else forecast_table(found))
-    if not fits(found):
+    if not fits_on_disk(found):
         raise CacheError(
-            f"{found['cache']}: {found['warnings'][0]}; free some, or set cache.dir or cache.codec.quality"
+            f"{found['cache']}: {found['warnings'][0]}; free disk space, or change cache.dir or cache.codec.quality"
         )
 
 
 PLAN = Command(
-    "What a cache will take before you make it: bytes, hours, disk, and when it pays.",
+    "Forecast a cache before it is made: bytes, hours, disk space, and the epoch from which it saves time.",
     "{prog} --config configs/demo/retinanet_r101_r50.py\n"
     "{prog} --config configs/demo/retinanet_r101_r50.py --json \\\n"
     "    --cfg-options cache.codec.quality=small cache.dir=work_dirs/demo/small",

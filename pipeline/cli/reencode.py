@@ -1,4 +1,4 @@
-"""`reencode`: another quality or profile of a cache."""
+"""`reencode`: make a cache of another quality or profile from an existing cache."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import argparse
 
 from pipeline.cli import terminal
 from pipeline.cli.command import Command, add_options, parse_options, positive
-from pipeline.cli.signals import GOES_ON
+from pipeline.cli.signals import RERUN_TO_RESUME
 from pipeline.codecs.frs.settings import PROFILES
 
 
 def add_reencode(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
-    parser.add_argument("source", help="a cache; best a lossless one")
+    parser.add_argument("source", help="existing cache, preferably lossless")
     parser.add_argument("target", help="folder of the new cache")
     parser.add_argument("--quality", metavar="Q", help="high, balanced, small or a fraction (default: balanced)")
-    parser.add_argument("--profile", choices=PROFILES, help="losses to serve (default: frs)")
+    parser.add_argument("--profile", choices=PROFILES, help="losses that the codec serves (default: frs)")
     parser.add_argument("--no-scores", action="store_true", help="leave out the class scores")
     parser.add_argument(
-        "--config", metavar="C", help="of the source: calibrate as stage 1 does, with the teacher's weights"
+        "--config", metavar="C", help="config of the source: calibrate the codec with the teacher's weights"
     )
     add_options(parser)
-    parser.add_argument("--like", metavar="CACHE", help="instead: take the codec of this cache; needs no teacher")
-    parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes (default: one a core)")
+    parser.add_argument("--like", metavar="CACHE", help="copy the codec of this cache instead; needs no teacher")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes (default: one per core)")
 
 
 def run_reencode(args: argparse.Namespace) -> None:
@@ -33,13 +33,13 @@ def run_reencode(args: argparse.Namespace) -> None:
     quality = args.quality
     if quality is not None and quality.replace(".", "", 1).isdigit():
         quality = float(quality)
-    asked = {key: value for key, value in (("quality", quality), ("profile", args.profile)) if value is not None}
-    asked |= {"scores": False} if args.no_scores else {}
+    codec = {key: value for key, value in (("quality", quality), ("profile", args.profile)) if value is not None}
+    codec |= {"scores": False} if args.no_scores else {}
     options = parse_options(args.cfg_options)
     summary = reencode(
         args.source,
         args.target,
-        {"type": "frs", **asked},
+        {"type": "frs", **codec},
         args.config,
         options,
         args.like,
@@ -51,11 +51,11 @@ def run_reencode(args: argparse.Namespace) -> None:
 
 
 REENCODE = Command(
-    "Another quality or profile of a cache; the teacher does not run over the data set again.",
+    "Make a cache of another quality or profile without running the teacher over the data set again.",
     "{prog} work_dirs/demo/lossless work_dirs/demo/small --quality small \\\n"
     "    --config configs/demo/retinanet_r101_r50.py\n"
     "{prog} work_dirs/demo/lossless work_dirs/demo/again --like work_dirs/demo/small",
     add_reencode,
     run_reencode,
-    GOES_ON,
+    RERUN_TO_RESUME,
 )

@@ -1,4 +1,4 @@
-"""`repair`: compute again what is damaged in a cache, and only that."""
+"""`repair`: recompute the damaged files of a cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from pipeline.cli import terminal
 from pipeline.cli.command import Command, add_config, parse_options
-from pipeline.cli.signals import GOES_ON
+from pipeline.cli.signals import RERUN_TO_RESUME
 
 
 def run_repair(args: argparse.Namespace) -> None:
@@ -15,14 +15,14 @@ def run_repair(args: argparse.Namespace) -> None:
     from pipeline.integrity.repair import repair
 
     cfg, sections = load_config(args.config, parse_options(args.cfg_options))
-    done = repair(cfg, sections, terminal.log, terminal.Bar())
-    terminal.log("\n".join(f"mended   {line}" for line in done) or "whole    nothing to repair")
+    repaired = repair(cfg, sections, terminal.log, terminal.Bar())
+    terminal.log("\n".join(f"repaired {line}" for line in repaired) or "intact   nothing to repair")
 
 
 REPAIR = Command(
-    "Compute again what is damaged in a cache, and only that.",
+    "Recompute the damaged files of a cache and keep all others.",
     "{prog} --config configs/demo/retinanet_r101_r50.py",
     add_config,
     run_repair,
-    GOES_ON,
+    RERUN_TO_RESUME,
 )

@@ -1,4 +1,4 @@
-"""`report`: one HTML page about a cache."""
+"""`report`: write an HTML page about a cache."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from pipeline.cli.command import Command, add_cache, add_options, parse_options,
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
     add_cache(parser)
-    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the page, as report.html")
-    parser.add_argument("--config", metavar="C", help="of the cache: brings images, and errors of single views")
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="FILE", help="HTML file to write, for example report.html"
+    )
+    parser.add_argument(
+        "--config", metavar="C", help="config of the cache: adds the images and the errors of single views"
+    )
     add_options(parser)
-    parser.add_argument("--students", nargs="+", action="extend", default=[], metavar="DIR", help="their work dirs")
+    parser.add_argument(
+        "--students", nargs="+", action="extend", default=[], metavar="DIR", help="work dirs of students"
+    )
     parser.add_argument(
         "--compare",
         nargs="+",
@@ -23,7 +29,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
         metavar="CACHE",
         help="caches of the same teacher, for the curve of bytes against error",
     )
-    parser.add_argument("--samples", type=positive, default=24, metavar="N", help="views to look into (default: 24)")
+    parser.add_argument("--samples", type=positive, default=24, metavar="N", help="views to decode (default: 24)")
 
 
 def run_report(args: argparse.Namespace) -> None:
@@ -36,7 +42,7 @@ def run_report(args: argparse.Namespace) -> None:
 
 
 REPORT = Command(
-    "One HTML page about a cache: maps over images, where the bits go, errors, students.",
+    "Write an HTML page about a cache: FRS maps over images, sizes, errors, students.",
     "{prog} work_dirs/demo/cache -o work_dirs/demo/report.html \\\n"
     "    --config configs/demo/retinanet_r101_r50.py --students work_dirs/demo/retinanet_r50",
     add_report,

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: stop within seconds, whatever the process is doing, and say how to go on."""
+"""Handle Ctrl-C and SIGTERM: end the process within seconds and print how to resume."""
 
 from __future__ import annotations
 
@@ -11,70 +11,72 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 4.0  # seconds to clean up in; behind them nothing is lost either, as after kill -9
-STOPPED = "stopped"
-GOES_ON = "stopped; what was committed is kept, the same command goes on from there"
-RESUMES = "stopped; the same command with --resume goes on from the last checkpoint"
-_advice = STOPPED  # what to say when it happens
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 4.0  # seconds for the cleanup; then the process is ended, which loses no committed data
+INTERRUPTED = "interrupted"
+RERUN_TO_RESUME = "interrupted; committed data is kept. Rerun the same command to resume."
+RERUN_WITH_RESUME = "interrupted; rerun the same command with --resume to resume from the last checkpoint."
+_exit_message = INTERRUPTED  # printed when a signal ends the process
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asked the process to end; `code` is what shells expect then."""
+class Interrupted(KeyboardInterrupt):
+    """A signal requested the end of the process. `code`: the exit code that shells expect."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.code = 128 + number
 
 
-def advise(text: str) -> None:
-    """From now on say this."""
-    global _advice  # noqa: PLW0603
-    _advice = text
+def set_exit_message(text: str) -> None:
+    """Set the line that is printed when a signal ends the process."""
+    global _exit_message  # noqa: PLW0603
+    _exit_message = text
 
 
-def advice() -> str:
-    """Return what `advise` set."""
-    return _advice
+def exit_message() -> str:
+    """Return the line that `set_exit_message` set."""
+    return _exit_message
 
 
-def _raise(number: int, frame: Any) -> None:
-    """Once: another signal would break off what cleans up behind the first, and the end is GRACE away at most."""
-    for each in STOPS:
+def _raise_interrupted(number: int, frame: Any) -> None:
+    """Raise `Interrupted`, and ignore further signals: they would abort the cleanup, which takes at most GRACE."""
+    for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    raise Stopped(number)
+    raise Interrupted(number)
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise `Stopped`; and where that does not end the process in time, its end is forced.
+def interruptible() -> Iterator[None]:
+    """Raise `Interrupted` on SIGINT and SIGTERM inside the block. End the process if it does not end within GRACE.
 
-    Python's handlers wait for C code to return: a rank that waits for others, or a batch that takes minutes, would
-    not hear them.
+    Python runs signal handlers only when C code returns. A barrier between ranks or a batch that takes minutes would
+    delay them, so a thread ends the process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = [signal.signal(number, _raise) for number in STOPS]
-    hears, tells = os.pipe()
-    os.set_blocking(tells, False)
-    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # else a worker's signal would end us
-    threading.Thread(target=_force, args=(hears,), daemon=True).start()
+    before = [signal.signal(number, _raise_interrupted) for number in SIGNALS]
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    # Otherwise a signal to a forked worker would end this process.
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    threading.Thread(target=_force_exit, args=(read_end,), daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(-1)
-        os.close(tells)
-        for number, handler in zip(STOPS, before):
-            if signal.getsignal(number) is _raise:  # stopped, the process goes on to ignore them to its end
+        os.close(write_end)
+        for number, handler in zip(SIGNALS, before):
+            if signal.getsignal(number) is _raise_interrupted:  # an interrupted process ignores signals until its end
                 signal.signal(number, handler)
 
 
-def _force(hears: int) -> None:
-    while heard := os.read(hears, 1):
-        if heard[0] in STOPS:
+def _force_exit(read_end: int) -> None:
+    """Wait for a signal, then end the process after GRACE seconds."""
+    while received := os.read(read_end, 1):
+        if received[0] in SIGNALS:
             time.sleep(GRACE)
-            print(_advice, file=sys.stderr, flush=True)
-            os._exit(128 + heard[0])
-    os.close(hears)
+            print(_exit_message, file=sys.stderr, flush=True)
+            os._exit(128 + received[0])
+    os.close(read_end)

@@ -1,4 +1,4 @@
-"""`stage1`, and the script stage1_cache_teacher.py."""
+"""`stage1` and the script stage1_cache_teacher.py."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import os
 
 from pipeline.cli import terminal
 from pipeline.cli.command import Command, add_config, parse_options
-from pipeline.cli.signals import GOES_ON
+from pipeline.cli.signals import RERUN_TO_RESUME
 
 
 def add_stage1(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
     add_config(parser)
-    parser.add_argument("--log-file", metavar="FILE", help="one line a shard goes here (default: <cache.dir>.log)")
+    parser.add_argument(
+        "--log-file", metavar="FILE", help="log file with one line for each shard (default: <cache.dir>.log)"
+    )
 
 
 def run_stage1(args: argparse.Namespace) -> None:
@@ -32,10 +34,10 @@ def run_stage1(args: argparse.Namespace) -> None:
 
 
 STAGE1 = Command(
-    "Run the teacher once over every view of the training images and leave its outputs in a verified cache.",
+    "Run the teacher once over every view of the training images and write its outputs to a verified cache.",
     "{prog} --config configs/demo/retinanet_r101_r50.py\n"
     "torchrun --nproc-per-node 8 -m pipeline stage1 --config configs/coco/retinanet_r101_r50_2x.py",
     add_stage1,
     run_stage1,
-    GOES_ON,
+    RERUN_TO_RESUME,
 )

@@ -1,4 +1,4 @@
-"""`stage2`, and the script stage2_distill.py."""
+"""`stage2` and the script stage2_distill.py."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 
 from pipeline.cli import terminal
 from pipeline.cli.command import Command, add_config, parse_options
-from pipeline.cli.signals import RESUMES
+from pipeline.cli.signals import RERUN_WITH_RESUME
 
 LOCAL_RANKS = {"slurm": "SLURM_LOCALID", "mpi": "OMPI_COMM_WORLD_LOCAL_RANK"}
 
 
 def add_stage2(parser: argparse.ArgumentParser) -> None:
-    """mmdet's usual flags."""
+    """Add the arguments of this verb, as in mmdet."""
     add_config(parser)
-    parser.add_argument("--work-dir", metavar="DIR", help="where logs, checkpoints and summary.json go")
+    parser.add_argument("--work-dir", metavar="DIR", help="folder for logs, checkpoints and summary.json")
     parser.add_argument(
-        "--resume", nargs="?", const="auto", metavar="FILE", help="go on from the latest (or this) checkpoint"
+        "--resume", nargs="?", const="auto", metavar="FILE", help="resume from the latest checkpoint, or from FILE"
     )
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision for the student")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
@@ -31,7 +31,7 @@ def add_stage2(parser: argparse.ArgumentParser) -> None:
 
 def run_stage2(args: argparse.Namespace) -> None:
     """Run the verb."""
-    # Ranks that do not know of each other would train as many students in one work dir.
+    # Without a launcher, each rank would train a separate student in the same work dir.
     launcher = args.launcher or ("pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none")
     os.environ.setdefault("LOCAL_RANK", os.environ.get(LOCAL_RANKS.get(launcher, ""), str(args.local_rank)))
 
@@ -50,10 +50,10 @@ def run_stage2(args: argparse.Namespace) -> None:
 
 
 STAGE2 = Command(
-    "Train a student from the cache that stage 1 made; the teacher is neither built nor loaded.",
+    "Train a student from the cache of stage 1; the teacher is neither built nor loaded.",
     "{prog} --config configs/demo/retinanet_r101_r50.py --work-dir work_dirs/r50\n"
     "torchrun --nproc-per-node 8 -m pipeline stage2 --config ... --launcher pytorch",
     add_stage2,
     run_stage2,
-    RESUMES,
+    RERUN_WITH_RESUME,
 )

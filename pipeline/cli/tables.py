@@ -1,4 +1,4 @@
-"""Tables for people: what a cache, a forecast or a run is, in a few lines."""
+"""Format a cache, a forecast or a run as a few lines of text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pipeline.codecs.summary import promise
 
 
 def compare_with_fp16(ratio: float) -> str:
-    """How a cache's size compares; `ratio`: fp16's bytes over its own. Lossless ones are larger than fp16."""
+    """Compare a cache's size with fp16 in words. `ratio`: bytes as fp16 / bytes of the cache; below 1 if lossless."""
     return (
         f"{ratio:.1f} times smaller than fp16" if ratio >= 1 else f"{1 / max(ratio, 0.01):.1f} times as large as fp16"
     )
 
 
 def stage1_table(root: str, summary: dict[str, Any]) -> str:
-    """The last words of stage 1."""
+    """Format the summary of stage 1."""
     lines = [
         f"cache    {root}",
-        f"holds    {summary['images']} images, {summary['views']} views in {summary['passes']} passes, "
+        f"stored   {summary['images']} images, {summary['views']} views in {summary['passes']} passes, "
         f"{summary['bytes'] / 1e6:.1f} MB",
         f"view     {summary['bytes_per_view'] / 1e3:.1f} kB, {compare_with_fp16(summary['ratio_to_fp16'])}",
         f"took     {summary['seconds']:.0f} s for {summary['views_computed']} views",
@@ -32,21 +32,21 @@ def stage1_table(root: str, summary: dict[str, Any]) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as people say it."""
+    """Format a duration in s, min or h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def forecast_table(found: dict[str, Any]) -> str:
-    """`forecast` for a terminal."""
+    """Format the result of `forecast`."""
     scale, unit = (1e9, "GB") if found["bytes"] > 2e9 else (1e6, "MB")
     low, high = found["bytes_low"] / scale, found["bytes_high"] / scale
     lines = [
         f"views    {found['views']}; {found['images']} images, {found['distinct_views']} views",
         f"cache    {found['bytes'] / scale:.2f} {unit} (95%: {low:.2f} to {high:.2f}), "
-        f"{found['bytes_per_view'] / 1e3:.1f} kB a view; from {found['sampled_views']} views, codec of "
-        f"{found['calibrated_on']}",
+        f"{found['bytes_per_view'] / 1e3:.1f} kB a view; measured on {found['sampled_views']} views, "
+        f"codec calibrated on {found['calibrated_on']}",
     ]
     for name, (mean, low, high) in found["bytes_by_tensor"].items():
         lines.append(f"  {name:10} {mean / scale:9.3f} {unit}  ({low / scale:.3f} to {high / scale:.3f})")
@@ -56,19 +56,20 @@ def forecast_table(found: dict[str, Any]) -> str:
     )
     if "free_bytes" in found:
         lines.append(
-            f"disk     {found['free_bytes'] / 1e9:.1f} GB free, takes {found['write_mb_per_second_available']:.0f} MB/s"
+            f"disk     {found['free_bytes'] / 1e9:.1f} GB free, "
+            f"writes {found['write_mb_per_second_available']:.0f} MB/s"
         )
     lines += [
         f"stage 2  {format_duration(found['stage2_seconds'])} for {found['epochs']} epochs, "
         f"{found['stage2_images_per_second']:.1f} images/s; reads {found['stage2_read_mb_per_second']:.2f} MB/s",
-        f"live     {format_duration(found['live_seconds'])} for the same with the teacher in the loop: the cache has "
-        f"paid for itself after {found['break_even_epochs']:.1f} epochs",
+        f"live     {format_duration(found['live_seconds'])} for the same epochs with the live teacher; the cache saves "
+        f"time after {found['break_even_epochs']:.1f} epochs",
     ]
     return "\n".join(lines + [f"warning  {line}" for line in found["warnings"]])
 
 
 def info_table(found: dict[str, Any]) -> str:
-    """`describe` for a terminal."""
+    """Format the result of `describe`."""
     views = max(1, found["views"])
     lines = [
         f"cache    {found['cache']} ({found['format'][0]} {found['format'][1]})",
@@ -91,25 +92,25 @@ def info_table(found: dict[str, Any]) -> str:
 
 
 def export_table(folder: Path, written: list[Path]) -> str:
-    """The files of one exported view, a line for each kind."""
+    """List the files of one exported view, one line for each kind."""
     kinds = Counter(path.stem.rpartition("_")[0] for path in written if path.suffix == ".npy")
     lines = [
         f"{kind:8} {levels} levels: {kind}_0 to {kind}_{levels - 1}, .npy and .png" for kind, levels in kinds.items()
     ]
-    return "\n".join([f"view     {folder}, {len(written)} files; view.json says what they are of", *lines])
+    return "\n".join([f"view     {folder}, {len(written)} files; view.json describes them", *lines])
 
 
 def stage2_table(summary: dict[str, Any]) -> str:
-    """The last words of stage 2."""
+    """Format the summary of stage 2."""
     source = f"cache {summary['content'][:16]}" if summary["content"] else "live teacher"
     if summary.get("views_check") == "close":
         source += " (views.check='close': pixels were compared by thumbnail only)"
     if summary.get("inherit_from_teacher"):
-        source += ", inheriting the teacher's neck and head"
+        source += "; neck and head started from the teacher's weights"
     return "\n".join(
         [
             f"student  mAP {summary['mAP']:.3f}, AP50 {summary['AP50']:.3f} after {summary['epochs']} epochs",
-            f"taught   by {source}",
+            f"teacher  {source}",
             f"took     {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} images/s",
             f"results  {summary['work_dir']}",
         ]

@@ -1,4 +1,4 @@
-"""What a run shows of itself: a bar or plain lines on the terminal, and a log file."""
+"""Show the progress of a run: a bar or plain lines on the terminal, and a log file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ LOGGER = logging.getLogger("pipeline")
 
 
 class Bar:
-    """Progress of a run over views: done, views/s, MB, time left. Without a terminal, one plain line at the end.
+    """Show the progress of a run over views: views done, views/s, MB, remaining time.
 
-    Where the end is not known (`total` None) that line is the title, and comes at the start.
+    Without a terminal, print one plain line at the end. If the number of views is unknown (`total` is None), print the
+    title at the start instead.
     """
 
     def __init__(self, stderr: bool = False) -> None:
@@ -27,7 +28,7 @@ class Bar:
         self._total: int | None = None
 
     def start(self, title: str, total: int | None) -> None:
-        """Begin; ends what is still running."""
+        """Start a bar, and stop the one before it."""
         if self._bar:
             self._bar.stop()
         self._title, self._total, self._done, self._mb, self._begun = title, total, 0, 0.0, time.perf_counter()
@@ -35,7 +36,7 @@ class Bar:
         if self._console.is_terminal:
             self._draw()
         elif total is None:
-            self._say(title)
+            self._print(title)
 
     def _draw(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -56,34 +57,34 @@ class Bar:
         return self._done / max(1e-9, time.perf_counter() - self._begun)
 
     def advance(self, samples: int, size: int) -> None:
-        """Count samples and bytes that are done."""
+        """Add samples and bytes that are done."""
         self._done, self._mb = self._done + samples, self._mb + size / 1e6
         if self._bar:
             self._bar.update(self._task, advance=samples, rate=self._rate, mb=self._mb)
 
     def stop(self) -> None:
-        """End the bar, or print its one line."""
+        """Stop the bar, or print the plain line."""
         if self._bar:
             self._bar.stop()
         elif self._total is not None:
             size = f", {self._mb:.1f} MB" if self._mb else ""
             seconds = time.perf_counter() - self._begun
             of = f"{self._done} of {self._total} views"
-            self._say(f"{self._title:8} {of}, {self._rate:.1f} views/s{size}, {seconds:.0f} s")
+            self._print(f"{self._title:8} {of}, {self._rate:.1f} views/s{size}, {seconds:.0f} s")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(text, file=sys.stderr) if self._console.stderr else log(text)
 
 
 def log(text: str) -> None:
-    """To the terminal, and into the log file where one is kept."""
+    """Print text to the terminal, and write it to the log file if there is one."""
     print(text, flush=True)
     for line in text.splitlines():
         LOGGER.info(line)
 
 
 def keep_log(path: Path) -> None:
-    """From now on `log` and what modules tell the logger `pipeline` also go to a file, each line with its time."""
+    """Also write to a file what `log` prints and what modules send to the logger `pipeline`, with the time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in list(LOGGER.handlers):
         LOGGER.removeHandler(old)
@@ -96,13 +97,13 @@ def keep_log(path: Path) -> None:
 
 
 def log_file(cache_dir: str) -> Path:
-    """Where stage 1 keeps its log: beside the cache, as a cache's bytes do not depend on the day they were made."""
-    place, _, name = cache_dir.rstrip("/").rpartition("/")
-    return Path("work_dirs" if "://" in cache_dir else place, f"{name}.log")
+    """Return the path of stage 1's log, beside the cache: the bytes of a cache must not depend on its date."""
+    parent, _, name = cache_dir.rstrip("/").rpartition("/")
+    return Path("work_dirs" if "://" in cache_dir else parent, f"{name}.log")
 
 
 def keep_log_beside(cache_dir: str) -> None:
-    """`keep_log`; in work_dirs/ where nothing can be written beside the cache, which may fill a mount to its root."""
+    """Write the log beside the cache, or in work_dirs/ if that folder is read-only, as above the root of a mount."""
     path = log_file(cache_dir)
     try:
         keep_log(path)
@@ -111,4 +112,4 @@ def keep_log_beside(cache_dir: str) -> None:
             raise
         keep_log(Path("work_dirs", path.name))
         if os.environ.get("RANK", "0") == "0":
-            log(f"log      work_dirs/{path.name}, as {path} cannot be written; --log-file takes another place")
+            log(f"log      work_dirs/{path.name}, because {path} cannot be written; set --log-file to change it")

@@ -1,1 +1,1 @@
-"""Is a cache still what was written, and what its teacher says? Check it, and repair what is damaged."""
+"""Check that a cache is intact and still equals its teacher's output, and repair damaged files."""

@@ -1,4 +1,4 @@
-"""Does a cache still say what its teacher says? A random sample of views, computed again and compared."""
+"""Run the teacher on a random sample of views and compare its output with the cache."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.recipe import Inputs, open_cache, read_inputs
 from pipeline.stage1.loader import Batch, ViewLoader
 from pipeline.teacher.model import Teacher, own_device
 
-ALLOWED = 1.25  # of the codec's own bound; the rest is for the last digits of another machine
+ALLOWED = 1.25  # error, as a multiple of the codec's bound; rounding differs between machines
 
 
 @dataclass(frozen=True)
 class PlacedBatch:
-    """A teacher batch and where it lies: pass, shard, index of its first sample."""
+    """A teacher batch and its place in the cache: pass, shard, index of its first sample."""
 
     cache_pass: int
     shard: int
@@ -34,23 +34,23 @@ class PlacedBatch:
 def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> dict[str, Any]:
     """Run the teacher on at least `count` views, in the batches of stage 1.
 
-    {'views', 'allowed', 'worst': {tensor: error over the codec's bound}, 'bad': a line for each batch beyond it}.
-    Raises PipelineError: another teacher or data set, a view that is not replayed, a sample that cannot be read.
+    Return {'views', 'allowed', 'worst': {tensor: error / codec's bound}, 'bad': one line for each batch above ALLOWED}.
+    Raise PipelineError where the teacher or data set differs, or a view cannot be replayed or read.
     """
     cache, inputs = open_required(cfg, sections)
     codec = open_codec(cache)
     teacher = Teacher(inputs.teacher, inputs.images.classes, own_device(), sections.teacher.tf32)
     done, worst, bad = 0, dict[str, float](), list[str]()
-    for placed in shuffled_batches(cache, seed):
+    for placed in shuffle_batches(cache, seed):
         if done >= count:
             break
         reader = cache.shard(placed.cache_pass, placed.shard)
-        made_with = cache.manifest(placed.cache_pass)["environment"]
+        environment = cache.manifest(placed.cache_pass)["environment"]
         ((_, batch),) = ViewLoader(inputs.images, inputs.views, [(placed, placed.batch)], 0).batches()
         samples, levels = [], []
         for index, record in enumerate(batch.records, placed.start):
             cached, grids, stored = reader.view(index, codec.check_sample)
-            check_replay(cached, record, sections.views.check, sections.views.tolerance, made_with)
+            check_replay(cached, record, sections.views.check, sections.views.tolerance, environment)
             samples.append(stored)
             levels.append(grids)
         with precision(False):
@@ -59,23 +59,23 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
         worst = {name: max(value, worst.get(name, 0.0)) for name, value in found.items()}
         where = f"{reader.path}: samples {placed.start}-{placed.start + len(samples) - 1}"
         bad += [
-            f"{where}: {name} err {value:.2f} times the codec's bound"
+            f"{where}: error of {name} is {value:.2f} times the codec's bound, expected at most {ALLOWED}"
             for name, value in found.items()
             if not value <= ALLOWED
         ]
     if not done:
-        raise StaleCache(f"{cache.root}: holds no view to compare")
+        raise StaleCache(f"{cache.root}: no complete pass has a view to compare; run stage 1")
     return {"views": done, "allowed": ALLOWED, "worst": {k: round(v, 4) for k, v in worst.items()}, "bad": bad}
 
 
 def open_required(cfg: Config, sections: Sections) -> tuple[Cache, Inputs]:
-    """Open the config's cache and read what it was made of. Raises StaleCache where it is another config's."""
+    """Open the config's cache and read its inputs. Raise StaleCache where another config made it."""
     inputs = read_inputs(cfg, sections)
     return open_cache(sections.cache.place(), inputs, inputs.teacher.weights_sha256()), inputs
 
 
-def shuffled_batches(cache: Cache, seed: int) -> list[PlacedBatch]:
-    """Return every teacher batch of the complete passes, shuffled."""
+def shuffle_batches(cache: Cache, seed: int) -> list[PlacedBatch]:
+    """Return the teacher batches of all complete passes in random order."""
     found = []
     for number in cache.passes():
         for n, shard in enumerate(cache.shard_plans(number)):

@@ -1,4 +1,4 @@
-"""Find what is damaged in a cache's folder."""
+"""Find damaged files in a cache's folder."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pipeline.storage.local import sha256_file
 
 
 def find_sidecar_paths(folders: list[Path]) -> list[Path]:
-    """List the sidecars of all shards in the folders, also those that are missing beside their tar."""
+    """List the sidecars of all shards in the folders, including missing ones of existing tars."""
     found = {path for folder in folders for path in folder.glob("shard-*.*") if path.suffix in (".tar", ".json")}
     return sorted({path.with_suffix(".json") for path in found})
 
 
-def read_whole_codec(root: Path) -> dict[str, Any]:
-    """Read codec.json. Raises CorruptCache where a table is missing or altered."""
+def read_intact_codec(root: Path) -> dict[str, Any]:
+    """Read codec.json. Raise CorruptCache where a table is missing or changed."""
     manifest = read_fields(root / "codec.json", CODEC)
     for name, sha in manifest["files"].items():
         if not (root / "codec" / name).is_file() or sha256_or_none(root / "codec" / name) != sha:
-            raise CorruptCache(name)
+            raise CorruptCache(f"{root / 'codec' / name}: missing or changed")
     return manifest
 
 
 def find_foreign_files(folder: Path, listed: dict[str, str]) -> list[Path]:
-    """List files that a codec's manifest does not list; stage 1 refuses such a codec."""
+    """List files that are not in a codec's manifest. Stage 1 rejects a codec that has any."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in listed)
 
 
 def sha256_or_none(path: Path) -> str | None:
-    """Return the sha256 of a file; None where the disk cannot read it."""
+    """Return the sha256 of a file, or None where the disk cannot read it."""
     try:
         return sha256_file(path)
     except OSError as error:
@@ -43,7 +43,7 @@ def sha256_or_none(path: Path) -> str | None:
 
 
 def read_or_none(read: Callable[[], Any]) -> Any:
-    """Return what reading a file gives; None where it is missing or damaged."""
+    """Call `read` and return its result, or None where the file is missing or damaged."""
     try:
         return read()
     except CacheError:

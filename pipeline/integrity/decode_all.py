@@ -1,4 +1,4 @@
-"""Does every sample of a cache decode? Needs neither mmdet nor a GPU."""
+"""Decode every sample of a cache. Needs neither mmdet nor a GPU."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipeline.progress import Progress
 from pipeline.records import LevelShapes, SampleRef
 from pipeline.storage.place import Place
 
-TOGETHER = 8  # samples that are decoded at a time
+BATCH = 8  # samples decoded together
 
 
 def find_decode_faults(root: str | Place, progress: Progress) -> Iterator[PipelineError]:
-    """Decode every sample and yield an error for each that fails. For a cache without `find_faults`."""
+    """Decode every sample and yield an error for each failure. Call it on a cache for which `find_faults` is empty."""
     cache = Cache(root)
     try:
         codec = open_codec(cache)
@@ -36,30 +36,33 @@ def find_decode_faults(root: str | Place, progress: Progress) -> Iterator[Pipeli
             continue
         progress.start(f"pass {number}", sum(map(len, shards)))
         for n, refs in enumerate(shards):
-            yield from _undecodable(cache, number, n, refs, codec, device)
+            yield from _find_shard_faults(cache, number, n, refs, codec, device)
             progress.advance(len(refs), 0)
         progress.stop()
 
 
-def _undecodable(
+def _find_shard_faults(
     cache: Cache, number: int, shard: int, refs: list[SampleRef], codec: Codec, device: torch.device
 ) -> Iterator[PipelineError]:
     try:
         reader = cache.shard(number, shard)
-        held = [(extent.image_id, extent.view) for extent in reader.sidecar.samples]
-        if held != [(ref.image_id, ref.view) for ref in refs]:
-            raise CorruptCache(f"{reader.path}: holds other views than its pass's plan.json")
+        stored_views = [(extent.image_id, extent.view) for extent in reader.sidecar.samples]
+        if stored_views != [(ref.image_id, ref.view) for ref in refs]:
+            raise CorruptCache(f"{reader.path}: its views are not those of its pass's plan.json; run stage 1 again")
     except PipelineError as error:
         yield error
         return
-    for start in range(0, len(refs), TOGETHER):
+    for start in range(0, len(refs), BATCH):
         samples: list[Any] = []
         levels: list[LevelShapes] = []
-        for ref in refs[start : start + TOGETHER]:
+        for ref in refs[start : start + BATCH]:
             try:
                 record, grids, stored = reader.view(ref.index, codec.check_sample)
                 if record.pad_shape != ref.pad_shape:
-                    raise CorruptCache(f"{reader.path}: sample {ref.index} is not of the padded shape planned for it")
+                    raise CorruptCache(
+                        f"{reader.path}: sample {ref.index}: expected padded shape {ref.pad_shape}, found "
+                        f"{record.pad_shape}"
+                    )
             except PipelineError as error:
                 yield error
                 continue
@@ -69,4 +72,4 @@ def _undecodable(
             output = codec.decode(stack(samples, levels).to(device))
             unsound = output.unsound()
             if unsound is not None:
-                yield CorruptCache(f"{reader.path}: samples {start}-{start + TOGETHER - 1} decode to NaN or infinity")
+                yield CorruptCache(f"{reader.path}: samples {start}-{start + BATCH - 1} decode to NaN or infinity")

@@ -1,8 +1,8 @@
-"""Repair a damaged cache: damaged files are computed again, whole ones are kept.
+"""Repair a damaged cache: recompute damaged files and keep intact ones.
 
-On the machine that made the cache (CPU, same threads and libraries) the result is the original, byte for byte. Where it
-is not, the pass gets a new manifest and so the cache a new `content`: a student half trained from the old one is then
-refused by name, not misled.
+On the machine that made the cache (CPU, same threads and libraries) the result is byte for byte the original. Otherwise
+the pass gets a new manifest, and the cache a new `content` digest. Resuming a student of the old cache then raises
+StaleCache.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.integrity.damage import (
     find_foreign_files,
     find_sidecar_paths,
+    read_intact_codec,
     read_or_none,
-    read_whole_codec,
     sha256_or_none,
 )
 from pipeline.mmdet_compat.registry import Config
@@ -46,17 +46,19 @@ Files = dict[str, dict[str, Any]]
 
 
 def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> list[str]:
-    """Find and repair what is damaged in a config's cache. Returns a line for each damage; none where it was whole.
+    """Find and repair damaged files of a config's cache. Return one line for each; none if the cache is intact.
 
-    Raises StaleCache where the cache is another config's, CorruptCache where its tables are lost for good, CacheError
-    where it has passes that stage 1 of this config would not make again.
+    Raise StaleCache where another config made the cache, CorruptCache where its tables cannot be restored, and
+    CacheError where it has passes that stage 1 of this config does not make.
     """
     place = sections.cache.place()
     root = local_path(place)
     if root is None:
-        raise CacheError(f"{place}: repair needs a folder; copy the cache to one, repair it there and copy it back")
+        raise CacheError(
+            f"{place}: repair needs a local folder; copy the cache to one, repair it there, and copy it back"
+        )
     if not (root / "plan.json").exists() and not list(root.glob("pass-*/*")):
-        raise CacheError(f"{root}: no cache here (neither plan.json nor a pass); check cache.dir")
+        raise CacheError(f"{root}: no cache here (found neither plan.json nor a pass); check cache.dir")
     with locked(root):
         work = CacheRepair(root, cfg, sections, log, progress)
         work.repair_identity()
@@ -65,24 +67,24 @@ def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> lis
             work.clear_pass(folder)
     if work.bad:
         for line in work.bad:
-            log(f"bad      {line}")
+            log(f"damaged  {line}")
         cache_teacher(cfg, sections, log, progress)
         changed = [name for name, sha in work.known.items() if sha256_file(root / name) != sha]
-        log(f"repaired {_describe_changes(changed)}")
+        log(f"result   {_describe_changes(changed)}")
     return work.bad
 
 
 def _describe_changes(changed: list[str]) -> str:
     if not changed:
-        return "equal to the original, byte for byte"
+        return "byte for byte equal to the original"
     return (
-        f"{len(changed)} files are not the original's bytes (first: {changed[0]}): another machine, thread count or "
-        "library; the cache is whole and has a new content digest"
+        f"{len(changed)} files differ from the original (first: {changed[0]}), because the machine, the thread count "
+        "or a library differs; the cache is intact and has a new content digest"
     )
 
 
 class CacheRepair:
-    """A cache under repair. `bad`: a line for each damage; `known`: sha256 that manifests give files that were lost."""
+    """A cache under repair. `bad`: a line for each damaged file; `known`: the sha256 of lost files in the manifests."""
 
     def __init__(self, root: Path, cfg: Config, sections: Sections, log: Log, progress: Progress) -> None:
         inputs = read_inputs(cfg, sections)
@@ -91,55 +93,58 @@ class CacheRepair:
         self._sections, self._images, self._views, self._spec = sections, inputs.images, inputs.views, inputs.teacher
         self._log, self._progress = log, progress
         numbers = [number for number, _ in list_passes(root) or []]
-        made = expected_passes(sections, inputs.views)
-        if numbers and numbers[-1] not in made:
+        expected = expected_passes(sections, inputs.views)
+        if numbers and numbers[-1] not in expected:
             raise CacheError(
-                f"{root}: holds pass-{numbers[-1]}, this config makes {len(made)} passes; repair with the cache.passes "
+                f"{root}: found pass-{numbers[-1]}, but this config makes {len(expected)} passes; use the cache.passes "
                 "and views that the cache was made with"
             )
         self.folders = [pass_folder(root, number) for number in numbers]
         self._sidecars = {path: read_or_none(partial(load_sidecar, path)) for path in find_sidecar_paths(self.folders)}
 
     def _calibration_job(self, root: Path) -> Job:
-        """Build what calibration works with; this loads the teacher."""
+        """Build the job of a calibration. This loads the teacher."""
         sections, images, views = self._sections, self._images, self._views
         teacher = Teacher(self._spec, images.classes, own_device(), sections.teacher.tf32)
         return Job(root, sections, images, views, teacher, self.plan, self._log, self._progress, Ranks())
 
     def _most_common(self, field: Callable[[Sidecar], str]) -> str | None:
-        """Return the digest that most of the shards carry."""
+        """Return the most common digest in the sidecars."""
         found = Counter(field(sidecar) for sidecar in self._sidecars.values() if sidecar)
         return found.most_common(1)[0][0] if found else None
 
     def repair_identity(self) -> None:
-        """Write plan.json again from the config, if the shards carry its digest; let gate.json be measured again."""
+        """Rewrite plan.json from the config if the shards have its digest. Remove a damaged gate.json."""
         path, wanted = self.root / "plan.json", digest(self.plan)
-        if self._most_common(lambda s: s.plan) not in (None, wanted):
+        used = self._most_common(lambda s: s.plan)
+        if used not in (None, wanted):
             raise StaleCache(
-                f"{self.root}: its shards were made with another config, teacher or data set than this one"
+                f"{self.root}: shards were made with another config, teacher or data set (plan {used:.12}, this config "
+                f"has {wanted:.12}); use the config that made the cache"
             )
         found = read_or_none(lambda: read_fields(path, PLAN))
         if found is None:
-            self.bad.append(f"{path}: written again from the config; the shards carry its digest")
+            self.bad.append(f"{path}: rewritten from the config; the shards have its digest")
             write_json(path, self.plan)
         elif digest(found) != wanted:
             raise StaleCache(
-                f"{path}: not the plan of this config; repair with the config that the cache was made with"
+                f"{path}: digest {digest(found):.12}, this config's plan has {wanted:.12}; use the config that made "
+                "the cache"
             )
         gate = self.root / "gate.json"
         if read_or_none(lambda: read_fields(gate, GATE)) is None:
-            self.bad.append(f"{gate}: the teacher is measured again")
+            self.bad.append(f"{gate}: remeasured with the teacher")
             gate.unlink(missing_ok=True)
 
     def repair_codec(self) -> None:
-        """Calibrate damaged tables again, and keep them if the shards carry their digest. Raises CorruptCache."""
-        if read_or_none(lambda: load_codec(self.root, read_whole_codec(self.root))) is not None:
-            for path in find_foreign_files(self.root / "codec", read_whole_codec(self.root)["files"]):
-                self.bad.append(f"{path}: no file of the cache, removed")
+        """Recalibrate damaged tables. Raise CorruptCache where the shards have another digest than the new tables."""
+        if read_or_none(lambda: load_codec(self.root, read_intact_codec(self.root))) is not None:
+            for path in find_foreign_files(self.root / "codec", read_intact_codec(self.root)["files"]):
+                self.bad.append(f"{path}: not a file of the cache; removed")
                 path.unlink()
             return
         wanted, scratch = self._most_common(lambda s: s.codec), self.root / "repair.tmp"
-        self.bad.append(f"{self.root / 'codec'}: calibrated again")
+        self.bad.append(f"{self.root / 'codec'}: recalibrated")
         shutil.rmtree(scratch, ignore_errors=True)
         load_or_calibrate_codec(self._calibration_job(scratch))
         found = digest(read_fields(scratch / "codec.json", CODEC))
@@ -147,8 +152,8 @@ class CacheRepair:
             shutil.rmtree(scratch)
             raise CorruptCache(
                 f"{self.root}/codec: damaged, and calibrating again gave other tables (codec {found[:12]}, the shards "
-                f"were coded with {wanted:.12}): another machine, thread count or library. Bring the folder codec/ and "
-                "codec.json back from a copy, or make the cache anew"
+                f"use {wanted:.12}), because the machine, the thread count or a library differs; restore codec/ and "
+                "codec.json from a copy, or make a new cache"
             )
         (self.root / "codec.json").unlink(missing_ok=True)
         shutil.rmtree(self.root / "codec", ignore_errors=True)
@@ -157,7 +162,7 @@ class CacheRepair:
         shutil.rmtree(scratch)
 
     def clear_pass(self, folder: Path) -> None:
-        """Delete what stage 1 has to make again: sidecars of damaged shards, small files, the manifest."""
+        """Delete the files that stage 1 must make again: sidecars of damaged shards, small files, the manifest."""
         manifest = read_or_none(lambda: read_fields(folder / "manifest.json", MANIFEST))
         files: Files = manifest["files"] if manifest else {}
         before = len(self.bad)
@@ -167,7 +172,7 @@ class CacheRepair:
         for path in sorted(shards):
             self._clear_shard(path, files)
         if manifest is None:
-            self.bad.append(f"{folder / 'manifest.json'}: written again from the sidecars")
+            self.bad.append(f"{folder / 'manifest.json'}: rewritten from the sidecars")
         if len(self.bad) > before:
             discard(folder / "manifest.json")
 
@@ -175,7 +180,7 @@ class CacheRepair:
         self._restore_quarantine(folder, manifest)
         plan = folder / "plan.json"
         if self._differs(plan, files) or read_or_none(lambda: read_fields(plan, PASS_PLAN)) is None:
-            self.bad.append(f"{plan}: planned again")
+            self.bad.append(f"{plan}: recomputed")
             plan.unlink(missing_ok=True)
 
     def _restore_quarantine(self, folder: Path, manifest: dict[str, Any] | None) -> None:
@@ -186,21 +191,23 @@ class CacheRepair:
         if not damaged and not lost:
             return
         if manifest is None:
-            raise CorruptCache(f"{path}: damaged, and so is the manifest that repeats it; make this pass anew")
-        self.bad.append(f"{path}: written again from the manifest")
+            raise CorruptCache(
+                f"{path}: damaged, and the manifest, which has a copy, is damaged too; delete this pass and run stage 1"
+            )
+        self.bad.append(f"{path}: rewritten from the manifest")
         listed.save(folder)
 
     def _clear_shard(self, path: Path, files: Files) -> None:
         sidecar = path.with_suffix(".json")
         known = self._sidecars.get(sidecar) or read_or_none(lambda: load_sidecar(sidecar))
-        whole = known is not None and path.is_file() and sha256_or_none(path) == known.sha256
-        # Both are asked of the manifest, so that what was lost is known to be what comes back.
-        if (self._differs(path, files) | self._differs(sidecar, files)) or not whole:
-            self.bad.append(f"{path}: computed again")
+        intact = known is not None and path.is_file() and sha256_or_none(path) == known.sha256
+        # Check both files, without a short circuit: `_differs` records the expected sha256 of each.
+        if (self._differs(path, files) | self._differs(sidecar, files)) or not intact:
+            self.bad.append(f"{path}: recomputed")
             sidecar.unlink(missing_ok=True)
 
     def _differs(self, path: Path, files: Files) -> bool:
-        """Is a file not the one that the manifest lists? Remembers what it should be."""
+        """Return whether a file differs from the manifest. If so, record the expected sha256 in `known`."""
         wanted = files.get(path.name, {}).get("sha256")
         if wanted is None or (path.is_file() and sha256_or_none(path) == wanted):
             return False

@@ -1,4 +1,4 @@
-"""Is every byte of a cache the one that was written? Imports neither torch nor mmdet, unless asked to decode."""
+"""Check every byte of a cache. Imports neither torch nor mmdet, except to decode samples."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.storage.place import Place
 
 
 def verify(root: str | Place) -> dict[str, Any]:
-    """Read every file of a cache and compare its digest. Raises the PipelineError of the first that differs."""
+    """Read every file of a cache and compare its digest. Raise the PipelineError of the first that differs."""
     for fault in find_faults(root):
         raise fault
     return count_files(root)
 
 
 def count_files(root: str | Place) -> dict[str, Any]:
-    """Count files and bytes of a cache without `find_faults`."""
+    """Count files and bytes of a cache for which `find_faults` is empty."""
     cache = Cache(root)
     manifests = [cache.manifest(number) for number in cache.passes()]
     files = len(cache.codec_manifest()["files"]) + sum(len(m["files"]) for m in manifests)
@@ -29,7 +29,7 @@ def count_files(root: str | Place) -> dict[str, Any]:
 
 
 def find_faults(root: str | Place) -> Iterator[PipelineError]:
-    """Yield what is wrong with a cache, file by file."""
+    """Yield an error for each fault of a cache, file by file."""
     try:
         cache = Cache(root)
     except PipelineError as error:
@@ -39,24 +39,26 @@ def find_faults(root: str | Place) -> Iterator[PipelineError]:
     small = [(cache.root / "gate.json", GATE), *((folder / "quarantine.json", QUARANTINE) for folder in folders)]
     for path, fields in small:
         if path.exists():
-            yield from _fault(read_fields, path, fields)
-    yield from _fault(cache.codec_manifest)
+            yield from _catch_fault(read_fields, path, fields)
+    yield from _catch_fault(cache.codec_manifest)
     for number in cache.incomplete():
-        yield CacheError(f"{pass_folder(cache.root, number)}: not complete (no manifest.json); run stage 1 again")
+        yield CacheError(
+            f"{pass_folder(cache.root, number)}: not complete (manifest.json is missing); run stage 1 again"
+        )
     for number in cache.passes():
-        wrong = list(_fault(cache.manifest, number))
-        yield from wrong or check_pass(cache.root, number, cache.manifest(number), cache.codec_digest)
+        faults = list(_catch_fault(cache.manifest, number))
+        yield from faults or check_pass(cache.root, number, cache.manifest(number), cache.codec_digest)
 
 
-def _fault(work: Any, *given: Any) -> Iterator[PipelineError]:
+def _catch_fault(check: Any, *arguments: Any) -> Iterator[PipelineError]:
     try:
-        work(*given)
+        check(*arguments)
     except PipelineError as error:
         yield error
 
 
 def collect_findings(root: str | Place, deep: bool, progress: Any) -> dict[str, Any]:
-    """Collect everything that `verify` reports: 'whole', and in 'bad' one line for each fault."""
+    """Return the report of `verify` as a dict: 'whole' (the cache is intact), and 'bad' (one line for each fault)."""
     bad = list(find_faults(root))
     found: dict[str, Any] = {"cache": str(root)} if bad else count_files(root)
     if deep and not bad:

@@ -1,1 +1,1 @@
-"""Stage 1: run the teacher once over every view and leave a verified cache."""
+"""Stage 1: run the teacher once over every view and write a verified cache."""

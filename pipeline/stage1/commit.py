@@ -13,7 +13,7 @@ Shard = TypeVar("Shard")
 
 
 class BackgroundCommitter(Generic[Shard]):
-    """Commits one shard on a thread while the teacher computes the next; at most one is under way.
+    """Commits a shard on a thread while the teacher computes the next one. At most one commit is running.
 
     report(shard, sidecar) is called on the caller's thread, once for each committed shard, in order.
     """
@@ -28,7 +28,7 @@ class BackgroundCommitter(Generic[Shard]):
         return self
 
     def submit(self, shard: Shard, commit: Callable[[], Sidecar]) -> None:
-        """Start to commit a shard, once the one before is committed. Raises the error of the one before."""
+        """Wait for the previous commit, then start to commit a shard. Raise the error of the previous commit."""
         self.finish()
         self._pending = shard, self._pool.submit(self._commit, commit)
 
@@ -37,7 +37,7 @@ class BackgroundCommitter(Generic[Shard]):
             return None if self._closed else commit()
 
     def finish(self) -> None:
-        """Wait for the shard under way and report it.
+        """Wait for the running commit and report its shard.
 
         Call it inside the `with` block, so that a signal during the wait is raised before `__exit__`, not in it.
         """
@@ -50,7 +50,7 @@ class BackgroundCommitter(Generic[Shard]):
             self._report(shard, sidecar)
 
     def __exit__(self, *_: Any) -> None:
-        """Wait until the shard that is being written is whole: the caller releases the cache's lock next.
+        """Wait until the running commit is complete, because the caller then releases the cache's lock.
 
         The thread is not joined. Python regards a thread as ended when a signal interrupts its join, although it
         still writes.

@@ -14,7 +14,7 @@ from pipeline.records import TeacherOutput, ViewRecord
 
 @dataclass(frozen=True)
 class EncodedViews:
-    """A teacher batch as a codec encoded it: `errors` are means over its samples, by name."""
+    """An encoded batch. `errors`: mean error over its samples, by name."""
 
     records: Sequence[ViewRecord]
     samples: list[Sample]
@@ -22,14 +22,14 @@ class EncodedViews:
 
 
 def encode_views(codec: Codec, output: TeacherOutput, records: Sequence[ViewRecord]) -> EncodedViews:
-    """Encode the teacher's output for a batch of views. Raises CodecError naming the image."""
+    """Encode the teacher's output for a batch of views. Raise CodecError, which names the image."""
     try:
         with precision(False):
             samples, errors = codec.encode(output)
     except CodecError as error:
         failed = records if error.sample is None else [records[error.sample]]
-        named = ", ".join(f"{record.image_id} (view {record.view})" for record in failed)
-        raise CodecError(f"image {named}: {error}") from error
+        names = ", ".join(f"{record.image_id} (view {record.view})" for record in failed)
+        raise CodecError(f"image {names}: {error}") from error
     for sample, record in zip(samples, records):
         sample["record"], sample["thumbnail"] = record.row(output.levels), record.thumbnail
     return EncodedViews(records, samples, errors)

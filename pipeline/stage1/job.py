@@ -1,4 +1,4 @@
-"""All that stage 1 works with, checked and built before anything is written."""
+"""Check and build the inputs of stage 1 before anything is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.teacher.model import Teacher, own_device
 
 @dataclass(frozen=True)
 class Job:
-    """All that stage 1 works with. `plan`: content of the cache's plan.json, the identity of every shard."""
+    """The inputs of stage 1. `plan`: content of the cache's plan.json, which identifies every shard."""
 
     root: Place
     sections: Sections
@@ -42,7 +42,7 @@ class Job:
 
 
 def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> Job:
-    """Check and build everything that stage 1 works with; nothing is written yet."""
+    """Check and build the inputs of stage 1. Nothing is written. Raise PipelineError where an input is invalid."""
     root, ranks = sections.cache.place(), Ranks()
     log, progress = ranks.shared_log(log), ranks.shared_progress(progress)
     inputs = read_inputs(cfg, sections)
@@ -54,8 +54,8 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
     device = own_device()
     teacher = Teacher(spec, images.classes, device, sections.teacher.tf32)
     weights = spec.weights_sha256()
-    on = f"{device}" if ranks.world == 1 else f"{ranks.world} ranks"
-    log(f"teacher  {spec.label}, weights {weights[:12]}, on {on}")
+    hardware = f"{device}" if ranks.world == 1 else f"{ranks.world} ranks"
+    log(f"teacher  {spec.label}, weights {weights[:12]}, on {hardware}")
     plan = make_plan(sections, inputs.recipe, weights)
     expected_passes(sections, views)
     check_existing(root, plan)
@@ -63,7 +63,7 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
 
 
 def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[str, Any]:
-    """Return plan.json, the identity of every shard. It has neither view count nor image list: a cache can grow."""
+    """Return plan.json, which identifies every shard. It has no view count and no image list, so a cache can grow."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -74,11 +74,11 @@ def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[
     }
 
 
-def check_existing(root: Place, plan: dict[str, Any], advice: str = "use another cache.dir") -> None:
-    """Raise StaleCache where the folder holds a cache of another teacher, data set or codec."""
+def check_existing(root: Place, plan: dict[str, Any], hint: str = "use another cache.dir") -> None:
+    """Raise StaleCache where the folder has a cache of another teacher, data set or codec. `hint`: what to do then."""
     if not (root / "plan.json").exists():
         return
     lines = differences(read_json(root / "plan.json"), plan)
     lines = [line for line in lines if not line.startswith("recipe_digest")]
     if lines:
-        raise StaleCache(f"{root}: holds another cache: {lines[0]}; {advice}")
+        raise StaleCache(f"{root}: contains another cache: {lines[0]}; {hint}")

@@ -1,4 +1,4 @@
-"""Load views for the teacher: replayed in worker processes, returned in planned order."""
+"""Load views for the teacher. Worker processes replay them; they are returned in planned order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.errors import DataError, PipelineError
 from pipeline.records import ViewRecord
 
 Batch = tuple[tuple[int, int], tuple[tuple[int, int], ...]]  # padded shape, ((image id, view), ...)
-Shard = TypeVar("Shard")  # what the caller names a shard by
+Shard = TypeVar("Shard")  # the caller's type for a shard
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LoadedBatch:
 
 
 class ViewDataset(Dataset):
-    """Maps (shard, planned batch) to itself and its views. A user's error is returned, as torch would wrap it."""
+    """Maps (shard, planned batch) to itself and its views. A PipelineError is returned, because torch would wrap it."""
 
     def __init__(self, images: Images, views: Views) -> None:
         self.images, self.views = images, views
@@ -47,8 +47,8 @@ class ViewDataset(Dataset):
 class ViewLoader(Generic[Shard]):
     """Iterates once over planned batches, in order for any number of workers.
 
-    batches: (shard, planned batch) pairs. They may come from a generator, which is asked for the next pair when a
-    worker is idle: one set of workers serves a whole pass and reads ahead over the borders of shards.
+    batches: (shard, planned batch) pairs. A generator is advanced when a worker is idle. One set of workers serves a
+    complete pass and prefetches across shards.
     """
 
     def __init__(self, images: Images, views: Views, batches: Iterable[tuple[Shard, Batch]], workers: int) -> None:
@@ -58,9 +58,9 @@ class ViewLoader(Generic[Shard]):
         )
 
     def batches(self, skip_broken: bool = False) -> Iterator[tuple[Shard, LoadedBatch]]:
-        """Yield (shard, loaded batch); one without views only where it was planned so.
+        """Yield (shard, loaded batch). A batch is empty only if it was planned without views.
 
-        Raises the DataError of a broken image unless told to skip it.
+        Raise the error of a broken image, unless `skip_broken` is set.
         """
         for shard, (pad_shape, planned), loaded in self._loader:
             errors = [item for item in loaded if isinstance(item, PipelineError)]
@@ -73,7 +73,7 @@ class ViewLoader(Generic[Shard]):
                 yield shard, LoadedBatch([view for view, _ in good], [record for _, record in good])
 
     def broken(self) -> Iterator[tuple[int, PipelineError]]:
-        """Yield (image id, error) of every view that cannot be loaded."""
+        """Yield (image id, error) for every view that cannot be loaded."""
         for _, (_, planned), loaded in self._loader:
             for (image, _), item in zip(planned, loaded):
                 if isinstance(item, PipelineError):
@@ -81,14 +81,14 @@ class ViewLoader(Generic[Shard]):
 
 
 def keep_as_loaded(loaded: Any) -> Any:
-    """Return what the data set gave; torch's default turns tuples into lists."""
+    """Return the item unchanged. torch's default would turn tuples into lists."""
     return loaded
 
 
 def require_pad_shape(record: ViewRecord, planned: tuple[int, int]) -> None:
-    """Raise DataError unless a view has the padded shape that its shard plan gives it."""
+    """Raise DataError unless a view has the padded shape of its shard plan."""
     if record.pad_shape != planned:
         raise DataError(
-            f"image {record.image_id}, view {record.view}: planned with padded shape {planned}, came out as "
-            f"{record.pad_shape}; do the sizes in the annotation file fit the images?"
+            f"image {record.image_id}, view {record.view}: expected padded shape {planned}, found "
+            f"{record.pad_shape}; check the image sizes in the annotation file"
         )

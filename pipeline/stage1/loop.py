@@ -13,7 +13,7 @@ from pipeline.cache.canonical import digest, read_json
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.cache.sidecar import Sidecar
-from pipeline.calibration.calibrate import drift
+from pipeline.calibration.calibrate import find_drift
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
 from pipeline.stage1.commit import BackgroundCommitter
@@ -29,7 +29,7 @@ NO_VIEWS: Batch = ((0, 0), ())
 
 @dataclass(frozen=True)
 class ClaimedShard:
-    """A missing shard that this rank makes: its number in the pass, and its plan without quarantined images."""
+    """A missing shard claimed by this rank: its number in the pass, and its plan without quarantined images."""
 
     number: int
     plan: ShardPlan
@@ -46,10 +46,10 @@ def make_shards(job: Job, codec: Codec, number: int, plans: list[ShardPlan], mis
     loader = job.loader(claim_batches(job, number, plans, missing))
     with BackgroundCommitter(reporter.report) as committer:
         for claimed, batches in groupby(loader.batches(), key=itemgetter(0)):
-            target = shard_target(job, codec, codec_digest, number, claimed)
+            target = make_target(job, codec, codec_digest, number, claimed)
             with target.new_shard() as shard:
                 for _, batch in batches:
-                    if not batch.views:  # quarantine left none: the shard is written all the same
+                    if not batch.views:  # all images are in quarantine; the empty shard is still written
                         continue
                     output = job.teacher(batch.views)
                     shard.add(encode_views(codec, output, batch.records))
@@ -64,9 +64,9 @@ def make_shards(job: Job, codec: Codec, number: int, plans: list[ShardPlan], mis
 def claim_batches(
     job: Job, number: int, plans: list[ShardPlan], missing: list[int]
 ) -> Iterator[tuple[ClaimedShard, Batch]]:
-    """Yield the planned batches of the missing shards that this rank gets, shard by shard.
+    """Yield the planned batches of the missing shards that this rank claims, shard by shard.
 
-    Where the config allows quarantine, a shard's views are read once beforehand and broken images left out of it.
+    If the config allows quarantine, the views of a shard are read once in advance, and broken images are left out.
     """
     for n in job.ranks.claim(f"pass {number}", missing):
         plan = plans[n]
@@ -78,8 +78,8 @@ def claim_batches(
             yield claimed, batch
 
 
-def shard_target(job: Job, codec: Codec, codec_digest: str, number: int, claimed: ClaimedShard) -> ShardTarget:
-    """Return where a claimed shard of pass `number` is written, and what its head says."""
+def make_target(job: Job, codec: Codec, codec_digest: str, number: int, claimed: ClaimedShard) -> ShardTarget:
+    """Return the path and the head of a claimed shard of pass `number`."""
     return ShardTarget(
         pass_folder(job.root, number) / shard_name(claimed.number),
         {"pass": number, "shard": claimed.number, "plan": digest(job.plan), "recipe": job.plan["recipe_digest"]},
@@ -91,7 +91,7 @@ def shard_target(job: Job, codec: Codec, codec_digest: str, number: int, claimed
 
 
 class ShardReporter:
-    """Tells of each committed shard: progress bar, log file, and a warning where it is unlike the calibration."""
+    """Reports each committed shard to the progress bar and the log, with a warning if it differs from calibration."""
 
     def __init__(self, job: Job, number: int) -> None:
         self._job, self._folder = job, pass_folder(job.root, number)
@@ -99,7 +99,7 @@ class ShardReporter:
         self._last = time.perf_counter()
 
     def report(self, claimed: ClaimedShard, sidecar: Sidecar) -> None:
-        """Report a committed shard; the log file gives the seconds since the one before it."""
+        """Report a committed shard, with the seconds since the previous one."""
         self._job.progress.advance(0, sum(sidecar.bytes_by_array.values()))
         now = time.perf_counter()
         seconds, self._last = max(now - self._last, 1e-9), now
@@ -109,5 +109,5 @@ class ShardReporter:
             f"{views / seconds:.1f} views/s"
         )
         places = sum(positions(self._job.teacher.levels(pad)) for _, _, pad in claimed.plan.samples)
-        for line in drift(self._folder / sidecar.shard, sidecar, places, self._expected):
+        for line in find_drift(self._folder / sidecar.shard, sidecar, places, self._expected):
             self._job.log(line)

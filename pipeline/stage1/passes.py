@@ -1,4 +1,4 @@
-"""One pass over the images: missing shards are computed, whole ones are kept."""
+"""Make one pass over the images: compute missing shards and keep complete ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.storage.place import call_each
 
 
 def cache_pass(job: Job, codec: Codec, number: int) -> int:
-    """Compute what is missing of one pass, shards dealt out to the ranks. Returns how many samples that was."""
+    """Compute the missing shards of one pass on all ranks. Return the number of their samples."""
     folder = pass_folder(job.root, number)
     planned = load_or_create_shard_plan(job, number)
     shards = Quarantine.load(folder).apply(planned)
@@ -26,7 +26,7 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
     samples = sum(len(shards[n].samples) for n in missing)
     if missing or not (folder / "manifest.json").exists():
         if job.ranks.is_leader:
-            discard(folder / "manifest.json")  # a pass is complete only when its manifest is there
+            discard(folder / "manifest.json")  # a pass is complete once it has a manifest
         job.progress.start(f"pass {number}", samples)
         try:
             make_shards(job, codec, number, shards, missing)
@@ -40,9 +40,9 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
 
 
 def load_or_create_shard_plan(job: Job, number: int) -> list[ShardPlan]:
-    """Read which sample lies in which shard of a pass; the leader plans it before the first shard is made.
+    """Read the shard plan of a pass. The leader writes it before the first shard is made.
 
-    Raises StaleCache where the plan is of other images than the config's data set yields.
+    Raise StaleCache where its images are not those of the config's data set.
     """
     if job.ranks.is_leader and not (pass_folder(job.root, number) / "plan.json").exists():
         write_shard_plan(job, number, plan_views(job.images, job.views, number, job.plan["layout"]))
@@ -59,25 +59,25 @@ def write_shard_plan(job: Job, number: int, shards: list[ShardPlan]) -> None:
 
 
 def find_missing_shards(job: Job, number: int, shards: list[ShardPlan]) -> list[int]:
-    """Return the numbers of the shards that are missing, not whole, or of another plan or codec."""
+    """Return the numbers of the shards that are missing, damaged, or of another plan or codec."""
     plan, codec = digest(job.plan), digest(read_json(job.root / "codec.json"))
 
     def is_done(n: int) -> bool:
         return shard_done(job.root, number, n, plan, codec, [row[:2] for row in shards[n].samples])
 
     done = call_each(job.root, is_done, range(len(shards)))
-    return [n for n, whole in enumerate(done) if not whole]
+    return [n for n, complete in enumerate(done) if not complete]
 
 
 def finish_pass(job: Job, codec: Codec, number: int, planned: list[ShardPlan]) -> None:
-    """Write the manifest, which makes a pass complete. Every shard is there."""
+    """Write the manifest, which makes a pass complete. All its shards must exist."""
     quarantine = Quarantine.load(pass_folder(job.root, number))
     raw = count_fp16_bytes(job, codec, quarantine.apply(planned))
     write_manifest(job.root, number, digest(job.plan), len(planned), raw, quarantine.rows, library_versions())
 
 
 def count_fp16_bytes(job: Job, codec: Codec, shards: list[ShardPlan]) -> int:
-    """Count the bytes of the same tensors as plain fp16 (the map in one byte), which the summary compares with."""
+    """Return the bytes of the same tensors as fp16, with one byte for the map. The summary compares with it."""
     per_position = 2 * (codec.channels + codec.score_channels) + 1
     samples = (pad for shard in shards for _, _, pad in shard.samples)
     return sum(positions(job.teacher.levels(pad)) * per_position for pad in samples)

@@ -1,4 +1,4 @@
-"""Find images that cannot be read, and record that their pass leaves them out."""
+"""Find images that cannot be read, and record them in the quarantine of a pass."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pipeline.storage.place import Place
 
 
 def quarantine_broken_images(folder: Place, loader: ViewLoader) -> set[int]:
-    """Read every view of a loader once and add images that fail to quarantine.json in `folder`, a pass's.
+    """Read every view of a loader once, and add broken images to quarantine.json in the folder of a pass.
 
-    Returns the ids of the images that failed.
+    Return the ids of the broken images.
     """
     broken = {image: str(error) for image, error in loader.broken()}
     if broken:

@@ -1,4 +1,4 @@
-"""torchrun's ranks make one cache together: each takes whole shards, rank 0 does what is done once."""
+"""Share the work of stage 1 among torchrun's ranks. Each rank claims complete shards; rank 0 does the single tasks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.storage.base import Lock
 from pipeline.storage.lock import joined
 from pipeline.storage.place import Place
 
-# The leader's gate and calibration may take hours; torchrun, not a timeout, notices a rank that died.
+# The leader's gate and calibration may take hours. torchrun detects a dead rank, so no timeout is needed.
 TIMEOUT = timedelta(days=7)
 
 
 class Ranks:
-    """This process among those that torchrun started; alone where it did not."""
+    """The ranks that torchrun started; a single rank without torchrun."""
 
     def __init__(self) -> None:
         self.world, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -33,11 +33,11 @@ class Ranks:
 
     @property
     def joined(self) -> bool:
-        """Whether the ranks can talk to each other: `join` was called, `leave` was not."""
+        """Whether the ranks are connected: between `join` and `leave`."""
         return self.world > 1 and distributed.is_initialized()
 
     def join(self) -> None:
-        """Connect to the other ranks. Call it after the leader's gate: mmdet's metric would wait for the others."""
+        """Connect to the other ranks. Call it after the gate, because mmdet's metric would wait for all ranks."""
         if self.world > 1:
             distributed.init_process_group("gloo", timeout=TIMEOUT)
 
@@ -55,15 +55,15 @@ class Ranks:
         return box[0]
 
     def claim(self, name: str, items: list[int]) -> Iterator[int]:
-        """Yield the items that no other rank has taken; a fast rank takes more. `name`: of the list, used once."""
+        """Yield items that no other rank has claimed. A fast rank claims more. `name`: unique name of the list."""
         if self.world == 1:
             yield from items
             return
-        while (turn := self.add_to_count(f"claim/{name}", 1) - 1) < len(items):
-            yield items[turn]
+        while (index := self.add_to_count(f"claim/{name}", 1) - 1) < len(items):
+            yield items[index]
 
     def shared_log(self, log: Log) -> Log:
-        """Return a log that takes every line of the leader, and only the warnings of the others."""
+        """Return a log that writes every line of the leader, and only the warnings of other ranks."""
 
         def log_warning(text: str) -> None:
             if text.startswith("warning"):
@@ -72,11 +72,11 @@ class Ranks:
         return log if self.is_leader else log_warning
 
     def shared_progress(self, progress: Progress) -> Progress:
-        """Return a progress that shows on the leader what all ranks have done."""
+        """Return a progress that shows the sum of all ranks on the leader."""
         return progress if self.world == 1 else SharedProgress(self, progress)
 
     def share_lock(self, root: Place, lock: Lock | None) -> Place:
-        """All ranks write under the leader's `lock`: one may outlive it by a shard. Returns the root to use."""
+        """Let all ranks write under the leader's `lock`; a rank may outlive it by one shard. Return the root to use."""
         if self.world == 1:
             return root
         place = self.broadcast(lock.share() if lock else None)
@@ -85,7 +85,7 @@ class Ranks:
         return place
 
     def leave(self) -> None:
-        """Disconnect. The leader returns once the others have stopped writing, and may then release the lock."""
+        """Disconnect. The leader returns when no other rank writes any more, and may then release the lock."""
         if self.world > 1:
             if not self.is_leader:
                 self._joined.close()
@@ -93,13 +93,13 @@ class Ranks:
             distributed.destroy_process_group()
 
     def add_to_count(self, key: str, amount: int) -> int:
-        """Add to a number that all ranks share. Returns the sum."""
+        """Add to a counter that all ranks share. Return the sum."""
         store: Any = distributed.distributed_c10d._get_default_store()
         return int(store.add(key, amount))
 
 
 class SharedProgress:
-    """Adds up what all ranks advance and shows it on the leader; until they have joined, the leader works alone."""
+    """Adds up the progress of all ranks and shows it on the leader. Before `join`, only the leader works."""
 
     def __init__(self, ranks: Ranks, shown: Progress) -> None:
         self._ranks, self._shown, self._title = ranks, shown, ""
@@ -122,5 +122,5 @@ class SharedProgress:
 
     def stop(self) -> None:
         if self._ranks.is_leader:
-            self.advance(0, 0)  # what others did after the leader's last shard
+            self.advance(0, 0)  # progress of other ranks after the leader's last shard
             self._shown.stop()

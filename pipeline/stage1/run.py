@@ -1,4 +1,4 @@
-"""Stage 1: run the teacher once over every view and leave a verified cache. Safe to stop and restart."""
+"""Run stage 1: gate, calibration, and all passes. It can be interrupted and resumed at any time."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from pipeline.teacher import gate
 
 
 def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress) -> dict[str, Any]:
-    """Make, complete or grow the cache of a config. Returns its summary. Raises PipelineError.
+    """Make, complete or grow the cache of a config. Return its summary. Raise PipelineError.
 
-    Under torchrun the ranks share the shards; gate, calibration, plans and manifests are the leader's.
+    Under torchrun the ranks share the shards. The leader does gate, calibration, plans and manifests.
     """
     begun = time.perf_counter()
     require_writable(sections.cache.place())
@@ -46,9 +46,9 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
 
 
 def prepare_codec(cfg: Config, job: Job, lock: Lock | None) -> tuple[Job, Codec]:
-    """Run the gate and the calibration on the leader; the other ranks read what it wrote.
+    """Run the gate and the calibration on the leader, and read the codec on the other ranks.
 
-    lock: the leader's. Returns the job with the root that this rank may write to, and the codec.
+    lock: the leader's lock, None on other ranks. Return the job with the root for this rank's writes, and the codec.
     """
     if lock is not None:
         job = replace(job, root=lock.place)
@@ -61,13 +61,13 @@ def prepare_codec(cfg: Config, job: Job, lock: Lock | None) -> tuple[Job, Codec]
 
 
 def run_gate(cfg: Config, job: Job) -> None:
-    """Measure the teacher, unless it was measured before, and write plan.json. Raises TeacherError below `min_map`."""
+    """Measure the teacher's mAP once, and write plan.json. Raise TeacherError where the mAP is below `min_map`."""
     root, section = job.root, job.sections.teacher
     if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
         check_validation(cfg, job.images.classes)
         with precision(section.tf32):
             write_json(root / "gate.json", gate.measure(job.teacher.detector, cfg, section.gate_images))
-    measured = read_fields(root / "gate.json", GATE)  # also of a cache that exists: min_map may have been raised
+    measured = read_fields(root / "gate.json", GATE)  # also for an existing cache, as min_map may have changed
     job.log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
     gate.require(measured, section.min_map)
     if not (root / "plan.json").exists():

@@ -1,4 +1,4 @@
-"""One shard from encoded samples to a committed tar: collect or stream the samples, compress and append them."""
+"""Write one shard: collect or stream encoded samples, compress them, and commit the tar."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.storage.place import Place
 
 @dataclass(frozen=True)
 class ShardTarget:
-    """Where a shard is written and what its head says.
+    """The path and the head of a shard.
 
     identity: `pass`, `shard`, `plan` and `recipe` of the head's attributes; levels: FPN grids of each planned sample.
     """
@@ -38,13 +38,13 @@ class ShardTarget:
     levels: list[LevelShapes]
 
     def new_shard(self) -> CollectedShard | StreamedShard:
-        """Return an empty shard: samples of a ragged codec are collected, those of fixed shape streamed."""
+        """Return an empty shard. Samples of a ragged codec are collected, samples of fixed shape are streamed."""
         return CollectedShard(self) if self.codec.ragged else StreamedShard(self)
 
     @contextmanager
     def open(self, samples: list[Sample]) -> Iterator[CompressingWriter]:
-        """Open the tar for writing; leaving without an error commits it. `samples`: all of them, for a ragged codec."""
-        depth = len(self.levels[0]) if self.levels else 0  # no level where quarantine left no view
+        """Open the tar for writing, and commit it at the end. `samples`: all samples, for a ragged codec."""
+        depth = len(self.levels[0]) if self.levels else 0  # 0 if all views are in quarantine
         specs = [*self.codec.specs(self.levels, samples), *record_specs(depth)] if self.levels else []
         attributes = {
             **self.identity,
@@ -63,7 +63,7 @@ class ShardTarget:
             writer.finish()
 
     def _index(self) -> Index:
-        """Return the small arrays that say which views the shard holds; none where it holds no view."""
+        """Return the small arrays that list the shard's views; none for an empty shard."""
         if not self.levels:
             return {}
         samples = self.plan.samples
@@ -75,7 +75,7 @@ class ShardTarget:
 
 
 class CollectedShard:
-    """A shard of a ragged codec: its small samples are kept in memory, as the longest one sets the arrays' length."""
+    """A shard of a ragged codec. Samples stay in memory, because the longest one sets the length of the arrays."""
 
     def __init__(self, target: ShardTarget) -> None:
         self._target = target
@@ -85,11 +85,11 @@ class CollectedShard:
         return self
 
     def add(self, views: EncodedViews) -> None:
-        """Keep a batch."""
+        """Collect a batch."""
         self._batches.append(views)
 
     def commit(self) -> Sidecar:
-        """Compress and write all batches. Returns the sidecar. May run on another thread, after the `with` block."""
+        """Compress and write all batches. Return the sidecar. May run on another thread, after the `with` block."""
         samples = [sample for batch in self._batches for sample in batch.samples]
         with self._target.open(samples) as writer:
             for batch in self._batches:
@@ -97,11 +97,11 @@ class CollectedShard:
         return writer.sidecar
 
     def __exit__(self, *_: Any) -> None:
-        """Nothing is on disk before `commit`."""
+        """Do nothing: nothing is on disk before `commit`."""
 
 
 class StreamedShard:
-    """A shard whose samples are too large to keep: each batch is compressed and written when it is added."""
+    """A shard whose samples are too large for memory. Each batch is compressed and written when it is added."""
 
     def __init__(self, target: ShardTarget) -> None:
         self._target = target
@@ -116,7 +116,7 @@ class StreamedShard:
         self._writer.add(views)
 
     def commit(self) -> Sidecar:
-        """Append what is left and commit the tar. Returns the sidecar. Call it inside the `with` block."""
+        """Append the last batch and commit the tar. Return the sidecar. Call it inside the `with` block."""
         self._stack.close()
         return self._writer.sidecar
 

@@ -1,4 +1,4 @@
-"""Hooks: checkpoints that stock mmdet loads, the stream's epoch, the warm-up's iteration, the last metrics."""
+"""Hooks of stage 2: checkpoints that stock mmdet loads, the position in the stream, and the last metrics."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ STUDENT, ADAPTERS = "student.", "adapters."
 
 
 def unwrap_distiller(model: Any) -> Distiller:
-    """Return the Distiller inside mmengine's wrapper for several ranks."""
+    """Return the Distiller, without mmengine's wrapper for several ranks."""
     return model.module if is_model_wrapper(model) else model
 
 
 class StudentCheckpoint(Hook):
-    """Checkpoints hold the student under its own names; adapters and digests lie apart under 'frs'.
+    """Saves the student under its own names, and adapters and digests under the key 'frs'.
 
-    mmengine's training history holds pickled objects: it is left out, so that checkpoints are plain data and load
-    with weights_only=True.
+    mmengine's training history contains pickled objects. It is left out, so checkpoints are plain data and load with
+    weights_only=True.
     """
 
     def __init__(self, provenance: dict[str, Any]) -> None:
         self.provenance = provenance
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Keep the student's weights under its own names; move the rest under 'frs'."""
+        """Rename the student's weights to its own names, and move all other values to 'frs'."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k.removeprefix(STUDENT): v for k, v in state.items() if k.startswith(STUDENT)}
         adapters = {k.removeprefix(ADAPTERS): v for k, v in state.items() if k.startswith(ADAPTERS)}
-        # Of the hub only what resuming needs and is plain: best score, kept checkpoints.
+        # Keep only the plain values that resuming needs: the best score and the names of checkpoints.
         info = (checkpoint.pop("message_hub", None) or {}).get("runtime_info", {})
         kept = {k: v for k, v in info.items() if k.startswith(RUNTIME_INFO) and isinstance(v, PLAIN)}
         stream = runner.train_dataloader.dataset
@@ -55,65 +55,68 @@ class StudentCheckpoint(Hook):
         }
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Restore the names of the Distiller and, on resume, the step to go on from. Raises StudentError."""
+        """Restore the Distiller's names and, for a resumed run, the position in the epoch. Raise StudentError."""
         state = {STUDENT + k: v for k, v in checkpoint["state_dict"].items()}
         state |= {ADAPTERS + k: v for k, v in checkpoint.get("frs", {}).get("adapters", {}).items()}
         wanted = unwrap_distiller(runner.model).state_dict()
         wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
         wrong += [k for k in wanted.keys() ^ state.keys() if k.startswith(STUDENT)]
         if wrong:
-            raise StudentError(f"checkpoint does not fit the student: {len(wrong)} keys differ (first: {wrong[0]})")
+            raise StudentError(
+                f"checkpoint does not fit the student: {len(wrong)} keys differ (first: {wrong[0]}); use a checkpoint "
+                "of the config's model"
+            )
         checkpoint["state_dict"] = state
         if runner._resume:
-            self._go_on(runner, checkpoint)
+            self._set_position(runner, checkpoint)
         for key, value in checkpoint.get("frs", {}).get("runtime_info", {}).items():
             runner.message_hub.update_info(key, value)
         checkpoint["message_hub"] = runner.message_hub.state_dict()
 
     @staticmethod
-    def _go_on(runner: Any, checkpoint: dict) -> None:
-        """Behind the last step made. Inside an epoch that takes steps of the same samples. Raises StudentError."""
+    def _set_position(runner: Any, checkpoint: dict) -> None:
+        """Continue after the last completed step. Raise StudentError where the batches of a started epoch differ."""
         stream, found = runner.train_dataloader.dataset, checkpoint.get("frs", {})
         stream.set_epoch(checkpoint["meta"]["epoch"])
         done, before = found.get("done", 0), found.get("global_batch", stream.global_batch)
-        if done == found.get("steps"):  # saved behind an epoch's last step: what is left of it is its evaluation
+        if done == found.get("steps"):  # saved after the last step of an epoch, before its evaluation
             done = len(stream)
         elif done and before != stream.global_batch:
             raise StudentError(
-                f"the checkpoint lies inside an epoch of {before} samples a step, this run's steps have "
-                f"{stream.global_batch} (batch size times ranks): resume with as many, or from an epoch's end"
+                f"checkpoint was saved inside an epoch with {before} samples per step, this run has "
+                f"{stream.global_batch} (batch size times ranks); use {before}, or a checkpoint saved at an epoch's end"
             )
         elif done and found.get("planned") != stream.epoch_digest():
             raise StudentError(
-                "the checkpoint lies inside an epoch of other batches than this config's: give it the randomness.seed, "
-                "images and cache.passes that it was made with, or resume from an epoch's end"
+                "checkpoint was saved inside an epoch with other batches than this config's; use the same "
+                "randomness.seed, images and cache.passes, or a checkpoint saved at an epoch's end"
             )
         runner.train_loop.done = done
 
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """mmengine's, which removes what `max_keep_ckpts` has too many of before it writes: here one whole file stays."""
+    """Keeps one complete checkpoint at any time. mmengine's hook removes old files before it writes the new one."""
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         spare = Path(runner.work_dir).resolve() / "previous.pth"
         last = Path(self.last_ckpt or (runner._load_from if runner._resume else None) or "").resolve()
         if is_main_process() and last.is_file() and last.parent == spare.parent and last != spare:
-            with suppress(OSError):  # a file system without hard links: then as mmengine does it
+            with suppress(OSError):  # without hard links, behave as mmengine does
                 spare.unlink(missing_ok=True)
                 spare.hardlink_to(last)
         try:
             super()._save_checkpoint_with_step(runner, step, meta)
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
             raise StudentError(
-                f"{runner.work_dir}: no checkpoint could be written ({brief(error)}); make room and go on with --resume"
+                f"{runner.work_dir}: cannot write a checkpoint ({brief(error)}); free disk space, rerun with --resume"
             ) from error
         if is_main_process():
             spare.unlink(missing_ok=True)
 
 
 class StreamHook(Hook):
-    """Tells the distiller its iteration; counts images and the seconds of training alone."""
+    """Sets the distiller's iteration, counts images, and measures the seconds of training without evaluation."""
 
     priority = "VERY_HIGH"
 

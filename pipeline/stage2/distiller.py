@@ -1,4 +1,4 @@
-"""A student that learns from a teacher: any mmdet detector, wrapped and otherwise left alone.
+"""The distiller: wraps any mmdet detector and adds the distillation losses to its own.
 
 Shape legend: B batch, L FPN levels, C teacher channels, C_s student channels, K score channels.
 """
@@ -24,7 +24,7 @@ from pipeline.teacher.heads import class_head, class_logits, output_shapes
 
 
 class Preprocessor(BaseDataPreprocessor):
-    """The student's own preprocessor, and beside it whatever the teacher source takes from the batch."""
+    """Runs the student's preprocessor, and adds what the teacher source needs from the batch."""
 
     def __init__(self, student: nn.Module, source: TeacherSource) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class Preprocessor(BaseDataPreprocessor):
 
 
 def new_adapters(loss: Loss, levels: int, own: int, channels: int) -> nn.ModuleList:
-    """What stands between the student's features and the teacher's, for each level; not shared.
+    """Return one adapter per level, from the student's width `own` to the teacher's width `channels`.
 
-    A loss that asks for no adapters gets 1x1 ones where the widths differ.
+    A loss without adapters gets 1x1 convolutions if the widths differ, and identities otherwise.
     """
     kernel = 3 if loss.adapters else 1 if own != channels else 0
     adapter = partial(nn.Conv2d, own, channels, kernel, padding=kernel // 2) if kernel else nn.Identity
@@ -48,11 +48,11 @@ def new_adapters(loss: Loss, levels: int, own: int, channels: int) -> nn.ModuleL
 
 
 class Distiller(BaseModel):
-    """`student` with the FRS losses on top of its own.
+    """A student with the distillation losses added to its own losses.
 
-    Hooks on the student's neck and class head give the features and logits of the pass that its own loss makes: no
-    second head pass. The source is no submodule: a teacher is in neither parameters nor checkpoints.
-    Raises StudentError where levels or score channels differ from the teacher's.
+    Hooks on the student's neck and class head return the features and logits of the forward pass of its own loss, so
+    no second pass is needed. The teacher source is not a submodule, so a live teacher is in neither parameters nor
+    checkpoints. Raises StudentError where levels or score channels differ from the teacher's.
     """
 
     def __init__(
@@ -66,10 +66,12 @@ class Distiller(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=Preprocessor(student.data_preprocessor, source))
         self.student, self.section, self.iteration = student, section, 0
-        self._source = [source]  # a list hides a live teacher's modules from this one
+        self._source = [source]  # in a list, so that a live teacher is not registered as a submodule
         shapes, own_channels, own_scores = output_shapes(student, (128, 128))
         if len(shapes) != levels:
-            raise StudentError(f"student has {len(shapes)} FPN levels, the teacher's outputs have {levels}")
+            raise StudentError(
+                f"student has {len(shapes)} FPN levels, the teacher's outputs have {levels}; change the neck"
+            )
         if section.score_weight and own_scores != score_channels:
             raise StudentError(
                 f"student has {own_scores} class score channels a position, the teacher's outputs have "
@@ -79,25 +81,25 @@ class Distiller(BaseModel):
         self.adapters = new_adapters(self._loss, levels, own_channels, channels)
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor", teacher: Any = None) -> Any:
-        """mmengine's protocol; in 'loss' mode `teacher` is what the source took from the batch."""
+        """Run the student as mmengine expects. `teacher`: in 'loss' mode, what the source took from the batch."""
         if mode != "loss":
             return self.student(inputs, data_samples, mode=mode)
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             target = self._source[0].output(teacher)
-        with self._watched() as seen:
+        with self._record_outputs() as outputs:
             losses = self.student(inputs, data_samples, mode="loss")
-        cropped = [zip(tensors, target.levels) for tensors in (seen["features"], seen["logits"])]
+        cropped = [zip(tensors, target.levels) for tensors in (outputs["features"], outputs["logits"])]
         features, logits = ([self._crop(t, size) for t, size in pairs] for pairs in cropped)
         adapted = [adapter(feature) for adapter, feature in zip(self.adapters, features)]
         feature, ramp = self._loss(target, adapted), self.ramp()
         losses[f"loss_{self.section.feature_loss}_feature"] = self.section.feature_weight * ramp * feature
-        if self.section.score_weight:  # a cache may hold no scores for a student that does not ask for them
+        if self.section.score_weight:  # without a score loss, the cache may have no scores
             score = SCORE(target, logits)
             losses["loss_frs_score"] = self.section.score_weight * ramp * score
         return losses
 
     def ramp(self) -> float:
-        """Linear from 0 over the first `warmup_iters` iterations."""
+        """Return the factor of the warm-up: linear from 0 to 1 over the first `warmup_iters` iterations."""
         return min(1.0, self.iteration / self.section.warmup_iters) if self.section.warmup_iters else 1.0
 
     @staticmethod
@@ -110,16 +112,18 @@ class Distiller(BaseModel):
         return student[..., : size[0], : size[1]]
 
     @contextmanager
-    def _watched(self) -> Iterator[dict[str, list[Tensor]]]:
-        """The neck's output and the class logits of the one pass made inside."""
-        seen: dict[str, list[Tensor]] = {}
+    def _record_outputs(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Record the neck's output and the class logits of the forward pass inside the block."""
+        outputs: dict[str, list[Tensor]] = {}
         neck: nn.Module = self.student.neck
         handles = [
-            neck.register_forward_hook(lambda _m, _i, out: seen.update(features=list(out))),
-            class_head(self.student).register_forward_hook(lambda _m, _i, out: seen.update(logits=class_logits(out))),
+            neck.register_forward_hook(lambda _m, _i, out: outputs.update(features=list(out))),
+            class_head(self.student).register_forward_hook(
+                lambda _m, _i, out: outputs.update(logits=class_logits(out))
+            ),
         ]
         try:
-            yield seen
+            yield outputs
         finally:
             for handle in handles:
                 handle.remove()

@@ -1,4 +1,4 @@
-"""A student that starts with the teacher's neck and head, the field's 'inheriting' variant; off unless asked for."""
+"""Initialise a student's neck and head from the teacher ('inheriting'). Off by default."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.teacher.weights import read_checkpoint
 
 
 class InheritHook(Hook):
-    """Copies what fits once the student is initialised; a resumed student keeps its own.
+    """Copies matching weights after the student is initialised. A resumed student keeps its own weights.
 
-    Raises StudentError where nothing fits: a run that was asked to inherit must not silently start without.
+    Raises StudentError where no weight matches, because the run would otherwise silently start without them.
     """
 
     def __init__(self, weights: Path) -> None:
@@ -30,15 +30,16 @@ class InheritHook(Hook):
 
 
 def inherit(student: nn.Module, weights: Path) -> int:
-    """Copy every tensor outside the backbone whose name and shape agree. Returns how many."""
-    taught, _ = read_checkpoint(weights)
+    """Copy every tensor outside the backbone that has the same name and shape. Return their number."""
+    source, _ = read_checkpoint(weights)
     own = {key: value for key, value in student.state_dict().items() if not key.startswith("backbone.")}
-    fitting = [key for key, value in own.items() if key in taught and taught[key].shape == value.shape]
-    if not fitting:
+    matching = [key for key, value in own.items() if key in source and source[key].shape == value.shape]
+    if not matching:
         raise StudentError(
-            f"distill.inherit_from_teacher: no tensor of {weights} beyond its backbone fits this student"
+            f"distill.inherit_from_teacher: no tensor of {weights} outside the backbone matches the student; "
+            "set it to False"
         )
     with torch.no_grad():
-        for key in fitting:
-            own[key].copy_(taught[key])
-    return len(fitting)
+        for key in matching:
+            own[key].copy_(source[key])
+    return len(matching)

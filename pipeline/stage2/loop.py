@@ -1,4 +1,4 @@
-"""mmengine's epoch loop, made exact: a run that was stopped inside an epoch goes on with the very next batch."""
+"""mmengine's epoch loop with exact resume: a run interrupted inside an epoch resumes with the next batch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipeline.cache.shard_plan import mix
 
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):
-    """Takes a `Stream`'s loader; skips what a resumed epoch has behind it without reading it.
+    """Trains from a `Stream`'s loader. A resumed epoch skips its completed steps without reading them.
 
-    `done`: steps made of the current epoch. Each step draws from generators seeded by (seed, step, rank), so that
-    numbers alone have to be saved.
+    `done`: completed steps of the current epoch. Each step uses generators seeded by (seed, step, rank), so no
+    generator state is saved.
     """
 
     done = 0
 
     def run_epoch(self) -> None:
-        """Train one epoch from the first step that was not made yet."""
+        """Train one epoch from the first step that is not done."""
         stream = self.dataloader.dataset
         stream.set_epoch(self._epoch)
         stream.set_start(self.done)
@@ -38,14 +38,14 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Make one step under its own seed."""
+        """Run one step with its own seed."""
         seed_step(self.runner.seed, self._iter)
-        self.done = idx + 1  # what a checkpoint says that is saved behind this step
+        self.done = idx + 1  # saved in a checkpoint after this step
         super().run_iter(idx, data_batch)
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Dropout, samplers of boxes and whatever else draws: the same for this step whenever it is made."""
+    """Seed all generators for a step, so that dropout and box samplers draw the same after a resume."""
     number = mix(seed, step, get_rank())
     random.seed(number)
     np.random.seed(number % 2**32)

@@ -25,8 +25,8 @@ from pipeline.stage2.teacher_data import TeacherData
 from pipeline.teacher.heads import class_count
 from pipeline.teacher.model import own_device
 
-# Handed to mmengine's Runner as the config has them.
-PASSED_ON = (
+# Keys that are passed to mmengine's Runner unchanged.
+UNCHANGED_KEYS = (
     "val_dataloader",
     "val_cfg",
     "val_evaluator",
@@ -39,7 +39,7 @@ PASSED_ON = (
 
 
 def join_processes(cfg: Config) -> None:
-    """Set up torch.distributed where mmengine cannot: its launcher and its wrapper take CUDA devices for granted."""
+    """Set up torch.distributed on CPUs. mmengine's launcher and wrapper need CUDA devices."""
     if cfg.get("launcher", "none") == "pytorch" and not torch.cuda.is_available():
         if not distributed.is_initialized():
             distributed.init_process_group("gloo")
@@ -48,26 +48,28 @@ def join_processes(cfg: Config) -> None:
 
 
 def build_distiller(cfg: Config, sections: Sections, data: TeacherData) -> Distiller:
-    """Build the student and the Distiller around it, once what the student starts from is checked."""
+    """Check the student's initial weights, and build the student and the Distiller around it."""
     student = build(MODELS, cfg.model, "model")
     count, wanted = class_count(student), len(data.stream.images.classes)
     if count not in (None, wanted):
-        raise StudentError(f"student predicts {count} classes, the data set and the cache have {wanted}")
+        raise StudentError(
+            f"student predicts {count} classes, the data set and the cache have {wanted}; set num_classes"
+        )
     find_checkpoint(cfg)
     check_starting_weights(cfg, student, data.provenance["content"])
     guard_loading()
-    if own_device().type == "cpu":  # a sixth faster there; results differ in the last digits only
+    if own_device().type == "cpu":  # a sixth faster on a CPU; results differ in the last digits only
         student.to(memory_format=torch.channels_last)
     return Distiller(student, data.teacher, sections.distill, data.levels, data.channels, data.score_channels)
 
 
 def default_hooks(cfg: Config) -> dict[str, Any]:
-    """Return the config's default hooks, with a checkpoint hook that always leaves one whole file."""
+    """Return the config's default hooks, with a checkpoint hook that always keeps one complete file."""
     hooks = copy.deepcopy(dict(cfg.get("default_hooks") or {}))
     saving = hooks.get("checkpoint")
     if isinstance(saving, dict) and saving.get("type") == "CheckpointHook":
         hooks["checkpoint"] = {**saving, "type": WholeCheckpointHook.__name__}
-    hooks["sampler_seed"] = None  # there is no sampler: the stream's schedule is a function of the epoch
+    hooks["sampler_seed"] = None  # no sampler: the stream's order depends only on seed and epoch
     return hooks
 
 
@@ -77,11 +79,11 @@ def build_runner(
     """Build mmengine's Runner around a Distiller and a Stream."""
     batch_size = cfg.train_dataloader.get("batch_size")
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"train_dataloader.batch_size: expected a whole number above 0, found {batch_size!r}")
+        raise ConfigError(f"train_dataloader.batch_size: expected an integer of at least 1, found {batch_size!r}")
     seed = (cfg.get("randomness") or {}).get("seed")
     if seed is not None:
         with config_errors("randomness.seed"):
-            set_random_seed(seed)  # mmengine's Runner does so too late for the adapters
+            set_random_seed(seed)  # mmengine's Runner seeds after the adapters are made
     model = build_distiller(cfg, sections, data)
     join_processes(cfg)
     stream, hook = Stream(data.stream, batch_size, seed=seed or 0), StreamHook()
@@ -101,7 +103,7 @@ def build_runner(
             ],
             cfg=cfg,
             train_cfg={"type": ResumableTrainLoop.__name__, **loop_settings},
-            **{key: cfg.get(key) for key in PASSED_ON},
+            **{key: cfg.get(key) for key in UNCHANGED_KEYS},
             resume=cfg.get("resume", False),
             launcher=cfg.get("launcher", "none"),
             env_cfg=cfg.get("env_cfg") or {"dist_cfg": {"backend": "nccl"}},
@@ -115,7 +117,7 @@ def build_runner(
 
 
 def build_optimizers(runner: Runner) -> None:
-    """Build what Runner.train() would build, where a config's mistake could not be told from a bug."""
+    """Build optimizer and schedules before Runner.train(), so that config errors are reported as such."""
     assert runner.train_loop is not None and runner.val_loop is not None
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     if runner.param_schedulers is not None:

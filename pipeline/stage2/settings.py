@@ -1,4 +1,4 @@
-"""mmdet's flags and settings of stage 2: applied as mmdet applies them, refused where they would break the promise."""
+"""Apply mmdet's flags to a config, and reject settings that stage 2 cannot keep."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 
-# What mmdet's own configs name, and what the stream does in their stead (shuffling, one orientation in a batch).
+# Samplers of mmdet's own configs. The stream replaces them: it shuffles and keeps one orientation per batch.
 STOCK_SAMPLERS = {"sampler": {"DefaultSampler", "InfiniteSampler"}, "batch_sampler": {"AspectRatioBatchSampler"}}
 BATCH_MIXING = "data_preprocessor.batch_augments"
 
@@ -19,7 +19,7 @@ BATCH_MIXING = "data_preprocessor.batch_augments"
 def apply_flags(
     cfg: Config, path: str, work_dir: str | None, resume: str | None, amp: bool, auto_scale_lr: bool, launcher: str
 ) -> None:
-    """mmdet's command-line flags, written into the config as mmdet's own tools/train.py does."""
+    """Write the command-line flags into the config, as mmdet's tools/train.py does. Raise ConfigError."""
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
     cfg.launcher = launcher
     scaled = auto_scale_lr or (cfg.get("auto_scale_lr") or {}).get("enable")
@@ -42,7 +42,7 @@ def scale_learning_rate(cfg: Config, requested: bool, launcher: str) -> None:
     base, real = settings.get("base_batch_size"), count_ranks(launcher) * cfg.train_dataloader.get("batch_size", 1)
     if requested or settings.get("enable"):
         if not base:
-            raise ConfigError("--auto-scale-lr: the config gives no auto_scale_lr.base_batch_size")
+            raise ConfigError("--auto-scale-lr: auto_scale_lr.base_batch_size is missing in the config; set it")
         cfg.optim_wrapper.optimizer.lr *= real / base
     elif base and real != base:
         print_log(
@@ -60,28 +60,27 @@ def count_ranks(launcher: str) -> int:
 
 
 def check_training(cfg: Config) -> None:
-    """Refuse what would silently train on something else than the cached views."""
+    """Raise ConfigError for settings that would train on other inputs than the cached views."""
     for key in ("val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg"):
         if not isinstance(cfg.get(key), dict | list):
-            raise ConfigError(f"{key}: missing in the config; stage 2 trains and evaluates a student")
+            raise ConfigError(f"{key}: missing in the config; stage 2 needs it to train and evaluate a student")
     if not cfg.train_cfg.get("by_epoch", True) or cfg.train_cfg.get("type", "EpochBasedTrainLoop") not in (
         "EpochBasedTrainLoop",
     ):
-        raise ConfigError("train_cfg: expected an epoch-based loop: an epoch is one pass of the cache")
+        raise ConfigError("train_cfg: expected EpochBasedTrainLoop, because an epoch is one pass of the cache")
     preprocessor = cfg.model.get("data_preprocessor", {})
     if preprocessor.get("batch_augments"):
-        raise ConfigError(f"model.{BATCH_MIXING}: changes images after the view was checked; remove it")
+        raise ConfigError(f"model.{BATCH_MIXING}: changes images after their views are checked; remove it")
     _check_loader(cfg.train_dataloader)
     divisor = preprocessor.get("pad_size_divisor", 1)
     if not isinstance(divisor, int) or divisor < 1 or divisor % 32:
         raise ConfigError(
-            "model.data_preprocessor.pad_size_divisor: expected a multiple of 32, as the views were padded for the "
-            f"teacher, found {divisor}"
+            f"model.data_preprocessor.pad_size_divisor: expected a multiple of 32, as for the teacher, found {divisor}"
         )
 
 
 def _check_loader(loader: Config) -> None:
-    """The stream decides which samples form a batch. What would ask for another choice is refused, not ignored."""
+    """Raise ConfigError for a setting that chooses samples, because the stream does that."""
     for key, stock in STOCK_SAMPLERS.items():
         value = loader.get(key) or {}
         if not isinstance(value, dict):
@@ -90,9 +89,9 @@ def _check_loader(loader: Config) -> None:
         name = kind if isinstance(kind, str) else getattr(kind, "__name__", None)
         if name is not None and name.rpartition(".")[2] not in stock:
             raise ConfigError(
-                f"train_dataloader.{key}: {name} cannot choose samples of a cache (an epoch is one pass over all of "
-                f"its views); expected none or one of {sorted(stock)}"
+                f"train_dataloader.{key}: {name} cannot choose the samples of a cache, because an epoch is one pass "
+                f"over all views; expected none or one of {sorted(stock)}"
             )
     for key in ("collate_fn", "drop_last"):
         if loader.get(key):
-            raise ConfigError(f"train_dataloader.{key}: has no effect on a cache's stream; remove it")
+            raise ConfigError(f"train_dataloader.{key}: has no effect when training from a cache; remove it")

@@ -1,4 +1,4 @@
-"""What a student learns from: the config's cache, or the teacher itself on the same views."""
+"""Open the source of the teacher's outputs: the config's cache, or a live teacher on the same views."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from pipeline.teacher.heads import output_shapes
 from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.zoo import find_teacher
 
-TOLERATED = 0.1  # gradient error that is let pass whatever quality was asked for
+TOLERATED = 0.1  # gradient error that is accepted for every quality
 
 
 @dataclass
 class TeacherData:
-    """What a student learns from: the stream's source, the teacher's outputs, and where they came from."""
+    """The training data of a student: the source of the stream, the teacher's outputs, and their provenance."""
 
     stream: StreamSource
     teacher: TeacherSource
@@ -41,25 +41,27 @@ class TeacherData:
 
 
 def prepare_teacher_data(cfg: Config, sections: Sections) -> TeacherData:
-    """Open the cache, or build the live teacher, and check that it is this config's. Raises PipelineError."""
+    """Open and check the config's cache, or build the live teacher. Raise PipelineError."""
     if sections.teacher.source == "live":
         return build_live_data(sections, *images_and_views(cfg, sections))
     return open_cached_data(sections, read_inputs(cfg, sections))
 
 
 def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
-    """Open the cache and check that it is complete and this config's. Raises PipelineError."""
-    # The weights need not be there any more; where they are, they must be those of the cache.
+    """Open the cache, and check that it is complete and that this config made it. Raise PipelineError."""
+    # The teacher's weights may be missing. If they exist, they must be those of the cache.
     cache = open_cache(sections.cache.place(), inputs, inputs.teacher.known_sha256(), "use another cache.dir")
     passes = read_passes(cache, expected_passes(sections, inputs.views), inputs.images)
-    made_with = {number: cache.manifest(number)["environment"] for number in passes}
+    environments = {number: cache.manifest(number)["environment"] for number in passes}
     codec = open_codec(cache)
     require_served(codec, sections.distill, cache.root)
     check, tolerance = sections.views.check, sections.views.tolerance
-    source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, made_with)
+    source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, environments)
     first = next((ref for shards in passes.values() for shard in shards for ref in shard), None)
     if first is None:
-        raise CacheError(f"{cache.root}: holds no view, all images are in quarantine")
+        raise CacheError(
+            f"{cache.root}: no view to train on, all images are in quarantine; run stage 1 with readable images"
+        )
     levels = cache.shard(first.cache_pass, first.shard).attributes["levels"]
     provenance = {
         "teacher": "cache",
@@ -72,26 +74,26 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
 
 
 def read_passes(cache: Cache, expected: range, images: Images) -> dict[int, list[list[SampleRef]]]:
-    """Read which samples the expected passes hold. Raises CacheError (incomplete) or StaleCache (other images)."""
+    """Read the samples of the expected passes. Raise CacheError (incomplete) or StaleCache (other images)."""
     missing = sorted(set(expected) - set(cache.passes()))
     if missing:
         raise CacheError(
-            f"{cache.root}: pass {missing[0]} is not complete ({len(expected) - len(missing)} of {len(expected)} are); "
-            "run stage 1 again"
+            f"{cache.root}: pass {missing[0]} is not complete (complete: {len(expected) - len(missing)} of "
+            f"{len(expected)}); run stage 1 again"
         )
     passes = {number: cache.references(number) for number in expected}
     for number, shards in passes.items():
-        held = {ref.image_id for refs in shards for ref in refs}
-        require_images(cache.root, number, held | cache.quarantine(number).images, images)
+        cached = {ref.image_id for refs in shards for ref in refs}
+        require_images(cache.root, number, cached | cache.quarantine(number).images, images)
     return passes
 
 
 def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
-    """Raise ConfigError where the codec, made for other losses, spoils the feature loss or has no class scores."""
+    """Raise ConfigError where the codec is too coarse for the feature loss, or has no class scores."""
     if distill.score_weight and "score" not in codec.kinds:
         raise ConfigError(
             f"distill.score_weight={distill.score_weight}: {root} was made without class scores "
-            "(cache.codec.scores=False); set distill.score_weight=0, or make a cache with them"
+            "(cache.codec.scores=False); set distill.score_weight=0, or make a cache with class scores"
         )
     loss = distill.feature_loss
     error = codec.gradient_error(feature_losses()[loss].name)
@@ -103,13 +105,13 @@ def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
     bound = max(TOLERATED, 2 * codec.allowed_error)
     if error > bound and not codec.serves(feature_losses()[loss]):
         raise ConfigError(
-            f"distill.feature_loss={loss!r}: expected a gradient error of at most {bound:.0%}, {root} was measured to "
-            f"give it {error:.0%}; make a cache with cache.codec.profile='universal' or cache.codec.type='lossless'"
+            f"distill.feature_loss={loss!r}: expected a gradient error of at most {bound:.0%}, the codec of {root} has "
+            f"{error:.0%}; make a cache with cache.codec.profile='universal' or cache.codec.type='lossless'"
         )
 
 
 def build_live_data(sections: Sections, images: Images, views: Views) -> TeacherData:
-    """Build the teacher, to run in the loop on the same batches that a cache would give."""
+    """Build the live teacher, which runs in the training loop on the batches that a cache would give."""
     teacher = Teacher(find_teacher(sections.teacher), images.classes, own_device(), sections.teacher.tf32)
     layout = layout_of(sections)
     passes = {n: references(plan_views(images, views, n, layout), n) for n in expected_passes(sections, views)}

@@ -1,4 +1,4 @@
-"""Where the teacher's outputs come from. Both sources return the same record; the losses do not know which it was."""
+"""Sources of the teacher's outputs: a cache or a live teacher. Both return a TeacherOutput, so losses are the same."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.teacher.model import Teacher
 
 
 class TeacherSource(Protocol):
-    """Turns what rides in a batch into a TeacherOutput on the training device."""
+    """Returns the TeacherOutput of a batch, on the training device."""
 
     def take(self, data: dict[str, Any], device: torch.device) -> Any:
-        """The part of a collated batch that `output` needs, on the device."""
+        """Return the part of a collated batch that `output` needs, on the device."""
 
     def output(self, taken: Any) -> TeacherOutput:
-        """Return the teacher's output for what `take` gave."""
+        """Return the teacher's output. `taken`: the result of `take`."""
 
 
 class CachedTeacher:
-    """Decodes the cache's planes; neither builds nor loads a teacher."""
+    """Decodes the cached arrays. The teacher is neither built nor loaded."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -32,12 +32,12 @@ class CachedTeacher:
         return data["teacher"].to(device)
 
     def output(self, taken: EncodedBatch) -> TeacherOutput:
-        with precision(False):  # also for a student that runs with TF32
+        with precision(False):  # also if the student uses TF32
             return self._codec.decode(taken)
 
 
 class LiveTeacher:
-    """Runs the teacher on the batch's own pixels, each view on its own padded grid as in the cache."""
+    """Runs the teacher on the pixels of the batch. Each view has its own padded grid, as in the cache."""
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher = teacher

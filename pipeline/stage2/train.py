@@ -1,4 +1,4 @@
-"""Stage 2: ordinary mmengine training of a wrapped student, fed by the cache."""
+"""Run stage 2: train a student from the cache with mmengine's Runner."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from pipeline.stage2.teacher_data import prepare_teacher_data
 from pipeline.teacher.zoo import find_teacher
 
 
-def inherit_hooks(cfg: Config, sections: Sections) -> list[InheritHook]:
-    """Return the hook that a config asks for; the weights must be there before the cache is compared with them."""
+def make_inherit_hooks(cfg: Config, sections: Sections) -> list[InheritHook]:
+    """Return the hook that inherits weights, if the config sets it. Fetch the weights before the cache is checked."""
     if not sections.distill.inherit_from_teacher:
         return []
     if cfg.get("load_from") and not cfg.get("resume"):
-        raise ConfigError("distill.inherit_from_teacher and load_from both say where the head starts; drop one")
+        raise ConfigError("distill.inherit_from_teacher and load_from both set the head's initial weights; remove one")
     return [InheritHook(find_teacher(sections.teacher).weights())]
 
 
 def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
-    """Train and evaluate. Returns the summary (mAP, AP50 as fractions). Raises PipelineError."""
+    """Train and evaluate a student. Return the summary (mAP, AP50 as fractions). Raise PipelineError."""
     check_training(cfg)
-    inherit = inherit_hooks(cfg, sections)
+    hooks = make_inherit_hooks(cfg, sections)
     data = prepare_teacher_data(cfg, sections)
     check_validation(cfg, data.stream.images.classes)
     for note in data.stream.images.notes:
         print_log(f"boxes    {note}", "current")
     begun = time.perf_counter()
-    runner, hook = build_runner(cfg, sections, data, inherit)
+    runner, hook = build_runner(cfg, sections, data, hooks)
     with image_errors():
         runner.train()
         trained = time.perf_counter() - begun
-        if hook.metrics is None:  # a finished run that was resumed validates nothing by itself
+        if hook.metrics is None:  # a finished run that is resumed does not evaluate
             runner.val()
-    # Without a single detection mmdet's metric reports nothing at all.
+    # mmdet's metric reports nothing if there is no detection.
     metrics = hook.metrics or {}
     summary = {
         "mAP": metrics.get("bbox_mAP", 0.0),

@@ -1,1 +1,1 @@
-"""What the verbs plan, reencode, report and export run."""
+"""The code of the verbs plan, reencode, report and export."""

@@ -1,4 +1,4 @@
-"""One view of a cache as files that everything opens: .npy for numbers, .png to look at."""
+"""Export one view of a cache: .npy files for the values, .png files for viewing."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
 from pipeline.records import RECORD_COLUMNS, SampleRef, TeacherOutput, ViewRecord
 
-# Dark violet over magenta and orange to pale yellow: even steps of lightness, readable without colour too.
+# From dark violet through magenta and orange to pale yellow. The lightness rises evenly, so grey prints are readable.
 HEAT = ((0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
 
 
 def find_view(cache: Cache, image_id: int, view: int) -> SampleRef:
-    """Find where a view lies. Raises CacheError: which views of this image there are."""
+    """Find a view in a cache. Raise CacheError, which lists the views of the image, where it is missing."""
     refs = [ref for number in cache.passes() for shard in cache.references(number) for ref in shard]
-    held = {ref.view: ref for ref in refs if ref.image_id == image_id}
-    if view in held:
-        return held[view]
-    if held:
-        raise CacheError(f"{cache.root}: image {image_id} is held in views {sorted(held)}, not {view}")
-    some = ", ".join(str(image) for image in sorted({ref.image_id for ref in refs})[:5])
-    raise CacheError(f"{cache.root}: no complete pass holds image {image_id}; it holds {some or 'none'}, ...")
+    found = {ref.view: ref for ref in refs if ref.image_id == image_id}
+    if view in found:
+        return found[view]
+    if found:
+        raise CacheError(f"{cache.root}: image {image_id} has no view {view}, only {sorted(found)}; change --view")
+    some_ids = ", ".join(str(image) for image in sorted({ref.image_id for ref in refs})[:5])
+    raise CacheError(f"{cache.root}: image {image_id} is in no complete pass; found images {some_ids or 'none'}, ...")
 
 
 def decode_view(cache: Cache, ref: SampleRef) -> tuple[ViewRecord, TeacherOutput]:
-    """Decode one view on the CPU. Returns its record and the teacher's output, a batch of one."""
+    """Decode one view on the CPU. Return its record and the teacher's output, a batch of one."""
     from pipeline.codecs.group import open_codec
     from pipeline.codecs.packing import stack
 
@@ -40,21 +40,21 @@ def decode_view(cache: Cache, ref: SampleRef) -> tuple[ViewRecord, TeacherOutput
 
 
 def export_view(root: str, image_id: int, view: int, out: Path) -> list[Path]:
-    """Write features (C, H, W), scores (K, H, W; where kept) and FRS map (H, W) of every level; returns the paths.
+    """Write features (C, H, W), scores (K, H, W; if cached) and FRS map (H, W) of every level. Return the paths.
 
-    Pictures have the size of the view: the map; the sum over the scores; the features' three strongest directions as
-    red, green and blue. Raises CacheError where the cache does not hold this view.
+    Pictures have the size of the view. They show the map, the sum of the scores over classes, and the three principal
+    components of the features as red, green and blue. Raise CacheError where the view is missing.
     """
     cache = Cache(root)
     record, output = decode_view(cache, find_view(cache, image_id, view))
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    painted = (
-        ("features", output.features, paint_directions),
+    tensors = (
+        ("features", output.features, paint_components),
         ("scores", output.scores, paint_sum),
         ("frs", output.frs, paint_heat),
     )
-    for what, levels, paint in painted:
+    for what, levels, paint in tensors:
         for number, level in enumerate(levels):
             values = level[0].numpy()
             written += [out / f"{what}_{number}.npy", out / f"{what}_{number}.png"]
@@ -66,25 +66,25 @@ def export_view(root: str, image_id: int, view: int, out: Path) -> list[Path]:
 
 
 def describe_view(cache: Cache, record: ViewRecord) -> dict[str, Any]:
-    """Return what view.json says about the files beside it."""
+    """Return the content of view.json: the view's record and the cache that the files come from."""
     row = dict(zip(RECORD_COLUMNS, (int(n) for n in record.row(()))))
     return {**row, "cache": str(cache.root), "content": cache.content(), "codec": cache.codec_manifest()["settings"]}
 
 
 def paint_heat(values: np.ndarray) -> np.ndarray:
-    """(H, W) -> (H, W, 3) uint8, from 0 to the largest value."""
-    at = np.clip(values / max(float(values.max()), 1e-30), 0, 1) * (len(HEAT) - 1)
+    """Colour (H, W) as (H, W, 3) uint8, from 0 to the largest value."""
+    index = np.clip(values / max(float(values.max()), 1e-30), 0, 1) * (len(HEAT) - 1)
     stops = np.array(HEAT, np.float64)
-    return np.stack([np.interp(at, np.arange(len(HEAT)), stops[:, c]) for c in range(3)], axis=-1).astype(np.uint8)
+    return np.stack([np.interp(index, np.arange(len(HEAT)), stops[:, c]) for c in range(3)], axis=-1).astype(np.uint8)
 
 
 def paint_sum(values: np.ndarray) -> np.ndarray:
-    """(K, H, W) -> (H, W, 3) uint8: the sum over the scores."""
+    """Colour the sum over classes of scores (K, H, W) as (H, W, 3) uint8."""
     return paint_heat(values.clip(0).sum(axis=0))
 
 
-def paint_directions(values: np.ndarray) -> np.ndarray:
-    """(C, H, W) -> (H, W, 3) uint8: the three directions in which positions differ most."""
+def paint_components(values: np.ndarray) -> np.ndarray:
+    """Colour the first three principal components of (C, H, W) as (H, W, 3) uint8."""
     flat = values.reshape(len(values), -1) - values.mean(axis=(1, 2)).reshape(-1, 1)
     vectors = np.linalg.eigh(flat @ flat.T)[1][:, ::-1][:, :3]
     planes = np.zeros((3, flat.shape[1]))
@@ -95,7 +95,7 @@ def paint_directions(values: np.ndarray) -> np.ndarray:
 
 
 def resize_to_view(picture: np.ndarray, record: ViewRecord) -> np.ndarray:
-    """Return a level's picture at the size of the view, without its padding."""
+    """Resize the picture of a level to the size of the view, without padding."""
     height, width = record.pad_shape
     rows = np.arange(record.shape[0]) * picture.shape[0] // height
     columns = np.arange(record.shape[1]) * picture.shape[1] // width

@@ -12,9 +12,9 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.calibration import adapters
 from pipeline.calibration.adapters import RIDGE, fit_adapters
-from pipeline.calibration.calibrate import drift
-from pipeline.calibration.gradient import Errors, StudentPass, unexplained
-from pipeline.calibration.probe import FROZEN, LOUDEST, Probe
+from pipeline.calibration.calibrate import find_drift
+from pipeline.calibration.gradient import Errors, StudentPass, unexplained_variance
+from pipeline.calibration.probe import FROZEN, MAX_NOISE, Probe
 from pipeline.config import load_config
 from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
@@ -86,14 +86,14 @@ def test_a_view_without_gradient_has_no_error() -> None:
 def test_unexplained_variance() -> None:
     views = [random_output(1, [(16, 24), (8, 12)], 8, 6, n) for n in (1, 2, 3)]
     for what in ("feature", "score"):
-        assert unexplained(what, [(view, view.values(what)) for view in views]) == 0.0
+        assert unexplained_variance(what, [(view, view.values(what)) for view in views]) == 0.0
         level_means = []
         for level in range(2):
             weights = [view.frs[level] / view.frs[level].sum() for view in views]
             sums = [(w * view.values(what)[level]).sum(dim=(0, 2, 3)) for w, view in zip(weights, views)]
             level_means.append(sum(sums)[None, :, None, None] / 3)
         means = [(view, [m.expand_as(y) for m, y in zip(level_means, view.values(what))]) for view in views]
-        assert unexplained(what, means) == pytest.approx(1.0, rel=1e-3)
+        assert unexplained_variance(what, means) == pytest.approx(1.0, rel=1e-3)
 
 
 def test_adapters_are_the_weighted_regression() -> None:
@@ -147,7 +147,7 @@ def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path], what: str) -> 
     assert measured(exact)[what] == 0.0
     worse = TeacherOutput([f * 1.1 for f in exact.features], [s * 0.9 for s in exact.scores], exact.frs)
     assert 0.001 < measured(worse)[what] < 10
-    assert 0 < probe.noise <= LOUDEST
+    assert 0 < probe.noise <= MAX_NOISE
     frozen = [p for key, p in probe._student.named_parameters() if key.startswith(FROZEN)]
     assert frozen and not any(p.requires_grad for p in frozen)
     assert not any(p.requires_grad for p in teacher.detector.parameters())
@@ -159,7 +159,7 @@ def test_drift_is_told(made: dict[str, Path]) -> None:
     sidecar, expected = load_sidecar(path.with_suffix(".json")), cache.codec_manifest()["measured"]
     places = 1000
     generous = {**expected, "bytes_per_position": dict.fromkeys(expected["bytes_per_position"], 1e9)}
-    assert drift(path, sidecar, places, generous) == []
+    assert find_drift(path, sidecar, places, generous) == []
     narrow = {"errors": dict.fromkeys(expected["errors"], 1e-9), "bytes_per_position": {"features": 1e-9}}
-    lines = drift(path, sidecar, places, narrow)
+    lines = find_drift(path, sidecar, places, narrow)
     assert len(lines) == 3 and all(line.startswith("warning  pass-0/shard-00000.tar: ") for line in lines)

@@ -1,4 +1,4 @@
-"""Verbs, their help and what they import, tab completion, errors of one line."""
+"""Verbs, their help and their imports, tab completion, and one-line errors."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ HEAVY = ("torch", "zarr", "cv2", "mmdet", "mmcv", "mmengine", "webdataset", "mat
 
 
 def helps() -> dict[str, str]:
-    whole = parser("frs-cache")
-    (verbs,) = (a for a in whole._actions if isinstance(a, argparse._SubParsersAction))
-    return {"": whole.format_help()} | {name: verb.format_help() for name, verb in verbs.choices.items()}
+    root = parser("frs-cache")
+    (verbs,) = (a for a in root._actions if isinstance(a, argparse._SubParsersAction))
+    return {"": root.format_help()} | {name: verb.format_help() for name, verb in verbs.choices.items()}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def helps() -> dict[str, str]:
 def test_counts_are_positive(argv: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         parser("frs-cache").parse_args(argv.split())
-    assert "expected a whole number from 1 on" in capsys.readouterr().err
+    assert "expected an integer of at least 1" in capsys.readouterr().err
 
 
 def test_every_help_has_an_example_and_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_every_help_has_an_example_and_fits_a_screen(monkeypatch: pytest.MonkeyP
 
 
 def started(*arguments: str) -> set[str]:
-    """Top-level packages that a verb has imported when it is done."""
+    """Return the top-level packages that a verb has imported when it ends."""
     code = (
         f"import sys; sys.argv = ['frs-cache', *{list(arguments)!r}]\n"
         "from pipeline.cli.main import main\nmain()\n"
@@ -92,7 +92,7 @@ def started(*arguments: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_looking_at_a_cache_starts_at_once(made: dict[str, Path], tmp_path: Path) -> None:
+def test_info_verify_and_export_import_no_heavy_packages(made: dict[str, Path], tmp_path: Path) -> None:
     root = str(made["frs"].parent / "cache")
     for verb in ("info", "verify"):
         assert not started(verb, root) & set(HEAVY), verb
@@ -102,13 +102,13 @@ def test_looking_at_a_cache_starts_at_once(made: dict[str, Path], tmp_path: Path
 
 def test_tab_completion(tmp_path: Path) -> None:
     def completed(line: str) -> list[str]:
-        told = tmp_path / "told"
+        output = tmp_path / "completions"
         environment = {
             **os.environ,
             "_ARGCOMPLETE": "1",
             "COMP_LINE": line,
             "COMP_POINT": str(len(line)),
-            "_ARGCOMPLETE_STDOUT_FILENAME": str(told),
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(output),
             "_ARGCOMPLETE_IFS": "\n",
         }
         command = [
@@ -117,7 +117,7 @@ def test_tab_completion(tmp_path: Path) -> None:
             "import sys; sys.argv[0] = 'frs-cache'; from pipeline.cli.main import main; main()",
         ]
         subprocess.run(command, cwd=ROOT, env=environment, check=False)
-        return [word.strip() for word in told.read_text().split("\n")]
+        return [word.strip() for word in output.read_text().split("\n")]
 
     assert completed("frs-cache inf") == ["info"]
     assert "--image-id" in completed("frs-cache export --im")

@@ -1,4 +1,4 @@
-"""What a user can get wrong ends in one clear line and exit code 2, and nothing already written is lost."""
+"""User mistakes end in one clear line and exit code 2, and committed data is kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCRIPTS = {1: stage1_cache_teacher, 2: stage2_distill}
 
 @pytest.fixture
 def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """Run a stage's entry script; return its one line of error."""
+    """Return a function that runs a stage's entry script and returns its error line."""
 
     def run(stage: int, config: Path | str, *options: str) -> str:
         argv = ["stage", "--config", str(config)]
@@ -59,8 +59,8 @@ def test_a_real_process(tmp_path: Path) -> None:
         imported = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
         assert not any(line.endswith((" torch", " mmengine")) for line in imported)
         assert done.returncode == 2
-        told = [line for line in done.stderr.splitlines() if line not in imported]
-        assert told == [f"error: {tmp_path / 'no.py'}: no such config file"]
+        output = [line for line in done.stderr.splitlines() if line not in imported]
+        assert output == [f"error: {tmp_path / 'no.py'}: no such config file"]
 
 
 def test_config(fails, config: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_teacher(fails, config: Path, data: Path, tmp_path: Path) -> None:
 
 
 def test_hostile_checkpoint(fails, config: Path, tmp_path: Path) -> None:
-    """A checkpoint that would run code is refused, and its code does not run."""
+    """A checkpoint that contains code is rejected, and its code does not run."""
     import pickle
 
     class Bomb:
@@ -174,7 +174,7 @@ def test_no_cache(fails, config: Path) -> None:
 
 
 def test_another_cache(fails, made: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    """A cache of another teacher or data set is refused by both stages, with the field and both values."""
+    """Both stages reject a cache of another teacher or data set. The error names the field and both values."""
     root = made["frs"].parent / "cache"
     before = sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
     there = f"cache.dir={root}"
@@ -212,7 +212,7 @@ def test_student(fails, made: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_samplers_are_not_ignored(fails, made: dict[str, Path], tmp_path: Path) -> None:
-    """mmdet's stock samplers stand for what the stream does anyway; any other would be a wish not granted."""
+    """mmdet's stock samplers are accepted, because the stream does the same. Other samplers raise an error."""
     cfg = Config.fromfile(made["frs"])
     cfg.train_dataloader.sampler = {"type": "ClassAwareSampler"}
     cfg.dump(tmp_path / "sampler.py")
@@ -260,7 +260,7 @@ def test_an_unfinished_cache(fails, made: dict[str, Path], tmp_path: Path) -> No
     shutil.copytree(made["frs"].parent / "cache", root)
     for manifest in root.glob("pass-*/manifest.json"):
         manifest.unlink()
-    assert "pass 0 is not complete (0 of 2 are)" in fails(2, made["frs"], f"cache.dir={root}")
+    assert "pass 0 is not complete (complete: 0 of 2)" in fails(2, made["frs"], f"cache.dir={root}")
 
 
 def test_values_of_any_type(fails, config: Path, made: dict[str, Path], tmp_path: Path) -> None:
@@ -283,9 +283,9 @@ def test_values_of_any_type(fails, config: Path, made: dict[str, Path], tmp_path
 
 
 def test_starting_weights(fails, made: dict[str, Path], teacher: dict, tmp_path: Path) -> None:
-    """--resume and Pretrained files are plain data that fit, or training does not begin."""
+    """Training does not start unless --resume and Pretrained files are plain data and match the student."""
     torch.save({"state_dict": {"foreign.weight": torch.zeros(1)}}, tmp_path / "foreign.pth")
-    expected = {"none.pth": "none.pth not found", "foreign.pth": "no weight under a name of the backbone"}
+    expected = {"none.pth": "none.pth not found", "foreign.pth": "no weight of this backbone"}
     for name, message in expected.items():
         cfg = Config.fromfile(made["frs"])
         cfg.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / name)}
@@ -306,14 +306,14 @@ def test_starting_weights(fails, made: dict[str, Path], teacher: dict, tmp_path:
 
 
 def test_an_incomplete_cache_is_named(fails, made: dict[str, Path], tmp_path: Path) -> None:
-    """One of two passes would silently show every image in one view only."""
+    """With one of two passes, every image would silently have only one view."""
     from pipeline.errors import CacheError
     from pipeline.integrity.verify import verify
 
     root = tmp_path / "cache"
     shutil.copytree(made["frs"].parent / "cache", root)
     (root / "pass-1" / "manifest.json").unlink()
-    assert "pass 1 is not complete (1 of 2 are)" in fails(2, made["frs"], f"cache.dir={root}")
+    assert "pass 1 is not complete (complete: 1 of 2)" in fails(2, made["frs"], f"cache.dir={root}")
     with pytest.raises(CacheError, match="pass-1"):
         verify(root)
     there = f"cache.dir={made['frs'].parent / 'cache'}"
@@ -322,7 +322,7 @@ def test_an_incomplete_cache_is_named(fails, made: dict[str, Path], tmp_path: Pa
 
 
 def test_mmengine_never_unpickles(tmp_path: Path) -> None:
-    """mmengine's own loader falls back to full unpickling; ours stands in its place for every local file."""
+    """mmengine's loader falls back to full unpickling. It is replaced for every local file."""
     from mmengine.runner.checkpoint import CheckpointLoader
 
     from pipeline.errors import TeacherError

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: both stages end soon with one line, and nothing that was committed is lost."""
+"""SIGINT and SIGTERM: both stages end within seconds with one line, and committed data is kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.signals import GOES_ON, RESUMES, STOPPED
+from pipeline.cli.signals import INTERRUPTED, RERUN_TO_RESUME, RERUN_WITH_RESUME
 from pipeline.stage1.commit import BackgroundCommitter
 from pipeline.storage.lock import locked
 from tests.helpers.configs import make_config
@@ -22,7 +22,7 @@ from tests.helpers.stages import stage1, stage2, tree
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_stage_1_stops(made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path, number: int) -> None:
-    """With workers running, as a shell (Ctrl-C reaches all) or a scheduler (SIGTERM reaches one) does it."""
+    """Workers are running. Ctrl-C of a shell reaches all processes, SIGTERM of a scheduler only one."""
     config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
     process = start_stage(1, config, "cache.workers=2")
     wait_for(process, tmp_path / "cache/pass-0/shard-00000.tar*")
@@ -30,7 +30,7 @@ def test_stage_1_stops(made: dict[str, Path], data: Path, teacher: dict, tmp_pat
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and time.perf_counter() - begun < 30
-    assert err.strip().splitlines()[-1] == GOES_ON and "Traceback" not in err
+    assert err.strip().splitlines()[-1] == RERUN_TO_RESUME and "Traceback" not in err
     assert not list(tmp_path.glob("cache/**/*.tmp"))
     stage1(config)
     assert tree(tmp_path / "cache") == tree(made["frs"].parent / "cache")
@@ -44,27 +44,27 @@ def test_stage_2_stops(made: dict[str, Path], tmp_path: Path, number: int) -> No
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert err.strip().splitlines()[-1] == RESUMES and "Traceback" not in err
+    assert err.strip().splitlines()[-1] == RERUN_WITH_RESUME and "Traceback" not in err
     again = stage2(made["frs"], resume="auto", work_dir=str(tmp_path), **{"train_cfg.max_epochs": 1})
     assert again["epochs"] >= 1 and again["images"] == 0
 
 
-def test_a_process_that_cannot_listen_is_ended(tmp_path: Path) -> None:
-    """Python's handlers wait for C code; a rank in a barrier would never hear them."""
+def test_a_process_blocked_in_c_code_is_ended(tmp_path: Path) -> None:
+    """Python's signal handlers wait for C code, so a rank in a barrier would never run them."""
     code = (
         "import ctypes\nfrom pipeline.cli import command, signals\nsignals.GRACE = 0.5\n"
-        "def deaf():\n"
+        "def block():\n"
         "    print('ready', flush=True)\n"
         "    wait = ctypes.CDLL(None).pthread_mutex_lock\n"
         "    lock = ctypes.create_string_buffer(64)\n"
-        "    wait(lock)\n    wait(lock)\n"  # C code that never returns and no signal interrupts
-        "command.guarded(deaf)\n"
+        "    wait(lock)\n    wait(lock)\n"  # C code that never returns and that no signal interrupts
+        "command.guarded(block)\n"
     )
     process = start_code(code)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
-    assert (process.returncode, err.strip()) == (143, STOPPED)
+    assert (process.returncode, err.strip()) == (143, INTERRUPTED)
 
 
 COMMITTING = """
@@ -90,7 +90,7 @@ guarded(main)
 
 
 @pytest.mark.parametrize("then", [pytest.param("time.sleep(60)", marks=pytest.mark.slow), "committer.finish()"])
-def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(tmp_path: Path, then: str) -> None:
+def test_further_signals_do_not_release_the_lock_during_a_commit(tmp_path: Path, then: str) -> None:
     code = COMMITTING.format(root=str(tmp_path), then=then)
     process = start_code(code)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -98,13 +98,13 @@ def test_further_signals_do_not_free_the_lock_of_a_shard_that_is_being_written(t
         process.send_signal(number)
         time.sleep(0.2)
     with locked(tmp_path, wait=True):
-        assert (tmp_path / "committed").exists() or process.wait(timeout=1)  # or all of it was ended at once
+        assert (tmp_path / "committed").exists() or process.wait(timeout=1)  # or the whole process was ended first
     _, err = process.communicate(timeout=30)
-    assert (process.returncode, err.strip()) == (130, STOPPED)
+    assert (process.returncode, err.strip()) == (130, INTERRUPTED)
 
 
-def test_ctrl_c_in_a_script_of_ones_own_waits_for_the_shard_that_is_being_written() -> None:
-    """There Python's own handler raises at each of them."""
+def test_ctrl_c_in_a_user_script_waits_for_the_commit() -> None:
+    """In such a script Python's default handler raises KeyboardInterrupt at every Ctrl-C."""
     ended: list[bool] = []
 
     def commit() -> Any:

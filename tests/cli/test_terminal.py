@@ -1,4 +1,4 @@
-"""What a run shows: the bar, plain lines, the log file."""
+"""The output of a run: the bar, plain lines, the log file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def drawn(on_terminal: bool) -> str:
 
 
 def test_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """On a terminal a bar, in colour unless NO_COLOR is set; elsewhere one plain line."""
+    """On a terminal, a bar, in colour unless NO_COLOR is set. Elsewhere, one plain line."""
     colour = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -38,8 +38,8 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert re.fullmatch(r"pass 1   8 of 8 views, [\d.]+ views/s, 1\.0 MB, 0 s\n", capsys.readouterr().out)
 
 
-def test_a_run_of_unknown_length_tells_its_phases(capsys: pytest.CaptureFixture) -> None:
-    """Without a terminal a line when one begins; on it a bar of that title, and the next phase ends the one before."""
+def test_a_run_of_unknown_length_prints_its_phases(capsys: pytest.CaptureFixture) -> None:
+    """Without a terminal, one line at the start of a phase. On a terminal, a bar, which the next phase replaces."""
     bar, screen = terminal.Bar(), io.StringIO()
     bar.start("learning from 5 views", None)
     assert capsys.readouterr().out == "learning from 5 views\n"
@@ -61,15 +61,15 @@ def test_one_line_a_shard_in_the_log_file(made: dict[str, Path], tmp_path: Path,
     arguments = ["stage1", "--config", str(made["frs"]), "--cfg-options", f"cache.dir={cache}"]
     args = parser("frs-cache").parse_args(arguments)
     args.run(args)
-    told, kept = capsys.readouterr().out, (tmp_path / "cache.log").read_text().splitlines()
-    shards = [line for line in kept if ".tar" in line]
-    assert len(shards) == 2 and ".tar" not in told
+    printed, logged = capsys.readouterr().out, (tmp_path / "cache.log").read_text().splitlines()
+    shards = [line for line in logged if ".tar" in line]
+    assert len(shards) == 2 and ".tar" not in printed
     for number, line in enumerate(shards):
         assert re.fullmatch(
             rf"[-\d]+ [:\d]+ pass-1/shard-0000{number}\.tar: \d views, [\d.]+ MB, [\d.]+ s, [\d.]+ views/s", line
         )
-    words = [line[20:] for line in kept if ".tar" not in line]
-    assert words == told.splitlines()  # the rest of the log is what the terminal showed
+    words = [line[20:] for line in logged if ".tar" not in line]
+    assert words == printed.splitlines()  # all other lines of the log are those of the terminal
     assert terminal.log_file("s3://bucket/caches/coco/") == Path("work_dirs/coco.log")
 
 

@@ -1,4 +1,4 @@
-"""A cache that is truncated, bit-flipped, half-written or hostile is refused by name; nothing decodes unchecked."""
+"""A truncated, bit-flipped, incomplete or hostile cache raises an error that names the file or sample."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_all(root: Path) -> None:
                 cache.shard(number, n).read(i)
 
 
-def test_whole_cache_verifies(cache: Path) -> None:
+def test_an_intact_cache_verifies(cache: Path) -> None:
     read_all(cache)
     assert verify(cache)["files"] > 8
 
@@ -107,7 +107,7 @@ def test_missing_files_are_named(cache: Path) -> None:
 
 
 def test_a_foreign_table_is_named(cache: Path) -> None:
-    """zarr lists every array it finds in codec/: one that codec.json does not know must not reach the codec."""
+    """zarr lists every array in codec/. An array that is not in codec.json must not reach the codec."""
     shutil.copytree(cache / "codec" / "score_mean", cache / "codec" / "extra")
     with pytest.raises(CorruptCache, match="extra"):
         Cache(cache).codec_manifest()
@@ -159,7 +159,7 @@ def test_shards_of_another_cache_are_refused(cache: Path) -> None:
 def test_declared_sizes_are_checked_before_decompression() -> None:
     spec = ArraySpec("features", (1000,), "float32", ("x",), 9)
     chunk = bytearray(encode_chunk(spec, np.zeros(1000, np.float32)))
-    chunk[4:8] = struct.pack("<I", 1 << 30)  # Blosc: "I decode to a gigabyte"
+    chunk[4:8] = struct.pack("<I", 1 << 30)  # Blosc declares a decoded size of 1 GiB
     bomb = bytes(chunk[:-4]) + crc32c(bytes(chunk[:-4])).to_bytes(4, "little")
     with pytest.raises(CorruptCache, match="declares"):
         decode_chunk(spec, bomb)
@@ -175,8 +175,8 @@ def test_only_plain_tar_members() -> None:
         list(tar.parse(tar.member("x", bytes(600))[:-512]))
 
 
-def test_a_missing_chunk_is_no_zeros(tmp_path: Path) -> None:
-    """zarr makes zeros of what is missing; here a chunk of zeros is stored, and a missing one is an error."""
+def test_a_missing_chunk_is_not_read_as_zeros(tmp_path: Path) -> None:
+    """zarr reads a missing chunk as zeros. Here a chunk of zeros is stored, and a missing chunk is an error."""
     from tests.helpers.shards import SPECS, random_rows, write_shard
 
     rows = random_rows(2)

@@ -1,4 +1,4 @@
-"""`verify` tells everything that is bad, `repair` makes it again: the very bytes of the original."""
+"""`verify` lists every damaged file, and `repair` restores the original bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.helpers.stages import tree
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """Run a verb; (exit code, standard output, standard error)."""
+    """Return a function that runs a verb and returns (exit code, standard output, standard error)."""
 
     def verb(*argv: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, argv)])
@@ -48,11 +48,11 @@ def flip(path: Path, at: int = -1) -> None:
 
 @pytest.fixture
 def work(made: dict[str, Path], tmp_path: Path) -> Path:
-    """A private copy of a finished cache; stage 1's config finds it through `there`."""
+    """A private copy of a finished cache."""
     return Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache"))
 
 
-def test_verify_lists_all_that_is_bad(run, work: Path) -> None:
+def test_verify_lists_every_damaged_file(run, work: Path) -> None:
     code, out, err = run("verify", work, "--json")
     assert (code, json.loads(out)["whole"], err) == (0, True, "")
     bad = [work / "pass-0/shard-00001.tar", work / "pass-1/shard-00000.json", work / "gate.json"]
@@ -67,7 +67,7 @@ def test_verify_lists_all_that_is_bad(run, work: Path) -> None:
     assert (code, out) == (2, "")
 
 
-def test_verify_goes_on_behind_a_bad_sector(run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_continues_after_a_bad_sector(run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = work / "pass-0/shard-00001.tar"
     flip(work / "pass-1/shard-00000.tar")
 
@@ -92,8 +92,8 @@ def test_verify_deep_compares_with_the_live_teacher(run, made: dict[str, Path], 
     assert all(0.9 < value <= 1.0001 for value in worst.values()) if codec == "frs" else not any(worst.values())
 
 
-def test_verify_deep_finds_what_has_perfect_checksums(run, made: dict[str, Path], work: Path) -> None:
-    """A shard of other bytes under right digests: only the teacher knows, or the plan."""
+def test_verify_deep_finds_a_wrong_shard_with_correct_checksums(run, made: dict[str, Path], work: Path) -> None:
+    """A wrong shard with correct digests: only the plan or the teacher reveals it."""
     from pipeline.cache.cache import Cache
     from pipeline.cache.manifest import write_manifest
 
@@ -104,14 +104,16 @@ def test_verify_deep_finds_what_has_perfect_checksums(run, made: dict[str, Path]
     write_manifest(work, 0, cache.plan_digest, len(cache.references(0)), 1, [], before["environment"])
     assert run("verify", work)[0] == 0
     code, _, err = run("verify", work, "--deep")
-    assert code == 2 and "holds other views than its pass's plan.json" in err
+    assert code == 2 and "its views are not those of its pass's plan.json" in err
 
 
 def test_verify_deep_needs_the_caches_own_teacher(
     run, made: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And says so before it reads and decodes all of the cache."""
-    monkeypatch.setattr("pipeline.integrity.verify.collect_findings", lambda *_: pytest.fail("read all of it first"))
+    """The error comes before the cache is read and decoded."""
+    monkeypatch.setattr(
+        "pipeline.integrity.verify.collect_findings", lambda *_: pytest.fail("the cache was read first")
+    )
     other = save_teacher(tmp_path / "other", detector("retinanet"), seed=5)
     config = make_config(data, other, detector("retinanet"), tmp_path)
     code, _, err = run("verify", made["frs"].parent / "cache", "--deep", "--config", config)
@@ -133,7 +135,7 @@ QUICK = ("one shard, one sidecar", "the codec's tables")
 @pytest.mark.parametrize(
     "names", [pytest.param(v, id=k, marks=() if k in QUICK else pytest.mark.slow) for k, v in DAMAGE.items()]
 )
-def test_repair_makes_the_original(run, made: dict[str, Path], work: Path, names: list[str]) -> None:
+def test_repair_restores_the_original(run, made: dict[str, Path], work: Path, names: list[str]) -> None:
     before = tree(work)
     bad = {(work / name).with_suffix(".tar") for name in names}
     untouched = {path: path.stat().st_mtime_ns for path in work.rglob("*.tar") if path not in bad}
@@ -149,24 +151,26 @@ def test_repair_makes_the_original(run, made: dict[str, Path], work: Path, names
     assert code == 0 and "nothing to repair" in out
 
 
-def test_repair_leaves_alone_what_stage_1_would_not_make(run, made: dict[str, Path], work: Path) -> None:
-    """A pass beyond the config's would stay without a manifest; a folder beside the passes is somebody's copy."""
+def test_repair_keeps_files_that_stage_1_does_not_make(run, made: dict[str, Path], work: Path) -> None:
+    """A pass that the config does not make would lose its manifest. Other folders belong to the user."""
     (work / "pass-1").rename(work / "pass-1.old")
     options = ["--config", made["frs"], "--cfg-options", f"cache.dir={work}", "cache.passes=1"]
     (work / "pass-notes").write_text("mine")
     (work / "codec/.DS_Store").write_text("")
     assert run("verify", work)[0] == 2
     code, out, err = run("repair", *options)
-    assert code == 0 and out.count("bad  ") == 1 and ".DS_Store: no file of the cache, removed" in out, err
+    assert code == 0 and out.count("damaged  ") == 1 and ".DS_Store: not a file of the cache; removed" in out, err
     assert run("verify", work)[0] == 0
     (work / "pass-1.old").rename(work / "pass-1")
     flip(work / "pass-1/shard-00000.tar")
     before = tree(work)
     code, _, err = run("repair", *options)
-    assert code == 2 and "holds pass-1, this config makes 1 passes" in err and tree(work) == before
+    assert code == 2 and "found pass-1, but this config makes 1 passes" in err and tree(work) == before
 
 
-def test_repair_says_what_it_cannot_do(run, made: dict[str, Path], data: Path, work: Path, tmp_path: Path) -> None:
+def test_repair_refuses_what_it_cannot_restore(
+    run, made: dict[str, Path], data: Path, work: Path, tmp_path: Path
+) -> None:
     other = make_config(
         data, save_teacher(tmp_path / "o", detector("retinanet"), seed=5), detector("retinanet"), tmp_path
     )
@@ -175,7 +179,7 @@ def test_repair_says_what_it_cannot_do(run, made: dict[str, Path], data: Path, w
     code, _, err = run("repair", "--config", other, "--cfg-options", f"cache.dir={work}")
     assert code == 2 and "made with another config" in err and tree(work) == before
     run("repair", "--config", made["frs"], "--cfg-options", f"cache.dir={work}")
-    # Tables of another machine: the shards carry a digest that calibrating here does not give.
+    # Tables of another machine: calibrating here gives another digest than that of the shards.
     sidecars = sorted(work.glob("pass-*/shard-*.json"))
     for path in sidecars:
         write_json(path, {**read_json(path), "codec": "f" * 64})

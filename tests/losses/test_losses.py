@@ -87,7 +87,7 @@ def test_a_cache_that_spoils_a_loss_is_refused() -> None:
     codec = calibrated_codec("frs", quality=0.5)
     errors = {**codec.calibration.probe_error, "pkd": 1.7}
     codec = replace(codec, calibration=replace(codec.calibration, probe_error=errors))
-    with pytest.raises(ConfigError, match=r"at most 100%.*to give it 170%.*profile='universal'"):
+    with pytest.raises(ConfigError, match=r"at most 100%.*has 170%.*profile='universal'"):
         require_served(codec, DistillSection(1.0, 1.0, feature_loss="pkd"), Path("cache"))
     require_served(codec, DistillSection(1.0, 1.0), Path("cache"))
 

@@ -1,4 +1,4 @@
-"""What goes wrong around stage 1: full disks, other writers, odd folders, a teacher's NaN. Nothing is lost."""
+"""Faults around stage 1: full disks, other writers, unusual paths, NaN of the teacher. Committed data is kept."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_second_writer_is_refused(made: dict[str, Path], data: Path, teacher: 
     config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
     first = start_stage(1, config)
     wait_for(first, tmp_path / "cache/pass-0/plan.json")
-    first.send_signal(signal.SIGSTOP)  # holds the lock for as long as it takes
+    first.send_signal(signal.SIGSTOP)  # keeps the lock
     second = start_stage(1, config)
     _, err = second.communicate(timeout=120)
     first.send_signal(signal.SIGCONT)
@@ -55,10 +55,10 @@ def test_a_second_writer_is_refused(made: dict[str, Path], data: Path, teacher: 
 
 @pytest.mark.parametrize("size", [9000, pytest.param(25000, marks=pytest.mark.slow)])
 def test_a_full_disk(made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path, size: int) -> None:
-    """Files end at `size` bytes, as on a full disk: a short write, then an error."""
+    """A file cannot grow beyond `size` bytes: as on a full disk, a short write and then an error."""
     config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
     (tmp_path / "cache").mkdir()
-    for name in ("gate.json", "plan.json"):  # mmdet's own temporary files are not what this is about
+    for name in ("gate.json", "plan.json"):  # skip the gate, where mmdet writes temporary files
         shutil.copy(made["frs"].parent / "cache" / name, tmp_path / "cache")
 
     def limited() -> None:
@@ -71,12 +71,12 @@ def test_a_full_disk(made: dict[str, Path], data: Path, teacher: dict, tmp_path:
     err = (tmp_path / "stderr").read_text()
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in err
-    assert str(tmp_path / "cache") in line and "the same command goes on from there" in line
-    whole = tree(made["frs"].parent / "cache")
-    left = tree(tmp_path / "cache")
-    assert all(whole.get(name) == sha for name, sha in left.items() if not name.startswith("codec.tmp/"))
+    assert str(tmp_path / "cache") in line and "Rerun the same command to resume" in line
+    expected = tree(made["frs"].parent / "cache")
+    found = tree(tmp_path / "cache")
+    assert all(expected.get(name) == sha for name, sha in found.items() if not name.startswith("codec.tmp/"))
     stage1(config)
-    assert tree(tmp_path / "cache") == whole
+    assert tree(tmp_path / "cache") == expected
 
 
 @pytest.mark.parametrize("name", ["spaces and кэш-キャッシュ", pytest.param("relative", marks=pytest.mark.slow)])
@@ -92,30 +92,30 @@ def test_any_path(
 
 
 @pytest.mark.parametrize(("value", "calibration"), [(float("nan"), True), (float("inf"), False)])
-def test_a_teacher_that_says_nonsense(
+def test_a_teacher_with_nan_or_infinity(
     teacher: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, calibration: bool
 ) -> None:
-    """On one image, one level: it is named, before or behind calibration, and nothing of it is committed."""
+    """In one image and level: the error names it, during or after calibration, and nothing of it is committed."""
     data = make_dataset(tmp_path / "data", images=6)
     cv2.imwrite(str(data / "images" / "003.jpg"), np.full((72, 96, 3), 201, np.uint8))
     config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
-    say = Teacher.padded_together
+    run_teacher = Teacher.padded_together
 
-    def nonsense(self: Teacher, views: Any) -> TeacherOutput:
-        output = say(self, views)
+    def add_value(self: Teacher, views: Any) -> TeacherOutput:
+        output = run_teacher(self, views)
         for b, view in enumerate(views):
             if view.float().std() < 1 and (calibration or (tmp_path / "cache/codec.json").exists()):
                 output.features[2][b, 5, 0, 0] = value
         return output
 
-    monkeypatch.setattr(Teacher, "padded_together", nonsense)
-    with pytest.raises(CodecError, match=r"image 103 .*view \d.*level 2: the teacher's output holds NaN or infinity"):
+    monkeypatch.setattr(Teacher, "padded_together", add_value)
+    with pytest.raises(CodecError, match=r"image 103 .*view \d.*level 2: the teacher's output has NaN or infinity"):
         stage1(config, **{"cache.calibration_views": 12})
     assert not list((tmp_path / "cache").glob("**/*.tmp")) and not (tmp_path / "cache/pass-1").exists()
 
 
-def test_fp16_that_overflowed_is_infinity() -> None:
-    """A value that fp16 cannot hold is infinity by the time it is stored."""
+def test_fp16_overflow_is_infinity() -> None:
+    """A value beyond the range of fp16 is infinity once it is stored."""
     big = torch.full((2, 1, 2, 2), 7e4)
     big[0] = 1
     output = TeacherOutput([big.half().float()], [torch.zeros(2, 1, 2, 2)], [torch.zeros(2, 2, 2)])

@@ -1,4 +1,4 @@
-"""Images and boxes as they come, and images that change behind the cache's back."""
+"""Unusual images and boxes, and images that change after stage 1."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def turned(orientation: int) -> Image.Exif:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory, data: Path, teacher: dict[str, str]) -> Path:
-    """Config of six good images and every odd one; the val set is another, whole one."""
+    """Config of six ordinary images and all unusual ones. The val set is another data set, of ordinary images."""
     root = tmp_path_factory.mktemp("odd")
     mine = make_dataset(root / "data", images=6)
     content, images = json.loads((mine / "annotations.json").read_text()), mine / "images"
@@ -56,7 +56,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory, data: Path, teacher: dict[str,
     for n, name in enumerate(names, 200):
         width, height = sizes.get(name.split(".")[0], (96, 64))
         content["images"].append({"id": n, "file_name": name, "width": width, "height": height})
-    # Outside, without area, half outside, a crowd; some images have no box at all.
+    # Boxes outside the image, without area, partly outside, and a crowd. Some images have no box.
     boxes = [(200, [-500, -500, 20, 20], 0), (201, [10, 10, 0, 0], 0), (202, [90, 60, 100, 100], 0)]
     boxes.append((203, [1, 1, 30, 30], 1))
     for n, (image, box, crowd) in enumerate(boxes, 1000):
@@ -86,7 +86,7 @@ def test_odd_images_are_cached_or_listed(odd: Path) -> None:
 
 @pytest.mark.slow
 def test_images_without_boxes_as_mmdet_filters_them(odd: Path, tmp_path: Path) -> None:
-    """filter_empty_gt and min_size are mmdet's; what they leave is what is cached."""
+    """filter_empty_gt and min_size act as in mmdet: exactly the remaining images are cached."""
     options: dict[str, Any] = {
         "train_dataloader.dataset.filter_cfg": {"filter_empty_gt": True, "min_size": 32},
         "cache.dir": str(tmp_path / "cache"),
@@ -120,7 +120,7 @@ def reencode(path: Path) -> None:
 
 
 def turn(path: Path) -> None:
-    """Only the EXIF flag: the stored pixels stay."""
+    """Change only the EXIF flag, not the stored pixels."""
     picture = Image.open(path)
     picture.save(path, exif=turned(3), quality="keep")
 
@@ -137,7 +137,7 @@ def replace(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [reencode, turn, mirror, replace])
 def test_a_changed_image(changing: tuple[Path, Path], change: Any) -> None:
-    """'exact' names the image and both checksums; 'close' lets a drift of the pixels pass, another picture never."""
+    """'exact' names the image and both checksums. 'close' accepts small changes of pixels, but not another picture."""
     config, picture = changing
     change(picture)
     with pytest.raises(ReplayMismatch, match=r"image 100, view \d: pixels differs .* expected \d+, got \d+; libraries"):
@@ -150,7 +150,7 @@ def test_a_changed_image(changing: tuple[Path, Path], change: Any) -> None:
 
 
 def test_another_opencv(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resize that rounds another way, as builds have done: refused with both versions, or close enough."""
+    """A resize that rounds differently: the error of 'exact' names both versions, and 'close' accepts it."""
     from mmcv.image import geometric
 
     from pipeline.data import replay

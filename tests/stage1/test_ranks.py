@@ -1,4 +1,4 @@
-"""Stage 1 under torchrun: the same cache to the byte, whoever makes which shard, also when a rank is killed."""
+"""Stage 1 under torchrun: the same bytes, whichever rank makes a shard, also after a rank is killed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def start(config: Path, *options: str, ranks: int) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def one_rank(made: dict[str, Path]) -> dict[str, str]:
-    """The cache of one process; that a process of its own makes the same is shown in test_run.py."""
+    """The cache of one process. test_run.py shows that a separate process makes the same."""
     return tree(made["frs"].parent / "cache")
 
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A data set whose last image is cut off."""
+    """A data set whose last image is truncated."""
     images = make_dataset(tmp_path / "data")
     picture = images / "images" / "011.jpg"
     picture.write_bytes(picture.read_bytes()[:100])
@@ -36,19 +36,19 @@ def broken(tmp_path: Path) -> Path:
 
 
 def test_two_ranks_make_the_same_cache(broken: Path, teacher: dict[str, str], tmp_path: Path) -> None:
-    """Quarantine included: whichever rank finds the broken image, both leave it out."""
+    """Also with quarantine: whichever rank finds the broken image, both leave it out."""
     config = make_config(broken, teacher, detector("retinanet"), tmp_path / "two")
     out = finished(start(config, "--cfg-options", "cache.quarantine=True", ranks=2))
     alone = make_config(broken, teacher, detector("retinanet"), tmp_path / "alone")
     stage1(alone, **{"cache.quarantine": True})
     assert tree(tmp_path / "two" / "cache") == tree(tmp_path / "alone" / "cache")
     assert (tmp_path / "two" / "cache" / "pass-0" / "quarantine.json").exists()
-    assert "on 2 ranks" in out and out.count("gate  ") == out.count("holds  ") == 1
+    assert "on 2 ranks" in out and out.count("gate  ") == out.count("stored  ") == 1
     assert sum(line.startswith("pass ") and "11 of 12 views" in line for line in out.splitlines()) == 2, out
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_rank_ends_all_and_its_shards_are_made_again(
+def test_a_killed_rank_ends_all_and_its_shards_are_recomputed(
     data: Path, teacher: dict[str, str], one_rank: dict[str, str], tmp_path: Path, ranks: int
 ) -> None:
     """By one process, which needs the lock of both ranks; that two ranks share shards is shown above."""
@@ -63,7 +63,7 @@ def test_a_killed_rank_ends_all_and_its_shards_are_made_again(
     assert tree(tmp_path / "cache") == one_rank
 
 
-def test_an_error_of_one_rank_is_told_and_ends_all(broken: Path, teacher: dict[str, str], tmp_path: Path) -> None:
+def test_an_error_of_one_rank_is_printed_and_ends_all(broken: Path, teacher: dict[str, str], tmp_path: Path) -> None:
     config = make_config(broken, teacher, detector("retinanet"), tmp_path / "strict")
     out, _ = start(config, ranks=2).communicate(timeout=60)
     assert "error: " in out and "011.jpg" in out

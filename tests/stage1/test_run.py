@@ -1,4 +1,4 @@
-"""Stage 1 on real files: killed and run again, a deleted shard, more passes, broken images."""
+"""Stage 1: killed and resumed, a deleted shard, more passes, broken images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.helpers.forks import exit_code, in_child
 from tests.helpers.stages import stage1, stage2, tree
 
 
-def test_kill_and_start_again(made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path) -> None:
-    """kill -9 in the middle, twice; then the same command gives the very bytes of an undisturbed run."""
+def test_kill_and_resume(made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path) -> None:
+    """After two kills, the same command gives the bytes of an undisturbed run."""
     config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
     root = tmp_path / "cache"
     for wanted in ("pass-0/shard-00000.tar", "pass-0/shard-00001.tar"):
@@ -37,7 +37,7 @@ def test_kill_and_start_again(made: dict[str, Path], data: Path, teacher: dict, 
     assert stage1(config)["views_computed"] == 0
 
 
-def test_a_deleted_shard_is_repaired_alone(made: dict[str, Path], tmp_path: Path) -> None:
+def test_only_a_deleted_shard_is_recomputed(made: dict[str, Path], tmp_path: Path) -> None:
     work = Path(shutil.copytree(made["frs"].parent, tmp_path / "work"))
     before = tree(work / "cache")
     (work / "cache/pass-1/shard-00001.tar").unlink()
@@ -57,7 +57,7 @@ def test_a_cache_grows_by_passes(made: dict[str, Path], data: Path, teacher: dic
 
 
 def test_quarantine(data: Path, teacher: dict, tmp_path: Path) -> None:
-    """A broken image stops stage 1 by name; with cache.quarantine it is left out, listed, and stage 2 runs."""
+    """Stage 1 names a broken image and stops. With cache.quarantine it is listed and left out, and stage 2 runs."""
     whole, data = data, make_dataset(tmp_path / "data")
     (data / "images" / "003.jpg").write_bytes(b"not a picture")
     val = {"val_dataloader.dataset.data_root": str(whole), "val_evaluator.ann_file": str(whole / "annotations.json")}

@@ -1,4 +1,4 @@
-"""Four detector families: live == cached, the losses against an independent reference, both stages end to end."""
+"""Four detector families: live equals cached, losses equal an independent reference, both stages run end to end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.stages import stage1
 
 
 def reference_losses(model: Distiller, batch: dict) -> dict[str, float]:
-    """method.md in plain numpy, sample by sample and position by position over each view's own padded grid."""
+    """Compute the losses of method.md in numpy, over each view's own padded grid."""
     source = model._source[0]
     taken = source.take(batch, torch.device("cpu"))
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_one_cache_serves_other_losses(loss: str, made: dict[str, Path]) -> None
         assert 0 < value.item() == pytest.approx(live[name].item(), rel=1e-5)
     flat = [torch.cat([g[n].flatten() for n in g]) for g in (gradients, wanted)]
     assert torch.linalg.norm(flat[0] - flat[1]) <= 1e-5 * torch.linalg.norm(flat[1])
-    assert not list(cached_model.adapters.parameters())  # both are as wide: nothing stands between
+    assert not list(cached_model.adapters.parameters())  # both have the same width, so no adapters are needed
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -93,7 +93,7 @@ def test_both_stages(family: str, data: Path, tmp_path: Path) -> None:
     config = make_config(data, teacher, detector(family), tmp_path, "frs", **{"cache.passes": 1})
     made = stage1(config)
     assert made["views"] == 12 and made["views_computed"] == 12
-    Path(teacher["checkpoint"]).unlink()  # stage 2 must not miss it
+    Path(teacher["checkpoint"]).unlink()  # stage 2 must not need it
     cfg, sections = load_config(str(config))
     summary = train_student(cfg, sections)
     assert summary["content"] == made["content"] and summary["iterations"] >= 3
@@ -101,7 +101,7 @@ def test_both_stages(family: str, data: Path, tmp_path: Path) -> None:
 
 
 def test_frs_codec_is_close_to_live(made: dict[str, Path]) -> None:
-    """The lossy codec's gradient error on the student's parameters; not of another order than its settings say."""
+    """The gradient error of the lossy codec on a student has the order of magnitude of its settings."""
     config = made["frs"]
     _, cached = step(*distiller_and_batch(config, "cache"))
     _, live = step(*distiller_and_batch(config, "live"))

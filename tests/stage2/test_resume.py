@@ -1,4 +1,4 @@
-"""Stopped anywhere and resumed, a run makes the very steps it would have made: the same samples, the same weights."""
+"""A run that is interrupted and resumed makes the same steps: the same samples, the same weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Seen(Hook):
 
 @pytest.fixture(scope="module")
 def config(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Six steps an epoch, two epochs, a checkpoint behind each step; what each step sees is written down."""
+    """Six steps an epoch, two epochs, a checkpoint after each step, and a record of the samples of each step."""
     folder = tmp_path_factory.mktemp("resume")
     (folder / "seen.py").write_text(SEEN)
     (folder / "config.py").write_text(f"""
@@ -62,14 +62,14 @@ param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin
 
 
 def train(config: Path, work: Path, *more: str, ranks: int = 1, batch: int = 2) -> subprocess.Popen:
-    """Stage 2 as a user runs it."""
+    """Start stage 2 as a user does."""
     options = ["--work-dir", str(work), "--cfg-options", f"train_dataloader.batch_size={batch}"]
     arguments = ["--config", str(config), *options, *more]  # torchrun's ranks are known without --launcher
     return launch("stage2_distill.py", *arguments, ranks=ranks, path=config.parent)
 
 
 def seen(work: Path) -> dict[int, list[int]]:
-    """Image ids of every step, over all ranks; of a step made twice the last time."""
+    """Return the image ids of every step over all ranks. For a repeated step, the last record counts."""
     steps: dict[int, list[list[int]]] = {}
     for path in sorted(work.glob("seen-*.jsonl")):
         own = {step: ids for _, step, ids in map(json.loads, path.read_text().splitlines())}
@@ -93,17 +93,17 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def test_killed_and_resumed_is_as_never_killed(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_equals_an_undisturbed_one(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     child = in_child(partial(stage2, config, work_dir=str(tmp_path)))
     while not (tmp_path / "iter_4.pth").exists():
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
-    assert exit_code(child) == -signal.SIGKILL, "killed inside the run"
+    assert exit_code(child) == -signal.SIGKILL, "the run ended before it was killed"
     made = max(seen(tmp_path))
     assert 3 <= made < 11
     (tmp_path / "seen-0.jsonl").rename(tmp_path / "before")
     stage2(config, resume="auto", work_dir=str(tmp_path))
-    assert min(seen(tmp_path)) >= 3, "what was done is not done again"
+    assert min(seen(tmp_path)) >= 3, "completed steps are not repeated"
     for step, ids in seen(tmp_path).items():
         assert ids == seen(undisturbed)[step]
     same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
@@ -116,8 +116,8 @@ def same(one: Path, other: Path) -> None:
     assert not different
 
 
-def test_a_torn_checkpoint_is_left_aside(config: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """As a kill leaves them: the newest file torn, mmengine's pointer empty, max_keep_ckpts=1."""
+def test_an_incomplete_checkpoint_is_skipped(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """After a kill: the newest file is incomplete, mmengine's last_checkpoint is empty, max_keep_ckpts=1."""
     shutil.copy(undisturbed / "iter_7.pth", tmp_path / "previous.pth")
     (tmp_path / "iter_8.pth").write_bytes((undisturbed / "iter_8.pth").read_bytes()[:5000])
     (tmp_path / "last_checkpoint").write_text("")
@@ -130,7 +130,7 @@ def test_a_torn_checkpoint_is_left_aside(config: Path, undisturbed: Path, tmp_pa
         stage2(config, resume="auto", work_dir=str(tmp_path))
 
 
-def test_one_whole_checkpoint_is_always_there(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_complete_checkpoint_always_exists(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mmengine removes the old one before it writes the new one."""
     there, save = [], Runner.save_checkpoint
     options = {"default_hooks.checkpoint.max_keep_ckpts": 1, "work_dir": str(tmp_path), "train_cfg.max_epochs": 1}
@@ -144,8 +144,8 @@ def test_one_whole_checkpoint_is_always_there(config: Path, tmp_path: Path, monk
     assert there == [0, 1, 1, 1, 1, 1] and [p.name for p in tmp_path.glob("*.pth")] == ["iter_6.pth"]
 
 
-def test_the_spare_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resumed from it by another spelling of its path; and where the file system has no hard links."""
+def test_the_previous_checkpoint_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the run resumes from it by another path, and on a file system without hard links."""
     saved: list[list[str]] = []
 
     def save(*_: Any) -> None:
@@ -166,7 +166,7 @@ def test_the_spare_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert saved.pop() == ["epoch_1.pth"]
 
 
-def test_the_same_command_ends_in_the_same_weights(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_the_same_command_gives_the_same_weights(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     stage2(config, work_dir=str(tmp_path), **{"train_cfg.max_epochs": 1})
     same(tmp_path / "iter_1.pth", undisturbed / "iter_1.pth")
 
@@ -181,7 +181,7 @@ def test_resumed_at_any_step(config: Path, undisturbed: Path, tmp_path: Path, st
 
 
 def test_two_ranks_make_the_same_steps(config: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """One sample on each of two ranks; then from inside an epoch with one rank again."""
+    """One sample on each of two ranks, then resumed inside an epoch on one rank."""
     finished(train(config, tmp_path, ranks=2, batch=1))
     assert len(list(tmp_path.glob("seen-*.jsonl"))) == 2
     assert seen(tmp_path) == seen(undisturbed)
@@ -195,15 +195,15 @@ def test_a_rank_that_dies_ends_all(config: Path, tmp_path: Path) -> None:
     kill_a_rank(process, (tmp_path / "seen-1.jsonl").exists)
 
 
-def test_inside_an_epoch_steps_keep_their_size(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_the_batch_size_may_not_change_inside_an_epoch(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     options = {"train_dataloader.batch_size": 4, "work_dir": str(tmp_path)}
-    with pytest.raises(StudentError, match="of 2 samples a step, this run's steps have 4"):
+    with pytest.raises(StudentError, match="with 2 samples per step, this run has 4"):
         stage2(config, resume=str(undisturbed / "iter_4.pth"), **options)
     assert stage2(config, resume=str(undisturbed / "iter_6.pth"), **options)["epochs"] == 2
 
 
-def test_inside_an_epoch_the_order_is_kept(config: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """That of another seed would repeat some samples and lose others; the next epoch may have it."""
+def test_the_order_may_not_change_inside_an_epoch(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Another seed would repeat some samples and skip others. It is allowed from the next epoch on."""
     options = {"randomness.seed": 77, "work_dir": str(tmp_path)}
     with pytest.raises(StudentError, match="other batches than this config"):
         stage2(config, resume=str(undisturbed / "iter_4.pth"), **options)

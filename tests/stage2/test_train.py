@@ -1,4 +1,4 @@
-"""Students of a cache: stock mmdet loads them, a run goes on, a second student, weights from the teacher."""
+"""Students of a cache: stock mmdet loads them, runs resume, a second student, inherited weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.stages import stage2, tree
 
 
 def test_student_is_stock_mmdet(made: dict[str, Path], data: Path) -> None:
-    """Checkpoints load through mmdet's own init_detector and detect just as the trained model did."""
+    """Checkpoints load with mmdet's init_detector and give the detections of the trained model."""
     config = made["frs"]
     summary = stage2(
         config,
@@ -57,7 +57,7 @@ def test_student_is_stock_mmdet(made: dict[str, Path], data: Path) -> None:
     assert torch.equal(found.bboxes, expected.bboxes)
 
 
-def test_resume_goes_on(made: dict[str, Path]) -> None:
+def test_resume(made: dict[str, Path]) -> None:
     config = made["lossless"]
     first = stage2(config)
     again = stage2(config, resume="auto", **{"train_cfg.max_epochs": 2})
@@ -70,20 +70,20 @@ def test_a_student_may_inherit_neck_and_head(
     made: dict[str, Path], teacher: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg, _ = load_config(str(made["frs"]))
-    taught = torch.load(teacher["checkpoint"], weights_only=True)["state_dict"]
-    fitting = [key for key in taught if not key.startswith("backbone.")]
+    source = torch.load(teacher["checkpoint"], weights_only=True)["state_dict"]
+    matching = [key for key in source if not key.startswith("backbone.")]
     torch.manual_seed(0)
     student = MODELS.build(cfg.model)
     before = {key: value.clone() for key, value in student.backbone.state_dict().items()}
-    assert inherit(student, Path(teacher["checkpoint"])) == len(fitting) > 10
-    assert all(torch.equal(student.state_dict()[key], taught[key]) for key in fitting)
+    assert inherit(student, Path(teacher["checkpoint"])) == len(matching) > 10
+    assert all(torch.equal(student.state_dict()[key], source[key]) for key in matching)
     assert all(torch.equal(value, before[key]) for key, value in student.backbone.state_dict().items())
     wide = {
         **cfg.model,
         "neck": {**cfg.model.neck, "out_channels": 24},
         "bbox_head": {**cfg.model.bbox_head, "in_channels": 24, "feat_channels": 24},
     }
-    assert inherit(MODELS.build(wide), Path(teacher["checkpoint"])) < len(fitting)  # biases of the outputs alone
+    assert inherit(MODELS.build(wide), Path(teacher["checkpoint"])) < len(matching)  # only biases of the outputs
     with pytest.raises(StudentError, match="no tensor of"):
         inherit(torch.nn.Linear(3, 3), Path(teacher["checkpoint"]))
 
@@ -93,12 +93,12 @@ def test_a_student_may_inherit_neck_and_head(
     assert stage2(made["frs"], **options)["inherit_from_teacher"] is True
     stage2(made["frs"], resume="auto", **{**options, "train_cfg.max_epochs": 2})  # a resumed student keeps its own
     assert starts == [Path(teacher["checkpoint"])]
-    with pytest.raises(ConfigError, match="drop one"):
+    with pytest.raises(ConfigError, match="remove one"):
         stage2(made["frs"], **options, load_from=str(tmp_path / "epoch_1.pth"))
 
 
 def test_second_student_reuses_the_cache(made: dict[str, Path], tmp_path: Path) -> None:
-    """Another depth and FPN width, ten lines on top of the first config; no shard is touched."""
+    """Another depth and FPN width in ten lines based on the first config. No shard changes."""
     before = tree(made["frs"].parent / "cache")
     config = tmp_path / "second.py"
     config.write_text(
@@ -117,8 +117,8 @@ def test_second_student_reuses_the_cache(made: dict[str, Path], tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_does_not_fit(made: dict[str, Path], tmp_path: Path) -> None:
-    """The disk is full when the second checkpoint comes: one line, and the first is still there."""
+def test_a_checkpoint_larger_than_the_disk(made: dict[str, Path], tmp_path: Path) -> None:
+    """The disk is full at the second checkpoint: the error is one line, and the first checkpoint is kept."""
     options = (f"work_dir={tmp_path}", "train_cfg.max_epochs=2", "default_hooks.checkpoint.max_keep_ckpts=1")
     process = start_stage(2, made["frs"], *options, "train_cfg.max_epochs=1")
     assert process.wait(timeout=120) == 0
@@ -129,6 +129,6 @@ def test_a_checkpoint_that_does_not_fit(made: dict[str, Path], tmp_path: Path) -
 
     process = start_stage(2, made["frs"], *options, flags=["--resume"], preexec_fn=limit)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 2 and "no checkpoint could be written" in err and "go on with --resume" in err
+    assert process.returncode == 2 and "cannot write a checkpoint" in err and "rerun with --resume" in err
     assert before in [path.read_bytes() for path in tmp_path.glob("*.pth")]
     assert stage2(made["frs"], resume="auto", work_dir=str(tmp_path), **{"train_cfg.max_epochs": 2})["epochs"] == 2

@@ -1,4 +1,4 @@
-"""The view that is exported: arrays as decoded, and their pictures."""
+"""`export`: decoded arrays of a view and their pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_export(made: dict[str, Path], tmp_path: Path, codec: str) -> None:
         brightest = np.asarray(picture).sum(axis=2)
     y, x = np.unravel_index(brightest.argmax(), brightest.shape)
     assert frs[y // 8, x // 8] == frs.max()
-    with pytest.raises(CacheError, match="104 is held in views \\[0, 1\\], not 2"):
+    with pytest.raises(CacheError, match=r"image 104 has no view 2, only \[0, 1\]"):
         export_view(str(cache.root), 104, 2, tmp_path)
-    with pytest.raises(CacheError, match="no complete pass holds image 7; it holds 100, 101"):
+    with pytest.raises(CacheError, match="image 7 is in no complete pass; found images 100, 101"):
         export_view(str(cache.root), 7, 0, tmp_path)

@@ -1,4 +1,4 @@
-"""`plan`: what it says before anything is spent is what stage 1 then finds."""
+"""`plan`: the forecast agrees with what stage 1 then measures."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def planned(
     config = make_config(data, teacher, detector("retinanet"), work, "frs")
     cfg, sections = load_config(str(config))
     found = forecast(cfg, sections, lambda _: None, Silent(), samples=9)
-    assert [path.name for path in work.iterdir()] == ["config.py"]  # nothing is left behind
+    assert [path.name for path in work.iterdir()] == ["config.py"]  # temporary files are removed
     return config, found
 
 
-def test_the_truth_lies_in_the_interval(planned: tuple[Path, dict[str, Any]]) -> None:
+def test_the_interval_contains_the_true_size(planned: tuple[Path, dict[str, Any]]) -> None:
     config, found = planned
     summary = stage1(config)
     assert (found["images"], found["distinct_views"], found["sampled_views"]) == (12, 24, 9)
@@ -57,21 +57,21 @@ def test_the_truth_lies_in_the_interval(planned: tuple[Path, dict[str, Any]]) ->
     assert not any("disk" in line for line in found["warnings"])
 
 
-def test_a_finished_cache_lends_its_codec(planned: tuple[Path, dict[str, Any]]) -> None:
-    """Then the size is that of this very cache, and no time goes into calibrating."""
+def test_the_codec_of_a_finished_cache_is_reused(planned: tuple[Path, dict[str, Any]]) -> None:
+    """The forecast is then the size of that cache, and nothing is calibrated."""
     config, _ = planned
     summary = stage1(config)
-    told: list[str] = []
+    logged: list[str] = []
     cfg, sections = load_config(str(config))
-    found = forecast(cfg, sections, told.append, Silent(), samples=12)
-    assert not any("calibrating" in line for line in told)
+    found = forecast(cfg, sections, logged.append, Silent(), samples=12)
+    assert not any("calibrating" in line for line in logged)
     assert found["bytes"] == pytest.approx(summary["bytes"], rel=0.05)
 
 
 def test_broken_images_are_left_out_where_stage_1_does(
     data: Path, teacher: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where nothing is left of the first shard."""
+    """Also if all images of the first shard are broken."""
     images = make_dataset(tmp_path / "data")
     config = make_config(images, teacher, detector("retinanet"), tmp_path, "lossless")
     found, broken = [], set()
@@ -106,21 +106,21 @@ def test_a_full_disk_is_refused(
     assert any("live teacher is quicker" in line for line in list_warnings({**known, "break_even_epochs": 99.0}))
 
 
-def test_the_interval_holds_what_it_says() -> None:
-    """Of 300 samples of a population, 95% of the intervals hold its sum; without spread they are points."""
+def test_the_interval_has_95_percent_coverage() -> None:
+    """Of 300 samples of a population, 95% of the intervals contain its sum. Without spread they are points."""
     rng = np.random.default_rng(0)
     places = rng.integers(1000, 2000, 4000)
     sizes = places * 9 * rng.lognormal(0, 0.3, 4000)
-    held = 0
+    covered = 0
     for _ in range(300):
         chosen = rng.choice(4000, 40, replace=False)
         mean, low, high = interval(sizes[chosen], places[chosen], places.sum(), 4000)
         assert low < mean < high
-        held += low <= sizes.sum() <= high
-    assert 0.9 <= held / 300 <= 0.99
+        covered += low <= sizes.sum() <= high
+    assert 0.9 <= covered / 300 <= 0.99
     assert interval(places * 3, places, 500, 10) == pytest.approx((1500, 1500, 1500))
 
 
-def test_the_disk_below_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_the_disk_of_a_missing_folder(tmp_path: Path) -> None:
     assert nearest_folder(tmp_path / "a" / "b" / "c") == tmp_path
     assert free_bytes(tmp_path) > 0

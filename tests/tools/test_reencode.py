@@ -1,4 +1,4 @@
-"""Another quality of a cache: from a lossless one the bytes that stage 1 would have written."""
+"""`reencode`: from a lossless cache, the bytes equal those of stage 1."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ from tests.helpers.stages import stage1, stage2, tree
 def recode(
     source: Path, target: Path, *, jobs: int = 1, like: Path | None = None, config: Path | None = None, **codec: Any
 ) -> dict[str, Any]:
-    found = (None if path is None else str(path) for path in (config, like))
-    named, other = found
+    config_path, like_path = (None if path is None else str(path) for path in (config, like))
     return reencode(
-        str(source), str(target), {"type": "frs", **codec}, named, {}, other, jobs, lambda _: None, Silent()
+        str(source), str(target), {"type": "frs", **codec}, config_path, {}, like_path, jobs, lambda _: None, Silent()
     )
 
 
@@ -40,7 +39,7 @@ def lossless(made: dict[str, Path]) -> Path:
 
 
 def test_from_lossless_to_the_byte(made: dict[str, Path], lossless: Path, tmp_path: Path) -> None:
-    """With the teacher's weights for the calibration alone; then torn, and completed without them."""
+    """The teacher's weights are used for the calibration only. A damaged result is completed without them."""
     direct = made["frs"].parent / "cache"
     summary = recode(lossless, tmp_path / "new", config=made["lossless"])
     assert summary["views"] == summary["views_computed"] == 24
@@ -60,22 +59,22 @@ def test_in_two_processes_like_another_cache(made: dict[str, Path], lossless: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", [{"profile": "universal"}, {"scores": False}])
+@pytest.mark.parametrize("settings", [{"profile": "universal"}, {"scores": False}])
 def test_another_profile_to_the_byte(
-    made: dict[str, Path], lossless: Path, tmp_path: Path, data: Path, teacher: dict[str, str], asked: dict[str, Any]
+    made: dict[str, Path], lossless: Path, tmp_path: Path, data: Path, teacher: dict[str, str], settings: dict[str, Any]
 ) -> None:
-    codec = {f"cache.codec.{key}": value for key, value in {**asked, "quality": 0.2}.items()}
+    codec = {f"cache.codec.{key}": value for key, value in {**settings, "quality": 0.2}.items()}
     stage1(
         make_config(data, teacher, detector("retinanet"), tmp_path / "direct", "frs", **codec, **{"cache.passes": 1})
     )
     shutil.copytree(lossless, tmp_path / "source")
     shutil.rmtree(tmp_path / "source/pass-1")
-    recode(tmp_path / "source", tmp_path / "new", config=made["lossless"], **asked, quality=0.2)
+    recode(tmp_path / "source", tmp_path / "new", config=made["lossless"], **settings, quality=0.2)
     assert tree(tmp_path / "new") == tree(tmp_path / "direct/cache")
 
 
 def test_without_class_scores(made: dict[str, Path], lossless: Path, tmp_path: Path) -> None:
-    """A student that takes no score loss learns the same from it; every verb reads it; what it lacks is said."""
+    """A student without score loss trains the same, every verb reads the cache, and errors name the missing scores."""
     bare, alone = tmp_path / "bare", {"distill.score_weight": 0}
     recode(lossless, bare, config=made["lossless"], type="lossless", scores=False)
     assert collect_findings(bare, deep=True, progress=Silent())["whole"]
@@ -89,13 +88,13 @@ def test_without_class_scores(made: dict[str, Path], lossless: Path, tmp_path: P
     assert "no class scores" in info_table(describe(str(bare)))
     names = {path.name for path in export_view(str(bare), 100, 0, tmp_path / "out")}
     assert "features_0.npy" in names and not any(name.startswith("scores") for name in names)
-    assert "none kept" in write_page(str(bare), tmp_path / "page.html").read_text()
+    assert "not stored" in write_page(str(bare), tmp_path / "page.html").read_text()
     with pytest.raises(ConfigError, match="no class scores"):
         recode(bare, tmp_path / "back", config=made["lossless"])
 
 
 def test_from_a_coded_source_the_errors_add_up(made: dict[str, Path], tmp_path: Path) -> None:
-    """What is measured is the error against the teacher, not against the source."""
+    """The error is measured against the teacher, not against the source."""
     source = made["frs"].parent / "cache"
     summary = recode(source, tmp_path / "coarse", config=made["frs"], quality=0.2)
     fine, coarse = (read_json(root / "codec.json")["settings"] for root in (source, tmp_path / "coarse"))
@@ -109,11 +108,11 @@ def test_what_is_refused(made: dict[str, Path], lossless: Path, tmp_path: Path) 
         recode(lossless, tmp_path / "a")
     with pytest.raises(StaleCache, match="quality"):
         recode(lossless, tmp_path / "a", like=made["frs"].parent / "cache", quality="small")
-    assert not (tmp_path / "a").exists()  # else the right command would find another cache there
+    assert not (tmp_path / "a").exists()  # otherwise the correct command would find another cache there
     with pytest.raises(ConfigError, match=r"cache\.codec\.quality"):
         recode(lossless, tmp_path / "b", quality=7.0)
     recode(lossless, tmp_path / "c", like=made["frs"].parent / "cache")
-    with pytest.raises(StaleCache, match="holds another cache"):
+    with pytest.raises(StaleCache, match="contains another cache"):
         recode(lossless, tmp_path / "c", quality="small", config=made["lossless"])
     broken = Path(shutil.copytree(lossless, tmp_path / "broken"))
     shard = broken / "pass-0/shard-00001.tar"

@@ -1,4 +1,4 @@
-"""The report: one file, true numbers, and a real browser finds nothing wrong with it."""
+"""`report`: one file with correct figures, which a real browser shows without errors."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ BROWSER = next(
 
 @pytest.fixture(scope="module")
 def students(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Work dirs as stage 2 leaves them: one of this cache, resumed once, and one of a live teacher."""
+    """Work dirs of stage 2: one student of this cache, resumed once, and one of a live teacher."""
     root = tmp_path_factory.mktemp("students")
     content = Cache(made["frs"].parent / "cache").content()
-    for name, taught in (("mine", content), ("live", None)):
+    for name, cache_content in (("mine", content), ("live", None)):
         summary = {
-            "mAP": 0.2 if taught else 0.1,
+            "mAP": 0.2 if cache_content else 0.1,
             "AP50": 0.4,
             "epochs": 2,
             "images_per_second": 9.0,
-            "content": taught,
+            "content": cache_content,
             "work_dir": str(root / name),
             "feature_loss": "frs",
         }
@@ -46,7 +46,7 @@ def students(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
             folder.mkdir(parents=True)
             rows = [{"loss_frs_feature": s / 10, "loss_frs_score": 1.0, "step": s, "iter": s} for s in steps]
             lines = [json.dumps(row) for row in [*rows, {"coco/bbox_mAP": 0.2, "step": 1}]]
-            (folder / "scalars.json").write_text("\n".join([*lines, '{"loss_frs_fea']))  # killed while it wrote
+            (folder / "scalars.json").write_text("\n".join([*lines, '{"loss_frs_fea']))  # killed during a write
         (root / name / "summary.json").write_text(json.dumps(summary))
         (root / name / "20260101_000000/summary.json").write_text('{"mAP": 1, "of": "another program"}')
     return root
@@ -81,7 +81,7 @@ def test_the_page_stands_alone(page: Path, made: dict[str, Path]) -> None:
     assert not re.search(r"url\((?!#)|@import", text)
     images = [attributes["src"] or "" for tag, attributes in elements if tag == "img"]
     assert len(images) == 2 * 2 * 6 + 2 * 4 and len(set(images)) > 20  # two images, two views, five levels; four worst
-    for drawn in THEME:  # no colour of matplotlib's own is left in a chart
+    for drawn in THEME:  # all colours of matplotlib are replaced
         assert drawn not in text
     charts = re.findall(r"<svg.*?</svg>", text, re.S)
     assert len(charts) == 8
@@ -97,7 +97,7 @@ def test_the_page_stands_alone(page: Path, made: dict[str, Path]) -> None:
 
 
 def test_bits_add_up(made: dict[str, Path]) -> None:
-    """Levels, and tenths, share what a tensor's chunks take on disk."""
+    """The bytes of all levels, and of all tenths, add up to the bytes of the tensor on disk."""
     cache = Cache(made["frs"].parent / "cache")
     codec = open_codec(cache)
     sample = DecodedSample(cache, codec, [ref for shard in cache.references(0) for ref in shard])
@@ -118,7 +118,7 @@ def test_bits_add_up(made: dict[str, Path]) -> None:
 
 def test_a_lossless_cache_without_its_config(made: dict[str, Path], tmp_path: Path) -> None:
     text = write_page(str(made["lossless"].parent / "cache"), tmp_path / "r.html", samples=2).read_text()
-    assert "This cache is lossless" in text and "thumbnails stand" in text and text.count("<svg") == 3
+    assert "This cache is lossless" in text and "thumbnails are shown" in text and text.count("<svg") == 3
 
 
 def test_what_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine: the page was not opened in a browser")
 @pytest.mark.parametrize("sample", ["light", "dark", "phone"])
 def test_in_a_browser(page: Path, tmp_path: Path, sample: str) -> None:
-    """Every picture is drawn, nothing is wider than the window, the console is silent; a screenshot has the theme."""
+    """Every picture loads, nothing is wider than the window, the console is empty, and screenshots show the theme."""
     ask = """<script>addEventListener('load', () => {
         const bad = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;
         const flat = [...document.querySelectorAll('svg')].filter(s => s.getBoundingClientRect().height < 80).length;

@@ -1,1 +1,1 @@
-"""`plan`: what a cache would take, measured on a small trial before anything is spent."""
+"""`plan`: forecast the size and duration of a cache from a small trial."""

@@ -1,4 +1,4 @@
-"""What the disk under a cache has left, and how fast it takes bytes."""
+"""Measure the free space and the write rate of a cache's disk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import shutil
 import time
 from pathlib import Path
 
-PROBE = 64 * 2**20  # bytes
+PROBE = 64 * 2**20  # bytes written to measure the rate
 
 
 def nearest_folder(path: Path) -> Path:
-    """Return `path`, or the nearest folder above it that exists."""
+    """Return `path`, or its nearest parent folder that exists."""
     path = path.absolute()
     while not path.is_dir():
         path = path.parent
@@ -24,7 +24,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def measure_write_rate(folder: Path) -> float:
-    """Measure how many bytes a second the disk writes and syncs."""
+    """Measure the bytes per second that the disk writes and syncs."""
     path, block = folder / f".frs-plan-{os.getpid()}.probe", os.urandom(2**20)
     begun = time.perf_counter()
     try:

@@ -1,4 +1,4 @@
-"""Estimate size and hours of a whole cache from a trial."""
+"""Estimate the size and the duration of a complete cache from a trial."""
 
 from __future__ import annotations
 
@@ -17,71 +17,71 @@ from pipeline.tools.forecast.training import Training
 from pipeline.tools.forecast.trial import Trial
 
 CODED = ("features", "scores", "frs")
-DOUBT = 0.05  # relative sd of the size where fewer views calibrate than stage 1 will take (docs/results/face.md)
+DOUBT = 0.05  # relative sd of the size if the trial calibrates on fewer views than stage 1 (docs/results/face.md)
 
 
 def count_positions(
-    images: Images, views: Views, passes: int, layout: dict[str, int], made: Trial
+    images: Images, views: Views, passes: int, layout: dict[str, int], trial: Trial
 ) -> tuple[float, int]:
-    """Count FPN positions and shards of the whole cache: as planned, or as in the sample where views are drawn."""
+    """Count FPN positions and shards of the complete cache. For drawn views, extrapolate the positions of the trial."""
     count = len(images) * passes
     if not views.finite:
-        return float(made.positions.mean()) * count, math.ceil(count / layout["shard_samples"])
+        return float(trial.positions.mean()) * count, math.ceil(count / layout["shard_samples"])
     shards = [shard for number in range(passes) for shard in plan_views(images, views, number, layout)]
-    return sum(positions(made.teacher.levels(pad)) for shard in shards for _, _, pad in shard.samples), len(shards)
+    return sum(positions(trial.teacher.levels(pad)) for shard in shards for _, _, pad in shard.samples), len(shards)
 
 
-def estimate_size(made: Trial, places: float, shards: int, count: int) -> dict[str, Any]:
-    """Estimate the bytes of the whole cache, each with its 95% interval, from the sample's bytes a position."""
-    short = DOUBT if made.calibrated_on < made.calibration_views else 0.0
+def estimate_size(trial: Trial, places: float, shards: int, count: int) -> dict[str, Any]:
+    """Estimate the bytes of the complete cache, with 95% intervals, from the trial's bytes per position."""
+    doubt = DOUBT if trial.calibrated_on < trial.calibration_views else 0.0
     rows = {}
-    for name, values in made.bytes_by_view.items():
-        rows[name] = interval(values, made.positions, places, count, short if name in CODED else 0.0)
-    total, low, high = interval(sum(made.bytes_by_view.values()), made.positions, places, count, short)
-    heads = made.head * shards
-    mean, below, above = rows["overhead"]
-    rows["overhead"] = (mean + heads, below + heads, above + heads)
+    for name, values in trial.bytes_by_view.items():
+        rows[name] = interval(values, trial.positions, places, count, doubt if name in CODED else 0.0)
+    total, low, high = interval(sum(trial.bytes_by_view.values()), trial.positions, places, count, doubt)
+    heads = trial.head * shards
+    mean, lower, upper = rows["overhead"]
+    rows["overhead"] = (mean + heads, lower + heads, upper + heads)
     return {
         "bytes": round(total + heads),
         "bytes_low": round(low + heads),
         "bytes_high": round(high + heads),
         "bytes_by_tensor": {name: [round(x) for x in row] for name, row in rows.items()},
         "bytes_per_view": round(float(total + heads) / count, 1),
-        "calibrated_on": made.calibrated_on,
+        "calibrated_on": trial.calibrated_on,
     }
 
 
 def interval(
     sizes: Any, places: np.ndarray, all_places: float, count: int, doubt: float = 0.0
 ) -> tuple[float, float, float]:
-    """Ratio estimate of a sum over `count` views from a sample: (mean, low, high) of its 95% interval.
+    """Estimate a sum over `count` views from a sample, by its ratio to the positions. Return (mean, low, high) at 95%.
 
-    `doubt`: a further relative standard deviation.
+    sizes, places: bytes and positions of the sampled views. doubt: a further relative standard deviation.
     """
     n, ratio = len(sizes), sizes.sum() / places.sum()
-    left = sizes - ratio * places
-    deviation = math.sqrt(float((left**2).sum()) / max(1, n - 1))
-    student = 1.96 + 2.4 / max(1, n - 1)  # close to Student's t from 5 views on
+    residuals = sizes - ratio * places
+    deviation = math.sqrt(float((residuals**2).sum()) / max(1, n - 1))
+    student = 1.96 + 2.4 / max(1, n - 1)  # close to Student's t for 5 or more views
     error = count * deviation / math.sqrt(n) * math.sqrt(max(0.0, 1 - n / count))
     half = student * math.hypot(error, doubt * ratio * all_places)
     return ratio * all_places, max(0.0, ratio * all_places - half), ratio * all_places + half
 
 
 def estimate_hours(
-    made: Trial, training: Training, found: dict[str, Any], sections: Sections, cfg: Config
+    trial: Trial, training: Training, found: dict[str, Any], sections: Sections, cfg: Config
 ) -> dict[str, Any]:
-    """Estimate the seconds of both stages, and when the first one has paid for itself."""
+    """Estimate the seconds of both stages, and the epochs after which the cache saves time."""
     count, images = found["distinct_views"], found["images"]
-    calibration = made.calibration_seconds * made.calibration_views / made.calibrated_on
-    gate = sections.teacher.gate_images * made.teacher_seconds
-    stage1 = count / made.views_per_second + calibration + gate
+    calibration = trial.calibration_seconds * trial.calibration_views / trial.calibrated_on
+    gate = sections.teacher.gate_images * trial.teacher_seconds
+    stage1 = count / trial.views_per_second + calibration + gate
     epochs = int((cfg.get("train_cfg") or {}).get("max_epochs") or 1)
     cached = epochs * images / training.images_per_second
-    saved = images * training.live_seconds  # by an epoch
+    saved = images * training.live_seconds  # seconds per epoch
     return {
         "stage1_seconds": round(stage1, 1),
-        "stage1_views_per_second": round(made.views_per_second, 2),
-        "write_mb_per_second_needed": made.views_per_second * found["bytes_per_view"] / 1e6,
+        "stage1_views_per_second": round(trial.views_per_second, 2),
+        "write_mb_per_second_needed": trial.views_per_second * found["bytes_per_view"] / 1e6,
         "stage2_images_per_second": round(training.images_per_second, 2),
         "stage2_read_mb_per_second": training.images_per_second * found["bytes_per_view"] / 1e6,
         "stage2_seconds": round(cached, 1),

@@ -1,4 +1,4 @@
-"""Forecast what a cache of a config takes: bytes, hours, disk, and after how many epochs it has paid."""
+"""Forecast the cache of a config: bytes, hours, disk space, and the epochs after which it saves time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.tools.forecast.training import measure_training
 from pipeline.tools.forecast.trial import run_trial
 
 SAMPLES, SECONDS = 96, 60.0
-SPARE = 1.05  # room on the disk in units of the upper bound
-TRAINING_SHARE = 0.2  # of the time that the whole forecast may take
+SPARE = 1.05  # required free space, as a multiple of the upper bound of the size
+TRAINING_SHARE = 0.2  # share of the forecast's time
 
 
 def forecast(
     cfg: Config, sections: Sections, log: Log, progress: Progress, samples: int = SAMPLES, seconds: float = SECONDS
 ) -> dict[str, Any]:
-    """Measure on `samples` images in about `seconds`; a slow teacher takes longer. JSON value. Raises PipelineError."""
+    """Forecast from `samples` images in about `seconds`, longer for a slow teacher. Return a dict for JSON."""
     begun = time.perf_counter()
     require_writable(sections.cache.place())
     job = open_job(cfg, sections, log, progress)
@@ -33,9 +33,9 @@ def forecast(
     passes = len(expected_passes(sections, views))
     remote = "://" in sections.cache.dir
     folder = nearest_folder(Path("." if remote else sections.cache.dir).parent)
-    with run_trial(job, folder, samples, seconds - (time.perf_counter() - begun)) as made:
-        training = measure_training(cfg, sections, images, views, made, seconds * TRAINING_SHARE)
-        places, shards = count_positions(images, views, passes, layout_of(sections), made)
+    with run_trial(job, folder, samples, seconds - (time.perf_counter() - begun)) as trial:
+        training = measure_training(cfg, sections, images, views, trial, seconds * TRAINING_SHARE)
+        places, shards = count_positions(images, views, passes, layout_of(sections), trial)
         found = {
             "cache": sections.cache.dir,
             "device": str(teacher.device),
@@ -43,10 +43,10 @@ def forecast(
             "images": len(images),
             "passes": passes,
             "distinct_views": len(images) * passes,
-            "sampled_views": len(made.positions),
+            "sampled_views": len(trial.positions),
         }
-        found |= estimate_size(made, places, shards, len(images) * passes)
-        found |= estimate_hours(made, training, found, sections, cfg)
+        found |= estimate_size(trial, places, shards, len(images) * passes)
+        found |= estimate_hours(trial, training, found, sections, cfg)
     if not remote:
         found |= {
             "free_bytes": free_bytes(folder) + count_existing_bytes(Path(sections.cache.dir)),
@@ -58,28 +58,28 @@ def forecast(
 
 
 def count_existing_bytes(root: Path) -> int:
-    """Count the bytes that an older cache in this place has already."""
+    """Count the bytes of an older cache in this folder."""
     return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
 
 
 def list_warnings(found: dict[str, Any]) -> list[str]:
-    """Say what speaks against making this cache here."""
+    """List the reasons not to make this cache here."""
     lines = []
     if "free_bytes" in found:
-        if not fits(found):
+        if not fits_on_disk(found):
             lines.append(
                 f"disk: {found['free_bytes'] / 1e9:.2f} GB free, the cache may need {found['bytes_high'] / 1e9:.2f} GB"
             )
         if found["write_mb_per_second_available"] < found["write_mb_per_second_needed"]:
-            lines.append("disk: writes slower than the teacher works; stage 1 will wait for it")
+            lines.append("disk: writes slower than the teacher computes; stage 1 will wait for the disk")
     if found["break_even_epochs"] > found["epochs"]:
         lines.append(
-            f"break-even after {found['break_even_epochs']:.1f} epochs, the schedule has {found['epochs']}: for one "
-            "student alone the live teacher is quicker"
+            f"break-even after {found['break_even_epochs']:.1f} epochs, but the schedule has {found['epochs']}: for a "
+            "single student the live teacher is quicker"
         )
     return lines
 
 
-def fits(found: dict[str, Any]) -> bool:
-    """Return whether the disk has room for the upper bound."""
+def fits_on_disk(found: dict[str, Any]) -> bool:
+    """Return whether the upper bound of the size fits on the disk."""
     return "free_bytes" not in found or found["free_bytes"] > SPARE * found["bytes_high"]

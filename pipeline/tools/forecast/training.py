@@ -1,4 +1,4 @@
-"""How fast a student learns from the trial's cache: some real steps, read, decoded, forward, backward, updated."""
+"""Measure the speed of training from the trial's cache on a few complete steps."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pipeline.stage2.teacher_source import CachedTeacher
 from pipeline.teacher.model import own_device
 from pipeline.tools.forecast.trial import Trial
 
-UNCOUNTED, COUNTED = 2, 10  # steps: the first ones allocate memory and start workers
+UNCOUNTED, COUNTED = 2, 10  # steps; the first ones allocate memory and start workers
 
 
 @dataclass
 class Training:
-    """Of one process: images a second from the cache, and seconds that a live teacher would add for each image."""
+    """Speed of one process: images per second from the cache, and the seconds per image that a live teacher adds."""
 
     images_per_second: float
     live_seconds: float
@@ -33,7 +33,7 @@ class Training:
 def measure_training(
     cfg: Config, sections: Sections, images: Images, views: Views, trial: Trial, seconds: float
 ) -> Training:
-    """Run up to UNCOUNTED + COUNTED steps, for about `seconds`. The student starts untrained: that costs the same."""
+    """Run up to UNCOUNTED + COUNTED steps, for about `seconds`, on an untrained student: the weights do not matter."""
     codec: Codec = trial.codec
     batch_size = cfg.train_dataloader.batch_size
     shards = trial.cache.references(0)
@@ -42,7 +42,7 @@ def measure_training(
     )
     loader = stream_loader(Stream(source, batch_size, seed=0), cfg.train_dataloader.get("num_workers", 0))
     student = build(MODELS, cfg.model, "model")
-    first = next(ref for shard in shards for ref in shard)  # quarantine may leave nothing of shard 0
+    first = next(ref for shard in shards for ref in shard)  # shard 0 is empty if all its images are in quarantine
     levels = trial.cache.shard(0, first.shard).attributes["levels"]
     model = Distiller(student, CachedTeacher(codec), sections.distill, levels, codec.channels, codec.score_channels)
     model.to(own_device()).train()
@@ -54,18 +54,19 @@ def measure_training(
     for data in loader:
         count = len(data["inputs"])
         for group in optimizer.param_groups:
-            group["lr"] = 0.0  # untrained weights under the schedule's rate would leave for infinity
+            group["lr"] = 0.0  # untrained weights could diverge at the schedule's rate
         model.train_step(data, optimizer)
-        list(model.parameters())[-1].sum().item()  # asks for a number, so that a GPU has to finish
+        list(model.parameters())[-1].sum().item()  # waits for the GPU
         steps.append((count, time.perf_counter() - last))
         if len(steps) > 1 and len(live) < 3:
-            asked = time.perf_counter()
+            started = time.perf_counter()
             trial.teacher.by_shape(data["inputs"]).frs[0].sum().item()
-            live.append((time.perf_counter() - asked) / count)
+            live.append((time.perf_counter() - started) / count)
         last = time.perf_counter()
         if len(steps) >= UNCOUNTED + COUNTED or (len(steps) > UNCOUNTED and last - begun > seconds):
             break
     counted = steps[UNCOUNTED:] or steps
-    whole = [step for step in counted if step[0] == batch_size] or counted  # what an epoch leaves over is slower
-    rate = statistics.median(images / seconds for images, seconds in whole)
+    # The last batch of an epoch may be smaller, and slower per image.
+    full = [step for step in counted if step[0] == batch_size] or counted
+    rate = statistics.median(images / seconds for images, seconds in full)
     return Training(rate, statistics.median(live or [trial.teacher_seconds]))

@@ -1,4 +1,4 @@
-"""A small cache of a seeded sample of the images, made by stage 1's own code: its cost is measured, not guessed."""
+"""Make a small cache of a seeded sample of the images with stage 1's code, and measure its cost."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from pipeline.storage.place import Place
 from pipeline.teacher.model import Teacher
 from pipeline.tools.reencode.calibration import copy_codec
 
-# What a view takes in calibration, and in the pass, in units of the teacher alone (docs/results/face.md).
+# Time per view in the calibration and in the pass, as a multiple of the teacher's time (docs/results/face.md).
 FIT_COST, PASS_COST = 30, 3
-CALIBRATION_SHARE, PASS_SHARE = 0.55, 0.25  # of the time that is left
-FEWEST_FITTED, FEWEST = 16, 32  # views that the size is within 10% from, whatever time they take
+CALIBRATION_SHARE, PASS_SHARE = 0.55, 0.25  # shares of the remaining time
+FEWEST_FITTED, FEWEST = 16, 32  # fewest views, however slow; the size is then within 10%
 
 
 @dataclass
 class Trial:
-    """A complete cache of some images, and what making it took.
+    """A complete cache of some images, and its cost.
 
-    bytes_by_view: of every array, and `overhead` (tar), one number a view; `positions` of each view; `head`: bytes of a
-    shard beside its views. `calibration_views` of stage 1, `calibrated_on` here. Seconds of the calibration, and of the
-    teacher alone for a view.
+    bytes_by_view: bytes of each view, for every array and for `overhead` (tar). positions: FPN positions of each view.
+    head: bytes of a shard without its views. calibration_views: views that stage 1 will calibrate on. calibrated_on:
+    views that the trial calibrated on. calibration_seconds: of the trial. teacher_seconds: the teacher alone, per view.
     """
 
     cache: Cache
@@ -60,23 +60,23 @@ class Trial:
 
 
 def time_teacher(job: Job, shards: list[ShardPlan]) -> float:
-    """Return the teacher's seconds for one view: the better of two runs over the first batch that can be read."""
+    """Measure the teacher's seconds per view: the faster of two runs over the first readable batch."""
     loader = job.loader((shard, batch) for shard in shards for batch in shard.batches)
     for _, batch in loader.batches(skip_broken=job.sections.cache.quarantine):
-        taken = []
+        durations = []
         for _ in range(2):
             begun = time.perf_counter()
-            job.teacher(batch.views).frs[0].sum().item()  # a number on the host, so that a GPU has to finish
-            taken.append(time.perf_counter() - begun)
-        return min(taken) / len(batch.views)
-    raise DataError("none of the sampled images can be read; give plan more --samples")
+            job.teacher(batch.views).frs[0].sum().item()  # waits for the GPU
+            durations.append(time.perf_counter() - begun)
+        return min(durations) / len(batch.views)
+    raise DataError("none of the sampled images can be read; increase --samples")
 
 
 @contextmanager
 def run_trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[Trial]:
-    """Make a cache of up to `samples` images in a temporary folder inside `folder`; gone when this ends.
+    """Make a cache of up to `samples` images in a temporary folder inside `folder`, removed at the end.
 
-    `seconds`: what is left for this and for training. A slow teacher gets fewer views, and at last more time.
+    seconds: remaining time for this and for training. A slow teacher gets fewer views, and more time if they are few.
     """
     images = sorted(job.images.ids, key=lambda image: mix(job.sections.views.seed, -2, image))[:samples]
     with TemporaryDirectory(prefix=".frs-plan-", dir=folder) as temporary:
@@ -94,24 +94,24 @@ def run_trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[
 
 
 def plan_images(job: Job, images: list[int]) -> list[ShardPlan]:
-    """Return the shard plan of a first pass over these images alone."""
+    """Return the shard plan of a first pass over these images only."""
     return plan_views(job.images, job.views, 0, job.plan["layout"], images)
 
 
 def calibrate_trial(job: Job, finished: Place) -> tuple[Codec, float]:
-    """Calibrate the trial's codec, or copy that of `finished`, the config's own cache. Returns it and the seconds."""
+    """Calibrate the trial's codec, or copy that of `finished`, the config's cache. Return it and the seconds."""
     write_json(job.root / "plan.json", job.plan)
     begun = time.perf_counter()
     if (finished / "codec.json").is_file() and not differences(Cache(finished).plan, job.plan):
         copy_codec(Cache(finished), job.plan, job.root)
     sample = ViewSample(job)
-    sample.parts["reported"] = sample.parts["reported"][:1]  # no table or step depends on these
+    sample.parts["reported"] = sample.parts["reported"][:1]  # tables and steps do not depend on them
     codec = load_or_calibrate_codec(job, sample)
     return codec, time.perf_counter() - begun
 
 
 def write_pass(job: Job, codec: Codec, shards: list[ShardPlan]) -> float:
-    """Make a complete pass of these shards. Returns planned views a second."""
+    """Make a complete pass of these shards. Return planned views per second."""
     views = sum(len(shard.samples) for shard in shards)
     job.progress.start("trial", views)
     begun = time.perf_counter()
@@ -125,10 +125,10 @@ def write_pass(job: Job, codec: Codec, shards: list[ShardPlan]) -> float:
 
 
 def measure_sizes(cache: Cache) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
-    """Measure bytes of every view by array, positions of every view, bytes of a shard beside its views."""
+    """Measure the bytes of every view by array, its positions, and the bytes of a shard without its views."""
     rows: list[dict[str, int]] = []
     places, heads = [], []
-    for refs in filter(None, cache.references(0)):  # quarantine may leave nothing
+    for refs in filter(None, cache.references(0)):  # a shard is empty if all its images are in quarantine
         reader = cache.shard(0, refs[0].shard)
         heads.append(reader.sidecar.head.size + reader.sidecar.tail.size)
         for index, extent in enumerate(reader.sidecar.samples):

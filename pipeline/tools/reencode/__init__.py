@@ -1,1 +1,1 @@
-"""`reencode`: another quality or profile of a cache, made from the cache itself."""
+"""`reencode`: make a cache of another quality or profile from an existing cache."""

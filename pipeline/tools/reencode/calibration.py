@@ -1,8 +1,8 @@
-"""Tables and steps of the new codec: measured with the teacher's weights on a few views, or taken from another cache.
+"""Calibrate the new codec with the teacher on a few views, or copy the codec of another cache.
 
-A step follows from the error that it causes in a student's gradient, and that is measured on a probe made of the
-teacher. No cache can tell it. So the teacher is needed for the calibration views alone, as many as stage 1 takes, and
-not for the data set; or not at all where a cache of the same recipe was calibrated before.
+A codec's step depends on the error that it causes in a student's gradient. That error is measured on a probe made of
+the teacher's weights, which no cache has. The teacher is therefore needed for the calibration views, as many as in
+stage 1. It is not needed where a cache of the same recipe is calibrated already.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.tools.reencode.stored import decode_views, read_view
 
 
 class CodedSample(ViewSample):
-    """Learns from what a coded cache says, and measures against what the teacher says: both errors together."""
+    """Calibration views of a lossy source. The codec is fitted to decoded views and measured against the teacher."""
 
     def __init__(self, job: Job, source: Cache) -> None:
         super().__init__(job)
@@ -54,27 +54,27 @@ class CodedSample(ViewSample):
 def calibrate_with(
     config: str, options: dict[str, Any], source: Cache, plan: dict[str, Any], root: Place, log: Log, progress: Progress
 ) -> None:
-    """Calibrate as stage 1 of this config does; from a lossless source with the same bytes. Raises StaleCache."""
+    """Calibrate as stage 1 of this config does; a lossless source gives the same bytes. Raise StaleCache."""
     cfg, sections = load_config(config, options)
     old = point_cache_at(sections, source.recipe["codec"], source.root)
-    job = open_job(cfg, old, log, progress)  # refuses a config that is not the source's
+    job = open_job(cfg, old, log, progress)  # raises StaleCache unless this is the source's config
     new = point_cache_at(sections, plan["recipe"]["codec"], root)
     job = replace(job, root=root, plan=plan, sections=new)
     load_or_calibrate_codec(job, None if source.recipe["codec"]["type"] == "lossless" else CodedSample(job, source))
 
 
 def point_cache_at(sections: Sections, codec: dict[str, Any], root: Place) -> Sections:
-    """Return the sections with another codec and cache.dir; `store` and `local` belong to the config's own one."""
+    """Return the sections with another codec and cache.dir; without the `store` and `local` of the old one."""
     return replace(
         sections, cache=replace(sections.cache, codec=read_options(codec), dir=str(root), store={}, local=None)
     )
 
 
 def copy_codec(other: Cache, plan: dict[str, Any], root: Place) -> None:
-    """Copy the codec of a cache of the same recipe. Raises StaleCache where it is of another."""
-    other.require(plan["recipe"], plan["teacher_sha256"], "expected a cache of the same teacher and data")
+    """Copy the codec of another cache. Raise StaleCache where its recipe differs."""
+    other.require(plan["recipe"], plan["teacher_sha256"], "use a cache of the same teacher and data")
     manifest = other.codec_manifest()
-    with atomic_folder(root / "codec") as folder:  # without codec.json, what is there was never finished
+    with atomic_folder(root / "codec") as folder:  # a folder without codec.json is incomplete and is replaced
         for name, sha256 in manifest["files"].items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(read_small(other.root / "codec" / name, sha256))

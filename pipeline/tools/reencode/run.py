@@ -1,7 +1,7 @@
-"""Another quality or profile of a cache, without running the teacher over the data set again.
+"""Make a cache of another quality or profile without running the teacher over the data set again.
 
-From a lossless source the result is what stage 1 would have written, byte for byte, on the same device, precision and
-number of threads a process. From a coded source both codecs' errors add up, and the calibration measures their sum.
+From a lossless source, the result is byte for byte that of stage 1, given the same device, precision and number of
+threads per process. From a lossy source, the errors of both codecs add up, and the calibration measures their sum.
 """
 
 from __future__ import annotations
@@ -38,28 +38,30 @@ def reencode(
     log: Log,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Make, or complete, the cache `target`; `codec`: as `cache.codec` of a config. Returns its summary.
+    """Make or complete the cache `target`. Return its summary.
 
-    Raises ConfigError where neither config nor like says how the codec is calibrated, and what stage 1 raises.
+    codec: as `cache.codec` of a config. config, options: of the source, to calibrate the codec. like: a cache whose
+    codec is copied instead. jobs: worker processes. Raise ConfigError where both config and like are missing, and the
+    errors of stage 1.
     """
     begun, old, root = time.perf_counter(), Cache(source), place(target)
     require_writable(root)
     if not old.passes():
-        raise CacheError(f"{old.root}: no complete pass; run stage 1")
+        raise CacheError(f"{old.root}: no complete pass; run stage 1 first")
     settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else read_options(codec).to_json()
     if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
-        raise ConfigError(f"{old.root}: holds no class scores, so no cache with scores can be made of it; --no-scores")
+        raise ConfigError(f"{old.root}: the source has no class scores, the new cache needs them; add --no-scores")
     recipe = {**old.recipe, "codec": settings}
     plan = {**old.plan, "recipe": recipe, "recipe_digest": digest(recipe)}
-    check_existing(root, plan, "name another folder")
+    check_existing(root, plan, "use another target folder")
     if config is None and like is None and not (root / "codec.json").exists():
         raise ConfigError(
-            f"{root}: expected --config (the codec's steps are measured on a probe made of the teacher: its weights "
-            "and the calibration views are needed, the rest comes from the cache) or --like (a cache of this recipe)"
+            f"{root}: expected --config C (calibrates the codec with the teacher's weights) or --like CACHE (copies "
+            "the codec of a cache of the same recipe), found neither"
         )
     if like is not None and not (root / "codec.json").exists():
-        # Before a plan.json says what this folder is.
-        Cache(like).require(recipe, plan["teacher_sha256"], "expected a cache of the same teacher and data")
+        # Checked before plan.json is written: an error must not leave the folder of another cache.
+        Cache(like).require(recipe, plan["teacher_sha256"], "use a cache of the same teacher and data")
     with locked(root) as lock:
         root = lock.place
         write_json(root / "gate.json", read_json(old.root / "gate.json"))
@@ -79,7 +81,7 @@ def reencode(
 
 
 def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress: Progress) -> int:
-    """Write what is missing of one pass. Returns how many views that was."""
+    """Write the missing shards of one pass. Return the number of their views."""
     folder, manifest, new = pass_folder(root, number), old.manifest(number), Cache(root)
     quarantine, shards = old.quarantine(number), old.shard_plans(number)
     write_json(folder / "plan.json", read_json(pass_folder(old.root, number) / "plan.json"))
@@ -99,6 +101,6 @@ def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress
         finally:
             progress.stop()
     if not (folder / "manifest.json").exists():
-        raw, made_with = manifest["raw_fp16_bytes"], manifest["environment"]
-        write_manifest(root, number, new.plan_digest, len(shards), raw, quarantine.rows, made_with)
+        raw, environment = manifest["raw_fp16_bytes"], manifest["environment"]
+        write_manifest(root, number, new.plan_digest, len(shards), raw, quarantine.rows, environment)
     return sum(len(shard.samples) for _, _, shard in missing)

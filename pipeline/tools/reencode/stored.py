@@ -1,4 +1,4 @@
-"""Write a shard of the new cache from a shard of the old one, through the code that stage 1 writes with."""
+"""Write a shard of the new cache from a shard of the old one, with stage 1's code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.storage.place import Place
 
 @dataclass(frozen=True)
 class StoredView:
-    """One view as a cache holds it: its record, FPN grids, and the codec's arrays."""
+    """A stored view: its record, its FPN grids, and the codec's arrays."""
 
     record: ViewRecord
     levels: LevelShapes
@@ -33,15 +33,15 @@ class StoredView:
 
 
 def read_view(reader: ShardReader, index: int, codec: Codec) -> StoredView:
-    """Read one view of a shard. Raises CorruptCache."""
+    """Read one view of a shard. Raise CorruptCache where it is damaged."""
     return StoredView(*reader.view(index, codec.check_sample))
 
 
 def decode_views(codec: Codec, views: list[StoredView], device: torch.device) -> TeacherOutput:
-    """Decode views of one padded shape, laid out in memory as the teacher lays its output out.
+    """Decode views of one padded shape, in the memory layout of the teacher's output.
 
-    The layout decides the order of sums, hence the last digits, hence now and then a byte of what is coded. Decoded
-    scores may lie a little outside [0, 1], which no codec accepts, and are clamped.
+    The layout decides the order of sums and so the last digits, which can change a coded byte. Decoded scores may be
+    slightly outside [0, 1]. Codecs reject such values, so the scores are clamped.
     """
     with precision(False):
         output = codec.decode(stack([view.arrays for view in views], [view.levels for view in views]).to(device))
@@ -58,7 +58,7 @@ class StoredShard:
         self._reader, self._codec, self._plan = reader, codec, plan
 
     def levels(self) -> list[LevelShapes]:
-        """Return the FPN grids of every sample; one record is read for each padded shape."""
+        """Return the FPN grids of every sample. One record is read for each padded shape."""
         known: dict[tuple[int, int], LevelShapes] = {}
         for index, (_, _, pad_shape) in enumerate(self._plan.samples):
             if pad_shape not in known:
@@ -79,7 +79,7 @@ class StoredShard:
 
 
 class Recoder:
-    """Writes shards of the cache `target` from those of `source`; each worker process has one."""
+    """Writes shards of the cache `target` from shards of `source`. Each worker process has one recoder."""
 
     def __init__(self, source: Place, target: Place, device: torch.device) -> None:
         self._source, self._target, self._device = Cache(source), Cache(target), device
@@ -87,7 +87,7 @@ class Recoder:
         self._new = open_codec(self._target)
 
     def recode(self, number: int, n: int, plan: ShardPlan) -> tuple[int, int]:
-        """Write shard `n` of pass `number`. Returns how many views and bytes that was."""
+        """Write shard `n` of pass `number`. Return the number of its views and bytes."""
         stored = StoredShard(self._source.shard(number, n), self._old, plan)
         sidecar = self._write(stored, self._new_target(number, n, plan, stored.levels()))
         return len(plan.samples), sum(sidecar.bytes_by_array.values())

@@ -19,11 +19,11 @@ from pipeline.storage.place import Place
 from pipeline.teacher.model import own_device
 from pipeline.tools.reencode.stored import Recoder
 
-Task = tuple[int, int, ShardPlan]  # pass, shard, what it holds
+Task = tuple[int, int, ShardPlan]  # number of the pass, number and plan of the shard
 
 
 def recode_shards(source: Place, target: Place, tasks: list[Task], jobs: int | None) -> Iterator[tuple[int, int]]:
-    """Write shards, in worker processes where there are several and no GPU; yields (views, bytes) of each."""
+    """Write shards and yield (views, bytes) of each. Without a GPU, several shards are written by worker processes."""
     device = own_device()
     jobs = min(jobs or (1 if device.type == "cuda" else os.cpu_count() or 1), len(tasks))
     if jobs == 1:
@@ -31,35 +31,35 @@ def recode_shards(source: Place, target: Place, tasks: list[Task], jobs: int | N
         yield from (recoder.recode(*task) for task in tasks)
         return
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (source, target, threads)) as pool:
-        futures = [pool.submit(_shard, task) for task in tasks]
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (source, target, threads)) as pool:
+        futures = [pool.submit(_recode_shard, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
             raise CacheError(
-                f"{target}: a worker process was killed (out of memory?); what was committed is kept: the same command "
-                "goes on from there, perhaps with fewer --jobs"
+                f"{target}: a worker process was killed, perhaps for lack of memory; committed data is kept. Rerun the "
+                "same command to resume, with fewer --jobs if memory is short"
             ) from None
         finally:
-            pool.shutdown(cancel_futures=True)  # and wait: behind us the lock is freed
+            pool.shutdown(cancel_futures=True)  # also waits: the caller then releases the lock
 
 
 _RECODER: list[Recoder] = []  # of this worker process
 
 
-def _begin(source: Place, target: Place, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too; their parent ends them
-    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+def _start_worker(source: Place, target: Place, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the workers, but the parent ends them
+    threading.Thread(target=_exit_after, args=(parent_process(),), daemon=True).start()
     torch.set_num_threads(threads)
     _RECODER.append(Recoder(source, target, torch.device("cpu")))
 
 
-def _end_with(parent: Any) -> None:
-    """An idle worker would wait for a parent that was killed for ever."""
+def _exit_after(parent: Any) -> None:
+    """End this process when its parent ends: a worker would otherwise wait forever for a killed parent."""
     parent.join()
     os._exit(1)
 
 
-def _shard(task: Task) -> tuple[int, int]:
+def _recode_shard(task: Task) -> tuple[int, int]:
     return _RECODER[0].recode(*task)

@@ -1,1 +1,1 @@
-"""`report`: one HTML page about a cache and its students."""
+"""`report`: an HTML page about a cache and its students."""

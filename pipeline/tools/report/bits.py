@@ -1,7 +1,7 @@
-"""Where the bits of coded views go: by tensor, by level, and by how rich the teacher finds a place.
+"""Count the bytes of coded views by tensor, by FPN level and by tenth of the FRS map.
 
-Tokens of one tensor are compressed together, so a token has no size of its own. Each is counted by the information it
-carries, -log2 of how often its value and its gap occur in the sample, and these are scaled to the bytes on disk.
+All tokens of a tensor are compressed together, so the size of a single token is estimated. It is the information of the
+token, -log2 of the frequency of its value and of its gap in the sample. The estimates are scaled to the bytes on disk.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from pipeline.codecs.packing import positions
 from pipeline.tools.report.sample import SampledView
 
 TENTHS = 10
-ALPHABET = 64  # token values from here on count as one
+ALPHABET = 64  # larger token values count as one
 
 
 @dataclass
 class Bits:
-    """Mean bytes a view: [tensor][level], and [tensor][tenth of the blocks, weakest map first] of a coded cache."""
+    """Mean bytes per view: [tensor][level], and [tensor][tenth of the blocks, smallest map values first]."""
 
     by_level: dict[str, list[float]]
     by_tenth: dict[str, list[float]]
 
 
 def count_bits(codec: Codec, views: Sequence[SampledView]) -> Bits:
-    """Count where the bytes of these views go; `by_tenth` is empty for a codec that stores every position alike."""
+    """Count the bytes of the views. `by_tenth` is empty for a codec that stores every position alike."""
     by_level: dict[str, list[float]] = {}
     by_tenth: dict[str, list[float]] = {}
     for what in codec.kinds:
         name = f"{what}s"
         found = [codec.block_tokens(what, view.arrays, view.levels) for view in views]
-        tokens = [each for each in found if each is not None]
+        tokens = [block for block in found if block is not None]
         if tokens:
-            by_level[name], by_tenth[name] = _by_token(tokens, name, views)
+            by_level[name], by_tenth[name] = _count_by_token(tokens, name, views)
         else:
-            by_level[name] = _by_position(name, views)
-    by_level["frs"] = _by_position("frs", views)
+            by_level[name] = _count_by_position(name, views)
+    by_level["frs"] = _count_by_position("frs", views)
     return Bits(by_level, by_tenth)
 
 
-def _by_position(name: str, views: Sequence[SampledView]) -> list[float]:
-    """Mean bytes of each level where every position costs about the same."""
+def _count_by_position(name: str, views: Sequence[SampledView]) -> list[float]:
+    """Return the mean bytes of each level if every position has the same size."""
     total = np.zeros(len(views[0].levels))
     for view in views:
         share = np.array([h * w for h, w in view.levels]) / positions(view.levels)
@@ -52,8 +52,10 @@ def _by_position(name: str, views: Sequence[SampledView]) -> list[float]:
     return (total / len(views)).tolist()
 
 
-def _by_token(found: Sequence[BlockTokens], name: str, views: Sequence[SampledView]) -> tuple[list[float], list[float]]:
-    """Mean bytes of each level, and of each tenth of the blocks, from the information of each token."""
+def _count_by_token(
+    found: Sequence[BlockTokens], name: str, views: Sequence[SampledView]
+) -> tuple[list[float], list[float]]:
+    """Return the mean bytes of each level and of each tenth of the blocks, from the information of the tokens."""
     levels, tenths = np.zeros(len(views[0].levels)), np.zeros(TENTHS)
     tokens = np.concatenate([one.tokens for one in found])
     cost = _information(np.minimum(tokens >> 8, ALPHABET - 1)) + _information(tokens & 255)
@@ -67,6 +69,6 @@ def _by_token(found: Sequence[BlockTokens], name: str, views: Sequence[SampledVi
 
 
 def _information(values: np.ndarray) -> np.ndarray:
-    """Bits of each value, from how often it occurs."""
+    """Return the bits of each value, from its frequency."""
     counts = np.bincount(values, minlength=256)
     return -np.log2(np.maximum(counts, 1) / max(1, len(values)))[values] + 1e-9

@@ -1,4 +1,4 @@
-"""Charts as SVG text that follows the page: every colour is one of its CSS variables, for light, dark and print."""
+"""Render charts as SVG. Every colour is a CSS variable of the page, for its light, dark and print themes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# What matplotlib draws in -> what the page calls it. No colour of a chart may stand for itself.
+# Colours that matplotlib draws with, replaced by CSS variables of the page. A chart has no other colours.
 INK, FAINT = "#010203", "#040506"
 SERIES = ("#070809", "#0a0b0c", "#0d0e0f", "#101112", "#131415", "#161718")
 THEME = {INK: "var(--ink)", FAINT: "var(--faint)"} | {c: f"var(--s{n})" for n, c in enumerate(SERIES)}
@@ -42,7 +42,7 @@ STYLE: Any = {
 
 
 def render_chart(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
-    """Render one drawing as an SVG element; `name` keeps its ids apart from other charts', `label` is read out."""
+    """Render one drawing as an SVG element; `name`: prefix of its ids; `label`: text for screen readers."""
     with rc_context({**STYLE, "svg.hashsalt": name}):
         figure, text = Figure(), io.StringIO()
         draw(figure.subplots())
@@ -51,7 +51,7 @@ def render_chart(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
 
 
 def apply_theme(svg: str, name: str, label: str) -> str:
-    """Drop XML's preamble and the fixed size; make ids the chart's own and colours variables."""
+    """Remove the XML header and the fixed size, prefix the ids with `name`, and replace colours by CSS variables."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>', f'<svg viewBox="\\1" role="img" aria-label="{label}">', svg)
@@ -63,7 +63,7 @@ def apply_theme(svg: str, name: str, label: str) -> str:
 
 
 def draw_stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[str], unit: str) -> None:
-    """Draw a bar for each name, one part of it for each row."""
+    """Draw one stacked bar for each name, with one part for each row."""
     below = [0.0] * len(names)
     for part, values in rows.items():
         axes.bar(names, values, bottom=below, label=part, width=0.7)
@@ -75,11 +75,11 @@ def draw_stacked(axes: Axes, rows: dict[str, Sequence[float]], names: Sequence[s
 
 
 def draw_lines(
-    axes: Axes, rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, **style: Any
+    axes: Axes, rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, **style: Any
 ) -> None:
     """Draw a line for each row of (x, y) values."""
     for name, (x, y) in rows.items():
         axes.plot(x, y, label=name, **style)
-    axes.set(xlabel=across, ylabel=up)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     if rows:
         axes.legend()

@@ -17,26 +17,26 @@ from pipeline.tools.report.charts import FAINT, INK, SERIES, draw_lines, draw_st
 from pipeline.tools.report.rates import Point
 from pipeline.tools.report.students import Student
 
-CURVES = 6  # students in one chart: as many as there are colours
+CURVES = 6  # most students in one chart: the number of colours
 
 
 def draw_charts(
     cache: Cache,
     found: dict[str, Any],
-    spent: Bits,
+    bits: Bits,
     rates: Sequence[Point],
     curve: Sequence[Point],
     students: Sequence[Student],
 ) -> dict[str, Markup]:
-    """Draw every chart that has something to show, by name."""
+    """Draw every chart that has data. Return them by name."""
     parts = {name: size / found["views"] / 1e3 for name, size in found["bytes_by_tensor"].items()}
     plots: list[tuple[str, str, Callable[[Axes], None]]] = [
         ("tensors", "kB a view by tensor", partial(draw_tensors, parts=parts)),
-        ("levels", "kB a view by FPN level", partial(draw_levels, rows=kilobytes(spent.by_level))),
-        ("sizes", "views by their bytes", partial(draw_sizes, cache=cache)),
+        ("levels", "kB a view by FPN level", partial(draw_levels, rows=bytes_to_kilobytes(bits.by_level))),
+        ("sizes", "histogram of kB a view", partial(draw_sizes, cache=cache)),
     ]
-    if spent.by_tenth:
-        plots.append(("tenths", "kB a view by FRS", partial(draw_tenths, rows=kilobytes(spent.by_tenth))))
+    if bits.by_tenth:
+        plots.append(("tenths", "kB a view by FRS", partial(draw_tenths, rows=bytes_to_kilobytes(bits.by_tenth))))
     if any(point.errors for point in rates):
         title = "gradient error against kB a view"
         plots.append(("rates", title, partial(draw_errors, rates=rates, curve=curve)))
@@ -49,7 +49,7 @@ def draw_charts(
     return {name: render_chart(name, label, draw) for name, label, draw in plots}
 
 
-def kilobytes(rows: dict[str, list[float]]) -> dict[str, np.ndarray]:
+def bytes_to_kilobytes(rows: dict[str, list[float]]) -> dict[str, np.ndarray]:
     """Convert rows of bytes to kB."""
     return {name: np.array(row) / 1e3 for name, row in rows.items()}
 
@@ -72,7 +72,7 @@ def draw_levels(axes: Axes, rows: dict[str, np.ndarray]) -> None:
 
 
 def draw_tenths(axes: Axes, rows: dict[str, np.ndarray]) -> None:
-    """Draw the kB a view of each tenth of the blocks, by richness."""
+    """Draw the kB a view of each tenth of the blocks, sorted by richness."""
     draw_stacked(axes, {name: row.tolist() for name, row in rows.items()}, [str(n + 1) for n in range(10)], "kB a view")
     axes.set_xlabel("tenth of a level's blocks, richest last")
 
@@ -88,9 +88,9 @@ def draw_sizes(axes: Axes, cache: Cache) -> None:
     values = np.concatenate(found)
     axes.hist(values, bins=40, color=SERIES[0])
     for share, words in ((50, "median"), (99, "99%")):
-        at = float(np.percentile(values, share))
-        axes.axvline(at, color=INK, linewidth=1, linestyle=":")
-        axes.annotate(f" {words} {at:.1f}", (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+        value = float(np.percentile(values, share))
+        axes.axvline(value, color=INK, linewidth=1, linestyle=":")
+        axes.annotate(f" {words} {value:.1f}", (value, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
     axes.set(xlabel="kB of a view", ylabel="views")
 
 
@@ -108,11 +108,11 @@ def draw_errors(axes: Axes, rates: Sequence[Point], curve: Sequence[Point]) -> N
             axes.plot(*zip(*coarser), color=colour, linestyle="--")
         x, y = [k for k, _ in known], [e for _, e in known]
         axes.scatter(x, y, color=colour, marker=marker, s=22, label=f"{loss} loss", zorder=3)
-        here = rates[0]
-        if loss in here.errors:
+        current = rates[0]
+        if loss in current.errors:
             axes.scatter(
-                [here.kilobytes],
-                [100 * here.errors[loss]],
+                [current.kilobytes],
+                [100 * current.errors[loss]],
                 color="none",
                 edgecolor=INK,
                 marker=marker,
@@ -137,7 +137,7 @@ def draw_accuracy(axes: Axes, students: Sequence[Student]) -> None:
     """Draw the mAP of each student."""
     names = [s.name for s in reversed(students)]
     values = [100 * s.summary["mAP"] for s in reversed(students)]
-    colours = [SERIES[0] if s.taught == "this cache" else FAINT for s in reversed(students)]
+    colours = [SERIES[0] if s.teacher == "this cache" else FAINT for s in reversed(students)]
     bars = axes.barh(range(len(names)), values, color=colours)
     axes.set_yticks(range(len(names)), names)
     axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=3, fontsize=8, color=INK)

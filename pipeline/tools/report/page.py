@@ -1,4 +1,4 @@
-"""One page about a cache that one would show a colleague: a single HTML file, no script, nothing fetched."""
+"""Write the report: one HTML file without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def write_page(
     compare: Sequence[str] = (),
     samples: int = 24,
 ) -> Path:
-    """Write the page about the cache `root`. `config` brings the images and the teacher; without it the page has
-    thumbnails and no errors of single views. `students`: work dirs; `compare`: caches of the same teacher.
+    """Write the page about the cache `root`. Return its path.
 
-    Raises PipelineError: no whole pass, students or caches that are not there, a config that is not the cache's.
+    config: the cache's config, which gives the images and the teacher. Without it, the page has thumbnails and no
+    errors of single views. students: work dirs. compare: caches of the same teacher. samples: views to decode.
+    Raise PipelineError where no pass is complete, a student or cache is missing, or the config is not the cache's.
     """
     cache = Cache(root)
     refs = [ref for number in cache.passes() for shard in cache.references(number) for ref in shard]
@@ -45,10 +46,10 @@ def write_page(
         raise CacheError(f"{cache.root}: no complete pass to report on; run stage 1 again")
     found, codec = describe(root), open_codec(cache)
     replayer = ViewReplayer(cache, config, options or {}) if config else None
-    chosen = sorted(refs, key=lambda ref: mix(ref.image_id, ref.view))[:samples]
-    sample = DecodedSample(cache, codec, chosen)
+    sampled = sorted(refs, key=lambda ref: mix(ref.image_id, ref.view))[:samples]
+    sample = DecodedSample(cache, codec, sampled)
     views = [stored for _, stored in sample.stored]
-    spent, runs, rates = (
+    bits, runs, rates = (
         count_bits(codec, views),
         find_students(students, found["content"]),
         measure_rates(cache, compare),
@@ -58,7 +59,7 @@ def write_page(
         "found": found,
         "promise": promise(found["codec"]),
         "gate": read_json(cache.root / "gate.json"),
-        "charts": draw_charts(cache, found, spent, rates, curve, runs),
+        "charts": draw_charts(cache, found, bits, rates, curve, runs),
         "maps": draw_maps(cache, codec, refs, replayer),
         "scale": legend_colours(),
         "worst": find_worst_views(sample, replayer),
@@ -66,7 +67,7 @@ def write_page(
         "students": runs,
         "rates": rates,
         "config": config,
-        "sampled": len(chosen),
+        "sampled": len(sampled),
     }
     environment = Environment(
         loader=PackageLoader("pipeline.tools.report", "."),

@@ -1,4 +1,4 @@
-"""FRS maps over the images that the teacher saw, as data that stands inside the page."""
+"""Draw FRS maps over the images that the teacher saw, as data URIs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIDE = 360  # longest side of a picture in pixels
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """(H, W, 3) uint8 -> a JPEG inside an address."""
+    """Encode (H, W, 3) uint8 as a JPEG in a data URI."""
     image, stream = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((SIDE, SIDE))
     image.save(stream, "JPEG", quality=82)
@@ -24,7 +24,7 @@ def data_uri(pixels: np.ndarray) -> str:
 
 
 def render_background(record: ViewRecord, pixels: Tensor | None) -> np.ndarray:
-    """(H, W, 3) RGB of a view: what was replayed (3, H, W) BGR, or its 8 x 8 thumbnail drawn out."""
+    """Return (H, W, 3) RGB of a view: its replayed pixels (3, H, W) BGR, or its 8 x 8 thumbnail, enlarged."""
     if pixels is not None:
         return np.ascontiguousarray(pixels.numpy()[::-1].transpose(1, 2, 0))
     small = Image.fromarray(np.ascontiguousarray(record.thumbnail[..., ::-1]))
@@ -32,7 +32,7 @@ def render_background(record: ViewRecord, pixels: Tensor | None) -> np.ndarray:
 
 
 def blend_map(base: np.ndarray, frs: np.ndarray, record: ViewRecord) -> np.ndarray:
-    """Blend the map (H_l, W_l) of one level, relative to its largest value, over the greyed view."""
+    """Blend the map (H_l, W_l) of one level, relative to its largest value, over the view in grey."""
     grey = np.repeat(base.mean(axis=2, keepdims=True), 3, axis=2)
     strength = np.sqrt(frs / max(float(frs.max()), 1e-30))
     weight = resize_to_view(strength, record)[..., None] * 0.85
@@ -40,5 +40,5 @@ def blend_map(base: np.ndarray, frs: np.ndarray, record: ViewRecord) -> np.ndarr
 
 
 def legend_colours() -> str:
-    """Return the colours of `blend_map` from nothing to the largest value, for a legend in CSS."""
+    """Return the colours of `blend_map` from 0 to the largest value, for a legend in CSS."""
     return ", ".join(f"rgb{stop}" for stop in HEAT)

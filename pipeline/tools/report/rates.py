@@ -1,4 +1,4 @@
-"""Bytes a view against the gradient's error: this cache, others of the same teacher, what coarser steps would do."""
+"""Measure bytes per view and gradient error: of this cache, of others, and an estimate for coarser steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COARSER = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0)
 
 @dataclass
 class Point:
-    """`errors`: of the gradient on the probe, by loss; empty for a lossless cache."""
+    """A point of the rate curve. `errors`: gradient error on the probe by loss; empty for a lossless cache."""
 
     name: str
     kilobytes: float
@@ -26,7 +26,7 @@ class Point:
 
 
 def measure_rate(cache: Cache) -> Point:
-    """Return bytes a view and gradient errors of a cache."""
+    """Read kB per view and the gradient errors of a cache."""
     manifests = [cache.manifest(number) for number in cache.passes()]
     size, count = sum(m["bytes"] for m in manifests), sum(m["samples"] for m in manifests)
     found = cache.codec_manifest()["settings"].get("probe_error", {})
@@ -35,40 +35,44 @@ def measure_rate(cache: Cache) -> Point:
 
 
 def measure_rates(cache: Cache, others: Sequence[str]) -> list[Point]:
-    """Return the point of this cache, then of the others. Raises StaleCache for another teacher or data set."""
+    """Return the point of this cache, then of the others. Raise StaleCache where the teacher or data set differs."""
     found = [measure_rate(cache)]
     for path in others:
         other = Cache(path)
         try:
             recipe = {**cache.recipe, "codec": other.recipe["codec"]}
-            other.require(recipe, cache.plan["teacher_sha256"], "compare caches of one teacher")
+            other.require(recipe, cache.plan["teacher_sha256"], "compare caches of the same teacher and data")
         except StaleCache as error:
             raise StaleCache(f"{path}: cannot be compared with {cache.root}: {error}") from error
         found.append(measure_rate(other))
     return found
 
 
-def estimate_coarser(codec: Codec, here: Point, views: Sequence[SampledView]) -> list[Point]:
-    """Estimate this cache under coarser steps: bytes from coding the sample again; errors in proportion to the step.
+def estimate_coarser(codec: Codec, current: Point, views: Sequence[SampledView]) -> list[Point]:
+    """Estimate the rate curve for coarser steps. The sample is coded again; errors are scaled with the step.
 
-    Proportion is what calibrations find from one quality to the next (docs/results/face.md).
+    Calibrations at several qualities found errors proportional to the step (docs/results/face.md).
     """
     codecs = [coarser for factor in COARSER if (coarser := codec.coarser(factor)) is not None]
-    if not codecs or not here.errors:
+    if not codecs or not current.errors:
         return []
-    outputs = [_output(codec, view) for view in views]
-    sizes = [sum(_bytes(coarser, output) for output in outputs) / len(views) / 1e3 for coarser in codecs]
+    outputs = [_decode(codec, view) for view in views]
+    sizes = [sum(_count_bytes(coarser, output) for output in outputs) / len(views) / 1e3 for coarser in codecs]
     return [
-        Point(f"steps x {factor:g}", here.kilobytes - sizes[0] + size, {k: e * factor for k, e in here.errors.items()})
+        Point(
+            f"steps x {factor:g}",
+            current.kilobytes - sizes[0] + size,
+            {loss: error * factor for loss, error in current.errors.items()},
+        )
         for factor, size in zip(COARSER, sizes)
     ]
 
 
-def _output(codec: Codec, view: SampledView) -> TeacherOutput:
+def _decode(codec: Codec, view: SampledView) -> TeacherOutput:
     output = codec.decode(stack([view.arrays], [view.levels]))
     return TeacherOutput(output.features, [level.clamp(0, 1) for level in output.scores], output.frs)
 
 
-def _bytes(codec: Codec, output: TeacherOutput) -> int:
+def _count_bytes(codec: Codec, output: TeacherOutput) -> int:
     (sample,), _ = codec.encode(output)
     return sum(map(len, encode_sample(codec.specs([output.levels], [sample]), sample).values()))

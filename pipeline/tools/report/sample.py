@@ -1,4 +1,4 @@
-"""A sample of a cache's views: what lies in the cache, and what it decodes to."""
+"""A sample of a cache's views: the stored arrays and their decoded values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.records import LevelShapes, SampleRef, TeacherOutput, ViewRecord
 
 @dataclass
 class SampledView:
-    """One view as it lies in the cache: arrays without its record, grids, bytes of every array's chunk."""
+    """A stored view: its arrays without the record, its FPN grids, and the bytes of each array's chunk."""
 
     arrays: dict[str, np.ndarray]
     levels: LevelShapes
@@ -23,7 +23,7 @@ class SampledView:
 
 
 class DecodedSample:
-    """A sample of a cache's views, read and decoded."""
+    """A sample of a cache's views. `stored`: the record and the stored view of each."""
 
     def __init__(self, cache: Cache, codec: Codec, refs: Sequence[SampleRef]) -> None:
         self.cache, self.codec, self.refs = cache, codec, refs

@@ -1,4 +1,4 @@
-"""The rows of the page's sections: maps over images, views with the largest error, shards."""
+"""Make the rows of the page's sections: maps over images, views with the largest error, shards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.tools.report.pictures import blend_map, data_uri, render_backgroun
 from pipeline.tools.report.sample import DecodedSample
 from pipeline.tools.report.view_replayer import ViewReplayer
 
-SHOWN, WORST = 2, 6  # images whose maps are drawn, and views with the largest error
+SHOWN, WORST = 2, 6  # number of images with maps, and of views with the largest error
 
 
 def draw_maps(
@@ -23,10 +23,10 @@ def draw_maps(
     views: dict[int, dict[int, SampleRef]] = {}
     for ref in refs:
         views.setdefault(ref.image_id, {}).setdefault(ref.view, ref)
-    most = max(len(held) for held in views.values())
-    whole = [image for image, held in views.items() if len(held) == most]
+    most = max(len(by_view) for by_view in views.values())
+    complete = [image for image, by_view in views.items() if len(by_view) == most]
     rows = []
-    for image in sorted(whole, key=lambda image: mix(image, 3))[:SHOWN]:
+    for image in sorted(complete, key=lambda image: mix(image, 3))[:SHOWN]:
         sample = DecodedSample(cache, codec, [views[image][view] for view in sorted(views[image])][:2])
         for record, stored in sample.stored:
             base = render_background(record, replayer.pixels(record) if replayer else None)
@@ -68,7 +68,7 @@ def find_worst_views(sample: DecodedSample, replayer: ViewReplayer | None) -> li
 
 
 def list_shards(cache: Cache) -> list[dict[str, Any]]:
-    """List every shard, that with the largest error first."""
+    """List every shard, sorted by decreasing error."""
     rows = []
     for number in cache.passes():
         for refs in cache.references(number):

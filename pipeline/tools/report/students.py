@@ -1,4 +1,4 @@
-"""Students by their work dirs: mmengine's scalars.json and stage 2's summary.json."""
+"""Read students from their work dirs: mmengine's scalars.json and stage 2's summary.json."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Curve = tuple[list[float], list[float]]
 
 @dataclass
 class Student:
-    """`taught`: 'this cache', 'another cache' or 'live teacher'; curves: (steps, values) by scalar's name."""
+    """A finished run. `teacher`: 'this cache', 'another cache' or 'live teacher'; `curves`: (steps, values) by name."""
 
     name: str
-    taught: str
+    teacher: str
     summary: dict[str, Any]
     curves: dict[str, Curve] = field(default_factory=dict)
 
 
 def find_students(folders: Iterable[str], content: str) -> list[Student]:
-    """Every finished run below the folders, best first. Raises CacheError where a folder holds none."""
+    """Return every finished run below the folders, best first. Raise CacheError where a folder has none."""
     found = []
     for folder in folders:
         paths = sorted(Path(folder).rglob("summary.json"))
@@ -35,25 +35,25 @@ def find_students(folders: Iterable[str], content: str) -> list[Student]:
             if {"mAP", "content"} <= row.keys()
         ]
         if not runs:
-            raise CacheError(f"{folder}: expected the work dir of a student (with stage 2's summary.json), found none")
+            raise CacheError(f"{folder}: expected the work dir of a student, found no summary.json of stage 2")
         found += [load_student(path, summary, content) for path, summary in runs]
     names = [s.name for s in found]
-    for one in found:
-        if names.count(one.name) > 1:
-            one.name = str(one.summary["work_dir"])
+    for student in found:
+        if names.count(student.name) > 1:
+            student.name = str(student.summary["work_dir"])
     return sorted(found, key=lambda s: -s.summary["mAP"])
 
 
 def load_student(path: Path, summary: dict[str, Any], content: str) -> Student:
     """Read the curves of a finished run."""
-    taught = (
+    teacher = (
         "live teacher" if not summary["content"] else "this cache" if summary["content"] == content else "another cache"
     )
-    return Student(path.name, taught, summary, load_curves(path))
+    return Student(path.name, teacher, summary, load_curves(path))
 
 
 def parse_row(text: str) -> list[dict[str, Any]]:
-    """The JSON object, or none: a run that was killed, or still writes, leaves half a line."""
+    """Parse a JSON object. Return an empty list for an incomplete line, as a killed or running process leaves it."""
     try:
         row = json.loads(text)
     except ValueError:
@@ -62,7 +62,7 @@ def parse_row(text: str) -> list[dict[str, Any]]:
 
 
 def load_curves(work_dir: Path) -> dict[str, Curve]:
-    """Curves of a run; where it was resumed, the later record of a step counts."""
+    """Read the curves of a run. If a step was repeated after a resume, its last record is used."""
     points: dict[str, dict[float, float]] = {}
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
         for row in (row for line in path.read_text().splitlines() for row in parse_row(line)):

@@ -1,4 +1,4 @@
-"""Replay views of a cache: their pixels, and how far the cache is from the teacher's output."""
+"""Replay views of a cache: return their pixels and measure the error of the cached output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.cache.cache import Cache
-from pipeline.calibration.gradient import unexplained
+from pipeline.calibration.gradient import unexplained_variance
 from pipeline.config import load_config
 from pipeline.data.replay import check_replay
 from pipeline.recipe import read_inputs
@@ -18,14 +18,14 @@ from pipeline.teacher.model import Teacher, own_device
 
 @dataclass
 class OutputError:
-    """Root of the lost share of the teacher's variance, weighted as the losses are, for each tensor."""
+    """Square root of the unexplained share of the teacher's variance, weighted as the losses are, for each tensor."""
 
     features: float
-    scores: float | None  # None: the cache has none
+    scores: float | None  # None: the cache has no scores
 
 
 class ViewReplayer:
-    """Replays the views of a cache from its config. Raises StaleCache where it is not this cache's, ReplayMismatch."""
+    """Replays the views of a cache. Raises StaleCache for another cache's config, ReplayMismatch for a changed view."""
 
     def __init__(self, cache: Cache, config: str, options: dict[str, Any]) -> None:
         cfg, sections = load_config(config, options)
@@ -36,7 +36,7 @@ class ViewReplayer:
         cache.require({**inputs.recipe, "codec": cache.recipe["codec"]})
 
     def pixels(self, record: ViewRecord) -> Tensor:
-        """Return the view's pixels (3, H, W) uint8, checked to be those that the teacher saw."""
+        """Return the view's pixels (3, H, W) uint8, and check that the teacher saw the same."""
         pixels, _, found = self._views.replay(self._images.info(record.image_id), record.view)
         check_replay(record, found, self._section.views.check, self._section.views.tolerance, {})
         return pixels
@@ -48,7 +48,7 @@ class ViewReplayer:
             self._teacher = Teacher(self._spec, self._images.classes, own_device(), self._section.teacher.tf32)
         exact = self._teacher([self.pixels(record)])
         coded = coded.to(self._teacher.device)
-        features = unexplained("feature", [(exact, coded.values("feature"))]) ** 0.5
+        features = unexplained_variance("feature", [(exact, coded.values("feature"))]) ** 0.5
         if not coded.scores:
             return OutputError(features, None)
-        return OutputError(features, unexplained("score", [(exact, coded.values("score"))]) ** 0.5)
+        return OutputError(features, unexplained_variance("score", [(exact, coded.values("score"))]) ** 0.5)
