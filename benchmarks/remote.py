@@ -30,12 +30,12 @@ from pipeline.cache.canonical import digest, write_json
 from pipeline.cache.head import Index, record_specs, shard_head
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.manifest import write_manifest
-from pipeline.cache.prefetch import BATCHES, WORTH, read_batches
+from pipeline.cache.prefetch import BATCHES, BYTES, read_batches
 from pipeline.cache.shard_plan import ShardPlan, references
 from pipeline.cache.writer import written_shard
 from pipeline.data.schedule import Batch, epoch_batches
 from pipeline.storage.base import Extent
-from pipeline.storage.ranges import AHEAD, GAP, neighbours
+from pipeline.storage.ranges import AHEAD, GAP, group_neighbours
 from pipeline.storage.urls import place
 from tests.helpers.servers import web_server
 
@@ -86,13 +86,13 @@ def count(images: int, size: int, workers: int = 2) -> dict[str, float]:
     """Requests a sample, and bytes asked for over bytes needed, of one epoch; no request for sidecars and heads."""
     batches = epoch_batches(references(planned(images), 0), 0, 0, BATCH)
     requests = asked = samples = 0
-    step = min(BATCHES, -(-WORTH // (BATCH * size)))
+    step = min(BATCHES, -(-BYTES // (BATCH * size)))
     for worker in range(workers):
         own = batches[worker::workers]
         for start in range(0, len(own), step):
             refs = sorted((ref.shard, ref.index) for batch in own[start : start + step] for ref in batch)
             for _, group in groupby(refs, key=lambda ref: ref[0]):
-                runs = neighbours([Extent(index * size, size, 0) for _, index in group], GAP, AHEAD)
+                runs = group_neighbours([Extent(index * size, size, 0) for _, index in group], GAP, AHEAD)
                 requests += len(runs)
                 asked += sum(run[-1].offset + size - run[0].offset for run in runs)
             samples += len(refs)

@@ -1,7 +1,8 @@
-"""One config for both stages: mmdet's own keys stay as they are, ours stand beside them in four sections.
+"""The config that both stages share: mmdet's own keys, and four sections that this project adds.
 
-`teacher=` the teacher, `views=` its views, `cache=` where its outputs are stored and how, `distill=` how a student
-learns from them. Sections become frozen dataclasses here, checked once; config objects go no further down.
+`teacher` is the detector to distill from. `views` defines the augmented views. `cache` says where and how the teacher's
+outputs are stored. `distill` says how a student learns from them. This module checks each section once and converts it
+to a frozen dataclass. Code below this module never receives a config object.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from pipeline.storage.urls import place
 
 @dataclass(frozen=True)
 class TeacherSection:
-    """`name` of mmdet's zoo, or `config` and `checkpoint` files (a checkpoint also overrides the zoo's weights).
+    """The section `teacher`.
 
-    `min_map`: COCO mAP, a fraction, that the teacher must reach on `gate_images` of the val set before anything is
-    cached. `source`: where stage 2 gets the teacher's outputs, 'cache' or 'live'.
+    Give either `name`, a model of mmdet's zoo, or the files `config` and `checkpoint`. A `checkpoint` given with `name`
+    replaces the zoo's weights.
+    `min_map`: the COCO mAP, a fraction, that the teacher must reach before stage 1 caches anything. It is measured on
+    `gate_images` images of the val set. `source`: where stage 2 gets the teacher's outputs, 'cache' or 'live'.
     """
 
     name: str | None = None
@@ -41,7 +44,10 @@ class TeacherSection:
 
 @dataclass(frozen=True)
 class ViewsSection:
-    """`count`: number of seeded draws where the transforms draw from ranges; finite sets of views count themselves."""
+    """The section `views`.
+
+    `count`: the number of seeded draws, if a transform draws from a range. For a finite set of views, leave it out.
+    """
 
     seed: int = field(default=520, metadata={"at_least": 0})
     count: int | None = field(default=None, metadata={"at_least": 1})
@@ -50,18 +56,21 @@ class ViewsSection:
 
 
 def read_codec(values: dict[str, Any]) -> CodecOptions:
-    """Read `cache.codec`. Raises ConfigError."""
+    """Read `cache.codec`. Raise ConfigError where it is invalid."""
     return read_options(plain(dict(values)))
 
 
 @dataclass(frozen=True)
 class CacheSection:
-    """`passes`: how many passes stage 1 makes (default: one for each view). `quarantine`: go on past broken images.
+    """The section `cache`.
 
-    `dir`: a path or an s3://, gs://, az:// or http(s):// URL (http can only be read). `store`, for URLs: `endpoint`,
-    `region` (s3), `skip_signature`; `timeout` and `connect_timeout` of a request, `retry_timeout` over its retries
-    (seconds), `max_retries`. Credentials come from the environment, as obstore documents. `local`: a folder of this
-    machine that keeps what stage 2 read from a URL for the next epoch, up to `local_gb` GB (10^9 bytes).
+    `dir`: a path, or an s3://, gs://, az:// or http(s):// URL. http(s):// is read-only.
+    `store`, for URLs: `endpoint`, `region` (s3), `skip_signature`, `timeout` and `connect_timeout` of one request,
+    `retry_timeout` of all its retries, `max_retries`. Timeouts are in seconds. Credentials come from the environment,
+    as obstore documents.
+    `local`: a folder on this machine that caches remote reads for the next epoch, up to `local_gb` GB (10^9 bytes).
+    `passes`: the number of passes that stage 1 makes (default: one for each view). `quarantine`: skip images that
+    cannot be read, and list them in the cache.
     """
 
     dir: str
@@ -77,18 +86,19 @@ class CacheSection:
     quarantine: bool = False
 
     def place(self) -> Place:
-        """Open the folder or URL of the cache. Raises ConfigError."""
+        """Return the folder or URL of the cache. Raise ConfigError where it is invalid."""
         return place(self.dir, plain(dict(self.store)), self.local, self.local_gb)
 
 
 @dataclass(frozen=True)
 class DistillSection:
-    """Weights of the two losses, and the iterations over which both rise linearly from 0 (method.md's table).
+    """The section `distill`: weights of the two losses, and the iterations over which both rise linearly from 0.
 
-    `score_weight=0` needs no class scores (`cache.codec.scores=False`), and may have other classes than the teacher.
-    `feature_loss`: 'frs', 'pkd', 'cwd' or a loss of another package (pipeline/losses/registry.py). All but 'frs' need a
-    lossless cache or one of codec profile 'universal'.
-    `inherit_from_teacher`: start the student's neck and head from the teacher's weights wherever shapes agree.
+    `score_weight=0` needs no class scores in the cache (`cache.codec.scores=False`). The student may then have other
+    classes than the teacher.
+    `feature_loss`: 'frs', 'pkd', 'cwd' or a loss of another package (pipeline/losses/registry.py). All except 'frs'
+    need a lossless cache, or one of codec profile 'universal'.
+    `inherit_from_teacher`: initialise the student's neck and head with the teacher's weights wherever shapes agree.
     """
 
     feature_weight: float = field(metadata={"at_least": 0})
@@ -100,7 +110,7 @@ class DistillSection:
 
 @dataclass(frozen=True)
 class Sections:
-    """The four sections, checked."""
+    """The four checked sections of a config."""
 
     teacher: TeacherSection
     views: ViewsSection
@@ -109,7 +119,7 @@ class Sections:
 
 
 KINDS = {"teacher": TeacherSection, "views": ViewsSection, "cache": CacheSection, "distill": DistillSection}
-# What mmengine's Runner and mmdet's tools read: --cfg-options may set these where a config does not have them.
+# Keys that mmengine's Runner and mmdet's tools read. --cfg-options may set them even if the config lacks them.
 RUNNER_KEYS = (
     *("auto_scale_lr", "custom_hooks", "default_hooks", "env_cfg", "launcher", "load_from", "log_level"),
     *("log_processor", "optim_wrapper", "param_scheduler", "randomness", "resume", "visualizer"),
@@ -118,27 +128,27 @@ NEEDED_DICTS = ("model", "model.backbone", "train_dataloader", "train_dataloader
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Config, Sections]:
-    """Read a config file, apply --cfg-options, check our sections.
+    """Read a config file, apply --cfg-options, and check the four sections.
 
-    Raises ConfigError: no such file, not a config, unknown key, value out of range.
+    Raise ConfigError where the file is missing or not a config, a key is unknown, or a value is out of range.
     """
     if not Path(path).is_file():
         raise ConfigError(f"{path}: no such config file")
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is a program: anything may go wrong inside it
+    except Exception as error:  # a config is a program, so it can raise any exception
         raise ConfigError(f"{path}: cannot be read as a config: {brief(error)}") from error
     apply_options(cfg, options or {})
     require_sections(cfg, path)
     sections = Sections(**{name: read_settings(kind, cfg.get(name, {}), name) for name, kind in KINDS.items()})
     if (sections.teacher.name is None) == (sections.teacher.config is None):
-        raise ConfigError("teacher: give either name= (of mmdet's zoo) or config= (with checkpoint=)")
+        raise ConfigError("teacher: set either name= (a model of mmdet's zoo) or config= (with checkpoint=)")
     sections.cache.place()
     return cfg, sections
 
 
 def require_sections(cfg: Config, path: str) -> None:
-    """Refuse a config that lacks what both stages need, or has a section whose name is a typo. Raises ConfigError."""
+    """Raise ConfigError where a config lacks a section that both stages need, or misspells a section's name."""
     for key in cfg:
         close = difflib.get_close_matches(key, KINDS, n=1, cutoff=0.8)
         if close and key not in KINDS:
@@ -146,16 +156,16 @@ def require_sections(cfg: Config, path: str) -> None:
     for needed in ("model", "train_dataloader", *KINDS):
         if needed not in cfg and needed != "views":
             raise ConfigError(f"{path}: section {needed!r} is missing")
-    for path_ in NEEDED_DICTS:
+    for dotted in NEEDED_DICTS:
         value: Any = cfg
-        for key in path_.split("."):
+        for key in dotted.split("."):
             value = value.get(key) if isinstance(value, dict | Config) else None
         if not isinstance(value, dict):
-            raise ConfigError(f"{path_}: expected a dict, found {value!r:.60}")
+            raise ConfigError(f"{dotted}: expected a dict, found {value!r:.60}")
 
 
 def apply_options(cfg: Config, options: dict[str, Any]) -> None:
-    """Merge --cfg-options. Refuse unknown keys, which mmengine would add silently. Raises ConfigError."""
+    """Merge --cfg-options into a config. Raise ConfigError for an unknown key, which mmengine would add silently."""
     for key in options:
         top = key.split(".")[0]
         known = {*cfg.keys(), *KINDS, *RUNNER_KEYS}
@@ -167,15 +177,18 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
     except Exception as error:
         raise ConfigError(f"--cfg-options: {brief(error)}") from error
     if "data_root" in options and isinstance(old, str):
-        cfg.merge_from_dict(moved({key: cfg[key] for key in cfg}, old, str(options["data_root"])))
+        cfg.merge_from_dict(replace_root({key: cfg[key] for key in cfg}, old, str(options["data_root"])))
 
 
-def moved(value: Any, old: str, new: str) -> Any:
-    """Move every path in `value` from below `old` to below `new`: a config repeats data_root wherever it is used."""
+def replace_root(value: Any, old: str, new: str) -> Any:
+    """Return `value` with the folder `old` replaced by `new` in every path.
+
+    mmdet's configs repeat data_root in each path, so a new data_root must be applied to all of them.
+    """
     if isinstance(value, dict):
-        return {key: moved(inner, old, new) for key, inner in value.items()}
+        return {key: replace_root(inner, old, new) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(moved(inner, old, new) for inner in value)
+        return type(value)(replace_root(inner, old, new) for inner in value)
     if isinstance(value, str) and f"{value}/".startswith(f"{old.rstrip('/')}/"):
         return f"{new.rstrip('/')}/{value[len(old.rstrip('/')) :].lstrip('/')}"
     return value

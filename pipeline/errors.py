@@ -1,24 +1,24 @@
-"""The errors a user can cause. Each message is one line: what was expected, what was found, what to do.
+"""The errors that a user can cause. Each message is one line: the value found, the value expected, what to do next.
 
-PipelineError                 the entry scripts print it as one line and leave with code 2
+PipelineError                 the entry scripts print it as one line and exit with code 2
 ├── ConfigError               no such config, unknown key, value out of range
 ├── DataError                 annotation file or image missing, broken or ambiguous
-├── ViewError                 a transform that cannot be replayed
-│   └── ReplayMismatch        a replayed view differs from the one the teacher saw
-├── TeacherError              teacher not found, does not fit its weights, or too weak to be worth caching
+├── ViewError                 a transform cannot be replayed
+│   └── ReplayMismatch        a replayed view differs from the teacher's view
+├── TeacherError              teacher not found, weights that do not fit it, or mAP below teacher.min_map
 ├── StudentError              the student's levels or classes differ from the cache's
-├── CodecError                a tensor the codec cannot represent
-└── CacheError                no cache, or one that cannot be used
+├── CodecError                the codec cannot represent a tensor
+└── CacheError                no cache, or it is incomplete or in use
     ├── StaleCache            made from another teacher, data set, view rule or codec
-    ├── CorruptCache          bytes that are not the ones that were written
-    └── StoreError            an object store or web server that cannot be reached, or refuses
+    ├── CorruptCache          bytes differ from the bytes that were written
+    └── StoreError            an object store or web server cannot be reached, or refuses a request
 """
 
 from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base class of every error that a user can cause and correct."""
 
 
 class ConfigError(PipelineError):
@@ -26,15 +26,15 @@ class ConfigError(PipelineError):
 
 
 class DataError(PipelineError):
-    """Annotation file or image missing, undecodable or ambiguous."""
+    """An annotation file or image is missing, cannot be decoded, or is ambiguous."""
 
 
 class ViewError(PipelineError):
-    """The data pipeline holds a transform that cannot be replayed exactly."""
+    """The data pipeline contains a transform that cannot be replayed exactly."""
 
 
 class ReplayMismatch(ViewError):
-    """The replayed view is not the one that the teacher saw."""
+    """The replayed view differs from the teacher's view."""
 
 
 class TeacherError(PipelineError):
@@ -46,7 +46,7 @@ class StudentError(PipelineError):
 
 
 class CodecError(PipelineError):
-    """A tensor that the codec cannot represent without a silent loss; `sample`: its number in the batch."""
+    """The codec cannot represent a tensor within its error bound. `sample`: index in the batch."""
 
     def __init__(self, message: str, sample: int | None = None) -> None:
         super().__init__(message)
@@ -58,18 +58,18 @@ class CacheError(PipelineError):
 
 
 class StaleCache(CacheError):
-    """The cache was made from something else than the config names."""
+    """The cache was made from another teacher, data set, view rule or codec than the config's."""
 
 
 class CorruptCache(CacheError):
-    """Bytes on disk are not the bytes that were written."""
+    """The bytes on disk differ from the bytes that were written."""
 
 
 class StoreError(CacheError):
-    """An object store or web server cannot be reached, or refuses."""
+    """An object store or web server cannot be reached, or refuses a request."""
 
 
 def brief(error: BaseException) -> str:
-    """The last line of a foreign error's text, with its type: short enough for our one line."""
+    """Return the type and the last line of another library's error, short enough for a one-line message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1].strip()[:200]}" if lines else type(error).__name__

@@ -1,12 +1,12 @@
 """Settings as frozen dataclasses, read from the dicts of a config or of codec.json and checked once.
 
-The annotation of a field is the type of its value. Its metadata says what else holds, by these keys:
+The annotation of a field is the type of its value. Its metadata can have these keys:
 
     at_least, at_most, above   the range of a number
-    choices                    the values allowed, or a function that lists them
-    check                      a function: None for a good value, or what was expected instead
-    parse                      a function that makes the field's value of a dict, and checks it
-    key                        the name in the dict, where it is not the field's
+    choices                    the allowed values, or a function that returns them
+    check                      a function that returns None for a valid value, otherwise the text for "expected ..."
+    parse                      a function that checks a dict and makes the field's value from it
+    key                        the name in the dict, if it differs from the field's name
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def key_of(one: Field[Any]) -> str:
 
 
 def read_settings(kind: type[T], values: Any, where: str, ignore_unknown: bool = False) -> T:
-    """Make a settings dataclass from plain values. Raises ConfigError naming the key below `where`."""
+    """Make a settings dataclass from plain values. Raise ConfigError that names the invalid key as `where`.key."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a dict, found {type(values).__name__}")
     known = {key_of(one): one for one in fields(kind)}  # type: ignore[arg-type]
@@ -41,12 +41,12 @@ def read_settings(kind: type[T], values: Any, where: str, ignore_unknown: bool =
         if key in values:
             found[one.name] = _read(f"{where}.{key}", hints[one.name], one.metadata, values[key])
         elif one.default is MISSING and one.default_factory is MISSING:
-            raise ConfigError(f"{where}.{key}: missing")
+            raise ConfigError(f"{where}.{key}: missing; set it in the config")
     return kind(**found)
 
 
 def _read(where: str, hint: Any, rules: Mapping[str, Any], value: Any) -> Any:
-    """Check one value, then parse it. What `parse` takes is a dict, whatever it returns."""
+    """Check one value, then parse it. A field with `parse` is a dict in the config."""
     parse = rules.get("parse")
     expected = _wrong_type(dict if parse else hint, value)
     if expected is None and value is not None:
@@ -57,7 +57,7 @@ def _read(where: str, hint: Any, rules: Mapping[str, Any], value: Any) -> Any:
 
 
 def _wrong_type(hint: Any, value: Any) -> str | None:
-    """Return what was expected where a value is not of the annotated type. An int is a float, a bool is neither."""
+    """Return the expected type if the value has another one. An int is accepted as a float; a bool is not a number."""
     parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     types = [get_origin(part) or part for part in parts]
     allowed = (*types, int) if float in types else tuple(types)
@@ -69,7 +69,7 @@ def _wrong_type(hint: Any, value: Any) -> str | None:
 
 
 def _out_of_range(rules: Mapping[str, Any], value: Any) -> str | None:
-    """Return what was expected where a value of the right type is not allowed."""
+    """Return the expected values if a value of the right type is not allowed."""
     low, high, above = rules.get("at_least"), rules.get("at_most"), rules.get("above")
     choices = rules.get("choices")
     allowed = choices() if callable(choices) else choices
@@ -86,8 +86,8 @@ def _out_of_range(rules: Mapping[str, Any], value: Any) -> str | None:
 
 
 def suggest(name: str, known: Collection[str]) -> str:
-    """Name the known key that a mistyped one is near to, or list them where they are few."""
+    """Suggest the known key closest to a misspelled one, or list all keys if they are few."""
     close = difflib.get_close_matches(name, list(known), n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(sorted(known))}" if len(known) <= 12 else "no key of the config has a similar name"
+    return f"known keys: {', '.join(sorted(known))}" if len(known) <= 12 else "no key of the config has a similar name"

@@ -1,9 +1,12 @@
-"""Float32 for teacher and codec, whatever the process has set for its student, by either of torch's interfaces.
+"""Switch TF32 on or off for a block of code, independently of the student's settings.
 
-An operator follows its own `fp32_precision`, else on CUDA that of torch.backends.cudnn (despite its name also that of
-matrix products), else that of torch.backends. The older switches (`allow_tf32`, torch.set_float32_matmul_precision) set
-an operator's own value and keep a second one beside it; their getters raise a RuntimeError where the two differ. So the
-newer settings are used here, and an operator that inherits gets no value of its own, which nothing could take back.
+torch has two interfaces. The newer one is `fp32_precision`. An operator uses its own value. If it has none, it inherits
+on CUDA from torch.backends.cudnn, which in spite of its name also applies to matrix products, and then from
+torch.backends. The older one is `allow_tf32` and torch.set_float32_matmul_precision. It sets the operator's own value
+and stores a second value as well. Its getters raise RuntimeError if the two values differ.
+
+This module therefore uses the newer interface. It does not set an operator that inherits, because torch has no way to
+make the operator inherit again.
 """
 
 from __future__ import annotations
@@ -23,19 +26,19 @@ CPU_OPERATORS: tuple[Any, ...] = tuple(getattr(torch.backends.mkldnn, name) for 
 
 @contextlib.contextmanager
 def precision(tf32: bool) -> Iterator[None]:
-    """Compute float32 in full inside, on CUDA with TF32 if `tf32`; afterwards every setting is what it was before.
+    """Compute in full float32 inside the block, or with TF32 on CUDA if `tf32`. Restore all settings at the end.
 
-    Inside, the older getters may raise; `fp32_precision` can be read.
+    Inside the block, torch's older getters may raise; read `fp32_precision` instead.
     """
     wanted, replaced = "tf32" if tf32 else "ieee", []
     before = [_readable(get) for get, _ in SETTINGS]
     inherited, ALL.fp32_precision = ALL.fp32_precision, "none"
-    own = CUDA.fp32_precision  # which would show an inherited value as well
+    own = CUDA.fp32_precision  # read now, because it would return an inherited value before
     try:
         ALL.fp32_precision, CUDA.fp32_precision = "ieee", wanted
         for operators, value in ((CUDA_OPERATORS, wanted), (CPU_OPERATORS, "ieee")):
             for operator in operators:
-                if operator.fp32_precision != value:  # it does not inherit
+                if operator.fp32_precision != value:  # the operator has its own value
                     replaced.append((operator, operator.fp32_precision))
                     operator.fp32_precision = value
         yield
@@ -43,9 +46,9 @@ def precision(tf32: bool) -> Iterator[None]:
         for operator, value in replaced:
             operator.fp32_precision = value
         ALL.fp32_precision, CUDA.fp32_precision = inherited, own
-        for (get, put_back), value in zip(SETTINGS, before):
-            if value is not None and _readable(get) != value:  # code inside has changed it
-                put_back(value)
+        for (get, restore), value in zip(SETTINGS, before):
+            if value is not None and _readable(get) != value:  # code inside the block changed it
+                restore(value)
 
 
 def _setting(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
@@ -53,7 +56,7 @@ def _setting(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], 
 
 
 def _readable(get: Callable[[], Any]) -> Any:
-    """The value of a setting; None where torch refuses, as the two interfaces differ."""
+    """Return the value of a setting; None if torch raises because the two interfaces differ."""
     try:
         return get()
     except RuntimeError:
@@ -66,4 +69,4 @@ OLDER = [
     _setting(CUDA, "allow_tf32"),
 ]
 NEWER = [_setting(operator, "fp32_precision") for operator in (*CUDA_OPERATORS, *CPU_OPERATORS)]
-SETTINGS = [*NEWER, *OLDER, *NEWER]  # in the order in which they are put back: the older ones write newer ones too
+SETTINGS = [*NEWER, *OLDER, *NEWER]  # order of restoring: the older settings overwrite newer ones

@@ -1,4 +1,4 @@
-"""What a long run tells of itself; the command line draws it."""
+"""Progress events of a long run. The command line draws them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Log = Callable[[str], None]
 
 
 class Progress(Protocol):
-    """A bar over samples and their bytes."""
+    """Receives progress in samples and bytes."""
 
     def start(self, title: str, total: int | None) -> None: ...
     def advance(self, samples: int, size: int) -> None: ...
@@ -17,7 +17,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """A Progress for those who do not want to see it: JSON on stdout, benchmarks, tests."""
+    """A Progress that shows nothing, for JSON output, benchmarks and tests."""
 
     def start(self, title: str, total: int | None) -> None: ...
     def advance(self, samples: int, size: int) -> None: ...

@@ -1,6 +1,6 @@
-"""The recipe of a cache, the inputs it is made of, and a cache opened and checked against it.
+"""The recipe of a cache: everything that decides its content and is known from the config and the annotation file.
 
-The recipe is everything that decides a cache's content and is known from config and annotation file alone.
+This module also reads the inputs that a recipe is made from, and opens a cache and compares it with a recipe.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.cache.cache import FORMAT, VERSION, Cache
+from pipeline.cache.cache import FORMAT, MAKER, VERSION, Cache
 from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.shard_planning import images_and_views
@@ -18,12 +18,12 @@ from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
 from pipeline.teacher.zoo import TeacherSpec, find_teacher
 
-NOT_CONTENT = ("init_cfg", "train_cfg", "test_cfg")  # parts of a model's config that leave its dense output alone
+NOT_CONTENT = ("init_cfg", "train_cfg", "test_cfg")  # parts of a model's config that do not affect its dense output
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a config makes a cache of: images, their views, the teacher; and the recipe that follows from them."""
+    """The inputs of a cache: images, their views and the teacher, with the recipe made from them."""
 
     images: Images
     views: Views
@@ -32,34 +32,34 @@ class Inputs:
 
 
 def read_inputs(cfg: Config, sections: Sections) -> Inputs:
-    """Read what a config makes a cache of; the teacher is neither built nor loaded. Raises PipelineError."""
+    """Read the inputs of a cache from a config. Does not build or load the teacher. Raise PipelineError."""
     images, views = images_and_views(cfg, sections)
     teacher = find_teacher(sections.teacher)
     return Inputs(images, views, teacher, make_recipe(sections, images, views, teacher))
 
 
-def open_cache(
-    root: str | Place, inputs: Inputs, weights_sha256: str | None = None, advice: str = "give the config that made it"
-) -> Cache:
-    """Open a cache that was made of these inputs, and of these weights where they are known.
+def open_cache(root: str | Place, inputs: Inputs, weights_sha256: str | None = None, next_step: str = MAKER) -> Cache:
+    """Open a cache and check that it was made from these inputs.
 
-    Raises StaleCache, naming the first field that differs, CacheError or CorruptCache.
+    `weights_sha256`: that of the teacher's weights; None if it is not known. `next_step`: the last part of the message
+    of a StaleCache, which says what to do. Raise StaleCache that names the first field that differs, CacheError or
+    CorruptCache.
     """
     cache = Cache(root)
-    cache.require(inputs.recipe, weights_sha256, advice)
+    cache.require(inputs.recipe, weights_sha256, next_step)
     return cache
 
 
 def make_recipe(sections: Sections, images: Images, views: Views, teacher: TeacherSpec) -> dict[str, Any]:
-    """Make the recipe, a JSON value. Two configs with equal recipes may share a cache.
+    """Return the recipe, a JSON value. Two configs with equal recipes can share a cache.
 
-    `model=`, schedule and paths are no part of it.
+    The student's `model=`, the schedule and paths are not part of it.
     """
     model = plain(teacher.cfg.model.to_dict())
     return {
         "format": [FORMAT, VERSION],
         "teacher": {
-            "name": teacher.label if teacher.zoo else None,  # file names are no content
+            "name": teacher.label if teacher.zoo else None,  # a file name does not affect the content
             "model": _without(model, NOT_CONTENT),
             "preprocess": {k: v for k, v in model["data_preprocessor"].items() if k != "batch_augments"},
             "precision": "float32",

@@ -1,4 +1,4 @@
-"""The cache's format: tar shards that zarr opens and webdataset streams, and everything that makes them trustworthy.
+"""The cache format: tar shards that zarr and webdataset can read, with sidecars and manifests that verify them.
 
-Nothing here imports torch or mmdet: a cache can be inspected on any laptop.
+This package imports neither torch nor mmdet, so a cache can be inspected on any machine.
 """

@@ -1,9 +1,9 @@
-"""One chunk of one zarr array, written and read without zarr-python.
+"""Encode and decode one chunk of one zarr array, without zarr-python.
 
-zarr-python costs 3-5 ms a sample, these functions 0.2 ms, for the very same bytes (tests/cache/test_format.py holds
-that in both directions). First axis = sample, one chunk = one sample; pipeline of a chunk: little-endian bytes,
-Blosc (zstd, byte shuffle) where the array is compressed, crc32c. Source: zarr v3 specification, codecs `bytes`,
-`blosc`, `crc32c`.
+zarr-python takes 3-5 ms for a sample, these functions 0.2 ms. The bytes are identical; tests/cache/test_format.py
+checks both directions. The first axis is the sample, and one chunk is one sample. A chunk consists of little-endian
+bytes, compressed with Blosc (zstd, byte shuffle) if the array is compressed, and a crc32c.
+Source: zarr v3 specification, codecs `bytes`, `blosc`, `crc32c`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from numcodecs import Blosc
 from pipeline.errors import CodecError, CorruptCache
 
 SUPPORTED = ("uint8", "uint16", "int32", "int64", "float32")
-LONGEST = 2**31 - 1  # of an axis; Blosc holds no more in a chunk
+LONGEST = 2**31 - 1  # length of an axis; the limit of a Blosc chunk
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a shard: `shape` of the largest sample, numpy dtype name, zstd level (None: stored plain)."""
+    """One array of a shard: `shape` of the largest sample, numpy dtype name, zstd level (None: not compressed)."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,18 +38,18 @@ class ArraySpec:
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def chunk_name(self, index: int) -> str:
-        """The zarr key, and tar member, of one sample's chunk."""
+        """Return the zarr key of one sample's chunk, which is also its name in the tar."""
         return "/".join([self.name, "c", str(index)] + ["0"] * len(self.shape))
 
     def metadata(self, samples: int) -> dict[str, Any]:
-        """The array's zarr.json."""
+        """Return the array's zarr.json."""
         return array_metadata((samples, *self.shape), (1, *self.shape), self.dtype, ("sample", *self.dims), self.level)
 
 
 def array_metadata(
     shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str, dims: tuple[str, ...], level: int | None
 ) -> dict[str, Any]:
-    """zarr.json of a zarr v3 array with a regular chunk grid."""
+    """Return the zarr.json of a zarr v3 array with a regular chunk grid."""
     size = np.dtype(dtype).itemsize
     codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
     if size == 1:
@@ -74,22 +74,22 @@ def array_metadata(
 
 
 def spec_from_metadata(name: str, meta: dict[str, Any]) -> ArraySpec:
-    """Inverse of ArraySpec.metadata; anything that this format never writes is refused."""
+    """Return the ArraySpec of a zarr.json. Raise CorruptCache where this format never writes such a zarr.json."""
     try:
         shape = tuple(meta["shape"][1:])
         blosc = [c["configuration"]["clevel"] for c in meta["codecs"] if c["name"] == "blosc"]
         spec = ArraySpec(name, shape, meta["data_type"], tuple(meta["dimension_names"][1:]), *blosc)
-        whole = all(type(n) is int and 0 < n <= LONGEST for n in (meta["shape"][0], *shape))
-        same = whole and spec.dtype in SUPPORTED and spec.metadata(meta["shape"][0]) == meta
+        sizes_valid = all(type(n) is int and 0 < n <= LONGEST for n in (meta["shape"][0], *shape))
+        valid = sizes_valid and spec.dtype in SUPPORTED and spec.metadata(meta["shape"][0]) == meta
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
-        same = False
-    if not same:
-        raise CorruptCache(f"array {name}: its zarr.json is not one that this format writes")
+        valid = False
+    if not valid:
+        raise CorruptCache(f"array {name}: invalid zarr.json for this format")
     return spec
 
 
 def encode_chunk(spec: ArraySpec, sample: np.ndarray) -> bytes:
-    """Bytes of one sample's chunk; a sample smaller than `spec.shape` is padded with zeros at the end of each axis."""
+    """Encode one sample's chunk. A sample smaller than `spec.shape` is padded with zeros at the end of each axis."""
     if sample.dtype != np.dtype(spec.dtype) or any(n > m for n, m in zip(sample.shape, spec.shape)):
         raise CodecError(
             f"array {spec.name}: expected {spec.dtype} within {spec.shape}, found {sample.dtype} {sample.shape}"
@@ -107,24 +107,26 @@ def encode_chunk(spec: ArraySpec, sample: np.ndarray) -> bytes:
 
 
 def encode_sample(specs: Sequence[ArraySpec], sample: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """The chunks of one sample, by array."""
+    """Encode all arrays of one sample; return the chunks by array name."""
     return {spec.name: encode_chunk(spec, sample[spec.name]) for spec in specs}
 
 
 def decode_chunk(spec: ArraySpec, chunk: bytes) -> np.ndarray:
-    """One sample's array, shape `spec.shape`. Raises CorruptCache before any decompressor sees unexpected sizes."""
-    payload = bytes(chunk[:-4])
-    if len(chunk) < 4 or crc32c(payload) != int.from_bytes(chunk[-4:], "little"):
-        raise CorruptCache(f"array {spec.name}: crc32c of a chunk differs")
+    """Decode one sample's array, shape `spec.shape`. Sizes are checked before decompression. Raise CorruptCache."""
+    payload, stored = bytes(chunk[:-4]), int.from_bytes(chunk[-4:], "little")
+    if len(chunk) < 4 or crc32c(payload) != stored:
+        raise CorruptCache(
+            f"array {spec.name}: checksum mismatch in a chunk: stored {stored:08x}, computed {crc32c(payload):08x}"
+        )
     if spec.level is not None:
-        # Blosc's header: bytes 4-8 the decoded size, 12-16 the encoded one. A few kB can declare gigabytes.
+        # Bytes 4-8 of Blosc's header are the decoded size, 12-16 the encoded one. A forged chunk can declare gigabytes.
         declared = int.from_bytes(payload[4:8], "little")
         if len(payload) < 16 or declared != spec.nbytes or int.from_bytes(payload[12:16], "little") != len(payload):
-            raise CorruptCache(f"array {spec.name}: chunk declares {declared} bytes, expected {spec.nbytes}")
+            raise CorruptCache(f"array {spec.name}: chunk declares {declared} decoded bytes, expected {spec.nbytes}")
         try:
             payload = Blosc().decode(payload)
         except (RuntimeError, ValueError) as error:
-            raise CorruptCache(f"array {spec.name}: chunk does not decompress ({error})") from error
+            raise CorruptCache(f"array {spec.name}: chunk cannot be decompressed ({error})") from error
     if len(payload) != spec.nbytes:
-        raise CorruptCache(f"array {spec.name}: chunk holds {len(payload)} bytes, expected {spec.nbytes}")
+        raise CorruptCache(f"array {spec.name}: expected {spec.nbytes} bytes in a chunk, found {len(payload)}")
     return np.frombuffer(payload, np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)

@@ -1,15 +1,16 @@
-"""A cache folder: what it was made from, which passes are complete, and how to get at a sample.
+"""Open a cache, and give access to its passes, shards and samples.
 
     plan.json                  identity: recipe, teacher weights' sha256, seed, batch and shard size
-    codec/                     plain zarr v3 group: tables of the calibration; codec.json holds its digests
-    pass-0/plan.json           sample-to-shard plan of one pass
-    pass-0/shard-00000.tar     zarr hierarchy and webdataset shard at once
+    codec/                     plain zarr v3 group with the tables of the calibration
+    codec.json                 settings of the codec, and the sha256 of each file in codec/
+    pass-0/plan.json           shard plan of one pass
+    pass-0/shard-00000.tar     both a zarr hierarchy and a webdataset shard
     pass-0/shard-00000.json    sidecar
-    pass-0/manifest.json       written last: a pass is complete when it is there
+    pass-0/manifest.json       written last: a pass with a manifest is complete
     summary.json               for people
 
-Two digests: `recipe` follows from config and annotation file; `content` adds the teacher's weights, the codec's
-tables and every shard's sha256.
+A cache has two digests. `recipe` follows from config and annotation file. `content` also covers the teacher's weights,
+the codec's tables and every shard's sha256.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ from pipeline.storage.urls import place
 
 FORMAT = "frs-teacher-cache"
 VERSION = 1
-OPEN_SHARDS = 320  # of one process: the schedule reads from up to 256 in turn; the usual limit is 1024 files
+MAKER = "use the config that made it"
+OPEN_SHARDS = 320  # open files of one process: the schedule reads up to 256 shards in turn; the usual limit is 1024
 
 
 def differences(cached: Any, wanted: Any, field: str = "") -> list[str]:
-    """One line for every field in which two recipes differ, with both values."""
+    """Return one line for every field in which two recipes differ, with both values."""
     if isinstance(cached, dict) and isinstance(wanted, dict):
         lines = []
         for key in sorted(cached.keys() | wanted.keys()):
@@ -47,12 +49,12 @@ def differences(cached: Any, wanted: Any, field: str = "") -> list[str]:
 
 
 class Cache:
-    """A cache opened for reading. Raises CacheError, CorruptCache or StaleCache, each naming the file."""
+    """A cache opened for reading. Methods raise CacheError, CorruptCache or StaleCache, and name the file."""
 
     def __init__(self, root: str | Place) -> None:
         self.root: Place = place(root)
         if not (self.root / "plan.json").is_file():
-            raise CacheError(f"{self.root}: no cache here (no plan.json); stage 1 makes one")
+            raise CacheError(f"{self.root}: no cache here (plan.json is missing); run stage 1 first")
         self.plan: dict[str, Any] = read_json(self.root / "plan.json")
         found = (self.plan.get("format"), self.plan.get("version"))
         if found != (FORMAT, VERSION):
@@ -63,46 +65,48 @@ class Cache:
         self.codec_digest, self.codec_settings = digest(codec), codec["settings"]
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
         self._manifests: dict[int, dict[str, Any]] = {}
-        self._probed: list[tuple[int, bool]] | None = None  # passes found by name: each takes a request
+        self._probed: list[tuple[int, bool]] | None = None  # passes found by name; each takes one request
 
     @property
     def recipe(self) -> dict[str, Any]:
         return self.plan["recipe"]
 
-    def require(
-        self, recipe: dict[str, Any], weights_sha256: str | None = None, advice: str = "give the config that made it"
-    ) -> None:
-        """Refuse a cache made from something else than `recipe` (and these weights, where they are known)."""
+    def require(self, recipe: dict[str, Any], weights_sha256: str | None = None, next_step: str = MAKER) -> None:
+        """Raise StaleCache where the cache was not made from `recipe` and, if known, from these weights.
+
+        `next_step`: the last part of the message, which says what to do.
+        """
         lines = differences(self.recipe, recipe)
         if weights_sha256 is not None:
             lines += differences(self.plan["teacher_sha256"], weights_sha256, "teacher weights' sha256")
         if lines:
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-            raise StaleCache(f"{self.root}: not the cache of this config: {lines[0]}{more}; {advice}")
+            raise StaleCache(f"{self.root}: not the cache of this config: {lines[0]}{more}; {next_step}")
 
     def codec_manifest(self) -> dict[str, Any]:
-        """codec.json, with every file of codec/ checked against it."""
+        """Return codec.json. Raise CorruptCache where a file of codec/ differs from it."""
         manifest = read_codec(self.root / "codec.json")
         folder, listed = self.root / "codec", manifest["files"]
         present = list_files(folder)
         if present is None:
-            for name in sorted(listed):  # other files that may be there are never opened
+            for name in sorted(listed):  # other files in the folder are never opened
                 read_small(folder / name, listed[name])
             return manifest
         for name in sorted({*present, *listed}):
             known = name in present and name in listed
             if not known or checksum(folder / name)["sha256"] != listed[name]:
                 raise CorruptCache(
-                    f"{folder / name}: missing, altered or foreign; delete the cache's codec.json and run stage 1 again"
+                    f"{folder / name}: missing, altered or not listed in codec.json; delete the cache's codec.json and "
+                    "run stage 1 again"
                 )
         return manifest
 
     def passes(self) -> list[int]:
-        """Numbers of the complete passes."""
+        """Return the numbers of the complete passes."""
         return [number for number, complete in self._found_passes() if complete]
 
     def incomplete(self) -> list[int]:
-        """Numbers of the passes that were begun and have no manifest yet."""
+        """Return the numbers of the passes that were started and have no manifest yet."""
         return [number for number, complete in self._found_passes() if not complete]
 
     def _found_passes(self) -> list[tuple[int, bool]]:
@@ -122,15 +126,15 @@ class Cache:
         return self._manifests[cache_pass]
 
     def _listed(self, cache_pass: int, name: str) -> tuple[Place, str]:
-        """A small file of a pass, and the sha256 that the manifest gives it."""
+        """Return the path of a small file of a pass, and its sha256 in the manifest."""
         path = pass_folder(self.root, cache_pass) / name
         entry = self.manifest(cache_pass)["files"].get(name)
         if entry is None:
-            raise CorruptCache(f"{path}: not what the manifest lists; {remedy(path, DELETE)}")
+            raise CorruptCache(f"{path}: not listed in the manifest; {remedy(path, DELETE)}")
         return path, entry["sha256"]
 
     def content(self) -> str:
-        """Digest of everything that a student learns from: identity, codec tables, the bytes of every shard."""
+        """Return the digest of everything a student learns from: identity, codec tables, the bytes of every shard."""
         passes = {
             str(number): {k: v["sha256"] for k, v in self.manifest(number)["files"].items() if k.endswith(".tar")}
             for number in self.passes()
@@ -138,28 +142,28 @@ class Cache:
         return digest({"plan": self.plan_digest, "codec": self.codec_digest, "passes": passes})
 
     def quarantine(self, cache_pass: int) -> Quarantine:
-        """The images that a complete pass leaves out."""
+        """Return the images that a complete pass leaves out."""
         return Quarantine.from_manifest(self.manifest(cache_pass))
 
     def shard_plans(self, cache_pass: int) -> list[ShardPlan]:
-        """What each shard of a complete pass holds; plan.json is checked against the manifest."""
+        """Return the shard plans of a complete pass, without quarantined images. Checks the sha256 of plan.json."""
         shards = load_pass_plan(self.root, cache_pass, self._listed(cache_pass, "plan.json")[1])
         return self.quarantine(cache_pass).apply(shards)
 
     def references(self, cache_pass: int) -> list[list[SampleRef]]:
-        """Every sample of a pass, shard by shard, as the pass's plan and manifest have it."""
+        """Return all samples of a complete pass, shard by shard."""
         return references(self.shard_plans(cache_pass), cache_pass)
 
     def images(self) -> set[int]:
-        """Ids of the images that any complete pass holds."""
+        """Return the ids of the images in any complete pass."""
         return {ref.image_id for number in self.passes() for shard in self.references(number) for ref in shard}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without open files: a worker process that is spawned, not forked, opens its own."""
+        """Return the state without open files. A spawned worker process opens its own."""
         return {**self.__dict__, "_readers": OrderedDict()}
 
     def shard(self, cache_pass: int, number: int) -> ShardReader:
-        """The reader of one shard, checked to belong to this cache; those not used for longest are closed again."""
+        """Return the reader of one shard of this cache. Closes the least recently used one if too many are open."""
         key = (cache_pass, number)
         if key not in self._readers:
             self._keep(key, self._open(key))
@@ -167,7 +171,7 @@ class Cache:
         return self._readers[key]
 
     def open_shards(self, keys: Iterable[tuple[int, int]], mapped: Callable[..., Iterable[ShardReader]]) -> None:
-        """Open those (pass, number) that are not yet; `mapped`: a thread pool's map, as each may take a round trip."""
+        """Open the shards (pass, number) that are not open yet, with `mapped`, the map method of a thread pool."""
         missing = [key for key in dict.fromkeys(keys) if key not in self._readers]
         for key, reader in zip(missing, mapped(self._open, missing)):
             self._keep(key, reader)
@@ -177,7 +181,7 @@ class Cache:
         reader = ShardReader(path.with_suffix(".tar"), load_sidecar(path, sha256))
         wanted = (self.plan_digest, self.codec_digest, self.codec_settings)
         if (reader.sidecar.plan, reader.sidecar.codec, reader.attributes["codec"]) != wanted:
-            raise StaleCache(f"{reader.path}: made with another plan.json or codec.json; run stage 1 again")
+            raise StaleCache(f"{reader.path}: made for another plan.json or codec.json; run stage 1 again")
         return reader
 
     def _keep(self, key: tuple[int, int], reader: ShardReader) -> None:

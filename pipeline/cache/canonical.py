@@ -1,4 +1,4 @@
-"""JSON with one spelling and a seal: two equal values have equal bytes, a changed byte is found."""
+"""Canonical JSON with a seal: equal values have equal bytes, and every changed byte is detected."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pipeline.storage.place import DELETE, Place, remedy
 
 
 def canonical(value: Any) -> bytes:
-    """The one way this project writes a JSON value; two equal values have equal bytes."""
+    """Encode a JSON value. Equal values have equal bytes."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 
 
 def digest(value: Any) -> str:
-    """sha256 of the canonical JSON of `value`, in hex."""
+    """Return the sha256 of the canonical JSON of `value`, in hex."""
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def read_json(path: Place, sha256: str | None = None) -> Any:
-    """Read a JSON object that `write_json` wrote, without its seal. `sha256`: of its bytes, where a manifest gives it.
+    """Read a JSON object that `write_json` wrote, and remove its seal. `sha256`: that of the manifest, if there is one.
 
-    Raises CacheError where the file is missing, CorruptCache where a byte of it was changed.
+    Raise CacheError where the file is missing, CorruptCache where a byte of it was changed.
     """
     raw = read_small(path, sha256)
     try:
@@ -34,17 +34,17 @@ def read_json(path: Place, sha256: str | None = None) -> Any:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
-        raise CorruptCache(f"{path}: not the JSON that was written (truncated or altered); {remedy(path, DELETE)}")
+        raise CorruptCache(f"{path}: truncated or altered since it was written; {remedy(path, DELETE)}")
     return value
 
 
 def write_json(path: Place, value: dict[str, Any]) -> None:
-    """Canonical JSON with a `seal`, the digest of the rest: a changed digit in it would still be canonical."""
+    """Write canonical JSON with a `seal`, the digest of the other fields. The seal detects a changed digit."""
     with atomic_file(path) as file:
         file.write(canonical({**value, "seal": digest(value)}))
 
 
 def write_report(path: Place, value: dict[str, Any]) -> None:
-    """JSON for people and their scripts; nothing in this project reads it back."""
+    """Write JSON for people and their scripts. This project does not read it back."""
     with atomic_file(path) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")

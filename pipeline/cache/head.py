@@ -1,7 +1,8 @@
-"""The head of a shard: what its arrays are. Nothing is decompressed that is larger than what it can honestly declare.
+"""The head of a shard, which describes its arrays, and the checks that limit what a forged shard can allocate.
 
-A forged shard may have perfect checksums. So the head must be, to the byte, the one that this format writes for what
-it says, and the size of every compressed array must follow from the FPN grids and channels that stand beside it.
+The checksums of a forged shard may be valid. Two more checks therefore apply. The head must equal, byte for byte, the
+head that this format writes for the same content. The size of every compressed array must follow from the FPN grids and
+channels in the head.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from pipeline.cache.canonical import canonical
 from pipeline.errors import CorruptCache
 from pipeline.records import RECORD_COLUMNS, THUMBNAIL
 
-WIDEST = 1 << 16  # channels of a feature map or a class head
-UNEVEN = 2  # a shard's largest sample has at most this many times the positions of its smallest (planned: 1.25)
-FEW = 64  # positions by which that may be more: on coarse levels a step is a whole position
-FIXED = {"record": "int64", "thumbnail": "uint8"}  # stored plain, so that no more is declared than is there
+WIDEST = 1 << 16  # largest number of channels of a feature map or class head
+UNEVEN = 2  # largest ratio of positions between two samples of a shard (the plan's own limit is 1.25)
+FEW = 64  # positions added to that limit, because sizes of coarse levels are rounded to whole positions
+FIXED = {"record": "int64", "thumbnail": "uint8"}  # not compressed, so the declared size is the stored size
 
 
 @dataclass(frozen=True)
 class Head:
-    """attributes: of the root group; specs: arrays in the order of a sample's members; shapes (N, L, 2): FPN grids."""
+    """`attributes` of the root group, `specs` in the order of a sample's members, FPN grids as `shapes` (N, L, 2)."""
 
     attributes: dict[str, Any]
     specs: list[ArraySpec]
@@ -38,7 +39,7 @@ Index = dict[str, tuple[np.ndarray, tuple[str, ...]]]
 
 
 def shard_head(specs: Sequence[ArraySpec], attributes: dict[str, Any], samples: int, index: Index) -> bytes:
-    """Tar members that stand once per shard: zarr metadata, and the small `index/` arrays in one chunk each."""
+    """Encode the head of a shard: tar members with zarr metadata, and the small `index/` arrays in one chunk each."""
     files = {"zarr.json": canonical({"zarr_format": 3, "node_type": "group", "attributes": attributes})}
     for spec in specs:
         files[f"{spec.name}/zarr.json"] = canonical(spec.metadata(samples))
@@ -46,13 +47,13 @@ def shard_head(specs: Sequence[ArraySpec], attributes: dict[str, Any], samples: 
     for name, (values, dims) in index.items():
         meta = array_metadata(values.shape, values.shape, str(values.dtype), dims, None)
         files[f"index/{name}/zarr.json"] = canonical(meta)
-        whole = ArraySpec(name, values.shape, str(values.dtype), dims)
-        files["/".join(["index", name, "c"] + ["0"] * values.ndim)] = encode_chunk(whole, values)
+        spec = ArraySpec(name, values.shape, str(values.dtype), dims)
+        files["/".join(["index", name, "c"] + ["0"] * values.ndim)] = encode_chunk(spec, values)
     return b"".join(tar.member(name, data) for name, data in files.items())
 
 
 def record_specs(levels: int) -> list[ArraySpec]:
-    """The two arrays that every codec's shards share: who the sample is, and what it looked like."""
+    """Return the two arrays that shards of every codec have: the view record and the thumbnail."""
     columns = len(RECORD_COLUMNS) + 2 * levels
     side = ("row", "column", "bgr")
     return [
@@ -66,7 +67,7 @@ def record_columns(levels: int) -> list[str]:
 
 
 def parse_head(data: bytes, samples: int) -> Head:
-    """The checked head of a shard of so many samples. Raises CorruptCache."""
+    """Parse and check the head of a shard of `samples` samples. Raise CorruptCache where it is invalid."""
     files = dict(tar.parse(data))
     try:
         attributes = json.loads(bytes(files["zarr.json"]))["attributes"]
@@ -74,15 +75,15 @@ def parse_head(data: bytes, samples: int) -> Head:
         index = {}
         for name in [n.split("/")[1] for n in files if n.startswith("index/") and n.count("/") == 2]:
             meta = _json(files, f"index/{name}/zarr.json")
-            whole = ArraySpec(name, tuple(meta["shape"]), meta["data_type"], tuple(meta["dimension_names"]))
-            chunk = bytes(files["/".join(["index", name, "c"] + ["0"] * len(whole.shape))])
-            index[name] = (decode_chunk(whole, chunk), whole.dims)
+            spec = ArraySpec(name, tuple(meta["shape"]), meta["data_type"], tuple(meta["dimension_names"]))
+            chunk = bytes(files["/".join(["index", name, "c"] + ["0"] * len(spec.shape))])
+            index[name] = (decode_chunk(spec, chunk), spec.dims)
         if shard_head(specs, attributes, samples, index) != data:
-            raise ValueError("it says more, or says it in another way, than this format does")
+            raise ValueError("header is not canonically encoded")
         shapes = index["shapes"][0] if specs else np.zeros((0, 0, 2), np.int64)
-        _require_honest(specs, shapes, samples, attributes)
+        _require_plausible_sizes(specs, shapes, samples, attributes)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-        raise CorruptCache(f"its head is not one of this format ({type(error).__name__}: {error!s:.80})") from error
+        raise CorruptCache(f"invalid shard head ({type(error).__name__}: {error!s:.80})") from error
     return Head(attributes, specs, shapes)
 
 
@@ -90,8 +91,10 @@ def _json(files: Mapping[str, Any], name: str) -> Any:
     return json.loads(bytes(files[name]))
 
 
-def _require_honest(specs: list[ArraySpec], shapes: np.ndarray, samples: int, attributes: dict[str, Any]) -> None:
-    """Raise ValueError where an array is larger than what its samples' grids can need."""
+def _require_plausible_sizes(
+    specs: list[ArraySpec], shapes: np.ndarray, samples: int, attributes: dict[str, Any]
+) -> None:
+    """Raise ValueError where an array is larger than its samples' FPN grids allow."""
     if not specs:
         return
     depth = attributes["levels"]
@@ -100,21 +103,23 @@ def _require_honest(specs: list[ArraySpec], shapes: np.ndarray, samples: int, at
         or shapes.shape != (samples, depth, 2)
         or not 0 < shapes.min() <= shapes.max() < 1 << 20
     ):
-        raise ValueError(f"FPN grids of shape {shapes.shape}")
+        raise ValueError(f"invalid FPN grids of shape {shapes.shape}")
     positions = shapes.prod(axis=2).sum(axis=1)
     if positions.max() > UNEVEN * positions.min() + FEW:
-        raise ValueError("samples of unlike sizes")
-    wide = [attributes["codec"][key] for key in ("channels", "score_channels")]  # no score channels: left out
+        raise ValueError("sizes of samples differ too much")
+    wide = [
+        attributes["codec"][key] for key in ("channels", "score_channels")
+    ]  # 0 score channels: a cache without scores
     if any(type(n) is not int or not 0 <= n <= WIDEST for n in wide) or not wide[0]:
-        raise ValueError(f"{wide} channels")
-    # At most one number of four bytes for each channel of each position, levels padded to blocks of 4 x 4.
+        raise ValueError(f"invalid channels {wide}")
+    # At most four bytes for each channel of each position, with levels padded to blocks of 4 x 4.
     most = 4 * max(wide) * int((-(-shapes // 4) * 4).prod(axis=2).sum(axis=1).max()) + depth
     fixed = {"record": (len(RECORD_COLUMNS) + 2 * depth,), "thumbnail": (THUMBNAIL, THUMBNAIL, 3)}
     for spec in specs:
         if spec.name in fixed:
             if (spec.shape, spec.dtype, spec.level) != (fixed.pop(spec.name), FIXED[spec.name], None):
-                raise ValueError(f"array {spec.name} of shape {spec.shape}")
+                raise ValueError(f"invalid array {spec.name} of shape {spec.shape}")
         elif spec.nbytes > most:
-            raise ValueError(f"array {spec.name} declares {spec.nbytes} bytes a sample, its grids need {most} at most")
+            raise ValueError(f"array {spec.name}: expected at most {most} bytes a sample, found {spec.nbytes}")
     if fixed:
-        raise ValueError(f"no array {sorted(fixed)[0]}")
+        raise ValueError(f"array {sorted(fixed)[0]} is missing")

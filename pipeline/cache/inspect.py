@@ -1,4 +1,4 @@
-"""What a cache holds, as plain data: for `info`, summary.json and the report."""
+"""Describe a cache as plain data, for `info`, summary.json and the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.storage.place import Place
 
 
 def describe(root: str | Place) -> dict[str, Any]:
-    """Everything `info` knows about a cache."""
+    """Return everything that `info` prints about a cache."""
     cache = Cache(root)
     manifests = {number: cache.manifest(number) for number in cache.passes()}
     parts: dict[str, int] = {}
@@ -38,11 +38,11 @@ def describe(root: str | Place) -> dict[str, Any]:
 
 
 def summarise(root: Place, computed: int, seconds: float) -> dict[str, Any]:
-    """summary.json: what the cache holds and what it cost."""
+    """Return summary.json: the content of a cache, and the views and seconds that stage 1 computed for it."""
     cache = Cache(root)
     manifests = [cache.manifest(number) for number in cache.passes()]
     if not manifests:
-        raise CacheError(f"{root}: no pass was completed")
+        raise CacheError(f"{root}: no pass is complete; run stage 1 again")
     samples, size = sum(m["samples"] for m in manifests), sum(m["bytes"] for m in manifests)
     raw = sum(m["raw_fp16_bytes"] for m in manifests)
     return {

@@ -1,4 +1,4 @@
-"""Names inside a cache, and which passes are there."""
+"""Names of files in a cache, and the passes that exist."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ def pass_folder(root: Place, cache_pass: int) -> Place: ...
 
 
 def pass_folder(root: Place, cache_pass: int) -> Place:
+    """Return the folder of a pass."""
     return root / f"pass-{cache_pass}"
 
 
 def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
     return f"shard-{number:05d}.tar"
 
 
 def load_pass_plan(root: Place, cache_pass: int, sha256: str | None = None) -> list[ShardPlan]:
+    """Read the shard plans of a pass. `sha256`: that of plan.json in the manifest, if there is one."""
     rows = read_fields(pass_folder(root, cache_pass) / "plan.json", PASS_PLAN, sha256)
     return [ShardPlan.from_json(shard) for shard in rows["shards"]]
 
 
 def list_passes(root: Place) -> list[tuple[int, bool]] | None:
-    """(number, whether it is complete) of every pass in a folder; None where its storage does not list."""
+    """Return (number, whether it is complete) of every pass in a folder; None if the storage cannot list."""
     names = storage_of(root).list_dir(key_of(root))
     if names is None:
         return None
@@ -43,9 +46,9 @@ def list_passes(root: Place) -> list[tuple[int, bool]] | None:
 
 
 def probe_passes(root: Place, views: int | None) -> list[tuple[int, bool]]:
-    """The same by known names, where the storage does not list.
+    """Return (number, whether it is complete) of every pass, by requesting the known names.
 
-    `views`: there are no more passes than that; None: as many as follow each other without a gap.
+    `views`: the largest number of passes. None: stop at the first pass that is missing.
     """
     found = []
     for number in count() if views is None else range(views):

@@ -1,4 +1,4 @@
-"""The manifest of a pass: written last, after every shard has been found whole."""
+"""The manifest of a pass. It is written last, after all shards are complete."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pipeline.storage.place import AGAIN, REPAIR, Place, call_each, remedy
 def shard_done(
     root: Place, cache_pass: int, number: int, plan: str, codec: str, samples: list[tuple[int, int]]
 ) -> bool:
-    """Is this shard there, whole, of this plan and codec, and does it hold just these (image, view)s?
+    """Return whether a shard is complete, belongs to this plan and codec, and contains exactly these (image, view).
 
-    Sizes and identities are compared here; bytes were synced before the sidecar appeared, and are checked again by
-    their crc32c whenever they are read. A shard that fails is computed again.
+    Only sizes and identities are compared. The bytes were synced before the sidecar was written, and every read checks
+    their crc32c. Stage 1 computes a shard again if this returns False.
     """
     path = pass_folder(root, cache_pass) / shard_name(number)
     try:
         sidecar = load_sidecar(path.with_suffix(".json"))
         size = file_size(path)
-    except StoreError:  # not known: nothing may be computed again for want of an answer
+    except StoreError:  # state unknown; do not compute a shard again because a store does not answer
         raise
     except (CacheError, OSError):
         return False
-    held = [(extent.image_id, extent.view) for extent in sidecar.samples]
-    return (sidecar.plan, sidecar.codec) == (plan, codec) and size == sidecar.size and held == samples
+    found = [(extent.image_id, extent.view) for extent in sidecar.samples]
+    return (sidecar.plan, sidecar.codec) == (plan, codec) and size == sidecar.size and found == samples
 
 
 def write_manifest(
@@ -41,7 +41,7 @@ def write_manifest(
     quarantine: list[list[Any]],
     environment: dict[str, str],
 ) -> dict[str, Any]:
-    """Collect the sidecars of a pass into manifest.json; `environment`: versions behind the pixels. Returns it."""
+    """Write manifest.json from the sidecars of a pass, and return it. `environment`: versions of the libraries used."""
     folder = pass_folder(root, cache_pass)
     paths = [folder / shard_name(n).replace(".tar", ".json") for n in range(shards)]
     sidecars, entries = call_each(root, load_sidecar, paths), call_each(root, checksum, paths)
@@ -66,7 +66,7 @@ def write_manifest(
 
 
 def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: str) -> list[CacheError]:
-    """Read every byte of a pass and compare with its manifest. A CorruptCache or StaleCache for each bad file."""
+    """Read every byte of a pass, compare it with the manifest, and return an error for each bad file."""
     folder = pass_folder(root, cache_pass)
 
     def check(name: str) -> CacheError | None:
@@ -74,15 +74,15 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
         try:
             found = checksum(path, manifest["files"][name]["bytes"])
         except FileNotFoundError:
-            return CorruptCache(f"{path}: named by the manifest but missing; {remedy(path, AGAIN)}")
-        except OSError as error:  # a bad sector is one of the things to be listed
+            return CorruptCache(f"{path}: listed in the manifest but missing; {remedy(path, AGAIN)}")
+        except OSError as error:  # for example a bad sector: report the file, then check the others
             return CorruptCache(f"{path}: cannot be read ({error.strerror}); {remedy(path, REPAIR)}")
         if found != manifest["files"][name]:
-            return CorruptCache(f"{path}: its sha256 differs from the manifest's; {remedy(path, REPAIR)}")
+            return CorruptCache(f"{path}: size or sha256 differs from the manifest; {remedy(path, REPAIR)}")
         try:
             if name.startswith("shard-") and name.endswith(".json") and load_sidecar(path).codec != codec:
-                return StaleCache(f"{path}: coded with another codec.json; run stage 1 again")
-        except CorruptCache as error:  # forged: of the manifest's sha256, and yet no sidecar
+                return StaleCache(f"{path}: encoded with another codec.json; run stage 1 again")
+        except CorruptCache as error:  # a forged file: its sha256 matches the manifest, but it is not a sidecar
             return error
         return None
 
@@ -94,8 +94,8 @@ def _totals(rows: list[dict[str, int]]) -> dict[str, int]:
 
 
 def _means(sidecars: list[Sidecar]) -> dict[str, float]:
-    """Sample-weighted means of what each shard measured."""
-    filled = [s for s in sidecars if s.samples]  # a shard may be empty: all of its images in quarantine
+    """Return the means of the shards' measurements, weighted by samples."""
+    filled = [s for s in sidecars if s.samples]  # a shard is empty if all its images are quarantined
     samples = sum(len(s.samples) for s in filled)
     keys = filled[0].measured if filled else {}
     return {key: sum(s.measured[key] * len(s.samples) for s in filled) / samples for key in keys}

@@ -1,7 +1,7 @@
-"""Prefetch the samples of coming batches, still compressed, while earlier ones are in use.
+"""Prefetch the compressed samples of the next batches while earlier batches are in use.
 
-A step's samples lie apart (the schedule shuffles within a window of shards), so what hides the distance is less long
-ranges than many requests at a time: those of some coming batches, as many as the storage takes.
+The schedule shuffles within a window of shards, so few samples of a step are adjacent in a file. Long ranges therefore
+hide little of the latency. Many concurrent requests, for several batches, hide more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.records import SampleRef
 from pipeline.storage.base import Fetched
 from pipeline.storage.place import storage_of
 
-BATCHES, WORTH = 8, 16 << 20  # prefetched together: this many batches, or fewer once they have so many bytes
+BATCHES, BYTES = 8, 16 << 20  # limits of one prefetch: number of batches, and bytes
 
 Batch = list[SampleRef]
 Read = list[tuple[SampleRef, Chunks]]
@@ -23,37 +23,37 @@ Shard = tuple[int, int]  # pass, number
 
 
 def read_batches(cache: Cache, batches: Iterable[Batch]) -> Iterator[Read]:
-    """The samples of every batch, in order. Raises CacheError or CorruptCache, when prefetching some batches early."""
+    """Yield the samples of every batch, in order. Raise CacheError or CorruptCache, maybe some batches early."""
     workers = storage_of(cache.root).max_requests
     if workers == 1:
         for batch in batches:
             yield [(ref, cache.shard(ref.cache_pass, ref.shard).chunks(ref.index)) for ref in batch]
         return
-    rest = iter(batches)
+    remaining = iter(batches)
     with ThreadPoolExecutor(workers) as pool:
         try:
-            coming = _Prefetched(cache, rest, pool)
-            while coming.batches:
-                ready, coming = coming, _Prefetched(cache, rest, pool)  # under way while those before are in use
+            pending = _Prefetched(cache, remaining, pool)
+            while pending.batches:
+                ready, pending = pending, _Prefetched(cache, remaining, pool)  # fetched while `ready` is in use
                 yield from map(ready.read, ready.batches)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Prefetched:
-    """A few batches whose samples are being fetched; none when there are no more."""
+    """A few batches whose samples are being fetched. `batches` is empty at the end of the input."""
 
-    def __init__(self, cache: Cache, rest: Iterator[Batch], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, cache: Cache, remaining: Iterator[Batch], pool: ThreadPoolExecutor) -> None:
         self._cache, self.batches = cache, list[Batch]()
         indices: dict[Shard, list[int]] = {}
-        worth = 0
-        while len(self.batches) < BATCHES and worth < WORTH and (batch := next(rest, None)):
+        size = 0
+        while len(self.batches) < BATCHES and size < BYTES and (batch := next(remaining, None)):
             self.batches.append(batch)
             cache.open_shards([(ref.cache_pass, ref.shard) for ref in batch], pool.map)
             for ref in batch:
                 key = (ref.cache_pass, ref.shard)
                 indices.setdefault(key, []).append(ref.index)
-                worth += cache.shard(*key).extent(ref.index).size
+                size += cache.shard(*key).extent(ref.index).size
         self._calls: dict[Shard, list[Future[Fetched]]] = {
             key: [pool.submit(call) for call in cache.shard(*key).fetches(found)] for key, found in indices.items()
         }

@@ -1,4 +1,4 @@
-"""Images that a pass leaves out because they cannot be read: quarantine.json, repeated in the pass's manifest."""
+"""The images that a pass leaves out because they cannot be read: quarantine.json, copied into the manifest."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ FILE = "quarantine.json"
 
 @dataclass(frozen=True)
 class Quarantine:
-    """The images that a pass leaves out, none of whose views it holds.
+    """The images of which a pass contains no view.
 
-    reasons: by image id, the error that reading the image gave.
+    reasons: the error that reading the image raised, by image id.
     """
 
     reasons: Mapping[int, str]
 
     @classmethod
     def load(cls, folder: Place) -> Quarantine:
-        """Read the quarantine.json of a pass; empty where there is none. Raises CorruptCache."""
+        """Read the quarantine.json of a pass; empty if there is none. Raise CorruptCache."""
         path = folder / FILE
         return cls(dict(read_fields(path, QUARANTINE)["images"]) if path.exists() else {})
 
     @classmethod
     def from_manifest(cls, manifest: dict[str, Any]) -> Quarantine:
-        """Read the copy that the manifest of a complete pass holds."""
+        """Read the copy in the manifest of a complete pass."""
         return cls(dict(manifest["quarantine"]))
 
     @property
@@ -41,7 +41,7 @@ class Quarantine:
 
     @property
     def rows(self) -> list[list[Any]]:
-        """[[image id, reason], ...] as written to disk, by image id."""
+        """[[image id, reason], ...] as written to disk, sorted by image id."""
         return [[image, reason] for image, reason in sorted(self.reasons.items())]
 
     def apply(self, shards: list[ShardPlan]) -> list[ShardPlan]:

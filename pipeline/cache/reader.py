@@ -1,4 +1,4 @@
-"""Reading a shard strictly: one read per sample, checked before it is parsed, parsed before it is decompressed."""
+"""Read a shard strictly: one read per sample; check its checksum, then its tar members, then decompress it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pipeline.storage.base import Extent, Fetched
 from pipeline.storage.place import Place, key_of, remedy, storage_of
 from pipeline.storage.ranges import NOTHING, intact
 
-RECORD_ARRAYS = ("record", "thumbnail")  # of every sample, beside the codec's
+RECORD_ARRAYS = ("record", "thumbnail")  # arrays of every sample that do not belong to the codec
 Chunks = dict[str, memoryview]
 Check = Callable[[dict[str, np.ndarray], LevelShapes], None]
-REMEDY = "`python -m pipeline repair --config C` recomputes this shard alone"
+REMEDY = "`python -m pipeline repair --config C` recomputes only this shard"
 
 
 class ShardReader:
     """One shard, opened through its sidecar. Thread-safe: reads are positional.
 
-    Raises CacheError where a file is missing, CorruptCache (naming shard and sample) where bytes differ, or where they
-    are those of a forger: nothing is allocated beyond the shard's own bytes and what its FPN grids need.
+    Raise CacheError where a file is missing, CorruptCache where bytes differ or the shard was forged. The error names
+    shard and sample. Memory use is limited by the shard's own bytes and by the size of its FPN grids.
     """
 
     def __init__(self, path: Place, sidecar: Sidecar | None = None) -> None:
@@ -41,8 +41,8 @@ class ShardReader:
                     f"{path}: expected {self.sidecar.size} bytes, found {self._ranges.size}; {self._remedy}"
                 )
             self._head_bytes = self._bytes(self.sidecar.head, "head")
-            head = self._parsed(self._head_bytes)
-            if self._ranges.local:  # a remote tail would be one more request; `verify` reads it
+            head = self._parse(self._head_bytes)
+            if self._ranges.local:  # a remote tail would cost one more request; `verify` reads it
                 self._bytes(self.sidecar.tail, "tail")
         except BaseException:
             self.close()
@@ -55,10 +55,10 @@ class ShardReader:
         return len(self.sidecar.samples)
 
     def head(self) -> dict[str, bytes]:
-        """What stands once in a shard, by zarr key."""
+        """Return the files in the shard's head, by zarr key."""
         return {name: bytes(data) for name, data in tar.parse(self._head_bytes)}
 
-    def _parsed(self, data: bytes) -> Head:
+    def _parse(self, data: bytes) -> Head:
         try:
             return parse_head(data, len(self))
         except CorruptCache as error:
@@ -70,28 +70,30 @@ class ShardReader:
             data = self._ranges.read(extent)
         if not intact(data, extent):
             raise CorruptCache(
-                f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}) is not what was written; "
-                f"{self._remedy}"
+                f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}): size or checksum differs "
+                f"from the sidecar; {self._remedy}"
             )
         return data
 
     def fetches(self, indices: Iterable[int]) -> list[Callable[[], Fetched]]:
-        """Calls that prefetch these samples, in any thread, for `chunks`; none where reads are local."""
+        """Return calls that prefetch these samples for `chunks`, in any thread. Empty if reads are local."""
         return self._ranges.fetches([self.extent(index) for index in indices])
 
     def extent(self, index: int) -> Extent:
-        """Where a sample lies. Raises CorruptCache where the shard holds fewer."""
+        """Return the extent of a sample. Raise CorruptCache where the shard has fewer samples."""
         self._name(index)
         return self.sidecar.samples[index]
 
     def _name(self, index: int) -> str:
         if not 0 <= index < len(self):
-            raise CorruptCache(f"{self.path}: sample {index} is planned, the shard holds {len(self)}; {self._remedy}")
+            raise CorruptCache(
+                f"{self.path}: sample {index} is in the shard plan, but the shard has {len(self)}; {self._remedy}"
+            )
         extent = self.sidecar.samples[index]
         return f"sample {index} (image {extent.image_id}, view {extent.view})"
 
     def chunks(self, index: int, fetched: Fetched = NOTHING) -> Chunks:
-        """The verified, still compressed chunk of every array of one sample."""
+        """Return the verified, compressed chunk of every array of one sample."""
         what = self._name(index)
         data = self._bytes(self.sidecar.samples[index], what, fetched)
         try:
@@ -99,11 +101,11 @@ class ShardReader:
         except CorruptCache as error:
             raise CorruptCache(f"{self.path}: {what}: {error}") from error
         if [name for name, _ in members] != [spec.chunk_name(index) for spec in self.specs]:
-            raise CorruptCache(f"{self.path}: {what} holds other members than its head declares")
+            raise CorruptCache(f"{self.path}: {what}: its tar members differ from the shard's head; {self._remedy}")
         return {spec.name: data for spec, (_, data) in zip(self.specs, members)}
 
     def record(self, index: int, chunks: Chunks) -> tuple[ViewRecord, LevelShapes]:
-        """Whose view it is and its FPN grids, from arrays that are not compressed."""
+        """Decode a sample's view record and FPN grids. Their arrays are not compressed."""
         stored = self.decode(index, {name: chunks[name] for name in RECORD_ARRAYS})
         record, levels = ViewRecord.from_row(stored["record"], stored["thumbnail"])
         extent = self.sidecar.samples[index]
@@ -115,12 +117,12 @@ class ShardReader:
             or not (min(sides) > 0 and 0 <= record.flip < len(FLIPS))
         ):
             raise CorruptCache(
-                f"{self.path}: {self._name(index)}: its record is not that of this sample; {self._remedy}"
+                f"{self.path}: {self._name(index)}: its record belongs to another sample; {self._remedy}"
             )
         return record, levels
 
     def decode(self, index: int, chunks: Chunks, check: Check | None = None) -> dict[str, np.ndarray]:
-        """These arrays of a sample, at the shard's common (padded) shape; `check`: the codec's (Codec.check_sample)."""
+        """Decode these arrays of a sample, padded to the shard's common shape. `check`: the codec's check_sample."""
         try:
             found = {
                 spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in self.specs if spec.name in chunks
@@ -132,18 +134,18 @@ class ShardReader:
         return found
 
     def read(self, index: int, check: Check | None = None) -> dict[str, np.ndarray]:
-        """Every array of one sample, at the shard's common (padded) shape."""
+        """Read every array of one sample, padded to the shard's common shape."""
         chunks = self.chunks(index)
         self.record(index, chunks)
         return self.decode(index, chunks, check)
 
     def view(self, index: int, check: Check | None = None) -> tuple[ViewRecord, LevelShapes, dict[str, np.ndarray]]:
-        """A sample's record, its FPN grids, and the codec's arrays alone."""
+        """Read a sample: its view record, its FPN grids, and the codec's arrays."""
         chunks = self.chunks(index)
         return *self.record(index, chunks), self.coded(index, chunks, check)
 
     def coded(self, index: int, chunks: Chunks, check: Check | None = None) -> dict[str, np.ndarray]:
-        """`decode` of the codec's arrays alone."""
+        """Decode only the codec's arrays."""
         return self.decode(index, {name: c for name, c in chunks.items() if name not in RECORD_ARRAYS}, check)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the JSON files of a cache must hold. A seal tells that a file is as it was written, not by whom."""
+"""Required fields of a cache's JSON files. A seal detects changes, but not who wrote the file."""
 
 from __future__ import annotations
 
@@ -7,39 +7,52 @@ from typing import Any
 
 from pipeline.cache.canonical import read_json
 from pipeline.errors import CorruptCache
-from pipeline.storage.place import Place
+from pipeline.storage.place import DELETE, Place, remedy
 
-# {"name": ...}: this field, others may follow; {str: ...}: any names; [...]: a list of any length; (...): a row;
-# a compiled pattern: a name of one of these files; a union: a value of either type.
+# {"name": ...}: this field is required, others are allowed. {str: ...}: any names. {pattern: ...}: names that match.
+# [...]: a list of any length. (...): a list of exactly these values. A union: a value of one of these types.
 TABLE = re.compile(r"(\w+/)?(zarr\.json|c(/\d+)*)")
 FILE = re.compile(r"plan\.json|shard-\d{5,9}\.(tar|json)")
 PLAN = {
-    "recipe": {"teacher": {"name": str | None}, "data": {"annotations_sha256": str}, "views": {"finite": int | None},
-               "codec": {"type": str}},
-    "recipe_digest": str, "teacher_sha256": str, "layout": {"batch_size": int, "shard_samples": int, "seed": int},
-}  # fmt: skip
+    "recipe": {
+        "teacher": {"name": str | None},
+        "data": {"annotations_sha256": str},
+        "views": {"finite": int | None},
+        "codec": {"type": str},
+    },
+    "recipe_digest": str,
+    "teacher_sha256": str,
+    "layout": {"batch_size": int, "shard_samples": int, "seed": int},
+}
 CODEC = {"settings": {"type": str, "channels": int, "score_channels": int}, "files": {TABLE: str}}
 FITTED = {"settings": {"probe_error": {"feature": float}, "quality": int | float | str, "feature_rank": int}}
 SCORED = {"settings": {"probe_error": {"score": float}, "score_rank": int}}
 MANIFEST = {
-    "pass": int, "plan": str, "files": {FILE: {"bytes": int, "sha256": str}}, "samples": int, "bytes": int,
-    "bytes_by_array": {str: int}, "raw_fp16_bytes": int, "measured": {str: float}, "quarantine": [(int, str)],
+    "pass": int,
+    "plan": str,
+    "files": {FILE: {"bytes": int, "sha256": str}},
+    "samples": int,
+    "bytes": int,
+    "bytes_by_array": {str: int},
+    "raw_fp16_bytes": int,
+    "measured": {str: float},
+    "quarantine": [(int, str)],
     "environment": {str: str},
-}  # fmt: skip
+}
 PASS_PLAN = {"pass": int, "shards": [[((int, int), [(int, int)])]]}
 QUARANTINE = {"images": [(int, str)]}
 GATE = {"mAP": float, "images": int}
 
 
 def read_fields(path: Place, wanted: dict[Any, Any], sha256: str | None = None) -> dict[str, Any]:
-    """`read_json`, and its fields are those `wanted`. Raises CacheError or CorruptCache."""
+    """Read a JSON file and check its fields against `wanted`. Raise CacheError or CorruptCache."""
     value = read_json(path, sha256)
     require_fields(value, wanted, path)
     return value
 
 
 def read_codec(path: Place) -> dict[str, Any]:
-    """codec.json; what `info` tells of a calibrated codec is there. Raises as `read_fields` does."""
+    """Read codec.json and check the fields of a calibrated codec that `info` prints. Raise CacheError, CorruptCache."""
     value = read_fields(path, CODEC)
     if "probe_error" in value["settings"]:
         require_fields(value, FITTED, path)
@@ -49,14 +62,14 @@ def read_codec(path: Place) -> dict[str, Any]:
 
 
 def require_fields(value: Any, wanted: Any, path: Place) -> None:
-    """Raise CorruptCache unless a JSON value is what one of the descriptions above says."""
+    """Raise CorruptCache where a JSON value does not match one of the descriptions above."""
     wrong = _wrong(value, wanted, "")
     if wrong is not None:
-        raise CorruptCache(f"{path}: its field {wrong or '(all)'} is not one of this format")
+        raise CorruptCache(f"{path}: field {wrong or '(all)'} is missing or invalid; {remedy(path, DELETE)}")
 
 
 def _wrong(value: Any, wanted: Any, name: str) -> str | None:
-    """Name of the first field that is not as wanted."""
+    """Return the name of the first field that does not match."""
     inner: list[tuple[Any, Any, str]] = []
     if isinstance(wanted, dict):
         named: Any = next(iter(wanted), "")

@@ -1,8 +1,8 @@
-"""Which view of which image lies in which shard: decided once, before the first shard, from sizes alone.
+"""The shard plan of a pass: which view of which image is in which shard. It depends on image sizes, not on pixels.
 
-The view of image i in pass p is v = (p + h(i)) mod V, h being `mix` below: with two views (flip or not) half of the
-images are flipped in every pass. Where transforms draw from ranges, pass p holds draw p. Epoch e trains on pass
-e mod V and so reads one folder from end to end.
+The view of image i in pass p is v = (p + h(i)) mod V, where h is `mix` below. With two views (flipped or not), half of
+the images are flipped in every pass. If transforms draw from ranges, pass p contains draw p. Epoch e trains on pass
+e mod V, so it reads one folder from start to end.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from pipeline.records import SampleRef
 
 MASK = (1 << 64) - 1
-SAME_CLASS = 1.25  # padded areas of one shard differ at most by this factor; the difference is stored as zeros
+SAME_CLASS = 1.25  # largest ratio of padded areas in one shard; smaller samples are padded with zeros
 
 
 def mix(*numbers: int) -> int:
-    """64 well-mixed bits of some integers: splitmix64, chained. Part of the format: never change it."""
+    """Hash integers to 64 bits: splitmix64, chained. This is part of the format and must never change."""
     state = 0
     for number in numbers:
         state = (state + (number & MASK) + 0x9E3779B97F4A7C15) & MASK
@@ -30,13 +30,13 @@ def mix(*numbers: int) -> int:
 
 
 def view_of(image_id: int, cache_pass: int, views: int | None) -> int:
-    """The view of an image that a pass holds. views=None: the transforms draw, and pass p holds draw p."""
+    """Return the view of an image in a pass. views=None: transforms draw from ranges, and pass p contains draw p."""
     return cache_pass if views is None else (cache_pass + mix(image_id)) % views
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Whole teacher batches; every batch holds views (image_id, view) of one padded shape (H, W)."""
+    """The teacher batches of one shard. Each is a padded shape (H, W) and the views (image_id, view) that have it."""
 
     batches: tuple[tuple[tuple[int, int], tuple[tuple[int, int], ...]], ...]
 
@@ -52,18 +52,24 @@ class ShardPlan:
         return cls(tuple((tuple(pad), tuple(tuple(s) for s in batch)) for pad, batch in rows))  # type: ignore[misc]
 
     def without(self, images: set[int]) -> ShardPlan:
-        """The same shard with some images left out (quarantine)."""
+        """Return the shard plan without some images (quarantine)."""
         kept = ((pad, tuple(s for s in batch if s[0] not in images)) for pad, batch in self.batches)
         return ShardPlan(tuple((pad, batch) for pad, batch in kept if batch))
 
 
 def plan_pass(
-    images: Iterable[int], cache_pass: int, views: int | None, pad_shape: Callable[[int, int], tuple[int, int]],
-    batch_size: int, shard_samples: int, seed: int,
-) -> list[ShardPlan]:  # fmt: skip
-    """Sort by orientation and padded shape, shuffle inside by seed, cut into batches, then into shards.
+    images: Iterable[int],
+    cache_pass: int,
+    views: int | None,
+    pad_shape: Callable[[int, int], tuple[int, int]],
+    batch_size: int,
+    shard_samples: int,
+    seed: int,
+) -> list[ShardPlan]:
+    """Make the shard plans of a pass.
 
-    `pad_shape(image_id, view)` is (H, W) of the view padded on its own.
+    Sort the views by orientation and padded shape, shuffle views of equal shape by `seed`, and divide them into batches
+    and shards. `pad_shape(image_id, view)` returns the view's padded (H, W).
     """
     samples = []
     for image in images:
@@ -83,8 +89,8 @@ def _shards(batches: list[Any], shard_samples: int) -> Iterator[ShardPlan]:
         if current:
             (height, width), _ = current[0]
             full = sum(len(b) for _, b in current) + len(batch) > shard_samples
-            turned = (width >= height) != (pad[1] >= pad[0])
-            if full or turned or pad[0] * pad[1] > SAME_CLASS * height * width:
+            other_orientation = (width >= height) != (pad[1] >= pad[0])
+            if full or other_orientation or pad[0] * pad[1] > SAME_CLASS * height * width:
                 yield ShardPlan(tuple(current))
                 current = []
         current.append((pad, batch))
@@ -93,7 +99,7 @@ def _shards(batches: list[Any], shard_samples: int) -> Iterator[ShardPlan]:
 
 
 def references(shards: list[ShardPlan], cache_pass: int) -> list[list[SampleRef]]:
-    """SampleRef of every planned sample, shard by shard."""
+    """Return the SampleRef of every planned sample, shard by shard."""
     return [
         [SampleRef(cache_pass, n, i, image, view, pad) for i, (image, view, pad) in enumerate(shard.samples)]
         for n, shard in enumerate(shards)

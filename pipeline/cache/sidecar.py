@@ -1,7 +1,7 @@
-"""The sidecar of a shard: extents that tile the whole file, each with its crc32c.
+"""The sidecar of a shard: extents that cover the whole file, each with its crc32c.
 
-A truncated tar is silent in webdataset and a flipped header loses the rest of a shard silently, so readers trust
-these extents and never tar's own chain of headers.
+webdataset does not report a truncated tar, and a corrupted tar header silently hides the rest of the file. Readers
+therefore use these extents, and never follow the tar's headers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.storage.place import DELETE, Place, remedy
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What is known of one shard: digests it belongs to, where its bytes are, what they hold."""
+    """Description of one shard: the digests of its plan and codec, its extents, and the size of each array."""
 
     shard: str
     plan: str
@@ -33,7 +33,7 @@ class Sidecar:
 
     @property
     def extents(self) -> tuple[Extent, ...]:
-        """All of them, in the order of the file."""
+        """All extents, in the order of the file."""
         return (self.head, *self.samples, self.tail)
 
     def to_json(self) -> dict[str, Any]:
@@ -44,41 +44,41 @@ class Sidecar:
 
 
 def load_sidecar(path: Place, sha256: str | None = None) -> Sidecar:
-    """Read and check a sidecar. Raises CacheError (missing) or CorruptCache (altered, or extents do not tile).
+    """Read and check a sidecar. `sha256`: that of the manifest, if there is one.
 
-    `sha256`: of the file, where a manifest gives it.
+    Raise CacheError where it is missing, CorruptCache where it was altered or its extents do not cover the shard.
     """
     return parse_sidecar(read_json(path, sha256), path)
 
 
 def parse_sidecar(fields: Any, path: Place) -> Sidecar:
-    """A sidecar from its JSON value; `path`: where it was read. Raises CorruptCache."""
+    """Make a sidecar from its JSON value. `path`: the file it was read from. Raise CorruptCache where it is invalid."""
     try:
         columns = fields.pop("sample_columns")
         fields["head"], fields["tail"] = Extent(**fields["head"]), Extent(**fields["tail"])
         fields["samples"] = tuple(Extent(*row) for row in fields["samples"])
         sidecar = Sidecar(**fields)
         if columns != list(Extent.__dataclass_fields__) or sidecar.shard != path.with_suffix(".tar").name:
-            raise ValueError(f"it is that of {sidecar.shard!r:.40}")
+            raise ValueError(f"belongs to shard {sidecar.shard!r:.40}")
         if not all(isinstance(text, str) for text in (sidecar.plan, sidecar.codec, sidecar.sha256)):
-            raise ValueError("a digest is none")
+            raise ValueError("digest is not a string")
         for numbers, kinds in ((sidecar.bytes_by_array, int), (sidecar.measured, (int, float))):
             if not all(isinstance(number, kinds) for number in numbers.values()):
-                raise ValueError("a number is none")
-        _require_tiles(sidecar)
+                raise ValueError("size or measurement is not a number")
+        _require_full_cover(sidecar)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptCache(f"{path}: not a sidecar ({error}); {remedy(path, DELETE)}") from error
+        raise CorruptCache(f"{path}: invalid sidecar ({error}); {remedy(path, DELETE)}") from error
     return sidecar
 
 
-def _require_tiles(sidecar: Sidecar) -> None:
-    """Head, samples and tail cover the shard in this order, in whole blocks. Raises ValueError."""
+def _require_full_cover(sidecar: Sidecar) -> None:
+    """Raise ValueError where head, samples and tail do not cover the shard in this order, in whole blocks."""
     at = 0
     for extent in sidecar.extents:
         if any(type(number) is not int for number in vars(extent).values()) or not 0 <= extent.crc32c < 1 << 32:
-            raise ValueError(f"the extent at byte {at} is not one of whole numbers")
+            raise ValueError(f"extent at byte {at} has a value that is not a whole number in range")
         if extent.offset != at or extent.size <= 0 or extent.size % BLOCK:
-            raise ValueError(f"extents leave a gap at byte {at}")
+            raise ValueError(f"gap or overlap between extents at byte {at}")
         at += extent.size
     if at != sidecar.size:
-        raise ValueError(f"extents end at {at}, the shard at {sidecar.size}")
+        raise ValueError(f"extents end at byte {at}, expected {sidecar.size}")

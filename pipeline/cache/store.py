@@ -1,4 +1,4 @@
-"""`pipeline.cache.zarr_store` by its public name."""
+"""Public name of `pipeline.cache.zarr_store`."""
 
 from pipeline.cache.zarr_store import TarStore
 

@@ -1,4 +1,4 @@
-"""Tar members as bytes. USTAR, mtime = uid = gid = 0: the same input gives the same bytes."""
+"""Encode and parse tar members. USTAR with mtime = uid = gid = 0, so equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ NAME, SIZE = slice(0, 100), slice(124, 135)  # fields of a header
 
 
 def member(name: str, data: bytes) -> bytes:
-    """One regular file: header, data, zeros up to the next block."""
+    """Encode one regular file: header, data, and zeros up to the next block."""
     return header(name, len(data)) + data + bytes(-len(data) % BLOCK)
 
 
-@lru_cache(maxsize=1024)  # names and sizes recur from shard to shard
+@lru_cache(maxsize=1024)  # the same names and sizes occur in many shards
 def header(name: str, size: int) -> bytes:
-    """The one header that this format has for a file."""
+    """Encode the header of a file. This format has exactly one header for each name and size."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def parse(extent: bytes) -> Iterator[tuple[str, memoryview]]:
-    """(name, data) of the members that tile `extent` exactly.
+    """Yield (name, data) of the members in `extent`, which must cover it exactly.
 
-    Raises CorruptCache for anything but what `member` writes: a header that says more than a name and a size (links,
-    sparse files, devices, long names, bytes behind a NUL) is another one, and nothing may hide in the padding.
+    Raise CorruptCache for everything that `member` does not write: links, sparse files, devices, long names, bytes
+    after a NUL, and data in the padding.
     """
     view, at = memoryview(extent), 0
     while at < len(view):
@@ -38,12 +38,12 @@ def parse(extent: bytes) -> Iterator[tuple[str, memoryview]]:
         try:
             name, size = block[NAME].rstrip(b"\0").decode(), int(block[SIZE], 8)
             plain = size >= 0 and header(name, size) == block
-        except ValueError:  # no number, no UTF-8
+        except ValueError:  # the size is not a number, or the name is not UTF-8
             plain = False
         start = at + BLOCK
         if not plain or start + size > len(view):
-            raise CorruptCache(f"tar header at byte {at} of an extent: not a plain file that fits it")
+            raise CorruptCache(f"tar header at byte {at} of an extent: not a plain file within the extent")
         at = start + -(-size // BLOCK) * BLOCK
         if at > len(view) or bytes(view[start + size : at]).strip(b"\0"):
-            raise CorruptCache(f"tar member {name!r}: no zeros up to the next block behind it")
+            raise CorruptCache(f"tar member {name!r}: padding is not zero")
         yield name, view[start : start + size]

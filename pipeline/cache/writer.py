@@ -1,4 +1,4 @@
-"""Writing one shard: head, samples as they come, tail; then an atomic rename, then the sidecar."""
+"""Write one shard: head, samples, tail, then an atomic rename, then the sidecar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.storage.place import Place
 
 
 class ShardWriter:
-    """Takes the samples of one shard, in order, in `written_shard`; memory is one sample, whatever the shard's size."""
+    """Write the samples of one shard, in order. Made by `written_shard`. Only one sample is in memory at a time."""
 
     def __init__(self, file: BinaryIO, specs: Sequence[ArraySpec], head: bytes) -> None:
         self._file, self._specs = file, specs
@@ -45,19 +45,29 @@ class ShardWriter:
         self._samples.append(self._append(b"".join(members), image_id, view))
 
     def finish(self, name: str, plan: str, codec: str) -> None:
-        """Append the tar's end; `sidecar` then describes the whole."""
+        """Append the end of the tar, and set `sidecar`."""
         tail = self._append(tar.END)
-        self.sidecar = Sidecar(name, plan, codec, self._at, self._hash.hexdigest(), self._head,
-                               tuple(self._samples), tail, self._bytes, self.measured)  # fmt: skip
+        self.sidecar = Sidecar(
+            shard=name,
+            plan=plan,
+            codec=codec,
+            size=self._at,
+            sha256=self._hash.hexdigest(),
+            head=self._head,
+            samples=tuple(self._samples),
+            tail=tail,
+            bytes_by_array=self._bytes,
+            measured=self.measured,
+        )
 
 
 @contextmanager
 def written_shard(path: Place, specs: Sequence[ArraySpec], head: bytes, plan: str, codec: str) -> Iterator[ShardWriter]:
-    """A shard to add samples to, streamed to disk; `plan`, `codec`: digests of what it belongs to.
+    """Open a shard for writing. `plan`, `codec`: digests of the plan.json and codec.json that it belongs to.
 
-    Leaving with an error removes the temporary file; leaving well commits the tar and then its sidecar, so a sidecar
-    never describes a shard that is not there. A shard of an object store grows in a temporary file here and is put when
-    it is whole.
+    At the end of the block, the tar is committed first, then its sidecar, so a sidecar never describes a missing shard.
+    After an error, the temporary file is removed. For an object store, the shard is written to a local temporary file
+    and uploaded when it is complete.
     """
     with atomic_file(path) as file:
         writer = ShardWriter(file, specs, head)

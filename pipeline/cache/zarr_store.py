@@ -1,7 +1,7 @@
-"""A shard as a read-only zarr store, in place: `zarr.open_group(TarStore(path), mode="r")`, path or URL.
+"""Read a shard as a zarr store, without unpacking it: `zarr.open_group(TarStore(path), mode="r")`, path or URL.
 
-fsspec's tar:// opens shards too, but returned wrong bytes under zarr's concurrency (one file position shared by all
-readers); positional reads have no position to share.
+fsspec's tar:// also opens shards. It returned wrong bytes under zarr's concurrency, because all readers share one file
+position. This store uses positional reads instead.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from pipeline.storage.urls import place
 
 
 def group_of(files: Mapping[str, bytes]) -> zarr.Group:
-    """A zarr group from the contents of its files."""
+    """Return a zarr group made of the contents of its files."""
     content = {name: default_buffer_prototype().buffer.from_bytes(data) for name, data in files.items()}
     return zarr.open_group(MemoryStore(content), mode="r", use_consolidated=False)
 
 
 class LocalMembers:
-    """The members of an uncompressed tar file of this machine."""
+    """The members of an uncompressed local tar file."""
 
     def __init__(self, path: Path) -> None:
         with tarfile.open(path, "r:") as tar:
@@ -43,10 +43,10 @@ class LocalMembers:
         self.names = list(self._extents)
         self._handle = os.open(path, os.O_RDONLY)
         end = max((offset + -(-size // BLOCK) * BLOCK for offset, size in self._extents.values()), default=0)
-        # A tar cut between two members looks whole to tarfile, and zarr reads what is missing as zeros.
+        # tarfile accepts a tar that ends after any member, and zarr would read the missing chunks as zeros.
         if os.pread(self._handle, len(END) + 1, end) != END:
             self.close()
-            raise CorruptCache(f"{path}: no end-of-archive marker after its last member; it was truncated")
+            raise CorruptCache(f"{path}: truncated: no end-of-archive marker after the last member")
 
     async def read(self, name: str, start: int, stop: int | None) -> bytes:
         offset, size = self._extents[name]
@@ -61,7 +61,7 @@ class LocalMembers:
 
 
 class RemoteMembers:
-    """The members of a remote shard, through its sidecar: one request per sample, each extent checked."""
+    """The members of a remote shard, located by its sidecar: one request per sample, each extent checked."""
 
     def __init__(self, path: Place) -> None:
         self._reader = ShardReader(path)
@@ -69,7 +69,7 @@ class RemoteMembers:
         specs, count = self._reader.specs, len(self._reader)
         self._samples = {spec.chunk_name(n): (spec.name, n) for n in range(count) for spec in specs}
         self.names = [*self._head, *self._samples]
-        self._chunks = lru_cache(maxsize=16)(self._reader.chunks)  # zarr asks for a sample's arrays one by one
+        self._chunks = lru_cache(maxsize=16)(self._reader.chunks)  # zarr reads a sample's arrays one by one
 
     async def read(self, name: str, start: int, stop: int | None) -> bytes:
         if name in self._head:
@@ -116,8 +116,8 @@ class TarStore(Store):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if key not in self._names:
-            if "/c/" in key:  # every chunk is stored; zarr would read this one as zeros
-                raise CorruptCache(f"{self.path}: has no chunk {key}")
+            if "/c/" in key:  # every chunk is stored; zarr would read a missing one as zeros
+                raise CorruptCache(f"{self.path}: no chunk {key}")
             return None
         start, stop = 0, None
         if isinstance(byte_range, RangeByteRequest):

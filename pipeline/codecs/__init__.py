@@ -1,1 +1,1 @@
-"""Codecs: TeacherOutput to the arrays of a shard and back. One file, or one folder, for each codec."""
+"""Codecs convert TeacherOutput to the arrays of a shard and back. Each codec is one file or one folder."""

@@ -1,6 +1,6 @@
-"""What every codec does: the contract of the files and folders here.
+"""The interface of a codec.
 
-Shape legend: B batch, L levels, C channels, K score channels, (H_l, W_l) grid of level l, P positions of all levels.
+Shapes: B batch, L levels, C channels, K score channels, (H_l, W_l) grid of level l, P positions of all levels.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ Measure = Callable[[TeacherOutput], dict[str, float]]  # a decoded output -> gra
 
 
 class CalibrationSample(Protocol):
-    """Teacher outputs that a codec is fitted to; computed again for each iteration, so that memory is one batch."""
+    """Teacher outputs to fit a codec to. Each iteration computes them again, so only one batch is in memory."""
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
-        """Yield the views of a part: 'learning' (statistics), 'choosing' (steps, ranks), 'reported'; no view twice."""
+        """Yield the views of a part: 'learning' (statistics), 'choosing' (steps, ranks) or 'reported'.
+
+        No view is in two parts.
+        """
 
     def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
-        """Yield the same views one by one, each with the measure of the gradient error of these losses (`Loss.name`).
+        """Yield the same views one by one, each with the measure of the gradient error of these losses.
 
-        All of them compare the same tensor. An error is NaN where the exact gradient is zero.
+        losses: `Loss.name` of losses that compare the same tensor. An error is NaN if the exact gradient is zero.
         """
 
 
 @dataclass(frozen=True)
 class BlockTokens:
-    """Tokens (T,) int32 of one tensor that hold a value; `level` (T,), and `richness` (T,) of their block.
+    """The tokens of one tensor that encode a value: tokens (T,) int32, level (T,), richness (T,) of their block.
 
-    richness: rank of the block's map within its level, from 0 (weakest) to 1.
+    richness: rank of the block within its level by the sum of the map, from 0 (weakest) to 1.
     """
 
     tokens: np.ndarray
@@ -50,14 +53,14 @@ class BlockTokens:
 
 @dataclass(frozen=True, eq=False)
 class Codec(ABC):
-    """Turns TeacherOutput into arrays of a shard and back. Calibration makes a codec; nothing changes it afterwards.
+    """Converts TeacherOutput to the arrays of a shard and back. Immutable after calibration.
 
-    options: what the config says. calibration: what was found on the teacher's views. tables: arrays, stored once per
-    cache in codec/. stored: the settings of a codec.json that was read; shards must repeat them exactly.
+    options: from the config. calibration: measured on the teacher's views. tables: arrays that are stored once per
+    cache, in codec/. stored: the settings of the codec.json it was read from, which all shards must repeat exactly.
     """
 
     name: ClassVar[str]
-    ragged: ClassVar[bool] = False  # whether the shapes of a shard's arrays are known only once its samples are encoded
+    ragged: ClassVar[bool] = False  # True if the shapes of a shard's arrays depend on its encoded samples
     options_type: ClassVar[type[CodecOptions]]
     calibration_type: ClassVar[type[Any]]
 
@@ -68,7 +71,7 @@ class Codec(ABC):
 
     @classmethod
     def from_json(cls, settings: dict[str, Any], tables: Mapping[str, np.ndarray]) -> Self:
-        """Make the codec of a cache. Raises ConfigError, KeyError or ValueError where something does not fit."""
+        """Make a codec from codec.json and tables. Raise ConfigError, KeyError or ValueError where they are invalid."""
         options = read_settings(cls.options_type, settings, "settings", ignore_unknown=True)
         calibration = read_settings(cls.calibration_type, settings, "settings", ignore_unknown=True)
         codec = cls(options, calibration, tables, settings)
@@ -78,37 +81,37 @@ class Codec(ABC):
     @classmethod
     @abstractmethod
     def calibrate(cls, options: Any, sample: CalibrationSample) -> Codec:
-        """Fit a codec to a sample of views. Raises CodecError where that cannot be done."""
+        """Fit a codec to a sample of views. Raise CodecError where the quality cannot be reached."""
 
     @abstractmethod
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
-        """List the arrays of a shard that holds samples of these level shapes; a ragged codec needs the samples too."""
+        """List the arrays of a shard with samples of these level shapes. A ragged codec also needs the samples."""
 
     @abstractmethod
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
-        """Encode a batch of equal shapes: the arrays of each sample, and the errors by name, mean over the batch."""
+        """Encode a batch of equal shapes. Return the arrays of each sample, and the batch's mean errors by name."""
 
     @abstractmethod
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
-        """Decode on the batch's device; every level on the batch's common canvas, frs = 0 outside a sample's grid."""
+        """Decode a batch on its device. All samples share the largest grid, with frs = 0 outside their own grids."""
 
     @abstractmethod
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
-        """Refuse arrays of a shard that `encode` never makes for these grids, on the host, before `decode` sees them.
+        """Raise CorruptCache where `encode` never makes such arrays for these grids. Runs on the host before `decode`.
 
-        `sample`: as the shard stores it, padded to the shard's largest. Raises CorruptCache.
+        `sample`: the stored arrays, padded to the shard's largest sample.
         """
 
     @abstractmethod
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
-        """Compare stored samples with the teacher's output: {'features', 'scores' where kept, 'frs'}.
+        """Compare stored samples with the teacher's output. Return a ratio for each of 'features', 'scores' and 'frs'.
 
-        Each value is the largest error over the error allowed: at most 1 on the machine that made the cache.
+        Each ratio is the largest error divided by the allowed error, at most 1 on the machine that made the cache.
         """
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Options and calibration as codec.json holds them, and as every shard repeats them."""
+        """Options and calibration as written to codec.json and to every shard."""
         return dict(self.stored) if self.stored is not None else {**self.options.to_json(), **to_json(self.calibration)}
 
     @property
@@ -117,62 +120,64 @@ class Codec(ABC):
 
     @property
     def score_channels(self) -> int:
-        """K, 0 where the class scores are left out."""
+        """K; 0 if the cache has no class scores."""
         return self.calibration.score_channels
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The tensors that this cache holds beside the map: 'feature', and 'score' unless `scores=False`."""
+        """The stored tensors, apart from the map: 'feature', and 'score' unless `scores=False`."""
         return self.options.kinds
 
     @property
     def allowed_error(self) -> float:
-        """The gradient error allowed to each loss; 0 for an exact codec."""
+        """The allowed gradient error of each loss; 0 for an exact codec."""
         return 0.0
 
     def gradient_error(self, loss: str) -> float | None:
-        """Return the error of a loss's gradient on the probe (`Loss.name`); None if it was not measured."""
+        """Return the gradient error of a loss (`Loss.name`) on the probe; None if it was not measured."""
         return 0.0
 
     def serves(self, loss: Loss) -> bool:
-        """Return whether calibration kept the gradient of this loss within `allowed_error`."""
+        """Return whether calibration limited the gradient error of this loss to `allowed_error`."""
         return True
 
     def excess(self) -> float:
-        """Return the largest measured error of a loss that it serves, over `allowed_error`; 0 for an exact codec."""
+        """Return the largest gradient error of the losses it serves, over `allowed_error`; 0 for an exact codec."""
         return 0.0
 
     def coarser(self, factor: float) -> Codec | None:
-        """Return this codec with its quantiser steps multiplied; None for a codec without steps."""
+        """Return this codec with its quantiser steps multiplied by `factor`; None for a codec without steps."""
         return None
 
     def block_tokens(self, what: str, sample: Sample, levels: LevelShapes) -> BlockTokens | None:
-        """Return which tokens of a tensor lie where; None for a codec that stores every position alike."""
+        """Return the tokens of a tensor with their level and richness; None for a codec without tokens."""
         return None
 
     def validate(self) -> None:
         """Raise KeyError or ValueError where calibration and tables do not fit together."""
         if (self.score_channels > 0) != ("score" in self.kinds):
-            raise ValueError(f"settings.score_channels: {self.score_channels}, but the cache holds {self.kinds}")
+            raise ValueError(
+                f"settings.score_channels: {self.score_channels} does not fit the stored tensors {self.kinds}"
+            )
 
     def check(self, output: TeacherOutput) -> None:
-        """Refuse a batch that this codec may not store. Raises CodecError."""
+        """Raise CodecError where this codec cannot store a batch."""
         check_output(output, (self.channels, self.score_channels))
 
 
 def channels_of(output: TeacherOutput, kinds: Sequence[str]) -> tuple[int, int]:
-    """Return (C, K) of an output; K is 0 where scores are left out."""
+    """Return (C, K) of an output; K is 0 without class scores."""
     return output.features[0].shape[1], output.scores[0].shape[1] if "score" in kinds else 0
 
 
 def check_output(output: TeacherOutput, channels: tuple[int, int]) -> None:
-    """Refuse what no codec may store: other (C, K) than calibrated, NaN, infinity, scores outside [0, 1]."""
+    """Raise CodecError for (C, K) other than calibrated, NaN, infinity, and scores outside [0, 1]."""
     found = channels_of(output, ("feature", "score") if channels[1] else ("feature",))
     if found != channels:
-        raise CodecError(f"expected (C, K) = {channels}, found {found}")
+        raise CodecError(f"teacher output: expected (C, K) = {channels}, found {found}")
     unsound = output.unsound()
     if unsound is not None:
-        raise CodecError(f"level {unsound[1]}: the teacher's output holds NaN or infinity", sample=unsound[0])
+        raise CodecError(f"level {unsound[1]}: NaN or infinity in the teacher's output", sample=unsound[0])
     for level, scores in enumerate(output.scores):
         if float(scores.amin()) < 0 or float(scores.amax()) > 1:
             raise CodecError(f"level {level}: scores outside [0, 1]; are they sigmoid probabilities?")

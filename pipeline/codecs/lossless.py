@@ -1,4 +1,4 @@
-"""The exact codec: float32 in, the same float32 out."""
+"""The lossless codec: decoded values equal the teacher's float32 values exactly."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from pipeline.codecs.settings import CodecOptions
 from pipeline.errors import CodecError, CorruptCache
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
-SAME_DIGITS = 1e-5  # of a tensor's largest value: how far float32 sums of two machines may differ
+SAME_DIGITS = 1e-5  # difference of float32 sums between two machines, relative to a tensor's largest value
 
 
 @dataclass(frozen=True)
 class LosslessOptions(CodecOptions):
+    """Options of the lossless codec."""
+
     type: ClassVar[str] = "lossless"
 
 
 @dataclass(frozen=True)
 class LosslessCalibration:
-    """Channels of the teacher's outputs; `score_channels`: 0 without class scores."""
+    """Channels of the teacher's outputs. `score_channels` is 0 without class scores."""
 
     channels: int = field(metadata={"at_least": 1})
     score_channels: int = field(metadata={"at_least": 0})
 
 
 class Lossless(Codec):
-    """Features (P, C), scores (P, K) and richness map (P,), all float32, under byte shuffle and zstd."""
+    """Stores features (P, C), scores (P, K) and richness map (P,) as float32, with byte shuffle and zstd."""
 
     name = LosslessOptions.type
     options_type = LosslessOptions
@@ -43,11 +45,11 @@ class Lossless(Codec):
     def calibrate(cls, options: LosslessOptions, sample: CalibrationSample) -> Lossless:
         first = next(sample.outputs("learning"), None)
         if first is None:
-            raise CodecError("calibration: no view of the sample could be read")
+            raise CodecError("calibration: no view of the sample could be read; check the images of the data set")
         return cls(options, LosslessCalibration(*channels_of(first, options.kinds)), {})
 
     def _columns(self) -> dict[str, tuple[int, str]]:
-        """Width and name of the second axis of the arrays that have one."""
+        """Return the size and name of the second axis, for the arrays that have one."""
         wide = {"features": (self.channels, "channel"), "scores": (self.score_channels, "score_channel")}
         return {f"{what}s": wide[f"{what}s"] for what in self.kinds}
 
@@ -64,9 +66,9 @@ class Lossless(Codec):
         for name, shape in {**widths, "frs": ()}.items():
             array = sample.get(name)
             if array is None or array.dtype != np.float32 or array.shape[1:] != shape or len(array) < positions(levels):
-                raise CorruptCache(f"array {name}: not one of {shape} numbers for each position of {levels}")
+                raise CorruptCache(f"array {name}: expected float32 of shape {shape} for each position of {levels}")
             if not np.isfinite(array).all():
-                raise CorruptCache(f"array {name}: holds NaN or infinity")
+                raise CorruptCache(f"array {name}: contains NaN or infinity")
 
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
         self.check(output)
@@ -83,7 +85,7 @@ class Lossless(Codec):
         return TeacherOutput(out["feature"], out["score"], frs, batch.levels)
 
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
-        """Allow nothing but the last digits of another machine."""
+        """Compare exactly, except for the last digits, which differ between machines."""
         decoded, found = self.decode(stored), {}
         for name in (*(f"{what}s" for what in self.kinds), "frs"):
             pairs = list(zip(getattr(decoded, name), getattr(exact, name)))

@@ -1,6 +1,6 @@
-"""FPN levels packed into one axis, and samples into one batch: shared by all codecs.
+"""Pack FPN levels into one axis, and samples into one batch. All codecs use these functions.
 
-Shape legend: B batch, L levels, (H_l, W_l) grid of level l, P positions of all levels.
+Shapes: B batch, L levels, (H_l, W_l) grid of level l, P positions of all levels.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Sample = dict[str, np.ndarray]
 
 
 def positions(levels: LevelShapes) -> int:
-    """Positions of all levels."""
+    """Return the number of positions of all levels."""
     return sum(h * w for h, w in levels)
 
 
 def pack(levels: Sequence[Tensor]) -> Tensor:
-    """[(B, X, H_l, W_l)] -> (B, X, P), levels in order, rows first."""
+    """Pack [(B, X, H_l, W_l)] into (B, X, P), level by level, row by row."""
     return torch.cat([level.flatten(2) for level in levels], dim=2)
 
 
 def unpack(packed: Tensor, shapes: tuple[LevelShapes, ...]) -> list[Tensor]:
-    """(B, X, >= P) -> [(B, X, H_l, W_l)] on the common canvas, zeros beyond each sample's own grid."""
+    """Unpack (B, X, >= P) to [(B, X, H_l, W_l)] on the common canvas, with zeros outside each sample's own grid."""
     rows = [x.split([h * w for h, w in own] + [x.shape[1] - positions(own)], 1) for x, own in zip(packed, shapes)]
     return [
         on_canvas([row[level].unflatten(1, own[level]) for row, own in zip(rows, shapes)], size)
@@ -36,23 +36,23 @@ def unpack(packed: Tensor, shapes: tuple[LevelShapes, ...]) -> list[Tensor]:
 
 
 def on_canvas(samples: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """[(..., H_b, W_b)] -> (B, ..., H, W), zeros beyond a sample's own grid."""
+    """Stack [(..., H_b, W_b)] to (B, ..., H, W), with zeros outside each sample's own grid."""
     if all(tuple(s.shape[-2:]) == size for s in samples):
         return torch.stack(list(samples))
-    whole = samples[0].new_zeros((len(samples), *samples[0].shape[:-2], *size))
-    for row, sample in zip(whole, samples):
+    batch = samples[0].new_zeros((len(samples), *samples[0].shape[:-2], *size))
+    for row, sample in zip(batch, samples):
         row[..., : sample.shape[-2], : sample.shape[-1]] = sample
-    return whole
+    return batch
 
 
 def stack(samples: Sequence[Sample], shapes: Sequence[LevelShapes]) -> EncodedBatch:
-    """Collate samples of one batch; arrays of different shards are padded with zeros to a common shape."""
+    """Collate samples to a batch. Arrays of different shards are padded with zeros to a common shape."""
     arrays = {}
     for name in samples[0]:
         parts = [sample[name] for sample in samples]
         shape = tuple(max(sides) for sides in zip(*(part.shape for part in parts)))
-        whole = np.zeros((len(parts), *shape), parts[0].dtype)
-        for row, part in zip(whole, parts):
+        batch = np.zeros((len(parts), *shape), parts[0].dtype)
+        for row, part in zip(batch, parts):
             row[tuple(slice(0, n) for n in part.shape)] = part
-        arrays[name] = torch.from_numpy(whole)
+        arrays[name] = torch.from_numpy(batch)
     return EncodedBatch(arrays, tuple(shapes))

@@ -1,4 +1,4 @@
-"""The codecs by name. Adding one: its file or folder, and a line in CODECS."""
+"""The codecs by name. To add one, add its file or folder, and a line in CODECS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Lossless, Frs)
 
 
 def read_options(config: Mapping[str, Any]) -> CodecOptions:
-    """Read `cache.codec` of a config, or of a recipe. Raises ConfigError on unknown names, keys or values."""
+    """Read `cache.codec` of a config or recipe. Raise ConfigError for an unknown name, key or value."""
     name = config.get("type")
     if not isinstance(name, str) or name not in CODECS:
         raise ConfigError(f"cache.codec.type: expected one of {sorted(CODECS)}, found {name!r}")
@@ -25,5 +25,5 @@ def read_options(config: Mapping[str, Any]) -> CodecOptions:
 
 
 def calibrate_codec(options: CodecOptions, sample: CalibrationSample) -> Codec:
-    """Fit the codec of these options to a sample of views. Raises CodecError."""
+    """Fit the codec of these options to a sample of views. Raise CodecError."""
     return CODECS[options.type].calibrate(options, sample)

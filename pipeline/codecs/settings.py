@@ -1,7 +1,7 @@
-"""What `cache.codec` of a config may say to any codec. Imports no torch.
+"""The settings that all codecs share. Does not import torch.
 
-Options are read from the config, a calibration is what was found on the teacher's views. Both together are the
-`settings` of codec.json; their names and their order there are part of the format.
+Options are read from `cache.codec` of the config. A calibration is measured on the teacher's views. Together they are
+the `settings` of codec.json. Their names and order are part of the format.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Protocol
 
 from pipeline.fields import key_of
 
-KINDS = ("feature", "score")  # the tensors that a codec stores beside the richness map
+KINDS = ("feature", "score")  # the tensors that a codec stores, apart from the richness map
 
 
 @dataclass(frozen=True)
 class CodecOptions:
-    """`zstd_level`: 1 to 9, Blosc's scale. `scores`: False leaves out the class scores."""
+    """`zstd_level`: 1 to 9, on Blosc's scale. `scores`: False leaves out the class scores."""
 
     type: ClassVar[str]
 
@@ -25,11 +25,11 @@ class CodecOptions:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The tensors of KINDS that the cache holds."""
+        """The tensors of KINDS that the cache contains."""
         return KINDS if self.scores else KINDS[:1]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options as recipe and codec.json hold them; `scores` only if False, as in the oldest caches."""
+        """Return the options for recipe and codec.json. `scores` is included only if False, as in the oldest caches."""
         values = to_json(self)
         if self.scores:
             del values["scores"]
@@ -37,7 +37,7 @@ class CodecOptions:
 
 
 class Calibration(Protocol):
-    """What calibration found, a frozen dataclass. `score_channels`: 0 without class scores."""
+    """Results of a calibration, a frozen dataclass. `score_channels` is 0 without class scores."""
 
     @property
     def channels(self) -> int: ...
@@ -47,6 +47,6 @@ class Calibration(Protocol):
 
 
 def to_json(values: Any) -> dict[str, Any]:
-    """Return a settings dataclass under the names of the file, without the fields that are None."""
+    """Return a settings dataclass as a dict with the names of the file, without the fields that are None."""
     found = {key_of(one): getattr(values, one.name) for one in fields(values)}
     return {key: value for key, value in found.items() if value is not None}

@@ -1,4 +1,4 @@
-"""A calibrated codec in words. Imports no torch."""
+"""Describe a calibrated codec for people. Does not import torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def promise(settings: dict[str, Any]) -> str:
-    """Describe what a calibrated codec keeps and loses; `settings` of its codec.json."""
+    """Return a line with a calibrated codec's quality, errors and planes. `settings`: those of its codec.json."""
     if "probe_error" not in settings:
         return f"{settings['type']}, exact" + ("" if settings.get("scores", True) else ", no class scores")
     error, s = settings["probe_error"], settings

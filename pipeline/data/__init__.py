@@ -1,1 +1,1 @@
-"""From images to batches: annotation files, views and their replay, which view lies where, the epoch's order."""
+"""From images to batches: annotation files, views and their replay, shard planning, schedule, stream."""

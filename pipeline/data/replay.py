@@ -1,4 +1,4 @@
-"""Check that a replayed view is the one that the teacher saw, for every sample."""
+"""Verify that each replayed view equals the teacher's view."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIBRARIES = ("opencv-python-headless", "opencv-python", "numpy", "pillow", "oned
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide a view's pixels."""
+    """Return the versions of the libraries that affect a view's pixels."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -24,12 +24,12 @@ def library_versions() -> dict[str, str]:
 
 
 def check_replay(
-    cached: ViewRecord, replayed: ViewRecord, mode: str, tolerance: float, made_with: dict[str, str]
+    cached: ViewRecord, replayed: ViewRecord, mode: str, tolerance: float, cached_versions: dict[str, str]
 ) -> None:
-    """Raise ReplayMismatch, naming image, view and field, unless the two records agree.
+    """Raise ReplayMismatch that names image, view and field where the two records differ.
 
-    'exact' compares geometry, boxes and the crc32c of all pixels; 'close' compares geometry and boxes, and the mean
-    absolute difference of the thumbnails with `tolerance` (grey levels of 255).
+    Both modes compare geometry and boxes. 'exact' also compares the crc32c of all pixels. 'close' compares the mean
+    absolute difference of the thumbnails with `tolerance`, in grey levels of 255.
     """
     names = ["image_id", "view", "ori_shape", "shape", "pad_shape", "flip", "boxes"]
     names += ["pixels"] if mode == "exact" else []
@@ -39,15 +39,20 @@ def check_replay(
             if name == "flip":
                 expected, got = FLIPS[expected], FLIPS[got]
             here = library_versions()
-            drift = [f"{k} {v} -> {here.get(k)}" for k, v in sorted(made_with.items()) if v != here.get(k)]
+            changed = [f"{k} {v} -> {here.get(k)}" for k, v in sorted(cached_versions.items()) if v != here.get(k)]
+            cause = (
+                f"these libraries changed: {', '.join(changed)}; install the versions that made the cache"
+                if changed
+                else "no library changed, so the image file did; restore it or make a new cache"
+            )
             raise ReplayMismatch(
-                f"image {cached.image_id}, view {cached.view}: {name} differs from what the teacher saw: expected "
-                f"{expected}, got {got}; libraries {', '.join(drift) or 'are the same, so the image file changed'}"
+                f"image {cached.image_id}, view {cached.view}: {name} differs from the teacher's view: expected "
+                f"{expected}, got {got}; {cause}"
             )
     if mode == "close":
-        off = float(np.abs(cached.thumbnail.astype(float) - replayed.thumbnail.astype(float)).mean())
-        if off > tolerance:
+        difference = float(np.abs(cached.thumbnail.astype(float) - replayed.thumbnail.astype(float)).mean())
+        if difference > tolerance:
             raise ReplayMismatch(
-                f"image {cached.image_id}, view {cached.view}: thumbnails differ by {off:.1f} grey levels, allowed "
-                f"{tolerance:.1f}"
+                f"image {cached.image_id}, view {cached.view}: thumbnails differ by {difference:.1f} grey levels, "
+                f"expected at most views.tolerance {tolerance:.1f}; restore the image file or make a new cache"
             )

@@ -1,4 +1,4 @@
-"""From images and views to the plan of a pass: the one place where both stages agree on it."""
+"""Plan the shards of a pass from images and views. Both stages use this module, so their plans agree."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ from pipeline.storage.place import Place
 
 
 def images_and_views(cfg: Config, sections: Sections) -> tuple[Images, Views]:
-    """Build what a config trains on: its images, and the views that its pipeline makes of each."""
+    """Build the images of a config's data set, and the views that its pipeline makes of each."""
     images = Images(cfg.train_dataloader.dataset)
     return images, Views(images.pipeline, sections.views.seed, sections.views.count)
 
 
 def layout_of(sections: Sections) -> dict[str, int]:
-    """Return the numbers that, with images and views, decide a shard plan."""
+    """Return the settings that determine a shard plan, together with images and views."""
     cache = sections.cache
     return {"batch_size": cache.batch_size, "shard_samples": cache.shard_samples, "seed": sections.views.seed}
 
 
 def expected_passes(sections: Sections, views: Views) -> range:
-    """Return the passes that a complete cache has: one for each view unless the config says fewer.
+    """Return the passes of a complete cache: one for each view, or `cache.passes` if it is smaller.
 
-    Raises ConfigError where it says more.
+    Raise ConfigError where `cache.passes` is larger.
     """
     passes = sections.cache.passes or views.count
     if passes > views.count:
-        raise ConfigError(f"cache.passes: {passes}, but an image has only {views.count} views; more would repeat them")
+        raise ConfigError(
+            f"cache.passes: expected at most {views.count}, the number of views of an image, found {passes}"
+        )
     return range(passes)
 
 
 def require_images(root: Place, number: int, planned: set[int], images: Images) -> None:
-    """Raise StaleCache unless a pass holds just the images that the config's data set yields."""
+    """Raise StaleCache where the images of a pass are not exactly those of the config's data set."""
     wanted = set(images.ids)
     if planned != wanted:
         raise StaleCache(
-            f"{root}/pass-{number}: planned for {len(planned)} images, the config's data set yields {len(wanted)} "
-            f"({len(planned ^ wanted)} differ; filter_cfg or indices?); use another cache.dir"
+            f"{root}/pass-{number}: planned for {len(planned)} images, the config's data set has {len(wanted)} "
+            f"({len(planned ^ wanted)} differ); check filter_cfg and indices, or use another cache.dir"
         )
 
 

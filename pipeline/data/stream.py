@@ -1,4 +1,4 @@
-"""The webdataset pipeline of stage 2: schedule, strict reading, replay and check, collate."""
+"""The webdataset pipeline of stage 2: schedule, read, replay, verify, collate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ Read = Sequence[tuple[SampleRef, Chunks | None]]
 
 @dataclass
 class StreamSource:
-    """Where samples come from. `passes[n]`: the shards of pass n; no `cache` and `codec` where the teacher is live."""
+    """The source of a stream's samples.
+
+    passes[n]: the shards of pass n. cache, codec: None if the teacher is live. check, tolerance: see `check_replay`.
+    versions[n]: the library versions that made pass n.
+    """
 
     passes: dict[int, list[list[SampleRef]]]
     images: Images
@@ -40,15 +44,14 @@ class StreamSource:
     codec: Codec | None
     check: str
     tolerance: float
-    made_with: dict[int, dict[str, str]]
+    versions: dict[int, dict[str, str]]
 
 
 class Stream(wds.DataPipeline):
-    """Ready batches {'inputs', 'data_samples', 'teacher'} of one epoch, for DataLoader(batch_size=None).
+    """Batches {'inputs', 'data_samples', 'teacher'} of one epoch, for DataLoader(batch_size=None).
 
-    batch_size: of one rank.
-    `teacher` is the EncodedBatch of the cache, or None where the teacher is live. Workers take turns, so the order
-    of batches is the schedule's for any number of them. Raises CorruptCache, ReplayMismatch, DataError.
+    batch_size: samples of one rank. `teacher` is the EncodedBatch of the cache, or None if the teacher is live. Workers
+    take turns, so the order of batches does not depend on their number. Raises CorruptCache, ReplayMismatch, DataError.
     """
 
     def __init__(self, source: StreamSource, batch_size: int, seed: int) -> None:
@@ -56,20 +59,20 @@ class Stream(wds.DataPipeline):
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.metainfo = source.images.metainfo
         self._rank, self._world = 0, 1
-        # Shared memory, so that workers which outlive an epoch learn of the next one.
+        # In shared memory, so persistent workers see the new epoch.
         self._epoch, self._start = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._current: tuple[tuple[int, int], list[Batch]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is streamed next; also in workers that run already."""
+        """Set the epoch to stream next, also in running workers."""
         self._epoch.fill_(epoch)
 
     def set_start(self, batches: int) -> None:
-        """Leave out this many batches of the epoch, which an earlier run has made."""
+        """Skip this many batches of the epoch, which were done before a resume."""
         self._start.fill_(batches)
 
     def set_rank(self, rank: int, world: int) -> None:
-        """Take this rank's share of each batch."""
+        """Set the rank whose share of each batch is streamed."""
         self._rank, self._world = rank, world
 
     @property
@@ -78,7 +81,7 @@ class Stream(wds.DataPipeline):
         return self.batch_size * self._world
 
     def batches(self) -> list[Batch]:
-        """The current epoch's batches of all ranks together."""
+        """Return the current epoch's batches, over all ranks."""
         key = (int(self._epoch), self.global_batch)
         if self._current is None or self._current[0] != key:
             numbers = sorted(self.source.passes)
@@ -87,7 +90,7 @@ class Stream(wds.DataPipeline):
         return self._current[1]
 
     def epoch_digest(self) -> str:
-        """Return the digest of what the steps of the current epoch learn from: images and views, step by step."""
+        """Return the digest of the current epoch's batches: images and views, step by step."""
         return digest([[[ref.image_id, ref.view] for ref in batch] for batch in self.batches()])
 
     def __len__(self) -> int:
@@ -112,28 +115,28 @@ class Stream(wds.DataPipeline):
                 inputs.append(view)
                 data_samples.append(data_sample)
                 if chunks is not None:
-                    stored, shapes = self._stored(ref, chunks, record)
+                    stored, shapes = self._decompress(ref, chunks, record)
                     arrays.append(stored)
                     levels.append(shapes)
             teacher = stack(arrays, levels) if arrays else None
             yield {"inputs": inputs, "data_samples": data_samples, "teacher": teacher}
 
-    def _stored(self, ref: SampleRef, chunks: Chunks, replayed: ViewRecord) -> tuple[Sample, LevelShapes]:
-        """The codec's arrays of a sample; decompressed only once its grids are known to be those of the own view."""
+    def _decompress(self, ref: SampleRef, chunks: Chunks, replayed: ViewRecord) -> tuple[Sample, LevelShapes]:
+        """Return the codec's arrays of a sample. Its record is compared with the replayed view before decompression."""
         source = self.source
         assert source.cache is not None and source.codec is not None
         reader = source.cache.shard(ref.cache_pass, ref.shard)
         cached, shapes = reader.record(ref.index, chunks)
-        check_replay(cached, replayed, source.check, source.tolerance, source.made_with[ref.cache_pass])
+        check_replay(cached, replayed, source.check, source.tolerance, source.versions[ref.cache_pass])
         return reader.coded(ref.index, chunks, source.codec.check_sample), shapes
 
 
 def stream_loader(stream: Stream, workers: int) -> DataLoader:
-    """A DataLoader that mmengine's Runner takes as it is."""
+    """Return a DataLoader for mmengine's Runner."""
     cache = stream.source.cache
     if not workers or cache is None or storage_of(cache.root).fork_safe:
         return DataLoader(stream, batch_size=None, num_workers=workers)
-    # This process has read the cache's plan; a plain fork of it would inherit obstore without obstore's threads.
+    # This process has used obstore, whose threads do not survive a fork.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     threads = partial(_use_threads, cv2.getNumThreads())
@@ -143,5 +146,5 @@ def stream_loader(stream: Stream, workers: int) -> DataLoader:
 
 
 def _use_threads(count: int, worker: int) -> None:
-    """mmengine sets OpenCV's threads in the main process; a worker that is no fork of it has to be told."""
+    """Set OpenCV's threads in a worker. mmengine sets them only in the main process and its forks."""
     cv2.setNumThreads(count)

@@ -1,4 +1,4 @@
-"""Which transforms can be replayed, and the choices that each of them has."""
+"""The transforms that can be replayed, and the finite choices of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIXING = {"Mosaic", "CachedMosaic", "MixUp", "CachedMixUp", "CopyPaste", "InstaB
 
 
 def list_choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """List the equally likely outcomes of a transform, each as a config that leaves no choice; None if it draws."""
+    """List the equally likely outcomes of a transform as configs without randomness; None if it draws from a range."""
     kind = transform["type"]
     if kind == "RandomChoiceResize" and isinstance(transform.get("scales"), list | tuple):
         return [{**transform, "scales": [scale]} for scale in transform["scales"]]
@@ -37,7 +37,7 @@ def list_choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def describe_rule(transforms: list[dict[str, Any]], options: list[list[dict[str, Any]] | None], count: int) -> str:
-    """Describe the rule in words: '2 distinct views: resize 1333x800 x flip', '4 seeded draws: RandomResize x flip'."""
+    """Describe the views, as '2 distinct views: resize 1333x800 x flip' or '4 seeded draws: RandomResize x flip'."""
     parts = []
     for transform, option in zip(transforms, options):
         scales = [o.get("scale") or (o.get("scales") or [None])[0] for o in option or []]

@@ -1,4 +1,4 @@
-"""Describe a replayed view: sizes, flip, checksums, thumbnail."""
+"""Make the record of a view: sizes, flip, checksums, thumbnail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.records import FLIPS, THUMBNAIL, ViewRecord
 
-PAD = 32  # a view is padded on its own to multiples of this
+PAD = 32  # each view is padded to multiples of this, before it is batched
 
 
 def padded(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -23,7 +23,7 @@ def padded(shape: tuple[int, ...]) -> tuple[int, int]:
 def make_record(
     image_id: int, view: int, results: dict[str, Any], inputs: Tensor, ori_shape: tuple, thumbnail: bool
 ) -> ViewRecord:
-    """Make the ViewRecord of transformed results and their packed pixels."""
+    """Make the ViewRecord of a view from mmdet's transformed results and the packed pixels."""
     image = results["img"]
     direction = results.get("flip_direction") if results.get("flip") else None
     boxes, labels = results.get("gt_bboxes"), results.get("gt_bboxes_labels")

@@ -1,8 +1,8 @@
-"""A view is a pure function of (seed, image id, view number), whatever the worker, rank or order.
+"""Views of images. A view is a pure function of (seed, image id, view number).
 
-The transforms are the config's own (train_dataloader.dataset.pipeline). Where they choose from a finite set with equal
-chances (flip or not; one of some scales), view v is the v-th combination and nothing is random any more. Where they
-draw from ranges, view v is what they give under generators seeded by (seed, image id, v).
+The transforms are those of the config (train_dataloader.dataset.pipeline). If every transform chooses from a finite set
+with equal probability (flip or not, one of several scales), view v is the v-th combination, and nothing is random. If a
+transform draws from a range, view v is the pipeline's result with generators seeded by (seed, image id, v).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.records import ViewRecord
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """numpy's and random's global generators seeded inside, as they were outside."""
+    """Seed the global generators of numpy and random inside the block, and restore them at the end."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     np.random.seed(seed & 0xFFFFFFFF)
     random.seed(seed)
@@ -40,17 +40,17 @@ def seeded(seed: int) -> Iterator[None]:
 class Views:
     """The views of every image under one data pipeline.
 
-    pipeline: mmdet transform configs, LoadImageFromFile first and PackDetInputs last. Raises ViewError naming a
-    transform that mixes images or is not known to replay; ConfigError where draws need views.count.
+    pipeline: mmdet transform configs, LoadImageFromFile first and PackDetInputs last. Raises ViewError for a transform
+    that mixes images or is not known to replay, and ConfigError where views.count is missing or wrong.
     """
 
     def __init__(self, pipeline: list[dict[str, Any]], seed: int, count: int | None) -> None:
         names = [t.get("type", "?") for t in pipeline]
         for name in names:
             if name in MIXING:
-                raise ViewError(f"transform {name}: mixes images, so a view is no function of one image; remove it")
+                raise ViewError(f"transform {name}: mixes images, so its views cannot be cached; remove it")
             if name not in FIXED | DRAWN | {"LoadImageFromFile", "PackDetInputs"}:
-                raise ViewError(f"transform {name}: not known to replay exactly; known: {sorted(FIXED | DRAWN)}")
+                raise ViewError(f"transform {name}: not known to replay exactly; use some of {sorted(FIXED | DRAWN)}")
         if len(names) < 2 or names[0] != "LoadImageFromFile" or names[-1] != "PackDetInputs":
             raise ViewError(f"data pipeline: expected LoadImageFromFile ... PackDetInputs, found {names}")
         self.seed, self.rule = seed, plain(pipeline)
@@ -59,12 +59,16 @@ class Views:
         if any(option is None for option in options):
             drawing = [t["type"] for t, option in zip(middle, options) if option is None]
             if count is None:
-                raise ConfigError(f"views.count: {drawing} draw from ranges; say how many draws an image to cache")
+                raise ConfigError(
+                    f"views.count: missing, but {drawing} draw from ranges; set the number of draws per image"
+                )
             self.count, self.finite, combinations = count, False, [tuple(middle)]
         else:
             combinations = list(itertools.product(*options))  # type: ignore[arg-type]
             if count not in (None, len(combinations)):
-                raise ConfigError(f"views.count: the transforms have {len(combinations)} views, found {count}")
+                raise ConfigError(
+                    f"views.count: the transforms have {len(combinations)} views, found {count}; remove views.count"
+                )
             self.count, self.finite = len(combinations), True
         self.recognised = describe_rule(middle, options, self.count)
         self._load, self._pack = build_transform(pipeline[0]), build_transform(pipeline[-1])
@@ -78,7 +82,7 @@ class Views:
         return results
 
     def pad_shape(self, info: dict[str, Any], view: int) -> tuple[int, int]:
-        """Padded (H, W) of a view, from the sizes in the annotation file, without reading the image."""
+        """Return the padded (H, W) of a view. Uses the sizes in the annotation file and does not read the image."""
         key: tuple[int, ...] = (info["height"], info["width"], view)
         if not self.finite:
             key += (info["img_id"],)
@@ -88,26 +92,27 @@ class Views:
                 results = {**info, "instances": [], "img": blank, "img_shape": blank.shape[:2]}
                 results["ori_shape"] = blank.shape[:2]
                 self._sizes[key] = padded(self._transform(results, view)["img"].shape)
-            except Exception:  # such an image cannot be replayed either: `replay` names it, and what failed
+            except Exception:  # `replay` fails on this image too, and names the image and the cause
                 self._sizes[key] = (PAD, PAD)
         return self._sizes[key]
 
     def replay(self, info: dict[str, Any], view: int, thumbnail: bool = True) -> tuple[Tensor, Any, ViewRecord]:
-        """(inputs (3, H, W), mmdet's data sample, record) of one view. Raises DataError naming the image.
+        """Return (inputs (3, H, W), mmdet's data sample, record) of one view. Raise DataError that names the image.
 
-        Without `thumbnail` the record's is black, for those who compare all pixels: of 800x1333 it takes 4 ms.
+        Without `thumbnail`, the record's thumbnail is black. It takes 4 ms for a view of 800x1333, and callers that
+        compare all pixels do not need it.
         """
         where = f"image {info['img_id']} ({info['img_path']})"
         try:
             results = self._load({**info})
         except PipelineError:
             raise
-        except FileNotFoundError as error:  # its text names the file once more
-            raise DataError(f"{where}: no such file") from error
-        except Exception as error:  # OSError, cv2.error, assertion: whatever the decoder says of this file
+        except FileNotFoundError as error:  # its own text repeats the file name
+            raise DataError(f"{where}: no such file; check data_root and data_prefix") from error
+        except Exception as error:  # a decoder may raise OSError, cv2.error, AssertionError and others
             raise DataError(f"{where}: cannot be read: {brief(error)}") from error
         if results is None or results.get("img") is None:
-            raise DataError(f"{where}: not an image that can be decoded")
+            raise DataError(f"{where}: the image cannot be decoded")
         ori_shape = tuple(int(n) for n in results["img"].shape[:2])
         if ori_shape != (info["height"], info["width"]):
             raise DataError(
@@ -117,13 +122,13 @@ class Views:
         try:
             results = self._transform(results, view)
             packed = self._pack({**results})
-        except Exception as error:  # a transform that cannot take this image, whatever it says
-            raise DataError(f"{where}, view {view}: a transform failed on it: {brief(error)}") from error
+        except Exception as error:  # a transform may raise any exception
+            raise DataError(f"{where}, view {view}: a transform failed: {brief(error)}") from error
         inputs = packed["inputs"]
         record = make_record(int(info["img_id"]), view, results, inputs, ori_shape, thumbnail)
         return inputs, packed["data_samples"], record
 
 
 def build_transform(cfg: dict[str, Any]) -> Any:
-    """Build an mmdet transform. Raises ConfigError naming it."""
+    """Build an mmdet transform. Raise ConfigError that names it."""
     return build(TRANSFORMS, dict(cfg), f"transform {cfg['type']}")

@@ -1,1 +1,1 @@
-"""Distillation losses: one file a loss, and the registry of their names."""
+"""Distillation losses, one file each, and the registry of their names."""

@@ -1,6 +1,6 @@
-"""What a distillation loss is: a function of one FPN level, and what it needs of the student and of the cache.
+"""A distillation loss: a function of one FPN level, and its requirements on student and cache.
 
-Shape legend: B batch, X channels or score channels, (H, W) grid of one FPN level.
+Shapes: B batch, X channels or score channels, (H, W) grid of one FPN level.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ LevelLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Loss:
     """A distillation loss. Call it with the teacher's output and the student's tensors of all levels.
 
-    name: its key in `probe_error` of codec.json.
-    level: loss of one level, a scalar, from the teacher's (B, X, H, W), the student's (B, X, H, W) and (B, H, W):
-        the richness map if `weighted`, otherwise a bool mask of the positions inside each sample's own grid.
-    compares: the tensor it compares, 'feature' or 'score' (the teacher's probabilities, the student's logits).
-    adapters: whether the student's features pass through trained 3x3 convolutions first.
-    profiles: profiles of the frs codec whose quantiser step is chosen for this loss.
+    name: the key in `probe_error` of codec.json.
+    level: function that computes the loss of one level, a scalar. Its arguments are the teacher's (B, X, H, W), the
+        student's (B, X, H, W) and a weight (B, H, W): the richness map if `weighted`, otherwise a bool mask of the
+        positions inside each sample's own grid.
+    compares: 'feature', or 'score' (the teacher's probabilities and the student's logits).
+    adapters: whether trained 3x3 convolutions are applied to the student's features first.
+    profiles: the profiles of the frs codec whose quantiser step is chosen for this loss.
     """
 
     name: str
@@ -37,9 +38,9 @@ class Loss:
     profiles: tuple[str, ...] = ("universal",)
 
     def __call__(self, target: TeacherOutput, student: list[Tensor]) -> Tensor:
-        """Sum the loss over the levels, before its weight; in float32 also under AMP.
+        """Sum the unweighted loss over the levels, in float32 also under AMP.
 
-        student: [(B, X, H_l, W_l)] on the target's canvas; logits where scores are compared.
+        student: [(B, X, H_l, W_l)] on the target's canvas; logits if scores are compared.
         """
         weights = target.frs if self.weighted else target.inside()
         levels = zip(target.values(self.compares), student, weights)

@@ -1,7 +1,7 @@
-"""The losses by name. Adding one here: its file, and a line in BUILT_IN.
+"""The losses by name. To add one here, add its file, and a line in BUILT_IN.
 
-Another package adds one with an entry point of the group `frs_teacher_cache.losses`: the point's name is the value of
-`distill.feature_loss`, its object a `Loss`.
+Another package adds one with an entry point of the group `frs_teacher_cache.losses`. The entry point's name is the
+value of `distill.feature_loss`, and its object is a `Loss`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ BUILT_IN = {"frs": FEATURE, "pkd": PKD, "cwd": CWD}  # by the value of distill.f
 
 @cache
 def feature_losses() -> Mapping[str, Loss]:
-    """Every value of `distill.feature_loss` and its loss. Raises ConfigError where two losses share a name."""
+    """Return the loss of every value of `distill.feature_loss`. Raise ConfigError where two losses share a name."""
     plugins = load_plugins(GROUP, Loss)
     found = {**BUILT_IN, **plugins}
     names = Counter([SCORE.name, *(loss.name for loss in found.values())])
     taken = sorted({*(BUILT_IN.keys() & plugins.keys()), *(name for name, count in names.items() if count > 1)})
     if taken:
-        raise ConfigError(f"entry points of {GROUP}: the name {taken[0]!r} is already taken by another loss")
+        raise ConfigError(
+            f"entry points of {GROUP}: the name {taken[0]!r} is already taken by another loss; uninstall one package"
+        )
     return MappingProxyType(found)
 
 
@@ -40,5 +42,5 @@ def _by_name() -> Mapping[str, Loss]:
 
 
 def loss_named(name: str) -> Loss:
-    """A loss by its own name (`Loss.name`): of the features, or 'score'."""
+    """Return a loss by its `Loss.name`: a feature loss, or 'score'."""
     return _by_name()[name]

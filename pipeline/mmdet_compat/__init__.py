@@ -1,1 +1,1 @@
-"""The only door to mmdet, mmcv and mmengine."""
+"""Import mmdet, mmcv and mmengine, with replacements for mmcv's compiled ops."""

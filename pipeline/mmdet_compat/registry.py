@@ -1,6 +1,6 @@
-"""The one door to mmdet: the stand-in for mmcv's compiled ops goes in first, then the registries are filled.
+"""Import mmdet: install the replacement of mmcv's compiled ops first, then fill mmdet's registries.
 
-Import mmdet, mmcv and mmengine names from here or after this module.
+Import mmdet, mmcv and mmengine names from this module, or after it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.mmdet_compat.ops.stand_in import install
 OPS = install()  # 'compiled', 'torchvision' or 'torch'
 
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-    # The plain mmcv wheel warns once for each op that the five detector pairs do not need; optional data sets print.
+    # The plain mmcv wheel warns for each missing op, and optional data sets print to stdout.
     warnings.simplefilter("ignore")
     from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
     from mmdet.utils import register_all_modules
@@ -28,7 +28,7 @@ with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
 
 from pipeline.errors import ConfigError, brief  # noqa: E402
 
-# Loader workers are forked, and a child of a process that has used OpenCV's threads may wait for them for ever.
+# Loader workers are forked, and a fork of a process with OpenCV threads may wait for them forever.
 cv2.setNumThreads(0)
 
 __all__ = ["DATASETS", "METRICS", "MODELS", "OPS", "TRANSFORMS", "Config", "ConfigDict", "build", "config_errors"]
@@ -36,7 +36,7 @@ __all__ = ["DATASETS", "METRICS", "MODELS", "OPS", "TRANSFORMS", "Config", "Conf
 
 @contextlib.contextmanager
 def config_errors(what: str) -> Iterator[None]:
-    """A user's mistake in something that is built from a config, in one line: ConfigError naming `what`."""
+    """Convert the exceptions of building `what` from a config to a one-line ConfigError that names it."""
     try:
         yield
     except (TypeError, KeyError, AssertionError, ValueError, AttributeError, ImportError, FileNotFoundError) as error:
@@ -44,13 +44,13 @@ def config_errors(what: str) -> Iterator[None]:
 
 
 def build(registry: Any, cfg: Any, what: str) -> Any:
-    """registry.build; raises ConfigError naming `what`."""
+    """Build an object of a registry from a config. Raise ConfigError that names `what`."""
     with config_errors(what):
         return registry.build(cfg)
 
 
 def plain(value: Any) -> Any:
-    """Config values as JSON types (tuples become lists), without entries that only say where files are."""
+    """Convert config values to JSON types (tuples become lists), without entries that say where files are."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items() if k not in ("backend_args", "file_client_args")}
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""Where bytes lie: folders, object stores, web servers, the local disk cache, and who may write."""
+"""Storage of a cache: local folders, object stores, web servers, the disk cache for remote reads, and locks."""

@@ -1,7 +1,7 @@
-"""The Storage protocol: what a cache needs of the place where its bytes are stored, and paths into a storage.
+"""The Storage protocol, which every storage of a cache implements, and paths within a storage.
 
-Two implementations: LocalStorage (local.py), a folder, and ObjectStorage (object_store.py), an object store or web
-server. tests/storage/test_storage.py has the tests that both pass; a third one is added there and in urls.py.
+There are two implementations: LocalStorage (local.py), a folder, and ObjectStorage (object_store.py), an object store
+or web server. Both pass tests/storage/test_storage.py. To add a third one, register it there and in urls.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPAIR = "`python -m pipeline repair --config C` repairs it"
 
 @dataclass(frozen=True)
 class Extent:
-    """`size` bytes at `offset` of a shard. `image_id` and `view` are those of a sample, -1 in head and tail."""
+    """`size` bytes at `offset` of a shard. `image_id` and `view` identify the sample; they are -1 in head and tail."""
 
     offset: int
     size: int
@@ -28,11 +28,11 @@ class Extent:
     view: int = -1
 
 
-Fetched = Mapping[int, bytes]  # offset of an extent: its bytes, not yet checked
+Fetched = Mapping[int, bytes]  # unchecked bytes of extents, by offset
 
 
 class ShardLayout(Protocol):
-    """What a sidecar says about the bytes of its shard; the extents cover it without gaps."""
+    """The extents of a shard, from its sidecar. They cover the shard without gaps."""
 
     @property
     def size(self) -> int: ...
@@ -43,96 +43,98 @@ class ShardLayout(Protocol):
 
 
 class Ranges(Protocol):
-    """The bytes of one open shard. Thread-safe. The caller compares each crc32c."""
+    """The bytes of one open shard. Thread-safe. The caller checks each crc32c."""
 
     @property
     def size(self) -> int: ...
     @property
-    def local(self) -> bool: ...  # whether a read is free of a round trip
+    def local(self) -> bool: ...  # whether a read needs no network round trip
 
     def read(self, extent: Extent) -> bytes:
-        """Raise CacheError where the shard is missing, CorruptCache where the bytes cannot be read."""
+        """Read an extent. Raise CacheError where the shard is missing, CorruptCache where the bytes cannot be read."""
 
     def fetches(self, extents: Sequence[Extent]) -> list[Callable[[], Fetched]]:
-        """Calls, one for each request, that prefetch these extents in any thread; none where reads are local."""
+        """Return calls, one for each request, that prefetch these extents in any thread. Empty if reads are local."""
 
     def close(self) -> None: ...
 
 
 class Lock(Protocol):
-    """The right to write a folder, held by one run."""
+    """The exclusive right of one run to write a folder."""
 
     @property
     def place(self) -> Place:
-        """The folder. Paths made from it check before each write and delete that the lock is still held."""
+        """The folder. Paths below it check before each write and delete that the run still has the lock."""
 
     def share(self) -> Place:
-        """Let other processes of this run hold the lock too. Returns what they pass to `joined`; it can be pickled."""
+        """Let other processes of this run share the lock. Return the argument for their `joined`; it can be pickled."""
 
 
 class Storage(Protocol):
-    """Files by key ("pass-0/plan.json"; "" is the storage's root). Can be pickled; a copy opens its own connection.
+    """Files by key, for example "pass-0/plan.json"; "" is the root. Can be pickled; a copy opens its own connection.
 
     A missing file raises FileNotFoundError. Other failures raise another OSError (local) or a StoreError (remote).
     """
 
     @property
-    def max_requests(self) -> int: ...  # useful at a time; 1: reads are local, prefetching gains nothing
+    def max_requests(
+        self,
+    ) -> int: ...  # useful concurrent requests; 1 for local reads, where prefetching has no benefit
     @property
-    def fork_safe(self) -> bool: ...  # whether a fork of a process that has read may read too
+    def fork_safe(self) -> bool: ...  # whether a process that has read may fork, and the child may read
     @property
     def read_only(self) -> bool: ...
 
     def place(self, key: str) -> Place:
-        """The path of a key."""
+        """Return the path of a key."""
 
     def describe(self, key: str) -> str:
-        """The path or URL of a key, for messages."""
+        """Return the path or URL of a key, for messages."""
 
     def local_path(self, key: str) -> Path | None:
-        """The file or folder that the operating system opens; None where there is none."""
+        """Return the local file or folder of a key; None if the storage is remote."""
 
-    def remedy(self, key: str, advice: str) -> str:
-        """What to do about a bad file of a cache; `advice`: what helps in a local folder."""
+    def remedy(self, key: str, local: str) -> str:
+        """Return what to do about a bad file of a cache. `local`: the instruction for a local folder."""
 
     def size(self, key: str) -> int: ...
 
     def read(self, key: str, limit: int, sha256: str | None = None) -> bytes:
-        """A whole file. Raise CorruptCache if it has more than `limit` bytes.
+        """Read a whole file. Raise CorruptCache where it has more than `limit` bytes.
 
-        `sha256`, where known, allows the answer to come from a disk cache; the caller still compares it.
+        If `sha256` is given, the file may come from a disk cache. The caller still checks the sha256.
         """
 
     def read_range(self, key: str, offset: int, size: int) -> tuple[bytes, int]:
-        """Up to `size` bytes from `offset`, which lies in the file or is 0, and the size of the whole file."""
+        """Read up to `size` bytes at `offset`, which is within the file or 0. Return them and the size of the file."""
 
     def open_ranges(self, key: str, layout: ShardLayout) -> Ranges: ...
 
     def write_atomic(self, key: str) -> AbstractContextManager[Any]:
-        """A binary file to fill. It appears, complete and durable, when the block ends; after an error it does not."""
+        """Open a binary file for writing. It appears, complete and durable, when the block ends without an error."""
 
     def write_folder(self, key: str) -> AbstractContextManager[Path]:
-        """A local folder to fill. Its files replace those of `key` when the block ends; after an error they do not."""
+        """Open a local folder for writing. Its files replace those of `key` when the block ends without an error."""
 
     def delete(self, key: str) -> None:
         """Delete a file if it exists."""
 
     def list_dir(self, key: str) -> list[str] | None:
-        """Names in a folder, folders with a trailing "/"; none if it is missing.
+        """List the names in a folder, folders with a trailing "/". The list is empty if the folder is missing.
 
-        None where names must be known: a web server cannot list, and reading a bucket does not require that right.
+        Return None if the storage does not list: a web server cannot, and readers of a bucket may lack the permission.
         """
 
     def lock(self, key: str, wait: bool) -> AbstractContextManager[Lock]:
-        """Lock a folder for writing. Raise CacheError where another run holds the lock, unless `wait`."""
+        """Lock a folder for writing. If another run has the lock, wait for it if `wait`, otherwise raise CacheError."""
 
     def join(self, key: str) -> AbstractContextManager[None]:
-        """Hold a lock that another process shares."""
+        """Join a lock that another process of this run shares."""
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A file or folder of a storage. Methods named as in pathlib do what they do there."""
+    """A file or folder of a storage. Its methods are those of pathlib with the same names."""
 
     storage: Storage
     key: str

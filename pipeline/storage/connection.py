@@ -1,7 +1,7 @@
-"""The connection to a bucket or web server: this process's obstore client for it.
+"""The connection to a bucket or web server: one obstore client for each process.
 
-obstore takes credentials from the environment, retries 5xx, refused and dropped connections and stalls, and resumes a
-body that breaks off by range. It is imported when the first URL is used.
+obstore takes credentials from the environment. It retries 5xx answers, refused and dropped connections, and stalls. It
+resumes an interrupted body by a range request. obstore is imported when the first URL is used.
 """
 
 from __future__ import annotations
@@ -16,59 +16,59 @@ from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError, StoreError
 from pipeline.storage.disk_cache import DiskCache
-from pipeline.storage.obstore_errors import broke_off, translated
+from pipeline.storage.obstore_errors import is_interrupted_body, translate_error
 
 T = TypeVar("T")
 
-BODY_RETRIES = 3  # obstore resumes inside a body only where the server names an ETag
+BODY_RETRIES = 3  # obstore resumes an interrupted body only if the server sends an ETag
 
-# Seconds of one request and of one connection; retries of one request, and seconds over all of them.
+# Seconds for one request, seconds for one connection, number of retries, seconds for all retries.
 DEFAULTS = {"timeout": 30.0, "connect_timeout": 10.0, "max_retries": 10, "retry_timeout": 180.0}
-# obstore's name of our option `endpoint`.
+# obstore's names of the option `endpoint`.
 ENDPOINTS = {"s3": "endpoint", "gs": "base_url", "az": "endpoint"}
 
 
 @dataclass(frozen=True)
 class Connection:
-    """How to reach a bucket or web server. Contains no credentials; a pickled copy opens a client of its own.
+    """How to reach a bucket or web server. Contains no credentials. A pickled copy opens its own client.
 
-    `local`: folder of a disk cache for what is read (pipeline/storage/disk_cache.py), `local_bytes` its limit.
+    `local`: folder of the disk cache for remote reads (pipeline/storage/disk_cache.py). `local_bytes`: its size limit.
     """
 
     url: str  # "s3://bucket", "http://host:port"
     options: tuple[tuple[str, Any], ...] = ()
     local: str | None = None
     local_bytes: int = 0
-    begun: float = field(default_factory=time.time, compare=False)  # of the run, also in its workers
+    begun: float = field(default_factory=time.time, compare=False)  # start of the run, the same in its workers
 
     @property
     def scheme(self) -> str:
         return self.url.partition("://")[0]
 
     def client(self) -> Any:
-        """This process's own obstore client. Raises StoreError in a process that cannot have one."""
-        if runtime_process() != os.getpid():  # it would wait forever for threads that a fork does not copy
+        """Return this process's obstore client. Raise StoreError in a process forked from one that used obstore."""
+        if runtime_process() != os.getpid():  # a fork does not copy threads, so a request would wait forever
             raise StoreError(
-                f"{self.url}: this process was forked from one that had already read an object store, and "
-                "obstore's threads do not survive a fork; start it with 'spawn' or 'forkserver'"
+                f"{self.url}: this process was forked after its parent used an object store, and obstore's threads do "
+                "not survive a fork; start it with 'spawn' or 'forkserver'"
             )
         return self._client
 
     @cached_property
     def disk(self) -> DiskCache | None:
-        """The disk cache of what is read here, if there is one."""
+        """The disk cache for reads over this connection; None if `cache.local` is not set."""
         return DiskCache(self.local, self.local_bytes, self.begun) if self.local else None
 
     def request(self, key: str, call: Callable[[Any], T], retry_body: bool = True) -> T:
-        """`call(client)`, with obstore's exceptions turned into ours. `retry_body`: whether it may be called again."""
+        """Return `call(client)`, and translate obstore's exceptions. `retry_body`: `call` may run more than once."""
         for left in reversed(range(BODY_RETRIES + 1)):
             try:
                 return call(self.client())
             except PipelineError:
                 raise
             except BaseException as error:
-                if not (left and retry_body and broke_off(error)):
-                    raise translated(error, f"{self.url}/{key}", self.url) from None
+                if not (left and retry_body and is_interrupted_body(error)):
+                    raise translate_error(error, f"{self.url}/{key}", self.url) from None
         raise AssertionError("unreachable")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Connection:
             "client_options": {
                 "timeout": timedelta(seconds=given["timeout"]),
                 "connect_timeout": timedelta(seconds=given["connect_timeout"]),
-                "allow_http": self.scheme == "http" or endpoint.startswith("http://") or _http_by_environment(),
+                "allow_http": self.scheme == "http" or endpoint.startswith("http://") or _allows_http(),
             },
             "retry_config": {
                 "max_retries": given["max_retries"],
@@ -100,11 +100,11 @@ class Connection:
 
 @cache
 def runtime_process() -> int:
-    """The process that started obstore's threads: the first one that asks. A fork inherits this number, not them."""
+    """Return the process that started obstore's threads, which is the first caller. A fork inherits this number."""
     return os.getpid()
 
 
-def _http_by_environment() -> bool:
-    """obstore reads AWS_ALLOW_HTTP itself only where no other client option is given."""
+def _allows_http() -> bool:
+    """Return whether the environment allows plain http. obstore ignores it if any other client option is given."""
     names = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
     return any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in names)

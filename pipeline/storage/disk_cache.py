@@ -1,11 +1,11 @@
-"""Size-limited disk cache for remote reads: the second epoch reads the local disk. Any processes may share it.
+"""Size-limited disk cache for remote reads: from the second epoch on, reads are local. Processes can share it.
 
-One sparse file per shard, named by the shard's sha256, with each extent at its own offset. No index says which parts
-are present: an extent is served when its crc32c matches; a hole, a torn write or a flipped bit is a miss. So writers
-need no lock, no order and no fsync, and corrupted bytes cannot be served.
+Each shard is one sparse file, named by the shard's sha256, with every extent at its own offset. There is no index of
+the parts that are present. An extent is present if its crc32c matches, so a hole, a torn write or a flipped bit is a
+miss. Writers therefore need no order and no fsync, and corrupted bytes are never returned.
 
-An epoch reads every sample once, in another order each time. Evicting the least recently used file would evict what is
-needed next. So files that this run has used are not evicted, and when they fill the folder nothing more is stored.
+An epoch reads every sample once, in a different order each time, so the least recently used file is the one that is
+needed next. Files that this run has used are therefore never evicted. If they fill the cache, it stores no more files.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pipeline.storage.base import Extent
 
 PAGE = 4096
 NAME = re.compile(r"[0-9a-f]{64}(\.json)?")  # other files in the folder are left alone
-FULL = 10.0  # seconds before a full folder is searched again for something to evict
+FULL = 10.0  # seconds until a full cache looks for files to evict again
 
 
 class DiskCache:
-    """At most `limit` bytes in `folder`. `begun`: time.time() of the run's start; files used since are not evicted."""
+    """At most `limit` bytes in `folder`. `begun`: time.time() at the start of the run; files used since then stay."""
 
     def __init__(self, folder: str, limit: int, begun: float) -> None:
         self._folder, self._limit, self._begun = Path(folder), limit, begun
@@ -42,7 +42,7 @@ class DiskCache:
             os.utime(self._folder / sha256)
 
     def read(self, sha256: str, extent: Extent) -> bytes | None:
-        """An extent of a shard; None where it is missing or its crc32c differs."""
+        """Return the bytes of an extent; None if it is missing or its crc32c differs."""
         try:
             handle = os.open(self._folder / sha256, os.O_RDONLY)
         except OSError:
@@ -56,11 +56,11 @@ class DiskCache:
         return data if len(data) == extent.size and crc32c(data) == extent.crc32c else None
 
     def keep(self, sha256: str, offset: int, data: bytes) -> None:
-        """Store a part of a shard if it fits below the limit. A full disk is no error."""
+        """Store a part of a shard if it fits within the limit. Ignores a full disk."""
         self._write(sha256, offset, data)
 
     def read_small(self, sha256: str) -> bytes | None:
-        """A small file by its sha256; None where it is missing or differs."""
+        """Return a small file by its sha256; None if it is missing or differs."""
         try:
             data = (self._folder / f"{sha256}.json").read_bytes()
         except OSError:
@@ -68,17 +68,17 @@ class DiskCache:
         return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
     def keep_small(self, sha256: str, data: bytes) -> None:
-        """Store a small file if it fits below the limit."""
+        """Store a small file if it fits within the limit."""
         self._write(f"{sha256}.json", 0, data)
 
     def room(self, size: int) -> bool:
-        """Whether `size` more bytes fit now; evicts files of earlier runs for them."""
+        """Return whether `size` more bytes fit, after evicting files of earlier runs if necessary."""
         if time.monotonic() < self._full_until:
             return False
         try:
-            with self._ledger() as (used, put):
+            with self._lock_usage() as (used, set_used):
                 found = self._make_room(used, size)
-                put(found)
+                set_used(found)
         except OSError:
             return False
         if found + pages(size) > self._limit:
@@ -88,9 +88,9 @@ class DiskCache:
     def _write(self, name: str, offset: int, data: bytes) -> None:
         if time.monotonic() < self._full_until:
             return
-        with suppress(OSError), self._ledger() as (used, put):  # one process at a time counts and writes
+        with suppress(OSError), self._lock_usage() as (used, set_used):  # one process at a time counts and writes
             found = self._make_room(used, len(data))
-            put(found)
+            set_used(found)
             if found + pages(len(data)) > self._limit:
                 return
             handle = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT, 0o644)
@@ -98,30 +98,30 @@ class DiskCache:
                 os.pwrite(handle, data, offset)
             finally:
                 os.close(handle)
-            put(found + pages(len(data)))
+            set_used(found + pages(len(data)))
 
     def _make_room(self, used: int, size: int) -> int:
-        """Evict where `size` more bytes would not fit. Returns the bytes in use."""
+        """Evict files if `size` more bytes would not fit. Return the bytes in use."""
         wanted = self._limit - pages(size)
         return used if 0 <= used <= wanted else self._evict(wanted)
 
     @contextmanager
-    def _ledger(self) -> Iterator[tuple[int, Callable[[int], None]]]:
-        """The bytes in use (-1: not known) and a function that sets them; locked against other processes."""
+    def _lock_usage(self) -> Iterator[tuple[int, Callable[[int], None]]]:
+        """Yield the bytes in use (-1: not known) and a function that sets them, locked against other processes."""
         with open(self._folder / ".used", "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             text = file.read(32)
 
-            def put(used: int) -> None:
+            def set_used(used: int) -> None:
                 file.truncate(0)
                 file.write(str(used).encode())
                 file.flush()
 
-            yield int(text) if text.isdigit() else -1, put
+            yield int(text) if text.isdigit() else -1, set_used
 
     def _evict(self, wanted: int) -> int:
-        """Evict files that this run has not used, oldest first, down to `wanted` bytes. Returns the bytes in use."""
+        """Evict unused files, oldest first, until at most `wanted` bytes are in use. Return the bytes in use."""
         files = []
         for entry in os.scandir(self._folder):
             if NAME.fullmatch(entry.name):
@@ -138,5 +138,5 @@ class DiskCache:
 
 
 def pages(size: int) -> int:
-    """Upper bound of the bytes that `size` bytes take on the disk."""
+    """Return an upper bound of the disk space that `size` bytes take."""
     return (size // PAGE + 2) * PAGE

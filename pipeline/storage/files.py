@@ -1,4 +1,4 @@
-"""Read and write files of a place, whatever its storage."""
+"""Read and write files of any storage."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from pipeline.errors import CacheError, CorruptCache
 from pipeline.storage.base import AGAIN, DELETE, Place
 from pipeline.storage.place import key_of, remedy, storage_of
 
-SMALL = 256 << 20  # bytes of a file that is read at once; the plan of a pass over ten million images has 200 MB
-RANGE = 8 << 20  # bytes of one request where a file of any size is read
+SMALL = 256 << 20  # largest file that is read at once; the plan of a pass over ten million images has 200 MB
+RANGE = 8 << 20  # bytes of one request when a large file is read in parts
 
 
 def read_small(path: Place, sha256: str | None = None) -> bytes:
-    """All bytes of a small file; with `sha256`, what a manifest gives, no others. Raises CacheError or CorruptCache."""
+    """Read a small file. `sha256`: that of the manifest, if there is one. Raise CacheError or CorruptCache."""
     try:
         raw = storage_of(path).read(key_of(path), SMALL, sha256)
     except OSError as error:
         if sha256:
-            raise CorruptCache(f"{path}: missing, but the manifest lists it; {remedy(path, AGAIN)}") from error
+            raise CorruptCache(f"{path}: listed in the manifest but missing; {remedy(path, AGAIN)}") from error
         raise CacheError(f"{path}: expected a file of the cache, found {error.strerror or error}") from error
     if sha256 and hashlib.sha256(raw).hexdigest() != sha256:
-        raise CorruptCache(f"{path}: not what the manifest lists; {remedy(path, DELETE)}")
+        raise CorruptCache(f"{path}: sha256 differs from the manifest; {remedy(path, DELETE)}")
     return raw
 
 
 def atomic_file(path: Place) -> AbstractContextManager[Any]:
-    """Binary file that appears under `path` complete and durable, or not at all."""
+    """Open a binary file for writing. It appears at `path` complete and durable, or not at all."""
     return storage_of(path).write_atomic(key_of(path))
 
 
 def atomic_folder(path: Place) -> AbstractContextManager[Path]:
-    """Local folder whose files become those of `path` when the block ends without an error."""
+    """Open a local folder for writing. Its files become those of `path` if the block ends without an error."""
     return storage_of(path).write_folder(key_of(path))
 
 
@@ -44,17 +44,17 @@ def discard(path: Place) -> None:
 
 
 def file_size(path: Place) -> int:
-    """Bytes of a file. Raises OSError where it is missing."""
+    """Return the size of a file in bytes. Raise OSError where it is missing."""
     return storage_of(path).size(key_of(path))
 
 
 def local_path(path: Place) -> Path | None:
-    """The path that the operating system opens; None where the storage is remote."""
+    """Return the local path of a file; None if the storage is remote."""
     return storage_of(path).local_path(key_of(path))
 
 
 def list_files(folder: Place) -> list[str] | None:
-    """Relative names of all files below a folder; None where its storage does not list."""
+    """Return the relative names of all files below a folder; None if the storage cannot list."""
     names = storage_of(folder).list_dir(key_of(folder))
     if names is None:
         return None
@@ -66,9 +66,9 @@ def list_files(folder: Place) -> list[str] | None:
 
 
 def checksum(path: Place, expected: int | None = None) -> dict[str, Any]:
-    """`bytes` and `sha256` of a file of any size, in constant memory. Raises FileNotFoundError where it is missing.
+    """Return `bytes` and `sha256` of a file of any size, in constant memory. Raise FileNotFoundError if it is missing.
 
-    `expected`: its bytes; a file of another size is not read to its end, and its sha256 is None.
+    `expected`: its size in bytes. A file of another size is not read completely, and its sha256 is None.
     """
     storage, key = storage_of(path), key_of(path)
     found = hashlib.sha256()

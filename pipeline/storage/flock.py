@@ -1,4 +1,4 @@
-"""The lock of a local folder: an flock on its `.lock`, which ends with the process that holds it."""
+"""The lock of a local folder: an flock on its `.lock`, which the kernel releases when the process ends."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipeline.errors import CacheError
 
 
 class Flock:
-    """An flock on `folder`. `how`: flags of fcntl.flock. Raises CacheError where another process holds it."""
+    """An flock on `folder`. `how`: flags of fcntl.flock. Raises CacheError if another process has the lock."""
 
     def __init__(self, folder: Path, how: int) -> None:
         self.place = folder
-        # A shared flock needs a file open for reading on some file systems, an exclusive one a file open for writing.
-        self._file = open(folder / ".lock", "a+")  # noqa: SIM115 (the lock is held as long as it is open)
-        # Otherwise a loader's worker would keep the lock of a run that was killed.
+        # On some file systems, a shared flock needs a file open for reading, an exclusive one a file open for writing.
+        self._file = open(folder / ".lock", "a+")  # noqa: SIM115 (the lock lasts as long as the file is open)
+        # Without this, a loader's worker would keep the lock of a killed run.
         os.register_at_fork(after_in_child=partial(_close_in_child, ref(self)))
         try:
             self._flock(how)
@@ -27,8 +27,10 @@ class Flock:
             raise
 
     def share(self) -> Path:
-        """Nobody else gets the lock then before the last process that joins has ended, in whatever order they end."""
-        self._flock(fcntl.LOCK_SH | fcntl.LOCK_NB)  # the kernel releases it for a moment: another may get it
+        """Share the lock. Another run can get it only after all processes that joined have ended."""
+        self._flock(
+            fcntl.LOCK_SH | fcntl.LOCK_NB
+        )  # the kernel may release it for a moment, and another process may get it
         return self.place
 
     def close(self) -> None:
@@ -42,7 +44,7 @@ class Flock:
 
 
 def _close_in_child(lock: ref[Flock]) -> None:
-    """Runs in every fork; the reference is dead when the lock was released long ago."""
-    held = lock()
-    if held is not None:
-        held.close()
+    """Close the lock file in a forked child, unless the lock was already released."""
+    open_lock = lock()
+    if open_lock is not None:
+        open_lock.close()

@@ -1,10 +1,10 @@
 """The lock of a folder in an object store: an object that one process creates and keeps updating.
 
-An object store has no lock that ends with its owner. So the owner writes `.lock` with a conditional put and updates it
-every BEAT seconds. Another process takes it over (again by a conditional put, so that only one succeeds) when the
-owner ran on this machine and has ended, or when the object has not changed for STALE seconds. No clocks are compared.
-Before each write the lock is read: an owner that finds another's token in it writes nothing more, nor do the processes
-that work for it.
+An object store has no lock that is released when its owner ends. The owner therefore creates `.lock` with a conditional
+put, and updates it every BEAT seconds. Another process takes the lock over if the owner ran on this machine and has
+ended, or if the object has not changed for STALE seconds. It also uses a conditional put, so only one process succeeds.
+No clocks are compared. Every process of the owner's run reads the lock before each write. If the lock has another
+token, the process stops writing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGEST = 1 << 16  # bytes of a lock object
 
 
 class ConditionalStore(Protocol):
-    """What a lease needs of an object store."""
+    """The operations of an object store that a lease needs."""
 
     def describe(self, key: str) -> str: ...
 
@@ -39,24 +39,24 @@ class ConditionalStore(Protocol):
 
 @dataclass(frozen=True)
 class Claim:
-    """A lease that this process, or the one that it works for, holds. Can be pickled."""
+    """The key and token of a lease. Processes of the same run share it; it can be pickled."""
 
     key: str
     token: str
 
     def require(self, store: ConditionalStore) -> None:
-        """Raise CacheError where the lock is missing or another process's."""
+        """Raise CacheError where the lock is missing or belongs to another process."""
         found = read_owner(store, self.key)
         if found is None or found[0].get("token") != self.token:
             raise CacheError(
-                f"{store.describe(self.key)}: taken over by another process, because the one that held it ended or "
-                f"could not reach the store for {STALE:.0f} s; committed data is kept. Rerun the same command when "
-                "the other process has ended"
+                f"{store.describe(self.key)}: another process took the lock over, because its owner ended or could not "
+                f"reach the store for {STALE:.0f} s; committed data is kept. Rerun the same command when the other "
+                "process has ended"
             )
 
 
 class Lease:
-    """One process's claim to the lock object of `folder`."""
+    """One process's lease on `folder`."""
 
     def __init__(self, store: ConditionalStore, folder: str) -> None:
         self._store, self._folder = store, folder
@@ -67,11 +67,11 @@ class Lease:
         self._stop = threading.Event()
 
     def take(self, wait: bool) -> None:
-        """Return once the lock is ours. Raises CacheError where its owner runs, unless `wait`."""
+        """Take the lock. If its owner is running, wait if `wait`, otherwise raise CacheError."""
         watched, since, begun = None, 0.0, time.monotonic()
         while not self._put("create"):
             found = self._found()
-            if found is None:  # it was released in between
+            if found is None:  # released after the put
                 if not wait and time.monotonic() - begun > STALE:
                     raise CacheError(
                         f"{self._store.describe(self.claim.key)}: inconsistent lock state: create says it exists, read "
@@ -80,7 +80,7 @@ class Lease:
                 time.sleep(POLL)
                 continue
             owner, tag = found
-            if self._is_ours(owner):  # our own put, whose answer was lost
+            if self._is_ours(owner):  # the put succeeded, but its answer was lost
                 self._tag = tag
                 return
             alive = is_running(owner)
@@ -97,22 +97,22 @@ class Lease:
             time.sleep(POLL)
 
     def keep(self) -> None:
-        """Update the object until `release`; runs in a thread of its own."""
+        """Update the object until `stop` or `release`. Runs in its own thread."""
         while not self._stop.wait(BEAT):
-            with suppress(CacheError):  # a store that cannot be reached now may be at the next beat
+            with suppress(CacheError):  # retry at the next beat if the store cannot be reached
                 if not self._put({"e_tag": self._tag}):
                     found = self._found()
                     if self._stop.is_set():
                         return
                     if not found or not self._is_ours(found[0]):
                         return
-                    self._tag = found[1]  # our own put, whose answer was lost
+                    self._tag = found[1]  # the put succeeded, but its answer was lost
 
     def stop(self) -> None:
         self._stop.set()
 
     def release(self) -> None:
-        """Delete the object, if it is still ours."""
+        """Delete the object if this process still owns it."""
         self.stop()
         with suppress(CacheError):
             found = self._found()
@@ -123,7 +123,7 @@ class Lease:
         return found.get("token") == self.claim.token
 
     def _put(self, mode: Any) -> bool:
-        self._beats += 1  # an e_tag may be a digest of the bytes: they must differ
+        self._beats += 1  # an e_tag may be a digest of the bytes, so the bytes must change
         try:
             content = json.dumps({**self._about, "beat": self._beats}).encode()
             self._tag = self._store.put(self.claim.key, content, mode)
@@ -136,7 +136,7 @@ class Lease:
 
 
 def read_owner(store: ConditionalStore, key: str) -> tuple[dict[str, Any], str | None] | None:
-    """What a lock object says about its owner, and its e_tag; None where it is missing."""
+    """Return the content of a lock object and its e_tag; None if it is missing."""
     try:
         raw, tag = store.read_tagged(key, LARGEST)
         content = json.loads(raw)
@@ -149,14 +149,14 @@ def read_owner(store: ConditionalStore, key: str) -> tuple[dict[str, Any], str |
 
 @contextmanager
 def hold_lease(store: ConditionalStore, folder: str, wait: bool) -> Iterator[Claim]:
-    """Hold the lock object of a folder."""
+    """Lock a folder with a lease, and release it at the end of the block."""
     lease = Lease(store, folder)
     lease.take(wait)
     thread = threading.Thread(target=lease.keep, name="lease", daemon=True)
     thread.start()
     try:
         yield lease.claim
-    except StoreError:  # a store that does not answer cannot release it either; the lock goes stale
+    except StoreError:  # an unreachable store cannot release the lock either; it expires
         lease.stop()
         raise
     except BaseException:

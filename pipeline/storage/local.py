@@ -1,4 +1,4 @@
-"""Storage in a folder of this machine: durable atomic writes, an flock."""
+"""Storage in a local folder, with durable atomic writes and an flock."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class LocalStorage:
     def local_path(self, key: str) -> Path:
         return self.place(key)
 
-    def remedy(self, key: str, advice: str) -> str:
-        return advice
+    def remedy(self, key: str, local: str) -> str:
+        return local
 
     def size(self, key: str) -> int:
         return self.place(key).stat().st_size
@@ -60,13 +60,13 @@ class LocalStorage:
 
     @contextmanager
     def write_atomic(self, key: str) -> Iterator[Any]:
-        """Under a temporary name, synced, then renamed."""
+        """Write the file under a temporary name, sync it, then rename it."""
         path = self.place(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         try:
             with naming(path):
-                with Counted(FileIO(temporary, "w")) as file:
+                with CountingWriter(FileIO(temporary, "w")) as file:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
@@ -81,7 +81,7 @@ class LocalStorage:
 
     @contextmanager
     def write_folder(self, key: str) -> Iterator[Path]:
-        """Under a temporary name that is left after a failure, synced, then renamed."""
+        """Write the folder under a temporary name, sync it, then rename it. An error leaves the temporary folder."""
         path = self.place(key)
         temporary = path.with_name(path.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -123,12 +123,13 @@ class LocalStorage:
 
 
 def sha256_file(path: Path) -> str:
+    """Return the sha256 of a local file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Make a file's bytes, or a rename in a folder, durable."""
+    """Sync a file, or a folder after a rename in it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -136,8 +137,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-class Counted(BufferedWriter):
-    """A binary file that counts the bytes it was given."""
+class CountingWriter(BufferedWriter):
+    """A binary file that counts the bytes written to it."""
 
     written = 0
 
@@ -148,7 +149,7 @@ class Counted(BufferedWriter):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add `path` to the error of a failed write or fsync, which does not name a file."""
+    """Add `path` to an OSError that names no file, as those of write and fsync do."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Lock a cache folder for writing; one run holds the lock, with all of its ranks and workers."""
+"""Lock a cache folder for writing. All ranks and workers of a run share one lock."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.storage.place import key_of, storage_of
 
 
 def locked(folder: Place, wait: bool = False) -> AbstractContextManager[Lock]:
-    """Hold a folder for writing; raise CacheError where another process does, or wait for it.
+    """Lock a folder for writing. If another process has the lock, wait for it if `wait`, otherwise raise CacheError.
 
-    Write to `lock.place`. Locally the lock ends with the process; in an object store a lock whose owner was killed
-    goes stale.
+    Write to `lock.place`. A local lock is released when the process ends. In an object store, the lock of a killed
+    process expires.
     """
     return storage_of(folder).lock(key_of(folder), wait)
 
 
 def joined(shared: Place) -> AbstractContextManager[None]:
-    """Hold a lock too that another process of this run shares; `shared`: what its `share` returned."""
+    """Join a lock that another process of this run shares. `shared`: the result of that lock's `share`."""
     return storage_of(shared).join(key_of(shared))

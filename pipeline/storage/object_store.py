@@ -1,4 +1,4 @@
-"""Storage in an object store, or behind a web server to read only, through obstore."""
+"""Storage in an object store, or read-only on a web server, through obstore."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipeline.storage.lease import Claim, hold_lease
 from pipeline.storage.local import naming
 from pipeline.storage.ranges import RemoteRanges
 
-PART = 16 << 20  # of a multipart upload: 10,000 of them make 160 GB
+PART = 16 << 20  # bytes of a part of a multipart upload; the limit of 10,000 parts allows 160 GB
 
 
 @dataclass(frozen=True)
 class RemoteLock:
-    """A lease; `place` writes under its claim, and so does a pickled copy of it in another process."""
+    """A lease on a folder. Writes through `place`, or through a pickled copy of it, check the lease first."""
 
     place: RemotePath
 
@@ -32,9 +32,9 @@ class RemoteLock:
 
 @dataclass(frozen=True)
 class ObjectStorage:
-    """Objects of a bucket, or files of a web server. Writes check first that every claim of `claims` is still held.
+    """Objects of a bucket, or files of a web server. Each write first checks that every claim in `claims` is valid.
 
-    Failures raise StoreError in one line, without the server's own text (it may quote a request).
+    Failures raise a one-line StoreError without the server's own text, which may quote credentials.
     """
 
     connection: Connection
@@ -55,14 +55,14 @@ class ObjectStorage:
     def local_path(self, key: str) -> None:
         return None
 
-    def remedy(self, key: str, advice: str) -> str:
-        """`repair` needs a local folder, so another advice helps here."""
+    def remedy(self, key: str, local: str) -> str:
+        """Return what to do about a bad object. `repair` needs a local folder, so it is never suggested."""
         name = key.rpartition("/")[2]
         if self.read_only:
-            return "replace it on the server by an intact copy"
+            return "replace it on the server with an intact copy"
         if name == "zarr.json" or "." not in name:  # a table of codec/
             return f"delete the cache's codec.json and {AGAIN}"
-        return advice if advice == AGAIN else f"delete this object and {AGAIN}"
+        return local if local == AGAIN else f"delete this object and {AGAIN}"
 
     def size(self, key: str) -> int:
         return self.connection.request(key, lambda client: int(client.head(key)["size"]))
@@ -78,27 +78,27 @@ class ObjectStorage:
         return data
 
     def read_range(self, key: str, offset: int, size: int) -> tuple[bytes, int]:
-        def ask(client: Any) -> tuple[bytes, int]:
+        def request(client: Any) -> tuple[bytes, int]:
             found = client.get(key, options={"range": (offset, offset + size)})
             return self._body(key, found, size), int(found.meta["size"])
 
-        return self.connection.request(key, ask)
+        return self.connection.request(key, request)
 
     def read_tagged(self, key: str, limit: int) -> tuple[bytes, str | None]:
-        """A whole object and its e_tag."""
+        """Read a whole object. Return its bytes and its e_tag."""
 
-        def ask(client: Any) -> tuple[bytes, str | None]:
+        def request(client: Any) -> tuple[bytes, str | None]:
             found = client.get(key)
             return self._body(key, found, limit), found.meta["e_tag"]
 
-        return self.connection.request(key, ask)
+        return self.connection.request(key, request)
 
     def open_ranges(self, key: str, layout: ShardLayout) -> RemoteRanges:
         return RemoteRanges(self, key, layout, self.connection.disk)
 
     @contextmanager
     def write_atomic(self, key: str) -> Iterator[Any]:
-        """In an unnamed temporary file, so that a killed process leaves nothing; then one put, which is atomic."""
+        """Write to an unnamed temporary file, which disappears with the process, then upload it in one atomic put."""
         folder = Path(tempfile.gettempdir())
         with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
             yield file
@@ -108,7 +108,7 @@ class ObjectStorage:
 
     @contextmanager
     def write_folder(self, key: str) -> Iterator[Path]:
-        """File by file, so readers wait for another file that lists these. Objects of other names are kept."""
+        """Upload the files one by one. A file that lists them must be written later. Other objects are not deleted."""
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             yield folder
@@ -129,21 +129,23 @@ class ObjectStorage:
             yield RemoteLock(replace(self, claims=(*self.claims, claim)).place(key))
 
     def join(self, key: str) -> AbstractContextManager[None]:
-        """The claims came with the place."""
+        """Return an empty context: `place` already contains the claims."""
         return nullcontext()
 
     def put(self, key: str, content: Any, mode: Any = "overwrite") -> str | None:
-        """Bytes or an open file, in one atomic put that checks no claim. Returns the e_tag.
+        """Put bytes or an open file atomically, without checking claims. Return the e_tag.
 
-        mode 'create': raises FileExistsError where the object exists; {'e_tag': ...}: where it has another e_tag.
+        Raise FileExistsError with mode 'create' where the object exists, with {'e_tag': ...} where its e_tag differs.
         """
-        more = {"use_multipart": False} if isinstance(content, bytes) else {"chunk_size": PART, "max_concurrency": 4}
+        settings = (
+            {"use_multipart": False} if isinstance(content, bytes) else {"chunk_size": PART, "max_concurrency": 4}
+        )
         return self.connection.request(
-            key, lambda client: client.put(key, content, mode=mode, **more)["e_tag"], retry_body=False
+            key, lambda client: client.put(key, content, mode=mode, **settings)["e_tag"], retry_body=False
         )
 
     def remove(self, key: str) -> None:
-        """Delete an object if it exists; checks no claim."""
+        """Delete an object if it exists, without checking claims."""
         try:
             self.connection.request(key, lambda client: client.delete(key))
         except FileNotFoundError:
@@ -154,7 +156,7 @@ class ObjectStorage:
             claim.require(self)
 
     def _body(self, key: str, found: Any, limit: int) -> bytes:
-        """What a server sends, if it is at most `limit` bytes; the size that the server declares is not trusted."""
+        """Read an answer of at most `limit` bytes. Does not trust the size that the server declares."""
         first, last = found.range
         data = bytearray()
         if last - first <= limit:
@@ -165,5 +167,5 @@ class ObjectStorage:
             else:
                 return bytes(data)
         raise CorruptCache(
-            f"{self.describe(key)}: the server sends more than the expected {limit} bytes; is it the right URL?"
+            f"{self.describe(key)}: the server sends more than the {limit} bytes expected; check that the URL is right"
         )

@@ -1,6 +1,7 @@
-"""One line for what obstore raises: what is wrong and what to do.
+"""Translate obstore's exceptions into one-line errors that say what is wrong and what to do.
 
-Never obstore's own text, because a server's answer may quote keys. obstore is imported when one of its errors is there.
+The messages never contain obstore's own text, because a server's answer may quote keys. obstore is imported only after
+one of its exceptions was raised.
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 from pipeline.errors import StoreError
 
 
-def broke_off(error: BaseException) -> bool:
-    """Whether the connection ended inside a body, so that another request may get all of it."""
+def is_interrupted_body(error: BaseException) -> bool:
+    """Return whether the connection ended inside a body, so that another request may succeed."""
     from obstore.exceptions import GenericError
 
     return isinstance(error, GenericError) and "body error" in str(error)
 
 
-def translated(error: BaseException, where: str, url: str) -> BaseException:
-    """The exception to raise for one of obstore's at `where`, in the bucket or host `url`; others as they are."""
+def translate_error(error: BaseException, where: str, url: str) -> BaseException:
+    """Return the exception to raise for one of obstore's. Other exceptions are returned unchanged.
+
+    `where`: URL of the object. `url`: URL of its bucket or host.
+    """
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
     if isinstance(error, FileNotFoundError):
@@ -24,27 +28,29 @@ def translated(error: BaseException, where: str, url: str) -> BaseException:
             return StoreError(f"{where}: no such bucket {url}; create it first")
         return FileNotFoundError(2, "no such object", where)
     if isinstance(error, AlreadyExistsError | PreconditionError):
-        return FileExistsError(17, "another process was first", where)
-    if isinstance(error, BaseError | ValueError | OverflowError):  # the last two: values that obstore rejects
-        return StoreError(f"{where}: {reason(error, url)}")
+        return FileExistsError(17, "another process wrote it first", where)
+    if isinstance(
+        error, BaseError | ValueError | OverflowError
+    ):  # ValueError, OverflowError: values that obstore rejects
+        return StoreError(f"{where}: {explain(error, url)}")
     if type(error).__name__ == "PanicException":
-        return StoreError(f"{where}: obstore gave up; is an address in the environment malformed?")
+        return StoreError(f"{where}: obstore failed to start; check the addresses in the environment")
     return error
 
 
-def reason(error: Exception, url: str) -> str:
-    """The reason and the advice for an obstore error. Never its own text: a server's answer may quote keys."""
+def explain(error: Exception, url: str) -> str:
+    """Return the reason of an obstore error and what to do about it."""
     text = f"{type(error).__name__}: {error}"
-    for words, advice in REASONS:
+    for words, explanation in REASONS:
         if any(word in text for word in words):
-            return advice
+            return explanation
     status = text.partition("status code: ")[2][:3]
     if status.isdigit():
-        return f"the server answers with HTTP status {status}, also after retries; try again later"
+        return f"HTTP status {status} from the server after all retries; try again later"
     return f"{url} cannot be used ({type(error).__name__}); check URL, endpoint and credentials"
 
 
-# Tried in this order: words of obstore's text, and the reason that is given.
+# Words of obstore's text, and the explanation of the first row that matches.
 REASONS = (
     (
         ("169.254.169.254", "metadata.google", "MissingAccount"),
@@ -52,21 +58,21 @@ REASONS = (
     ),
     (
         ("PermissionDenied", "Unauthenticated", "403 Forbidden"),
-        "forbidden; check the credentials in the environment (without the right to list, a store also answers so for a "
-        "missing object: allow listing)",
+        "forbidden; check the credentials in the environment. A store that does not allow listing also answers this "
+        "for a missing object; allow listing to tell the two apart",
     ),
     (
         ("Range request not supported",),
-        "this server does not serve byte ranges; use one that does, or copy the cache here",
+        "this server does not support range requests; use one that does, or copy the cache to this machine",
     ),
     (
         ("NotImplemented", "NotSupported", "status code: 501"),
-        "this store lacks a needed operation (conditional put); use another store",
+        "this store does not support conditional put; use another store",
     ),
     (("dns error",), "no such host; check the URL and the endpoint"),
-    (("BadScheme",), "plain http is refused; set AWS_ALLOW_HTTP=true, or cache.store endpoint='http://...'"),
-    (("kind: Timeout", "TimedOut"), "timed out, also after retries; is the server up?"),
-    (("ConnectionRefused",), "connection refused, also after retries; is the server up?"),
-    (("kind: Connect",), "no connection, also after retries; is the server up?"),
-    (("kind: Request", "body error"), "the connection broke off, also after retries; is the server up?"),
+    (("BadScheme",), "plain http is not allowed; set AWS_ALLOW_HTTP=true, or cache.store endpoint='http://...'"),
+    (("kind: Timeout", "TimedOut"), "timed out after all retries; check that the server is running"),
+    (("ConnectionRefused",), "connection refused after all retries; check that the server is running"),
+    (("kind: Connect",), "no connection after all retries; check that the server is running"),
+    (("kind: Request", "body error"), "connection interrupted after all retries; check that the server is running"),
 )

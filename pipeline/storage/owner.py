@@ -1,4 +1,4 @@
-"""Who holds a lock in an object store, and whether that process still runs on this machine."""
+"""Identify the owner of a lock in an object store, and detect whether it is still running on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def about_this_process() -> dict[str, Any]:
-    """What a lock object says about its owner."""
+    """Return the content of a lock object that this process owns."""
     return {
         "host": socket.gethostname(),
         "process": os.getpid(),
@@ -21,7 +21,7 @@ def about_this_process() -> dict[str, Any]:
 
 
 def kernel() -> str:
-    """Identify the running kernel and the namespace of its process numbers; empty where they are not known."""
+    """Identify the running kernel and the namespace of its process numbers; empty if they are not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -30,7 +30,7 @@ def kernel() -> str:
 
 
 def start_time(process: int) -> str | None:
-    """When a process of this kernel started, in the kernel's ticks; None where it does not run."""
+    """Return when a process of this kernel started, in the kernel's ticks; None if it is not running."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -38,7 +38,7 @@ def start_time(process: int) -> str | None:
 
 
 def is_running(owner: dict[str, Any]) -> bool | None:
-    """Whether the owner still runs; None where it cannot be known, because it ran elsewhere."""
+    """Return whether the owner is still running; None if it ran on another machine."""
     process, here = owner.get("process"), kernel()
     if not here or owner.get("kernel") != here or not isinstance(process, int):
         return None

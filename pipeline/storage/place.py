@@ -1,4 +1,4 @@
-"""A place: the path of a local file or folder, or of a remote one; and its storage."""
+"""Functions of a Place, the path of a local or remote file or folder."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ LOCAL = LocalStorage()
 
 
 def storage_of(place: Place) -> Storage:
-    """The storage of a place."""
+    """Return the storage of a place."""
     return LOCAL if isinstance(place, Path) else place.storage
 
 
 def key_of(place: Place) -> str:
-    """The key of a place in its storage."""
+    """Return the key of a place in its storage."""
     return str(place) if isinstance(place, Path) else place.key
 
 
-def remedy(place: Place, advice: str) -> str:
-    """What to do about a bad file of a cache; `advice`: what helps in a local folder."""
-    return storage_of(place).remedy(key_of(place), advice)
+def remedy(place: Place, local: str) -> str:
+    """Return what to do about a bad file of a cache. `local`: the instruction for a local folder."""
+    return storage_of(place).remedy(key_of(place), local)
 
 
 def call_each(where: Place, call: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """[call(item), ...]; many at a time where each takes a round trip."""
+    """Return [call(item), ...]. Calls run concurrently if the storage is remote."""
     workers = storage_of(where).max_requests
     if workers == 1:
         return [call(item) for item in items]

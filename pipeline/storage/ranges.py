@@ -1,12 +1,13 @@
-"""The bytes of one shard, by extent: from a file with os.pread, or from a remote storage by range.
+"""Read the extents of one shard, from a local file with os.pread or from a remote storage by range.
 
-A remote request costs tens of milliseconds whatever its size, so neighbours are fetched together:
+A remote request takes tens of milliseconds, even for a few bytes. Extents are therefore fetched together:
 
-* what is read in order (a whole shard, for export or a check) comes in ranges of AHEAD bytes;
-* what a training step needs comes in runs over extents less than GAP bytes apart (pipeline/cache/prefetch.py);
-* with a disk cache, as all of a shard will be needed in the end, in whole blocks of BLOCK bytes.
+* Sequential reads (a whole shard, for export or verification) request AHEAD bytes at a time.
+* Samples of a training step are merged into one request if they are less than GAP bytes apart
+  (pipeline/cache/prefetch.py).
+* With a disk cache, whole blocks of BLOCK bytes are fetched, because training will need the whole shard.
 
-docs/results/remote.json has the requests per sample that this leaves.
+docs/results/remote.json has the number of requests per sample.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class LocalRanges:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = FileIO(path)  # not a bare descriptor: it is closed with the last reference to it
+            self._file = FileIO(path)  # FileIO, not a descriptor, so the file is closed with the last reference
         except OSError as error:
             raise CacheError(f"{path}: expected a shard of the cache, found {error.strerror or error}") from error
         self.size = os.fstat(self._file.fileno()).st_size
@@ -61,7 +62,7 @@ class LocalRanges:
 
 
 class RemoteRanges:
-    """A file of a remote storage. Thread-safe. `disk`: a disk cache of its shards, if there is one."""
+    """A file of a remote storage. Thread-safe. `disk`: the disk cache for its shards, or None."""
 
     local: ClassVar[bool] = False
 
@@ -71,36 +72,36 @@ class RemoteRanges:
         self._next = -1
         if self._disk:
             self._disk.touch(layout.sha256)
-        self.size = layout.size  # compared with the server's at each request
+        self.size = layout.size  # compared with the server's size at each request
 
     def read(self, extent: Extent) -> bytes:
-        """One extent. Sequential reads are served from a range that was read ahead."""
-        data = self._fetch([extent])[extent.offset] if self._disk else self._in_order(extent)
-        if not intact(data, extent):  # once more: it may have been damaged on the way
+        """Read one extent. Sequential reads use a range that was read ahead."""
+        data = self._fetch([extent])[extent.offset] if self._disk else self._read_ahead(extent)
+        if not intact(data, extent):  # retry once: the transfer may have corrupted it
             self._ahead = (0, b"")
             data = self._range(extent.offset, extent.size)
         return data
 
-    def _in_order(self, extent: Extent) -> bytes:
+    def _read_ahead(self, extent: Extent) -> bytes:
         start, data = self._ahead
         if not start <= extent.offset <= extent.offset + extent.size <= start + len(data):
-            in_order = extent.offset == self._next
-            start, data = extent.offset, self._range(extent.offset, max(extent.size, AHEAD if in_order else 0))
-            self._ahead = (start, data) if in_order else (0, b"")
+            sequential = extent.offset == self._next
+            start, data = extent.offset, self._range(extent.offset, max(extent.size, AHEAD if sequential else 0))
+            self._ahead = (start, data) if sequential else (0, b"")
         self._next = extent.offset + extent.size
         return data[extent.offset - start :][: extent.size]
 
     def fetches(self, extents: Sequence[Extent]) -> list[Callable[[], Fetched]]:
-        """Calls, one for each range to request, that fetch these extents."""
+        """Return calls, one for each request, that prefetch these extents."""
         ordered = sorted(set(extents), key=lambda extent: extent.offset)
         if self._disk:
             runs = [list(group) for _, group in groupby(ordered, key=lambda extent: extent.offset // BLOCK)]
         else:
-            runs = neighbours(ordered, GAP, AHEAD)
+            runs = group_neighbours(ordered, GAP, AHEAD)
         return [partial(self._fetch, run) for run in runs]
 
     def _fetch(self, run: Sequence[Extent]) -> dict[int, bytes]:
-        """A run, from the disk cache or by range."""
+        """Fetch a run of extents, from the disk cache or by range."""
         found: dict[int, bytes] = {}
         if self._disk:
             stored = {extent.offset: self._disk.read(self._layout.sha256, extent) for extent in run}
@@ -108,13 +109,13 @@ class RemoteRanges:
         missing = [extent for extent in run if extent.offset not in found]
         if self._disk and missing:
             blocks = {extent.offset // BLOCK for extent in missing}
-            whole = [extent for extent in self._layout.extents if extent.offset // BLOCK in blocks]
-            start, end = whole[0].offset, whole[-1].offset + whole[-1].size
+            in_blocks = [extent for extent in self._layout.extents if extent.offset // BLOCK in blocks]
+            start, end = in_blocks[0].offset, in_blocks[-1].offset + in_blocks[-1].size
             if self._disk.room(end - start):
                 data = self._range(start, end - start)
                 self._disk.keep(self._layout.sha256, start, data)
                 return found | {e.offset: data[e.offset - start :][: e.size] for e in missing}
-        for part in neighbours(missing, GAP, AHEAD):
+        for part in group_neighbours(missing, GAP, AHEAD):
             start = part[0].offset
             data = self._range(start, part[-1].offset + part[-1].size - start)
             found |= {e.offset: data[e.offset - start :][: e.size] for e in part}
@@ -123,20 +124,23 @@ class RemoteRanges:
     def _range(self, offset: int, size: int) -> bytes:
         path, size = self._storage.describe(self._key), min(size, self.size - offset)
         try:
-            data, whole = self._storage.read_range(self._key, offset, size)
+            data, file_size = self._storage.read_range(self._key, offset, size)
         except FileNotFoundError:
             raise CacheError(f"{path}: expected a shard of the cache, found no such object") from None
-        if whole != self.size or len(data) != size:
-            advice = self._storage.remedy(self._key, DELETE)
-            raise CorruptCache(f"{path}: expected {self.size} bytes, found {whole}; {advice}")
+        if file_size != self.size or len(data) != size:
+            remedy = self._storage.remedy(self._key, DELETE)
+            raise CorruptCache(f"{path}: expected {self.size} bytes, found {file_size}; {remedy}")
         return data
 
     def close(self) -> None:
         self._ahead = (0, b"")
 
 
-def neighbours(extents: Sequence[Extent], gap: int, largest: int) -> list[list[Extent]]:
-    """Ordered extents in runs: less than `gap` bytes between two, at most `largest` bytes in all (one fits always)."""
+def group_neighbours(extents: Sequence[Extent], gap: int, largest: int) -> list[list[Extent]]:
+    """Group ordered extents into runs with gaps of less than `gap` bytes.
+
+    A run has at most `largest` bytes in total, or one extent.
+    """
     runs: list[list[Extent]] = []
     for extent in extents:
         if runs:
@@ -150,4 +154,5 @@ def neighbours(extents: Sequence[Extent], gap: int, largest: int) -> list[list[E
 
 
 def intact(data: bytes, extent: Extent) -> bool:
+    """Return whether `data` has the size and crc32c of an extent."""
     return len(data) == extent.size and crc32c(data) == extent.crc32c

@@ -1,4 +1,4 @@
-"""From what a user wrote, a path or a URL, to a place. A new storage is registered here, by its scheme."""
+"""Convert a path or URL that a user wrote to a Place. Register a new storage here, by its scheme."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.storage.object_store import ObjectStorage
 from pipeline.storage.place import storage_of
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
-# cache.store: how to reach a store. No credentials: configs are copied into logs.
+# Keys of cache.store. Credentials are not allowed, because configs are copied into logs.
 OPTIONS: dict[str, type] = {
     "endpoint": str,
     "region": str,
@@ -32,7 +32,7 @@ GB = 10**9
 def place(
     where: str | Path | RemotePath, options: dict[str, Any] | None = None, local: str | None = None, local_gb: float = 0
 ) -> Place:
-    """A path or URL as a Place; the other arguments are for URLs. Raises ConfigError, never repeating a secret."""
+    """Return a path or URL as a Place. Other arguments are for URLs. Raise ConfigError, without any secret in it."""
     if isinstance(where, RemotePath):
         return where
     scheme, found, _ = str(where).partition("://")
@@ -45,33 +45,33 @@ def place(
 
 
 def check_url(url: str) -> tuple[str, str]:
-    """Bucket or host, and key, of a URL. Raises ConfigError, never repeating a secret."""
+    """Return (bucket or host, key) of a URL. Raise ConfigError, without any secret in it."""
     scheme, _, rest = url.partition("://")
     head, *tail = re.split("[?#]", rest, maxsplit=1)
-    hidden = any("@" in part for part in tail)  # a password may contain ? or #, and then `head` begins with a user
+    hidden = any("@" in part for part in tail)  # a password may contain ? or #; `head` then starts with the user name
     shown = f"{scheme}://{'...' if hidden else head.rpartition('@')[2]}"
     if scheme not in SCHEMES:
         raise ConfigError(f"{shown}: expected a path, or a URL with one of {SCHEMES}, found {scheme}://")
     try:
         parts = urlsplit(url)
-    except ValueError:  # an unbalanced bracket; the error's own text may quote a password
-        raise ConfigError(f"{shown}: expected {scheme}://bucket-or-host/path, found none") from None
+    except ValueError:  # an unbalanced bracket; the original message may quote a password
+        raise ConfigError(f"{shown}: invalid URL; expected {scheme}://bucket-or-host/path") from None
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError(f"{shown}: expected no user, password or query; credentials go in the environment")
+        raise ConfigError(f"{shown}: expected no user, password or query; set credentials in the environment")
     if not parts.netloc:
         raise ConfigError(f"{shown}: expected a bucket or host after {scheme}://")
     return parts.netloc, "/".join(part for part in parts.path.split("/") if part)
 
 
 def check_options(options: dict[str, Any], scheme: str) -> dict[str, Any]:
-    """cache.store for one scheme. Raises ConfigError naming the key."""
+    """Check the keys of cache.store for one scheme, and return them. Raise ConfigError that names the key."""
     known = set(OPTIONS) - ({"endpoint", "region", "skip_signature"} if scheme.startswith("http") else set())
     known -= {"region"} if scheme != "s3" else set()
     for key, value in options.items():
         if key not in known:
             raise ConfigError(
-                f"cache.store.{key}: unknown for {scheme}://, expected some of {sorted(known)}; credentials go in the "
-                "environment"
+                f"cache.store.{key}: unknown key for {scheme}://; expected one of {sorted(known)}. Set credentials in "
+                "the environment"
             )
         kind = OPTIONS[key]
         number = kind is float and isinstance(value, int) and not isinstance(value, bool)
@@ -85,6 +85,6 @@ def check_options(options: dict[str, Any], scheme: str) -> dict[str, Any]:
 
 
 def require_writable(where: Place) -> None:
-    """Raise ConfigError for a place that has neither atomic writes nor a lock: plain HTTP."""
+    """Raise ConfigError for http(s)://, which has neither atomic writes nor a lock."""
     if storage_of(where).read_only:
-        raise ConfigError(f"{where}: http(s):// can only be read; name a folder or an s3://, gs:// or az:// URL")
+        raise ConfigError(f"{where}: http(s):// is read-only; use a folder or an s3://, gs:// or az:// URL")

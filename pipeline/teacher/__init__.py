@@ -1,1 +1,1 @@
-"""The teacher: found by name or by files, loaded strictly, measured, and reduced to what FRS needs."""
+"""The teacher: find it by name or files, load its weights strictly, measure it, and compute what FRS needs."""

@@ -1,4 +1,4 @@
-"""A frozen teacher: backbone, neck and class head. No NMS, no box decoding."""
+"""A frozen teacher: backbone, neck and class head, without NMS and box decoding."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from pipeline.losses.frs import frs_map
 from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.precision import precision
 from pipeline.records import LevelShapes, TeacherOutput
-from pipeline.teacher.heads import class_count, dense_outputs, ghost, output_shapes
+from pipeline.teacher.heads import class_count, copy_to_meta, dense_outputs, output_shapes
 from pipeline.teacher.weights import classes_of, load_strict, read_checkpoint
 from pipeline.teacher.zoo import TeacherSpec
 
 
 def own_device() -> torch.device:
-    """This process's GPU under a launcher, the first without, or the CPU."""
+    """Return this process's GPU under a launcher, otherwise the first GPU, or the CPU if there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 class Teacher:
-    """Callable: views of one padded shape in, TeacherOutput out.
+    """Computes the TeacherOutput of views that have one padded shape.
 
-    classes: the dataset's, in label order. Raises TeacherError where weights, config and classes do not fit.
+    classes: those of the data set, in label order. Raises TeacherError where weights, config and classes do not fit.
     """
 
     def __init__(self, spec: TeacherSpec, classes: tuple[str, ...], device: torch.device, tf32: bool = False) -> None:
         path: Path = spec.weights()
         state, meta = read_checkpoint(path)
         model = copy.deepcopy(spec.cfg.model)
-        model.backbone.pop("init_cfg", None)  # weights come from the checkpoint alone
-        # Views are padded on their own to this, whatever the teacher was trained with.
+        model.backbone.pop("init_cfg", None)  # all weights come from the checkpoint
+        # Every view is padded to multiples of PAD, whatever padding the teacher was trained with.
         model.data_preprocessor.update(pad_size_divisor=PAD, batch_augments=None)
         self.detector = build(MODELS, model, "teacher")
         load_strict(self.detector, state, path)
@@ -47,34 +47,36 @@ class Teacher:
         if trained_on is not None and trained_on != classes:
             raise TeacherError(
                 f"{path}: trained on {len(trained_on)} classes {trained_on[:3]}..., the dataset has {len(classes)} "
-                f"{classes[:3]}...: the label order must be the same"
+                f"{classes[:3]}...; use the same classes in the same label order"
             )
         if count not in (None, len(classes)):
-            raise TeacherError(f"teacher predicts {count} classes, the dataset has {len(classes)}")
+            raise TeacherError(
+                f"teacher predicts {count} classes, the dataset has {len(classes)}; set metainfo.classes"
+            )
         self.detector.to(device).eval().requires_grad_(False)
         self.detector.dataset_meta = {"classes": classes}
-        if device.type == "cpu":  # a sixth faster there; the live teacher does the same
+        if device.type == "cpu":  # a sixth faster on the CPU; the live teacher does the same
             self.detector.to(memory_format=torch.channels_last)
         self.device, self._tf32 = device, tf32
-        self._ghost = ghost(self.detector)
+        self._meta_copy = copy_to_meta(self.detector)
         self._levels: dict[tuple[int, int], LevelShapes] = {}
 
     def levels(self, pad_shape: tuple[int, int]) -> LevelShapes:
-        """FPN grids for a padded view (H, W)."""
+        """Return the FPN grids of a padded view (H, W)."""
         if pad_shape not in self._levels:
-            self._levels[pad_shape], *_ = output_shapes(self._ghost, pad_shape)
+            self._levels[pad_shape], *_ = output_shapes(self._meta_copy, pad_shape)
         return self._levels[pad_shape]
 
     def __call__(self, views: Sequence[Tensor]) -> TeacherOutput:
-        """views: (3, h, w) uint8 each, equal once padded to multiples of 32."""
+        """Compute the output of views (3, h, w) uint8 that have the same shape after padding to multiples of 32."""
         shapes = {padded(view.shape[1:]) for view in views}
         if len(shapes) != 1:
-            raise ValueError(f"a teacher batch holds one padded shape, found {sorted(shapes)}")
+            raise ValueError(f"teacher batch: expected one padded shape, found {sorted(shapes)}")
         return self.padded_together(views)
 
     @torch.no_grad()
     def padded_together(self, views: Sequence[Tensor]) -> TeacherOutput:
-        """Views of any shapes, padded to the largest of them: not what a cache holds, see docs/design.md."""
+        """Compute views of any shapes, padded to the largest. A cache never contains this (docs/design.md, "Views")."""
         with precision(self._tf32):
             inputs = self.detector.data_preprocessor({"inputs": list(views)}, False)["inputs"]
             features, logits = dense_outputs(self.detector, inputs)
@@ -82,9 +84,9 @@ class Teacher:
         return TeacherOutput([f.float() for f in features], scores, [frs_map(s) for s in scores])
 
     def by_shape(self, views: Sequence[Tensor]) -> TeacherOutput:
-        """Views of any shapes: each runs on its own padded grid, results lie on the common canvas with frs = 0 beyond.
+        """Compute views of any shapes, each with its own padding, and pad the outputs to a common grid with frs = 0.
 
-        This is what a live teacher must do to be the same teacher as a cached one.
+        A live teacher uses this method, so its output equals the cached output.
         """
         groups: dict[tuple[int, int], list[int]] = {}
         for index, view in enumerate(views):
@@ -94,15 +96,14 @@ class Teacher:
         if len(parts) == 1:
             return next(iter(parts.values()))
         first = next(iter(parts.values()))
-        blank = lambda like, size: like.new_zeros((len(views), *like.shape[1:-2], *size))  # noqa: E731
         features, scores, frs = (
-            [blank(t, size) for t, size in zip(tensors, canvas)]
+            [t.new_zeros((len(views), *t.shape[1:-2], *size)) for t, size in zip(tensors, canvas)]
             for tensors in (first.features, first.scores, first.frs)
         )
-        whole = TeacherOutput(features, scores, frs, tuple(self.levels(padded(view.shape[1:])) for view in views))
+        output = TeacherOutput(features, scores, frs, tuple(self.levels(padded(view.shape[1:])) for view in views))
         for shape, indices in groups.items():
             for level, (h, w) in enumerate(self.levels(shape)):
-                whole.features[level][indices, :, :h, :w] = parts[shape].features[level]
-                whole.scores[level][indices, :, :h, :w] = parts[shape].scores[level]
-                whole.frs[level][indices, :h, :w] = parts[shape].frs[level]
-        return whole
+                output.features[level][indices, :, :h, :w] = parts[shape].features[level]
+                output.scores[level][indices, :, :h, :w] = parts[shape].scores[level]
+                output.frs[level][indices, :h, :w] = parts[shape].frs[level]
+        return output

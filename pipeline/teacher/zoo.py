@@ -1,4 +1,4 @@
-"""Which config and which weights: mmdet's zoo by name (model-index.yml inside the mmdet package), or two files."""
+"""Find the teacher's config and weights, by name in mmdet's zoo (model-index.yml in its package) or as two files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.storage.local import sha256_file
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """`label` for people and the recipe, `cfg` the detector's own config, `checkpoint` where its weights are or go."""
+    """A teacher: `label` for messages and the recipe, `cfg` the detector's config, `checkpoint` its weights."""
 
     label: str
     cfg: Config
@@ -28,7 +28,7 @@ class TeacherSpec:
     zoo: bool = True
 
     def weights(self) -> Path:
-        """The weight file, fetched from the zoo if it is not there. Raises TeacherError: which file goes where."""
+        """Return the weight file. Download it if it is missing. Raise TeacherError that says where to put it."""
         if self.checkpoint.is_file():
             return self.checkpoint
         if self.url is None:
@@ -39,22 +39,22 @@ class TeacherSpec:
             torch.hub.download_url_to_file(self.url, str(self.checkpoint), hash_prefix=prefix)
         except (OSError, RuntimeError) as error:
             raise TeacherError(
-                f"{self.label}: no weights at {self.checkpoint} and {self.url} cannot be fetched ({error}); download "
-                "that file elsewhere and put it there, or set teacher.checkpoint"
+                f"{self.label}: {self.checkpoint} is missing, {self.url} cannot be downloaded ({error}); download it "
+                "on another machine and copy it to that path, or set teacher.checkpoint"
             ) from error
         return self.checkpoint
 
     def weights_sha256(self) -> str:
-        """Return the digest of the weight file, fetched if it is not there. Raises TeacherError."""
+        """Return the sha256 of the weight file, downloaded if it is missing. Raise TeacherError."""
         return sha256_file(self.weights())
 
     def known_sha256(self) -> str | None:
-        """Return the digest of the weight file if it is there; stage 2 does without the file."""
+        """Return the sha256 of the weight file; None if it is missing. Stage 2 does not need the file."""
         return sha256_file(self.checkpoint) if self.checkpoint.is_file() else None
 
 
 def find_teacher(section: TeacherSection) -> TeacherSpec:
-    """Resolve `teacher=` of a config. Raises TeacherError: unknown name, no such config file."""
+    """Resolve the section `teacher` of a config. Raise TeacherError for an unknown name or a missing file."""
     if section.name is not None:
         config, url = zoo_entry(section.name)
         default = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
@@ -62,28 +62,30 @@ def find_teacher(section: TeacherSection) -> TeacherSpec:
         return TeacherSpec(section.name, Config.fromfile(config), checkpoint, None if section.checkpoint else url)
     assert section.config is not None
     if section.checkpoint is None:
-        raise TeacherError("teacher.checkpoint: missing; teacher.config needs a weight file beside it")
+        raise TeacherError("teacher.checkpoint: missing; teacher.config needs a weight file")
     path = Path(section.config)
     if not path.is_file():
         raise TeacherError(f"{path}: teacher.config not found")
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is a program
+    except Exception as error:  # a config is a program, so it can raise any exception
         raise TeacherError(f"{path}: cannot be read as a config: {brief(error)}") from error
     model = cfg.get("model")
     if not isinstance(model, dict) or not all(isinstance(model.get(k), dict) for k in ("backbone", "neck")):
-        raise TeacherError(f"{path}: teacher.config has no model= that is a detector with backbone and neck")
+        raise TeacherError(f"{path}: teacher.config: expected a model= with backbone and neck")
     if not isinstance(model.get("data_preprocessor"), dict):
-        raise TeacherError(f"{path}: the teacher's model= has no data_preprocessor, so its mean and std are unknown")
+        raise TeacherError(
+            f"{path}: teacher.config: model= has no data_preprocessor; add it, with the teacher's mean and std"
+        )
     return TeacherSpec(path.stem, cfg, Path(section.checkpoint), zoo=False)
 
 
 def zoo_entry(name: str) -> tuple[Path, str]:
-    """(config file, weights' URL) of a model of mmdet's zoo."""
+    """Return (config file, weights' URL) of a model of mmdet's zoo. Raise TeacherError for an unknown name."""
     root = Path(mmdet.__file__).parent / ".mim"
     names: dict[str, dict[str, Any]] = {}
     for metafile in yaml.safe_load((root / "model-index.yml").read_text())["Import"]:
-        # Parsing all of them takes seconds; a file whose text lacks the name cannot define it.
+        # Parsing all files takes seconds, so parse only those whose text contains the name.
         text = (root / metafile).read_text() if (root / metafile).is_file() else ""
         if name in text:
             names |= {model["Name"]: model for model in _models(text)}

@@ -145,7 +145,7 @@ def test_every_failing_call_names_its_file(tmp_path: Path, monkeypatch: pytest.M
         return run
 
     monkeypatch.setattr(os, "fsync", failing(os.fsync))
-    monkeypatch.setattr(local.Counted, "write", failing(local.Counted.write))
+    monkeypatch.setattr(local.CountingWriter, "write", failing(local.CountingWriter.write))
     with pytest.raises(OSError) as caught:
         write_shard(tmp_path / "shard-00000.tar", random_rows(2))
     assert str(caught.value.filename).startswith(str(tmp_path / "shard-00000."))

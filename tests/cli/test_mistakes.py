@@ -240,7 +240,7 @@ def test_a_changed_image_stops_training(fails, teacher: dict, tmp_path: Path) ->
     picture[:8] = 255 - picture[:8]
     cv2.imwrite(str(mine / "images" / "000.jpg"), picture)
     line = fails(2, config)
-    assert "image 100" in line and "pixels differs from what the teacher saw" in line
+    assert "image 100" in line and "pixels differs from the teacher's view" in line
 
 
 def test_a_corrupt_shard_stops_training(fails, made: dict[str, Path], tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_corrupt_shard_stops_training(fails, made: dict[str, Path], tmp_path: 
     shard.write_bytes(raw)
     for workers in (0, 1):
         line = fails(2, made["frs"], f"cache.dir={root}", f"train_dataloader.num_workers={workers}")
-        assert "shard-00001.tar" in line and "repair --config C` recomputes this shard alone" in line
+        assert "shard-00001.tar" in line and "repair --config C` recomputes only this shard" in line
 
 
 def test_an_unfinished_cache(fails, made: dict[str, Path], tmp_path: Path) -> None:
@@ -267,7 +267,9 @@ def test_values_of_any_type(fails, config: Path, made: dict[str, Path], tmp_path
     assert "train_dataloader: expected a dict" in fails(1, config, "train_dataloader=5")
     assert "finite" in fails(1, config, "distill.feature_weight=nan")
     assert "cache.codec.quality" in fails(1, config, "cache.codec.quality=7")
-    assert "cache.passes: 3, but an image has only 2 views" in fails(1, config, "cache.passes=3")
+    assert "cache.passes: expected at most 2, the number of views of an image, found 3" in fails(
+        1, config, "cache.passes=3"
+    )
     assert "pad_size_divisor" in fails(2, made["frs"], "model.data_preprocessor.pad_size_divisor=0")
     assert "do not fit together" in fails(2, made["frs"], "model.neck.out_channels=24")
     occupied = tmp_path / "file"

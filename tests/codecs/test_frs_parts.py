@@ -84,7 +84,7 @@ def test_map_codes(sizes: list, seed: int, top: int) -> None:
     assert torch.equal(again.exponents, coded.exponents)
     assert all(torch.equal(a, b) for a, b in zip(again.codes, coded.codes))
     exponents = coded.exponents.tolist()
-    for m, back, whole, bucket, exponent in zip(maps, coded.floats(), coded.whole(), coded.buckets(), exponents):
+    for m, back, whole, bucket, exponent in zip(maps, coded.floats(), coded.integers(), coded.buckets(), exponents):
         assert (exponent == EMPTY) == bool((m == 0).all())
         assert ((back**0.25 - m**0.25).abs() <= (0.51 / top) * m.max() ** 0.25 * 2**0.25 + 1e-7).all()
         assert bool(((back > 0) == (bucket > 0)).all()) and bool((bucket < BUCKETS).all())

@@ -42,7 +42,7 @@ def decoded(root: Path) -> dict[str, np.ndarray]:
             found[f"{index}/frs/{level}"] = m[0].numpy()
         for what in ("feature", "score"):
             expected = torch.from_numpy(codec.tables[f"{what}_expected"])
-            order = symbol_order(expected, codec.transform.weights(what, maps).samples[0].whole())
+            order = symbol_order(expected, codec.transform.weights(what, maps).samples[0].integers())
             shapes = [(expected.shape[1], 16, -(-h // 4) * -(-w // 4)) for h, w in levels]
             for level, q in enumerate(from_tokens(batch.arrays[f"{what}s"][0], order, shapes)):
                 found[f"{index}/{what}_symbols/{level}"] = q.numpy().astype(np.int32)

@@ -24,7 +24,7 @@ from pipeline.cache.prefetch import read_batches
 from pipeline.errors import CorruptCache
 from pipeline.storage.base import Extent
 from pipeline.storage.disk_cache import FULL, DiskCache
-from pipeline.storage.ranges import neighbours
+from pipeline.storage.ranges import group_neighbours
 from pipeline.storage.urls import place
 from tests.helpers.paths import ROOT
 from tests.helpers.servers import web_server
@@ -58,7 +58,8 @@ def test_a_plan_that_names_more_than_a_shard_holds(web: Any, made: dict[str, Pat
     for root in (f"{web.address}/cache", made["frs"].parent / "cache"):
         cache = Cache(root)
         beyond = replace(cache.references(0)[0][0], index=99)
-        with pytest.raises(CorruptCache, match=r"shard-00000\.tar: sample 99 is planned, the shard holds \d"):
+        found = r"shard-00000\.tar: sample 99 is in the shard plan, but the shard has \d"
+        with pytest.raises(CorruptCache, match=found):
             list(read_batches(cache, [[beyond]]))
 
 
@@ -117,7 +118,7 @@ def test_runs_hold_every_extent_once(rows: list[tuple[int, bool]], gap: int, lar
         tiles.append((Extent(at, size, 0), wanted))
         at += size
     extents = [extent for extent, wanted in tiles if wanted]
-    runs = neighbours(extents, gap, largest)
+    runs = group_neighbours(extents, gap, largest)
     assert [extent for run in runs for extent in run] == extents
     for run in runs:
         assert len(run) == 1 or run[-1].offset + run[-1].size - run[0].offset <= largest

@@ -1,1 +1,1 @@
-"""The FRS-weighted codec: what the loss weighs by the map is stored with a precision that follows it."""
+"""The frs codec, whose precision follows the FRS map: positions with a high weight in the loss are more exact."""

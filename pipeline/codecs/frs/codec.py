@@ -1,7 +1,7 @@
-"""The frs codec: tokens of the weighted transform (weighted.py), and the richness map in one byte a position.
+"""The frs codec: tokens of the weighted transform (weighted.py), and the richness map with one byte per position.
 
 The quantised coefficients are stored as tokens in the order of their expected size (tokens.py). Decoding runs on the
-training device; the host only checks crcs and runs zstd.
+training device. The host only checks checksums and runs zstd.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 
 @dataclass(frozen=True, eq=False)
 class Frs(Codec):
-    """int32 tokens `features` and `scores`, as many as a sample needs; the map `frs` (L + P,) in uint8."""
+    """Stores int32 tokens `features` and `scores`, of variable number, and the map `frs` (L + P,) in uint8."""
 
     name = FrsOptions.type
     ragged = True
@@ -109,12 +109,12 @@ class Frs(Codec):
             step = transform.step_sizes(what, maps, self.calibration.step(what))
             scaled = [c / d for c, d in zip(exact, step)]
             rounded = [torch.round(c) for c in scaled]
-            # By Parseval; what lies in the planes that are not kept is lost as well.
+            # By Parseval's theorem. The energy of planes that are not kept is part of the error.
             lost = sum(float((q - c).square().sum() - c.square().sum()) for q, c in zip(rounded, scaled))
             total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy, step))
             errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
             for b, (sample, weight) in enumerate(zip(samples, transform.weights(what, maps).samples)):
-                order = symbol_order(transform.table(f"{what}_expected", rounded[0].device), weight.whole())
+                order = symbol_order(transform.table(f"{what}_expected", rounded[0].device), weight.integers())
                 try:
                     tokens = to_tokens([to_groups(q[b]) for q in rounded], order)
                 except CodecError as error:
@@ -126,9 +126,9 @@ class Frs(Codec):
         if not {*(f"{what}s" for what in self.kinds), "frs"} <= sample.keys() or len(levels) != len(
             self.tables["feature_expected"]
         ):
-            raise CorruptCache(f"arrays {sorted(sample)} on {len(levels)} FPN levels are not those of this codec")
+            raise CorruptCache(f"arrays {sorted(sample)} on {len(levels)} FPN levels do not fit this codec")
         check_map(sample["frs"], levels)
-        blocks = sum(h * w for h, w in (whole_blocks(*side) for side in levels))
+        blocks = sum(h * w for h, w in (pad_to_blocks(*side) for side in levels))
         for what in self.kinds:
             try:
                 check_tokens(sample[f"{what}s"], self.tables[f"{what}_expected"].shape[1] * blocks)
@@ -136,7 +136,7 @@ class Frs(Codec):
                 raise CorruptCache(f"array {what}s: {error}") from error
 
     def coded_maps(self, batch: EncodedBatch) -> list[CodedMap]:
-        """Read the map of every sample, still in whole numbers."""
+        """Read the coded map of every sample."""
         rows, top = batch.arrays["frs"], self.calibration.map_top
         return [CodedMap.from_bytes(row, levels, top) for row, levels in zip(rows, batch.levels)]
 
@@ -154,17 +154,17 @@ class Frs(Codec):
         expected = self.transform.table(f"{what}_expected", batch.arrays["frs"].device)
         decoded = []
         for tokens, weight in zip(batch.arrays[f"{what}s"], self.transform.weights(what, maps).samples):
-            sides = [whole_blocks(*c.shape) for c in weight.codes]
+            sides = [pad_to_blocks(*c.shape) for c in weight.codes]
             shapes = [(expected.shape[1], FREQUENCIES, h * w // FREQUENCIES) for h, w in sides]
-            groups = from_tokens(tokens, symbol_order(expected, weight.whole()), shapes)
+            groups = from_tokens(tokens, symbol_order(expected, weight.integers()), shapes)
             decoded.append([from_groups(g, *side) for g, side in zip(groups, sides)])
-        sizes = [whole_blocks(*size) for size in canvas(batch.levels)]
+        sizes = [pad_to_blocks(*size) for size in canvas(batch.levels)]
         return [on_canvas([d[i] for d in decoded], size) for i, size in enumerate(sizes)]
 
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
-        """Allow half a quantiser step to every coefficient and half a code to every position of the map.
+        """Allow an error of half a quantiser step for each coefficient, and half a code for each position of the map.
 
-        Planes that are not kept are not compared; the stated gradient error is about them.
+        Planes that are not kept are not compared. The stated gradient error includes them.
         """
         coded = self.coded_maps(stored)
         maps = BatchMaps(coded, exact.levels)
@@ -185,15 +185,15 @@ class Frs(Codec):
         return locate_tokens(sample[f"{what}s"], self.tables[f"{what}_expected"], frs_map, weight)
 
 
-def whole_blocks(height: int, width: int) -> tuple[int, int]:
-    """Round the sides of a grid up to whole blocks."""
+def pad_to_blocks(height: int, width: int) -> tuple[int, int]:
+    """Round the sides of a grid up to multiples of BLOCK."""
     return -(-height // BLOCK) * BLOCK, -(-width // BLOCK) * BLOCK
 
 
 def check_table(tables: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless a table has this shape and finite numbers."""
+    """Raise ValueError where a table has another shape, or a number that is not finite."""
     table = tables[name]
     if table.shape != shape:
         raise ValueError(f"table {name}: expected shape {shape}, found {table.shape}")
     if not np.isfinite(table).all():
-        raise ValueError(f"table {name}: holds NaN or infinity")
+        raise ValueError(f"table {name}: contains NaN or infinity")

@@ -1,7 +1,7 @@
-"""Fitting the frs codec to a teacher: statistics, steps for the quality requested, and the order of the symbols.
+"""Fit the frs codec to a teacher: statistics, steps for the requested quality, and the order of the symbols.
 
-Every function returns what it found; `fit` puts it together. Each of them runs over the views again, so that memory
-stays that of one batch.
+Every function returns its result, and `fit` combines them. Each function computes the views again, so only one batch
+is in memory.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses
 from pipeline.records import TeacherOutput
 
-DROPPED = 5e-3  # share of a level's nonzero symbols that the planes left out may hold
+DROPPED = 5e-3  # largest share of a level's nonzero symbols in the planes that are dropped
 START = [0.003, 0.03, 0.3]  # first steps tried, in units of the residual's rms norm
 
 Tables = dict[str, np.ndarray]
 
 
 class Learned(NamedTuple):
-    """(C, K); means and bases of full rank; rms norm of each residual, the natural unit of its step."""
+    """channels (C, K), tables with means and bases of full rank, and the rms norm of each residual as `scales`."""
 
     channels: tuple[int, int]
     tables: Tables
@@ -42,7 +42,7 @@ class Learned(NamedTuple):
 
 
 def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration, Tables]:
-    """Calibrate on a sample of views. Raises CodecError: no view to learn from, quality out of reach."""
+    """Calibrate on a sample of views. Raise CodecError where no view can be read or the quality cannot be reached."""
     kinds, top = options.kinds, map_top(options.allowed_error)
     transform = WeightedTransform(top, options.profile, {})
     learned = learn_statistics(transform, kinds, sample.outputs("learning"))
@@ -70,7 +70,7 @@ def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration,
 
 
 def losses_of(what: str, profile: str | None = None) -> tuple[str, ...]:
-    """Names of the losses that compare 'feature' or 'score'; with a profile those that it serves."""
+    """Return the names of the losses that compare 'feature' or 'score'. `profile`: only those that it serves."""
     losses = [loss for loss in (*feature_losses().values(), SCORE) if loss.compares == what]
     return tuple(loss.name for loss in losses if profile is None or profile in loss.profiles)
 
@@ -78,15 +78,15 @@ def losses_of(what: str, profile: str | None = None) -> tuple[str, ...]:
 def choose_step(
     transform: WeightedTransform, what: str, options: FrsOptions, scale: float, sample: CalibrationSample
 ) -> float:
-    """Find the coarsest step that keeps the gradient error of every loss of the profile within the quality."""
+    """Find the coarsest step at which the gradient error of every loss of the profile is within the quality."""
     losses = losses_of(what, options.profile)
 
-    def worst(tried: list[float]) -> list[float]:
-        """Of each step the error of the loss that it harms most."""
+    def measure_worst(tried: list[float]) -> list[float]:
+        """Return the largest error of any loss, for each step."""
         found = probe_errors(transform, what, sample.probes("choosing", losses), tried)
         return [max(row.values(), default=0.0) for row in found]
 
-    return find_step(what, worst, [factor * scale for factor in START], options.allowed_error)
+    return find_step(what, measure_worst, [factor * scale for factor in START], options.allowed_error)
 
 
 def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs: Iterable[TeacherOutput]) -> Learned:
@@ -100,7 +100,7 @@ def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs
         maps = transform.code_maps(output)
         statistics.add(output, transform.weights("feature", maps).floats, maps.floats, maps.buckets)
     if statistics is None:
-        raise CodecError("calibration: no view of the sample could be read")
+        raise CodecError("calibration: no view of the sample could be read; check the images of the data set")
     means, covs = statistics.features()
     solved = [klt(cov) for cov in covs]
     tables = {"feature_mean": means, "feature_basis": np.stack([vectors for vectors, _ in solved])}
@@ -119,16 +119,16 @@ def probe_errors(
     probes: Iterable[tuple[TeacherOutput, Measure]],
     tried: list[float],
 ) -> list[dict[str, float]]:
-    """Measure the mean gradient error of every loss at each of several steps; 0 where no view has a gradient."""
+    """Measure the mean gradient error of every loss at each of several steps; 0 if no view has a gradient."""
     found: list[dict[str, list[float]]] = [{} for _ in tried]
     for output, measure in probes:
         maps = transform.code_maps(output)
         exact, _ = transform.coefficients(output, maps, what)
         for errors, step in zip(found, tried):
-            coded: dict[str, Any] = {"frs": maps.floats, f"{what}s": transform.quantised(exact, maps, what, step)}
+            coded: dict[str, Any] = {"frs": maps.floats, f"{what}s": transform.quantise(exact, maps, what, step)}
             for loss, error in measure(replace(output, **coded)).items():
                 errors.setdefault(loss, []).extend([] if math.isnan(error) else [error])
-        del output, measure, maps, exact, coded  # or this view's graph would stay while the next is made
+        del output, measure, maps, exact, coded  # frees this view's graph before the next view is computed
     return [{loss: sum(e) / max(1, len(e)) for loss, e in errors.items() if loss != "total"} for errors in found]
 
 
@@ -140,12 +140,12 @@ def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Ite
         maps = transform.code_maps(output)
         for what in kinds:
             samples = transform.weights(what, maps).samples
-            strength[what] = strength[what] + sum(np.array([float(w.sum()) for w in s.whole()]) for s in samples)
+            strength[what] = strength[what] + sum(np.array([float(w.sum()) for w in s.integers()]) for s in samples)
             levels, _ = transform.coefficients(output, maps, what)
             by_level: list[np.ndarray] = []
             octaves = [2.0 ** s.exponents.double().clamp_max(DEEPEST) for s in samples]
             for i, level in enumerate(levels):
-                # Relative to the level's exponent, as the whole numbers are that stand for the map.
+                # Relative to the level's exponent, like the map's integers.
                 sizes = [to_groups(c).square().sum(dim=2).double() * o[i] for c, o in zip(level, octaves)]
                 by_level.append(torch.stack(sizes).sum(dim=0).cpu().numpy())
             energy[what] = energy[what] + np.stack(by_level)
@@ -161,7 +161,7 @@ def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Ite
 def drop_planes(
     transform: WeightedTransform, tables: Tables, steps: dict[str, float], outputs: Iterable[TeacherOutput]
 ) -> Tables:
-    """Return the tables without their last planes that are all but empty on every level, on views not learned from."""
+    """Return the tables without the last planes, if these are nearly empty on every level of the given views."""
     nonzero: dict[str, Any] = dict.fromkeys(steps, 0.0)
     for output in outputs:
         maps = transform.code_maps(output)

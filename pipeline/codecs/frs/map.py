@@ -1,12 +1,14 @@
-"""The FRS map in one byte a position and one a level.
+"""The FRS map, coded with one byte per position and one byte per level.
 
-Both losses divide by the map's sum over a level: what counts is the map RELATIVE to its level, so each level has an
-exponent s, the octave of its maximum, and m = 2^-s (c / top)^4 for codes c = 0..top. Measured (benchmarks/ablation.py):
-on one absolute grid down to 2^-16 levels where the teacher sees nothing fall off the grid, and the features' gradient
-errs by 23%; relative to the level 0.2%, on this grid 0.1%. The fourth root spends the codes where the map is large but
-never lets wide weak areas round to zero together, as a linear or square-root grid does. `top` follows the quality asked
-for. Encoder and decoder both use the DECODED map for weights, buckets and level sums. Stored are differences to the
-neighbours above and left: a quarter fewer bytes.
+Both losses divide by the map's sum over a level, so the map is coded relative to its level. Each level has an exponent
+s, the octave of its maximum, and m = 2^-s (c / top)^4 for codes c = 0..top. `top` depends on the requested quality.
+
+A single absolute grid down to 2^-16 rounds levels without objects to zero. The gradient error of the features is then
+23%. Relative to the level it is 0.2%, and 0.1% on this fourth-root grid (benchmarks/ablation.py). The fourth root gives
+most codes to large values, but does not round wide weak areas to zero, as a linear or square-root grid does.
+
+Encoder and decoder both use the decoded map for weights, buckets and level sums. The stored bytes are differences to
+the neighbours above and left, which saves a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -24,23 +26,23 @@ from pipeline.errors import CorruptCache
 from pipeline.records import LevelShapes
 
 POWER = 4
-EMPTY = 255  # exponent of a level whose map is zero everywhere
+EMPTY = 255  # exponent of a level whose map is zero at all positions
 DEEPEST = 120  # largest exponent
-TINIEST = 2.0**-DEEPEST  # below, float32 loses bits
-BUCKETS = 49  # 0: m = 0; then 48 half octaves below 1, weakest first
-UNIT = 2**30  # of the whole numbers that stand for (c / top)^4 where every device must agree to the bit
+TINIEST = 2.0**-DEEPEST  # smaller values lose bits in float32
+BUCKETS = 49  # bucket 0: m = 0; buckets 1 to 48: half octaves below 1, weakest first
+UNIT = 2**30  # value of 1.0 when (c / top)^4 is an integer, for sums that are equal on every device
 
 
 def map_top(quality: float) -> int:
-    """Largest code for a target gradient error; the map's own share then stays below a third of it."""
+    """Return the largest code for a target gradient error, of which the map causes less than a third."""
     return int(np.clip(round(40 * (0.1 / quality) ** 0.75), 16, 255))
 
 
 @dataclass
 class CodedMap:
-    """The map of one sample: uint8 codes [(H_l, W_l)], exponents (L,) uint8 beside them, and the largest code.
+    """The map of one sample: uint8 codes [(H_l, W_l)], uint8 exponents (L,), and the largest code.
 
-    Nothing here asks the device for a value: decoding must not wait for it (tests/codecs/test_device.py).
+    Decoding never copies a value to the host, because it would wait for the device (tests/codecs/test_device.py).
     """
 
     codes: list[Tensor]
@@ -49,16 +51,18 @@ class CodedMap:
 
     @classmethod
     def encode(cls, maps: Sequence[Tensor], top: int) -> CodedMap:
-        """[(H_l, W_l)] in [0, 1] -> codes, rounded."""
+        """Encode maps [(H_l, W_l)] in [0, 1]."""
         exponents = octaves(torch.stack([m.max() for m in maps]))
         codes = [torch.round(code).to(torch.uint8) for code in unrounded(maps, exponents, top)]
         return cls(codes, exponents, top)
 
     @classmethod
     def from_bytes(cls, row: Tensor, levels: LevelShapes, top: int) -> CodedMap:
-        """Inverse of `to_bytes`; more bytes may follow. Raises CorruptCache where there are fewer."""
+        """Read a map from the start of `row`. Inverse of `to_bytes`. Raise CorruptCache where the row is too short."""
         if len(row) < len(levels) + positions(levels):
-            raise CorruptCache(f"a sample's map has {len(row)} bytes, its FPN grids {levels} need more")
+            raise CorruptCache(
+                f"map: expected {len(levels) + positions(levels)} bytes for grids {levels}, found {len(row)}"
+            )
         codes, at = [], len(levels)
         for h, w in levels:
             codes.append(restore(row[at : at + h * w].reshape(h, w)))
@@ -66,52 +70,52 @@ class CodedMap:
         return cls(codes, row[: len(levels)], top)
 
     def to_bytes(self) -> Tensor:
-        """(L + P,) uint8: the exponents, then the differences of every level, row by row."""
+        """Return (L + P,) uint8: the exponents, then the differences of every level, row by row."""
         return torch.cat([self.exponents, *(difference(c).flatten() for c in self.codes)])
 
     def floats(self) -> list[Tensor]:
-        """[(H_l, W_l)] float32, by table, so that every device gives the same bits."""
-        return self._looked_up("float")
+        """Return m as [(H_l, W_l)] float32, from a table, so the bits are equal on every device."""
+        return self._look_up("float")
 
-    def whole(self) -> list[Tensor]:
-        """[(H_l, W_l)] int64: m 2^s in whole numbers of 2^-30, whose sums are the same on every device."""
-        table = _table("whole", self.top, self.exponents.device)
+    def integers(self) -> list[Tensor]:
+        """Return m 2^s as [(H_l, W_l)] int64 in units of 2^-30. Their sums are equal on every device."""
+        table = _table("integer", self.top, self.exponents.device)
         return [table[c.long()] for c in self.codes]
 
     def buckets(self) -> list[Tensor]:
-        """[(H_l, W_l)] int64 in [0, BUCKETS): the half octave of m."""
-        return self._looked_up("bucket")
+        """Return the half octave of m as [(H_l, W_l)] int64 in [0, BUCKETS)."""
+        return self._look_up("bucket")
 
-    def _looked_up(self, what: str) -> list[Tensor]:
-        """What every code stands for beside its level's exponent."""
+    def _look_up(self, what: str) -> list[Tensor]:
+        """Return the value of each code, given its level's exponent."""
         tables = _table(what, self.top, self.exponents.device)[self.exponents.long()]
         return [table[c.long()] for table, c in zip(tables, self.codes)]
 
 
 def check_map(row: np.ndarray, levels: LevelShapes) -> None:
-    """Raise CorruptCache unless these bytes hold the map of such grids; more may follow."""
+    """Raise CorruptCache where these bytes do not start with a map of such grids."""
     if row.ndim != 1 or row.dtype != np.uint8 or len(row) < len(levels) + positions(levels):
-        raise CorruptCache(f"a map of {row.shape} {row.dtype}, its FPN grids {levels} need more")
+        raise CorruptCache(f"map: expected uint8 bytes for grids {levels}, found {row.dtype} of shape {row.shape}")
     exponents = row[: len(levels)]
     if ((exponents > DEEPEST) & (exponents != EMPTY)).any():
-        raise CorruptCache(f"exponents {exponents.tolist()} of a map, at most {DEEPEST} are written")
+        raise CorruptCache(f"map: expected exponents up to {DEEPEST}, found {exponents.tolist()}")
 
 
 def octaves(largest: Tensor) -> Tensor:
-    """uint8 s with 2^-(s+1) <= largest < 2^-s (0 also for 1); EMPTY for what float32 calls zero."""
+    """Return uint8 s with 2^-(s+1) <= largest < 2^-s; 0 also for 1, and EMPTY for values below TINIEST."""
     exponents = torch.frexp(largest.float()).exponent.neg().clamp_min(0)
     return torch.where(largest < TINIEST, EMPTY, exponents).to(torch.uint8)
 
 
 def unrounded(maps: Sequence[Tensor], exponents: Tensor, top: int) -> list[Tensor]:
-    """[(H_l, W_l)] float64 codes before they are rounded; exponents (L,)."""
+    """Return the codes before rounding, [(H_l, W_l)] float64, for exponents (L,)."""
     scales = _octave_scale(exponents.device)[exponents.long()]
     return [top * (m.double() * scale).clamp(0, 1) ** (1 / POWER) for m, scale in zip(maps, scales)]
 
 
 @lru_cache(maxsize=16)
 def _octave_scale(device: torch.device) -> Tensor:
-    """(256,) float64 2^s of each exponent s, 0 for EMPTY."""
+    """Return (256,) float64: 2^s of each exponent s, 0 for EMPTY."""
     scale = 2.0 ** np.arange(256)
     scale[EMPTY] = 0
     return torch.from_numpy(scale).to(device)
@@ -119,9 +123,9 @@ def _octave_scale(device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _table(what: str, top: int, device: torch.device) -> Tensor:
-    """What each code stands for, (256,) or (256, 256) by exponent; kept on the device, where a copy would wait."""
+    """Return the value of each code, (256,) or (256, 256) by exponent. The table is copied to the device only once."""
     relative, exponents = _relative(top), np.arange(256)[:, None]
-    if what == "whole":
+    if what == "integer":
         return torch.from_numpy(np.round(relative * UNIT).astype(np.int64)).to(device)
     if what == "float":
         scale = np.where(exponents == EMPTY, 0, np.float32(2) ** -exponents.astype(np.float32))
@@ -134,23 +138,23 @@ def _table(what: str, top: int, device: torch.device) -> Tensor:
 
 
 def _relative(top: int) -> np.ndarray:
-    """(256,) float64 m 2^s of each code; codes beyond the top, which no encoder writes, repeat 1."""
+    """Return (256,) float64: m 2^s of each code. Codes above `top`, which no encoder writes, are 1."""
     return (np.minimum(np.arange(256), top) / top) ** POWER
 
 
 def difference(codes: Tensor) -> Tensor:
-    """(H, W) uint8 codes -> uint8 differences c[y,x] - c[y,x-1] - c[y-1,x] + c[y-1,x-1], modulo 256."""
+    """Return the differences c[y,x] - c[y,x-1] - c[y-1,x] + c[y-1,x-1] modulo 256 of (H, W) uint8 codes, as uint8."""
     c = torch.nn.functional.pad(codes.long(), (1, 0, 1, 0))
     return ((c[1:, 1:] - c[1:, :-1] - c[:-1, 1:] + c[:-1, :-1]) & 255).to(torch.uint8)
 
 
 def restore(differences: Tensor) -> Tensor:
-    """Inverse of `difference`."""
+    """Return the codes of differences. Inverse of `difference`."""
     return (differences.long().cumsum(0).cumsum(1) & 255).to(torch.uint8)
 
 
 class BatchMaps:
-    """The decoded maps of a batch on its common canvas: floats and buckets [(B, H_l, W_l)], zeros beyond own grids."""
+    """The decoded maps of a batch on a common canvas, [(B, H_l, W_l)], with zeros outside each sample's own grid."""
 
     def __init__(self, samples: list[CodedMap], levels: LevelShapes) -> None:
         self.samples, self._levels = samples, levels
@@ -160,8 +164,8 @@ class BatchMaps:
             for rows in ([s.floats() for s in samples], [s.buckets() for s in samples])
         )
 
-    def everywhere(self) -> BatchMaps:
-        """The same grids with m = 1 at every position of a sample's own."""
+    def uniform(self) -> BatchMaps:
+        """Return maps of the same grids with m = 1 at every position of a sample's own grid."""
         if self._ones is None:
             ones = [
                 CodedMap([torch.full_like(c, s.top) for c in s.codes], torch.zeros_like(s.exponents), s.top)

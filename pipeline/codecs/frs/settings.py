@@ -1,4 +1,4 @@
-"""Options of the frs codec, and what its calibration finds. Imports no torch."""
+"""Options and calibration results of the frs codec. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any, ClassVar
 
 from pipeline.codecs.settings import CodecOptions
 
-# A profile's feature step is chosen for the losses that name it in their `Loss.profiles`.
+# The feature step of a profile is chosen for the losses whose `Loss.profiles` contains it.
 PROFILES = ("frs", "universal")
 QUALITIES = {"high": 0.01, "balanced": 0.03, "small": 0.10}
-LOWEST, HIGHEST = 0.005, 0.5  # gradient errors that may be requested
+LOWEST, HIGHEST = 0.005, 0.5  # range of gradient errors that can be requested
 
 
 def check_quality(value: Any) -> str | None:
-    """Return what was expected where a quality is neither a known name nor an error in range."""
+    """Return the expected values if a quality is neither a known name nor an error in range."""
     if value in QUALITIES if isinstance(value, str) else LOWEST <= value <= HIGHEST:
         return None
-    return f"the gradient error allowed to each loss, from {LOWEST} to {HIGHEST}, or one of {QUALITIES}"
+    return f"the allowed gradient error of each loss, from {LOWEST} to {HIGHEST}, or one of {QUALITIES}"
 
 
 @dataclass(frozen=True)
 class FrsOptions(CodecOptions):
-    """`quality`: the gradient error allowed to each loss, a name or a fraction. `profile`: the losses to serve.
+    """`quality`: the allowed gradient error of each loss, a name or a fraction. `profile`: the losses to serve.
 
-    The default zstd level, Blosc's 8, is zstd's 15: 8% smaller than 5 (zstd's 9), and tokens are so few that it costs
-    20 ms a view at most.
+    The default level 8 on Blosc's scale is zstd's level 15. It saves 8% compared with 5 (zstd's 9), and takes at most
+    20 ms for a view, because tokens are few.
     """
 
     type: ClassVar[str] = "frs"
@@ -36,15 +36,15 @@ class FrsOptions(CodecOptions):
 
     @property
     def allowed_error(self) -> float:
-        """The gradient error allowed to each loss, as a fraction."""
+        """The allowed gradient error of each loss, as a fraction."""
         return QUALITIES[self.quality] if isinstance(self.quality, str) else self.quality
 
 
 @dataclass(frozen=True)
 class FrsCalibration:
-    """What `fit` found: largest code of the map, channels, quantiser steps, planes kept, and measured errors.
+    """Results of `fit`: largest code of the map, channels, quantiser steps, number of planes, and measured errors.
 
-    `probe_error`: gradient error on the probe by `Loss.name`. Steps and ranks of scores are None without class scores.
+    `probe_error`: gradient error on the probe, by `Loss.name`. Without class scores, their step and rank are None.
     """
 
     map_top: int = field(metadata={"at_least": 1, "at_most": 255})
@@ -57,7 +57,7 @@ class FrsCalibration:
     probe_error: dict[str, float] = field(default_factory=dict)
 
     def step(self, what: str) -> float:
-        """Return the quantiser step of 'feature' or 'score'. Raises ValueError where there are no class scores."""
+        """Return the quantiser step of 'feature' or 'score'. Raise ValueError where there are no class scores."""
         value = {"feature": self.feature_step, "score": self.score_step}[what]
         if value is None:
             raise ValueError(f"settings.{what}_step: missing")

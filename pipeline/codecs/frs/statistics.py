@@ -1,8 +1,8 @@
-"""Statistics of a sample of views, in one pass and constant memory: means given the map, covariances around them.
+"""Statistics of a sample of views: means given the map, and covariances around them. One pass, constant memory.
 
-Weights are w = m / S_l (S_l: the map's sum over level l of that image), so every image and level counts alike, as in
-the loss. With s_b = sum(w x) and mu_b the mean of bucket b, sum(w (x - mu)(x - mu)^T) needs only sums:
-sum(w x x^T) - sum_b (s_b mu_b^T + mu_b s_b^T - w_b mu_b mu_b^T).
+Weights are w = m / S_l, where S_l is the map's sum over level l of the image. Every image and level therefore has the
+same weight, as in the loss. With s_b = sum(w x) and the mean mu_b of bucket b, the covariance needs only sums:
+sum(w (x - mu)(x - mu)^T) = sum(w x x^T) - sum_b (s_b mu_b^T + mu_b s_b^T - w_b mu_b mu_b^T).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pipeline.codecs.frs.map import BUCKETS
 from pipeline.records import TeacherOutput
 
 TINY = torch.finfo(torch.float32).tiny
-PRIOR = 1e-3  # weight of the level's mean in every bucket, in units of one view: steadies buckets seldom met
+PRIOR = 1e-3  # weight of the level's mean in every bucket, in units of one view; stabilises rare buckets
 
 
 class Moments:
-    """Sums of one tensor over one level: weight and first moment by bucket, second moment in all."""
+    """Sums of one tensor over one level: weight and first moment by bucket, and the total second moment."""
 
     def __init__(self, channels: int) -> None:
         self.weight = np.zeros(BUCKETS)
@@ -27,7 +27,7 @@ class Moments:
         self.second = np.zeros((channels, channels))
 
     def add(self, x: Tensor, weight: Tensor, bucket: Tensor) -> None:
-        """x (N, X), weight (N,), bucket (N,)."""
+        """Add values x (N, X) with weight (N,) and bucket (N,)."""
         weighted = x * weight[:, None]
         one_hot = torch.nn.functional.one_hot(bucket, BUCKETS).to(x.dtype)
         self.first += (one_hot.T @ weighted).double().cpu().numpy()
@@ -35,12 +35,12 @@ class Moments:
         self.second += (x.T @ weighted).double().cpu().numpy()
 
     def mean(self) -> np.ndarray:
-        """(BUCKETS, X), empty buckets drawn to the level's mean."""
+        """Return the means (BUCKETS, X). Rare buckets are close to the level's mean."""
         level = self.first.sum(axis=0) / max(self.weight.sum(), 1e-30)
         return (self.first + PRIOR * level) / (self.weight[:, None] + PRIOR)
 
     def covariance(self, mean: np.ndarray) -> np.ndarray:
-        """(X, X) second moment around `mean`."""
+        """Return the second moment (X, X) around `mean`."""
         cross = self.first.T @ mean
         return self.second - cross - cross.T + (mean * self.weight[:, None]).T @ mean
 
@@ -49,22 +49,25 @@ class Statistics:
     """Accumulates Moments of features, sqrt(scores) and scores for every level."""
 
     def __init__(self, levels: int, channels: int, score_channels: int) -> None:
-        """score_channels: 0 where scores are left out."""
+        """score_channels: 0 without class scores."""
         self.views, self._scored = 0, score_channels > 0
         self._features = [Moments(channels) for _ in range(levels)]
         self._roots = [Moments(score_channels) for _ in range(levels)]
         self._score_sums = np.zeros((levels, BUCKETS, score_channels))
 
-    def add(self, output: TeacherOutput, own: list[Tensor], maps: list[Tensor], buckets: list[Tensor]) -> None:
-        """maps (B, H_l, W_l): the decoded map of every level, what scores count; own: what features count; buckets."""
+    def add(
+        self, output: TeacherOutput, feature_weights: list[Tensor], maps: list[Tensor], buckets: list[Tensor]
+    ) -> None:
+        """Add a batch. maps: decoded maps, the weights of the scores. All lists are [(B, H_l, W_l)]."""
         self.views += output.frs[0].shape[0]
         for level, numbers in enumerate(buckets):
-            counted, weight = (
-                (m[level] / m[level].sum(dim=(1, 2), keepdim=True).clamp_min(TINY)).flatten() for m in (own, maps)
+            feature_weight, weight = (
+                (m[level] / m[level].sum(dim=(1, 2), keepdim=True).clamp_min(TINY)).flatten()
+                for m in (feature_weights, maps)
             )
             bucket = numbers.flatten()
             features = output.features[level].movedim(1, -1).flatten(0, 2).float()
-            self._features[level].add(features, counted, bucket)
+            self._features[level].add(features, feature_weight, bucket)
             if not self._scored:
                 continue
             scores = output.scores[level].movedim(1, -1).flatten(0, 2).float()
@@ -73,12 +76,12 @@ class Statistics:
             self._score_sums[level] += (one_hot.T @ (scores * weight[:, None])).double().cpu().numpy()
 
     def features(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Means (L, BUCKETS, C) and the covariance (C, C) of every level."""
+        """Return the features' means (L, BUCKETS, C), and the covariance (C, C) of every level."""
         means = np.stack([moments.mean() for moments in self._features]).astype(np.float32)
         return means, _covariances(self._features, means)
 
     def roots(self) -> tuple[np.ndarray, np.ndarray]:
-        """sqrt(t0) (L, BUCKETS, K), the root of the scores' mean, and the covariance (K, K) around it of all levels."""
+        """Return sqrt(t0) (L, BUCKETS, K), the root of the scores' mean, and the covariance (K, K) of all levels."""
         means = []
         for moments, sums in zip(self._roots, self._score_sums):
             level = sums.sum(axis=0) / max(moments.weight.sum(), 1e-30)

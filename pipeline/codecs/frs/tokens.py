@@ -1,12 +1,12 @@
-"""Quantised coefficients as a short list of tokens: sorted by the size they can be expected to have, zeros skipped.
+"""Encode quantised coefficients as a list of tokens, sorted by expected size and without zeros.
 
-Both sides know what size to expect: of a group (level, plane, frequency) from calibration, of a block from the decoded
-map. Sorted by it, large values come first and nearly all zeros last, and zstd sees runs of like statistics. Expected
-sizes are whole numbers (steps of 2^(1/4)), from whole numbers: a rounding that differed between devices would scramble
-a sample.
-Measured against planes of uint16 under Blosc: 27% fewer bytes of scores, 38% of features (benchmarks/ablation.py).
+Encoder and decoder compute the same expected sizes: that of a group (level, plane, frequency) from calibration, that of
+a block from the decoded map. After sorting, large values come first and most zeros last, which zstd compresses well.
+Expected sizes are integers in steps of 2^(1/4), computed from integers, because a rounding difference between two
+devices would corrupt the sample. Compared with uint16 planes under Blosc, scores take 27% fewer bytes and features 38%
+(benchmarks/ablation.py).
 
-Shape legend: L levels, R planes, F = 16 frequencies of a 4x4 block, N_l blocks of level l, N = R F sum(N_l) symbols.
+Shapes: L levels, R planes, F = 16 frequencies of a 4x4 block, N_l blocks of level l, N = R F sum(N_l) symbols.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipeline.codecs.frs.transform import BLOCK, to_blocks
 from pipeline.errors import CodecError, CorruptCache
 
 FREQUENCIES = BLOCK * BLOCK
-LARGEST = 2**22 - 1  # of |q|, so that a token fits 31 bits
+LARGEST = 2**22 - 1  # largest |q| for which a token fits into 31 bits
 FILLER = 255  # a token that skips 256 zeros
 _BOUNDS = np.array([round(2 ** (k / 2)) for k in range(110)], np.int64)
 
 
 def log_class(sums: Tensor) -> Tensor:
-    """Whole sums (int64) -> about 2 log2(sum) + 1, exactly the same on every device; 0 for 0."""
+    """Return about 2 log2(sum) + 1 of int64 sums, and 0 for 0. The result is equal on every device."""
     return torch.searchsorted(_bounds(sums.device), sums, right=True)
 
 
@@ -39,29 +39,30 @@ def _bounds(device: torch.device) -> Tensor:
 
 
 def to_groups(planes: Tensor) -> Tensor:
-    """(R, H4, W4) -> (R, 16, N_l): frequency by frequency (row first), blocks row by row."""
+    """Reorder (R, H4, W4) to (R, 16, N_l): frequency by frequency and block by block, each row by row."""
     r, h, w = planes.shape
     blocks = planes.reshape(r, h // BLOCK, BLOCK, w // BLOCK, BLOCK).permute(0, 2, 4, 1, 3)
     return blocks.reshape(r, FREQUENCIES, -1)
 
 
 def from_groups(groups: Tensor, height: int, width: int) -> Tensor:
-    """Inverse of `to_groups`; height and width are multiples of 4."""
+    """Reorder (R, 16, N_l) to (R, H4, W4). Inverse of `to_groups`. height and width are multiples of 4."""
     r = groups.shape[0]
     blocks = groups.reshape(r, BLOCK, BLOCK, height // BLOCK, width // BLOCK).permute(0, 3, 1, 4, 2)
     return blocks.reshape(r, height, width)
 
 
-def block_sums(whole: Tensor) -> Tensor:
-    """(H, W) int64 map in whole numbers -> (N_l,) its sum over every 4x4 block."""
-    return to_groups(to_blocks(whole[None]))[0].sum(dim=0)
+def block_sums(integers: Tensor) -> Tensor:
+    """Return the sums (N_l,) of an integer map (H, W) over every 4x4 block."""
+    return to_groups(to_blocks(integers[None]))[0].sum(dim=0)
 
 
 def symbol_order(expected: Tensor, maps: Sequence[Tensor]) -> Tensor:
-    """(N,) int64: the symbols of one sample, listed by level, plane, frequency, block, in falling order of their key.
+    """Return the order (N,) int64 of one sample's symbols, by decreasing key.
 
-    expected (L, R, 16) int16: log size of each group at unit strength; maps [(H_l, W_l)] int64, in whole numbers.
-    The key is expected[l, r, f] + log_class(block) - log_class(level); equal keys keep the order of the list.
+    Symbols are numbered by level, plane, frequency, block. expected: (L, R, 16) int16, log size of each group at unit
+    strength. maps: [(H_l, W_l)] int64, from `CodedMap.integers`. The key is expected[l, r, f] + log_class(block) -
+    log_class(level). Symbols with equal keys keep their order.
     """
     keys = []
     for table, m in zip(expected, maps):
@@ -71,16 +72,16 @@ def symbol_order(expected: Tensor, maps: Sequence[Tensor]) -> Tensor:
 
 
 def to_tokens(groups: Sequence[Tensor], order: Tensor) -> Tensor:
-    """Quantised [(R, 16, N_l)] (whole floats) -> (T,) int32 tokens: zigzag(q) << 8 | zeros skipped before it.
+    """Encode quantised coefficients [(R, 16, N_l)] as (T,) int32 tokens: zigzag(q) << 8 | number of zeros before it.
 
-    256 zeros or more are skipped by FILLER tokens of value 0. Raises CodecError rather than clip.
+    FILLER tokens of value 0 skip 256 zeros or more. Raise CodecError where a value is too large; it is not clipped.
     """
     stream = torch.cat([group.flatten() for group in groups])[order]
     at = stream.nonzero()[:, 0]
     values = stream[at]
     largest = float(values.abs().amax()) if len(values) else 0.0
     if not largest <= LARGEST:
-        raise CodecError(f"quantised value {largest:.0f} beyond {LARGEST}: this tensor is too large for the step")
+        raise CodecError(f"quantised value {largest:.0f} exceeds {LARGEST}: this tensor is too large for the step")
     gaps = torch.diff(at, prepend=at.new_full((1,), -1)) - 1
     fillers = torch.div(gaps, FILLER + 1, rounding_mode="floor")
     tokens = torch.full((len(at) + int(fillers.sum()),), FILLER, dtype=torch.int32, device=at.device)
@@ -90,29 +91,29 @@ def to_tokens(groups: Sequence[Tensor], order: Tensor) -> Tensor:
 
 
 def check_tokens(tokens: np.ndarray, symbols: int) -> None:
-    """Raise CorruptCache unless `to_tokens` could have made these (T,) of this many symbols; zeros may follow."""
+    """Raise CorruptCache where `to_tokens` never makes such (T,) tokens, without final zeros, for this many symbols."""
     if tokens.ndim != 1 or tokens.dtype != np.int32:
-        raise CorruptCache(f"tokens of shape {tokens.shape}, {tokens.dtype}")
+        raise CorruptCache(f"expected int32 tokens with one axis, found {tokens.dtype} of shape {tokens.shape}")
     last = int(np.flatnonzero(tokens)[-1]) + 1 if tokens.any() else 0
     used = tokens[:last]
     if last and (int(used.min()) < FILLER or bool((used[used < 1 << 8] != FILLER).any())):
         raise CorruptCache("invalid token")
     reach = int((used & FILLER).sum(dtype=np.int64)) + last
     if reach > symbols:
-        raise CorruptCache(f"its tokens reach symbol {reach}, the sample has {symbols}")
+        raise CorruptCache(f"tokens reach symbol {reach}, but the sample has {symbols}")
 
 
 def zigzag(q: Tensor) -> Tensor:
-    """int32: 0, -1, 1, -2, 2 ... -> 0, 1, 2, 3, 4 ..."""
+    """Map int32 0, -1, 1, -2, 2 ... to 0, 1, 2, 3, 4 ..."""
     return (q << 1) ^ (q >> 31)
 
 
 def from_tokens(tokens: Tensor, order: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
-    """(T,) int32 tokens, zeros behind the last -> quantised [(R, 16, N_l)] float32 of the given shapes."""
+    """Decode (T,) int32 tokens, with zeros after the last, to [(R, 16, N_l)] float32 of the given shapes."""
     at = ((tokens & FILLER).long() + 1).cumsum(0) - 1
     signed = tokens >> 8
     values = ((signed >> 1) ^ -(signed & 1)).float()
-    # Added, as the zeros behind the last token step over the end and are all put into the last place.
+    # Add, not assign: the zeros after the last token go past the end, and all add 0 to the last symbol.
     symbols = torch.zeros(len(order), dtype=torch.float32, device=tokens.device)
     symbols.index_add_(0, order[at.clamp_max(len(order) - 1)], values)
     return [part.reshape(shape) for part, shape in zip(symbols.split([prod(s) for s in shapes]), shapes)]

@@ -1,4 +1,4 @@
-"""The arithmetic of the frs codec: block DCT, KLT basis, step sizes. Pure functions on torch tensors."""
+"""The block DCT, KLT basis and step sizes of the frs codec, as pure functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK = 4
 
 @lru_cache(maxsize=16)
 def dct_matrix(device: torch.device | str = "cpu") -> Tensor:
-    """(4, 4) orthonormal DCT-II; row = frequency. Kept on the device."""
+    """Return the orthonormal DCT-II matrix (4, 4), one frequency per row. It is copied to the device only once."""
     n = torch.arange(BLOCK, dtype=torch.float64)
     matrix = torch.cos(math.pi / BLOCK * (n[None] + 0.5) * n[:, None]) * math.sqrt(2 / BLOCK)
     matrix[0] /= math.sqrt(2)
@@ -28,7 +28,7 @@ def to_blocks(x: Tensor) -> Tensor:
 
 
 def dct(x: Tensor, inverse: bool = False) -> Tensor:
-    """4x4 block DCT of (B, R, H, W), sides multiples of 4; coefficients stay at their block's place."""
+    """Apply the 4x4 block DCT to (B, R, H, W), with sides that are multiples of 4. Coefficients replace their block."""
     matrix = dct_matrix(x.device)
     matrix = matrix.T if inverse else matrix
     b, r, h, w = x.shape
@@ -38,9 +38,9 @@ def dct(x: Tensor, inverse: bool = False) -> Tensor:
 
 
 def klt(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvectors (columns, float32) of a symmetric (C, C) matrix by falling eigenvalue, and the eigenvalues.
+    """Return eigenvectors (columns, float32) and eigenvalues of a symmetric (C, C) matrix, by decreasing eigenvalue.
 
-    The sign of each vector is fixed (largest entry positive): LAPACK leaves it open.
+    The largest entry of each vector is positive, because LAPACK does not define the sign.
     """
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
@@ -50,10 +50,10 @@ def klt(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def steps(frs: list[Tensor], step: float) -> list[Tensor]:
-    """Quantiser step of every level, (B, 1, 1, 1): step * S_l^0.5 * (sum_l S_l)^-0.3, S_l = sum of the map.
+    """Return the quantiser step of every level, (B, 1, 1, 1): step * S_l^0.5 * (sum_l S_l)^-0.3, S_l = sum of the map.
 
-    S_l divides the loss of level l, so equal error in the loss means steps in proportion to its root; the second
-    factor keeps the gradient's error the same as images grow. Where a level's map is all zero nothing is coded.
+    The loss of level l is divided by S_l, so steps proportional to its root give equal errors in the loss. With the
+    second factor, the gradient error does not depend on the image size. A level whose map is zero has no coefficients.
     """
     sums = [m.sum(dim=(1, 2)) for m in frs]
     total = torch.stack(sums).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)

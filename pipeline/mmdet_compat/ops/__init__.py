@@ -1,1 +1,1 @@
-"""Stand-ins for mmcv's compiled ops, which the plain wheel lacks."""
+"""Replacements for mmcv's compiled ops, which the plain wheel does not contain."""

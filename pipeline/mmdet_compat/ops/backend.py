@@ -1,4 +1,4 @@
-"""Which library runs the ops: torchvision where it works, else plain torch."""
+"""Choose the library that runs the ops: torchvision if it works, otherwise plain torch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Implementation = Literal["compiled", "torchvision", "torch"]
 
 
 class UnsupportedOpError(ConfigError, NotImplementedError):
-    """The model calls an op that only mmcv's compiled extension has."""
+    """The model calls an op that exists only in mmcv's compiled extension."""
 
 
 def unsupported(op: str) -> UnsupportedOpError:
-    """The error that names an op and says what to do."""
+    """Return the error for an op that is not replaced."""
     return UnsupportedOpError(
         f"mmcv op '{op}' exists only in mmcv's compiled extension ({EXTENSION}), which is not installed: "
-        "install an mmcv built with its ops, or choose a model that does without this op"
+        "install an mmcv built with its ops, or choose a model that does not use this op"
     )
 
 
 @cache
 def torchvision_works(device_type: str) -> bool:
-    """Whether torchvision's nms and roi_align run on 'cpu' or 'cuda', found out by a tiny call.
+    """Return whether torchvision's nms and roi_align run on 'cpu' or 'cuda'. Tests it by a small call.
 
-    A torchvision built for another torch fails at import or at the first call, with various exceptions; one
-    built without CUDA works on the CPU only.
+    A torchvision built for another torch fails at import or at the first call, with various exceptions. One built
+    without CUDA works only on the CPU.
     """
     try:
         import torchvision  # noqa: F401  (registers torch.ops.torchvision)
@@ -43,21 +43,21 @@ def torchvision_works(device_type: str) -> bool:
         pooled = torch.ops.torchvision.roi_align(ones, rois, 1.0, 1, 1, 2, False)
         grad = torch.ops.torchvision._roi_align_backward(pooled, rois, 1.0, 1, 1, 1, 1, 4, 4, 2, False)
         return kept.tolist() == [1] and pooled.item() == 1 and abs(grad.sum().item() - 1) < 1e-6
-    except Exception:  # whatever a broken install raises, plain torch serves
+    except Exception:  # a broken installation can raise any exception; plain torch is used instead
         return False
 
 
 def use_torchvision(tensor: Tensor) -> bool:
-    """Whether an op on this tensor goes through torchvision."""
-    # torchvision's CUDA gradient adds atomically and refuses to run in deterministic mode; ours is a gather.
+    """Return whether an op on this tensor uses torchvision."""
+    # torchvision's CUDA gradient uses atomic additions and raises in deterministic mode. This one gathers.
     if tensor.is_cuda and torch.are_deterministic_algorithms_enabled():
         return False
     return torchvision_works(tensor.device.type)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half and integer types as float32; float32 and float64 as they are.
+    """Return half and integer tensors as float32, and float32 and float64 tensors unchanged.
 
-    mmcv's kernels compute box coordinates in the input's own type; in half precision that loses whole pixels.
+    mmcv's kernels compute box coordinates in the input's type. In half precision, the error is several pixels.
     """
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

@@ -1,4 +1,4 @@
-"""Where RoIAlign samples a feature map, as a sparse matrix of output bins by pixels.
+"""Compute RoIAlign's sampling weights as a sparse matrix of output bins by pixels.
 
 The arithmetic and its order are those of mmcv/ops/csrc/common/cuda/roi_align_cuda_kernel.cuh and of
 bilinear_interpolate in mmcv/ops/csrc/common/pytorch_cuda_helper.hpp.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Pooling(NamedTuple):
-    """What `roi_align_forward` is told about its boxes; see there."""
+    """The pooling arguments of `roi_align_forward`."""
 
     height: int
     width: int
@@ -25,14 +25,14 @@ class Pooling(NamedTuple):
 
 
 class SparseRows(NamedTuple):
-    """A sparse matrix row by row; row r holds entries starts[r] to starts[r + 1]; equal columns add up."""
+    """A sparse matrix in rows. Row r has the entries starts[r] to starts[r + 1]. Entries of equal columns are added."""
 
     columns: Tensor  # (E,) int64
     weights: Tensor  # (E,)
     starts: Tensor  # (rows + 1,) int64
 
     def transpose(self, columns: int) -> SparseRows:
-        """The same matrix column by column; `columns` is their number."""
+        """Return the transposed matrix. `columns`: the number of columns of this matrix."""
         lengths = self.starts.diff()
         rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
         order = self.columns.argsort(stable=True)
@@ -41,7 +41,7 @@ class SparseRows(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """One axis of every box, each (K,): where it starts, how long a bin is, how many points sample a bin."""
+    """One axis of every box, each (K,): its start, the length of a bin, and the number of sampling points per bin."""
 
     start: Tensor
     bin_size: Tensor
@@ -49,12 +49,12 @@ class Axis(NamedTuple):
 
 
 def bin_weights(rois: Tensor, map_size: tuple[int, int], pooling: Pooling) -> SparseRows:
-    """The matrix (K*P*Q, N*H*W) that averages bilinear samples over each bin of each box.
+    """Return the matrix (K*P*Q, N*H*W) that averages bilinear samples over each bin of each box.
 
     Args:
-        rois: (K, 5), image index and x1 y1 x2 y2; its type is that of the weights.
+        rois: (K, 5), image index and x1 y1 x2 y2. The weights have its type.
         map_size: H, W.
-        pooling: P, Q and the conventions.
+        pooling: P, Q and the sampling rules.
     """
     y_axis = _axis(rois[:, 2], rois[:, 4], pooling.height, pooling)
     x_axis = _axis(rois[:, 1], rois[:, 3], pooling.width, pooling)
@@ -80,14 +80,14 @@ def _axis(low: Tensor, high: Tensor, bins: int, pooling: Pooling) -> Axis:
     if not pooling.aligned:
         length = length.clamp(min=1)
     bin_size = length / bins
-    # The kernel's ceilf rounds to float first; a size that is negative or zero takes no sample.
+    # The kernel's ceilf first rounds to float. A bin of negative or zero size has no samples.
     adaptive = bin_size.float().ceil().long().clamp(min=0)
     fixed = torch.full_like(adaptive, pooling.sampling_ratio)
     return Axis(start, bin_size, fixed if pooling.sampling_ratio > 0 else adaptive)
 
 
 def _enumerate_points(per_bin: Tensor, points_x: Tensor, pooling: Pooling) -> tuple[Tensor, ...]:
-    """Box, bin row, point row, bin column and point column of all S points; a bin's are neighbours."""
+    """Return box, bin row, point row, bin column and point column of all S points. A bin's points are consecutive."""
     per_box = per_bin * (pooling.height * pooling.width)
     box = torch.repeat_interleave(torch.arange(len(per_box), device=per_box.device), per_box)
     number = torch.arange(len(box), device=box.device) - _starts(per_box)[box]
@@ -97,15 +97,15 @@ def _enumerate_points(per_bin: Tensor, points_x: Tensor, pooling: Pooling) -> tu
 
 
 def _positions(axis: Axis, box: Tensor, bin_number: Tensor, point: Tensor) -> Tensor:
-    """Coordinate of each point, (S,): points divide their bin evenly and sit in the middle of their part."""
+    """Return the coordinate of each point, (S,). Points are the centres of equal parts of their bin."""
     bin_size = axis.bin_size[box]
     return axis.start[box] + bin_number * bin_size + (point + 0.5) * bin_size / axis.points[box]
 
 
 def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The two pixels a position lies between, the weight of the second, and whether it counts; each (S,).
+    """Return the two pixels next to a position, the weight of the second, and whether the position counts; each (S,).
 
-    A position outside the map counts as the border pixel down to -1 and up to `size`, as zero further out.
+    A position from -1 to `size` that is outside the map has the value of the border pixel. Others have the value 0.
     """
     inside = (position >= -1) & (position <= size)
     position = position.clamp(0, size - 1)
@@ -114,5 +114,5 @@ def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def _starts(lengths: Tensor) -> Tensor:
-    """Where each of consecutive stretches starts, and where the last ends."""
+    """Return the start of each of consecutive ranges, and the end of the last."""
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0))

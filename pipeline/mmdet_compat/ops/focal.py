@@ -1,6 +1,6 @@
 """Sigmoid focal loss as mmcv/ops/csrc/common/cuda/sigmoid_focal_loss_cuda_kernel.cuh defines it.
 
-mmdet's FocalLoss calls the op where tensors are on CUDA; on the CPU it has a formula of its own.
+mmdet's FocalLoss uses this op on CUDA. On the CPU it uses its own formula.
 N = positions, C = classes.
 """
 
@@ -18,7 +18,7 @@ def sigmoid_focal_loss_forward(
 ) -> None:
     """Write the loss of each logit into `output` (https://arxiv.org/abs/1708.02002, equation 5).
 
-    The kernel's log(max(1 - p, FLT_MIN)) is written as logsigmoid(-x), which stays exact for large logits.
+    The kernel's log(max(1 - p, FLT_MIN)) is computed as logsigmoid(-x), which is exact for large logits.
 
     Args:
         input: (N, C) logits.
@@ -37,7 +37,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, *, gamma: float, alpha: float
 ) -> None:
-    """Write each loss's derivative by its logit into `grad_input` (N, C); the rest as in the forward op."""
+    """Write the derivative of each loss by its logit into `grad_input` (N, C). Other arguments as in the forward op."""
     x = at_least_float32(input)
     p, q = torch.sigmoid(x), torch.sigmoid(-x)  # q = 1 - p without cancellation
     positive = -alpha * q.pow(gamma) * (q - gamma * p * logsigmoid(x))
@@ -47,7 +47,7 @@ def sigmoid_focal_loss_backward(
 
 
 def _is_label(target: Tensor, x: Tensor) -> Tensor:
-    """(N, C) mask of the logit that belongs to each position's label."""
+    """Return the mask (N, C) of the logit of each position's label."""
     return target[:, None] == torch.arange(x.size(1), device=x.device)
 
 

@@ -8,26 +8,26 @@ from torch import Tensor
 
 from pipeline.mmdet_compat.ops.backend import at_least_float32, use_torchvision
 
-BLOCK = 128  # boxes decided at once: a block's row of IoUs stays in the CPU's cache
+BLOCK = 128  # boxes decided at once; their IoUs fit into the CPU's cache
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that no kept box with a higher score overlaps by more than the threshold.
+    """Return the indices of the boxes that no kept box with a higher score overlaps by more than the threshold.
 
-    Boxes of equal score rank by index, the lower first. A box suppresses where IoU > threshold, strictly; the
-    IoU of two boxes without area is 0/0 and suppresses nothing.
+    Boxes of equal score are ordered by index. A box suppresses another if IoU > threshold, not at equality. The IoU of
+    two boxes without area is 0/0, which suppresses nothing.
 
     Args:
-        boxes: (N, 4), x1 y1 x2 y2; half precision is computed in float32.
+        boxes: (N, 4), x1 y1 x2 y2. Half precision is converted to float32.
         scores: (N,).
         iou_threshold: rounded to float32, as mmcv's C++ signature does.
-        offset: 0, or 1 where a box's width is x2 - x1 + 1.
+        offset: 0, or 1 if a box's width is x2 - x1 + 1.
 
     Returns:
-        (K,) int64 indices, by falling score, on the boxes' device.
+        (K,) int64 indices, by decreasing score, on the boxes' device.
     """
     boxes = at_least_float32(boxes.detach())
-    scores = at_least_float32(scores.detach())  # half under AMP; order and ties are unchanged
+    scores = at_least_float32(scores.detach())  # float16 under AMP; the conversion does not change order or ties
     threshold = float(np.float32(iou_threshold))
     if offset == 0 and scores.dtype == boxes.dtype and use_torchvision(boxes):
         return torch.ops.torchvision.nms(boxes, scores, threshold)
@@ -35,33 +35,33 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def torch_nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int) -> Tensor:
-    """`nms` in plain torch: decide a block of boxes at a time, drop what it suppresses from the rest."""
+    """Compute `nms` in plain torch. Decide one block of boxes at a time, and remove the boxes that it suppresses."""
     order = scores.argsort(descending=True, stable=True)
     x1, y1, x2, y2 = boxes[order].T
-    rest = torch.stack((x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset)))
-    scratch = rest.new_empty(3, min(BLOCK, len(order)) * len(order))
+    remaining = torch.stack((x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset)))
+    scratch = remaining.new_empty(3, min(BLOCK, len(order)) * len(order))
     kept = [order[:0]]
     while len(order):
-        iou = _block_iou(rest, offset, scratch)
-        # 0.0 or 1.0, since torch reduces booleans several times slower.
+        iou = _block_iou(remaining, offset, scratch)
+        # 0.0 or 1.0, because torch reduces booleans several times slower.
         over = torch.gt(iou, threshold, out=iou)
         survives = _decide_block(over[:, :BLOCK])
         stays = survives @ over[:, BLOCK:] == 0
         kept.append(order[:BLOCK][survives > 0])
-        order, rest = order[BLOCK:][stays], rest[:, BLOCK:][:, stays]
+        order, remaining = order[BLOCK:][stays], remaining[:, BLOCK:][:, stays]
     return torch.cat(kept)
 
 
 def _block_iou(boxes: Tensor, offset: int, scratch: Tensor) -> Tensor:
-    """IoU of the first B = BLOCK boxes with all M, (B, M).
+    """Return the IoU (B, M) of the first B = BLOCK boxes with all M boxes.
 
-    The order of operations is that of mmcv's kernel, so that ties agree with it to the bit. `scratch` saves
-    fresh memory, whose page faults would take longer than the arithmetic.
+    The order of operations is that of mmcv's kernel, so results are bit-identical. `scratch` is reused memory, because
+    page faults of new memory would take longer than the arithmetic.
 
     Args:
         boxes: (5, M), x1 y1 x2 y2 area.
         offset: 0 or 1, as in `nms`.
-        scratch: (3, at least B * M), overwritten; the result lies in it.
+        scratch: (3, at least B * M), overwritten. The result is a part of it.
     """
     x1, y1, x2, y2, area = boxes
     left, top, right, bottom, head_area = boxes[:, :BLOCK, None]
@@ -75,12 +75,12 @@ def _block_iou(boxes: Tensor, offset: int, scratch: Tensor) -> Tensor:
 
 
 def _decide_block(over: Tensor) -> Tensor:
-    """Which of B boxes in falling score survive among themselves, (B,) of 0.0 or 1.0.
+    """Return which of B boxes, ordered by decreasing score, survive: (B,) of 0.0 or 1.0.
 
-    `over` (B, B) is 1.0 where the boxes of row and column overlap too much, else 0.0.
+    `over` (B, B) is 1.0 if the boxes of row and column overlap too much, otherwise 0.0.
 
-    Box i survives unless a surviving box before it overlaps it. Iterating the rule from "all survive" settles
-    box i after at most i steps, in practice all of them after a handful.
+    Box i survives unless a surviving box before it overlaps it. The rule is iterated, starting with all boxes. Box i is
+    final after at most i iterations. In practice, a few iterations are enough for all boxes.
     """
     over = over.triu(1)
     survives = over.new_ones(len(over))

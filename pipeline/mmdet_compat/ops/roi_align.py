@@ -1,8 +1,8 @@
 """RoIAlign with average pooling as mmcv/ops/csrc/common/cuda/roi_align_cuda_kernel.cuh defines it.
 
-RoIAlign is linear in the features: an output bin is a weighted sum of pixels, and the weights depend on the
-boxes alone. So a list of boxes becomes a sparse matrix (bins x pixels); the forward op multiplies by it, the
-backward op by its transpose, both as `embedding_bag`, which gathers and so adds in a fixed order everywhere.
+RoIAlign is linear in the features: an output bin is a weighted sum of pixels, and the weights depend only on the boxes.
+The boxes therefore form a sparse matrix (bins x pixels). The forward op multiplies by the matrix, the backward op by
+its transpose. Both use `embedding_bag`, which adds in a fixed order on every device.
 
 N = images, C = channels, H x W = feature map, K = boxes, P x Q = output bins.
 """
@@ -35,19 +35,19 @@ def roi_align_forward(
 ) -> None:
     """Write the pooled features of each box into `output`.
 
-    Half precision is computed in float32. Where sampling is adaptive, a box of no area or of negative size
-    gives zeros, as on CUDA.
+    Half precision is converted to float32. With adaptive sampling, a box without area or of negative size gives zeros,
+    as on CUDA.
 
     Args:
         input: (N, C, H, W).
         rois: (K, 5), index into N and x1 y1 x2 y2 in image pixels.
         output: (K, C, P, Q), overwritten.
-        argmax_y, argmax_x: used by max pooling only.
+        argmax_y, argmax_x: not used; only max pooling needs them.
         aligned_height, aligned_width: P and Q.
         spatial_scale: feature pixels per image pixel.
-        sampling_ratio: sampling points per bin and axis; 0 means ceil(box size / bins), by box and axis.
-        pool_mode: 1, average.
-        aligned: shift by half a pixel; else boxes count as at least one feature pixel wide and high.
+        sampling_ratio: sampling points per bin and axis; 0: ceil(box size / bins), for each box and axis.
+        pool_mode: must be 1, average.
+        aligned: shift by half a pixel. If False, boxes are at least one feature pixel wide and high.
 
     Raises:
         UnsupportedOpError: pool_mode is 0, maximum.
@@ -73,7 +73,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Write the gradient by the features into `grad_input` (N, C, H, W); `grad_output` is (K, C, P, Q).
+    """Write the gradient of the features into `grad_input` (N, C, H, W); `grad_output` is (K, C, P, Q).
 
     The other arguments and errors are those of the forward op. Boxes get no gradient, as in mmcv.
     """
@@ -85,7 +85,7 @@ def roi_align_backward(
 
 
 def torch_roi_align(features: Tensor, rois: Tensor, pooling: Pooling) -> Tensor:
-    """`roi_align_forward` in plain torch; returns (K, C, P, Q)."""
+    """Compute `roi_align_forward` in plain torch. Return (K, C, P, Q)."""
     n, c, h, w = features.shape
     pixels = features.permute(0, 2, 3, 1).reshape(n * h * w, c)
     pooled = _multiply(bin_weights(rois, (h, w), pooling), pixels)
@@ -93,7 +93,7 @@ def torch_roi_align(features: Tensor, rois: Tensor, pooling: Pooling) -> Tensor:
 
 
 def torch_roi_align_grad(grad: Tensor, rois: Tensor, pooling: Pooling, shape: torch.Size) -> Tensor:
-    """`roi_align_backward` in plain torch; returns (N, C, H, W), which is `shape`."""
+    """Compute `roi_align_backward` in plain torch. Return (N, C, H, W), which is `shape`."""
     n, c, h, w = shape
     bins = grad.permute(0, 2, 3, 1).reshape(-1, c)
     rows = bin_weights(rois, (h, w), pooling).transpose(n * h * w)
@@ -101,21 +101,21 @@ def torch_roi_align_grad(grad: Tensor, rois: Tensor, pooling: Pooling, shape: to
 
 
 def torchvision_roi_align(features: Tensor, rois: Tensor, pooling: Pooling) -> Tensor:
-    """`roi_align_forward` by torchvision; returns (K, C, P, Q)."""
+    """Compute `roi_align_forward` with torchvision. Return (K, C, P, Q)."""
     height, width, scale, ratio, aligned = pooling
     return torch.ops.torchvision.roi_align(features, rois, scale, height, width, ratio, aligned)
 
 
 def torchvision_roi_align_grad(grad: Tensor, rois: Tensor, pooling: Pooling, shape: torch.Size) -> Tensor:
-    """`roi_align_backward` by torchvision; returns (N, C, H, W), which is `shape`."""
+    """Compute `roi_align_backward` with torchvision. Return (N, C, H, W), which is `shape`."""
     height, width, scale, ratio, aligned = pooling
     backward = torch.ops.torchvision._roi_align_backward
     return backward(grad, rois, scale, height, width, *shape, ratio, aligned)
 
 
 def _multiply(rows: SparseRows, table: Tensor) -> Tensor:
-    """Sparse (R, T) times dense (T, C)."""
-    if rows.columns.numel() == 0:  # embedding_bag refuses an empty table
+    """Return the product of a sparse matrix (R, T) and a dense one (T, C)."""
+    if rows.columns.numel() == 0:  # embedding_bag does not accept an empty table
         return table.new_zeros(len(rows.starts) - 1, table.size(1))
     columns, weights, starts = rows
     return embedding_bag(columns, table, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)

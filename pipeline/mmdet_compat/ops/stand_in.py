@@ -1,4 +1,4 @@
-"""A stand-in for `mmcv._ext`, the compiled half of mmcv, which the plain onedl-mmcv wheel lacks.
+"""Replace `mmcv._ext`, the compiled extension of mmcv, which the plain onedl-mmcv wheel does not contain.
 
 Without it `import mmdet.models` fails. Call `install()` before mmdet is imported:
 
@@ -6,9 +6,9 @@ Without it `import mmdet.models` fails. Call `install()` before mmdet is importe
     install()
     import mmdet.models
 
-It implements what RetinaNet, GFL, FCOS and Faster R-CNN train and test with: `nms`, `roi_align_*` (average
-pooling) and `sigmoid_focal_loss_*`. Every other op is found, as mmcv/utils/ext_loader.py demands, and raises
-`UnsupportedOpError` when it is called. A compiled `mmcv._ext` always wins.
+It implements the ops that RetinaNet, GFL, FCOS and Faster R-CNN need to train and test: `nms`, `roi_align_*` (average
+pooling) and `sigmoid_focal_loss_*`. All other ops exist, because mmcv/utils/ext_loader.py requires them, and raise
+`UnsupportedOpError` when they are called. If a compiled `mmcv._ext` exists, it is used instead.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pipeline.mmdet_compat.ops.roi_align import roi_align_backward, roi_align_fo
 
 
 class StandIn(ModuleType):
-    """The module registered as `mmcv._ext`; `implementation` says what its ops run on."""
+    """The module registered as `mmcv._ext`. `implementation`: the library that runs its ops."""
 
     def __init__(self, implementation: Implementation) -> None:
         super().__init__(EXTENSION, __doc__)
-        # find_spec raises on a module without a spec; without a loader, mmcv's check_ops_exist() says False.
+        # find_spec raises for a module without a spec. Without a loader, mmcv's check_ops_exist() returns False.
         self.__spec__ = ModuleSpec(EXTENSION, loader=None, origin="pipeline.mmdet_compat.ops.stand_in")
         self.implementation: Implementation = implementation
         self.nms = nms
@@ -40,12 +40,12 @@ class StandIn(ModuleType):
         self.roi_align_backward = roi_align_backward
         self.sigmoid_focal_loss_forward = sigmoid_focal_loss_forward
         self.sigmoid_focal_loss_backward = sigmoid_focal_loss_backward
-        # mmcv's collect_env() calls both, so they must answer.
+        # mmcv's collect_env() calls both functions.
         self.get_compiler_version = lambda: f"n/a ({implementation} stand-in)"
         self.get_compiling_cuda_version = lambda: "n/a"
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
-        # inspect and others probe every module for dunders and private marks; an op's name never starts so.
+        # inspect and other libraries look up private names in every module. No op has such a name.
         if name.startswith("_"):
             raise AttributeError(f"module '{EXTENSION}' has no attribute '{name}'")
         return _raising(name)
@@ -60,11 +60,11 @@ def _raising(name: str) -> Callable[..., NoReturn]:
 
 
 def install() -> Implementation:
-    """Make `mmcv._ext` importable and say what runs it. Call it before mmdet is imported; again is harmless.
+    """Make `mmcv._ext` importable. Call this before mmdet is imported. More calls have no effect.
 
     Returns:
-        'compiled' where mmcv has its own extension, which is left alone; else 'torchvision' where its ops
-        work, else 'torch'.
+        'compiled' if mmcv has its own extension, which is not changed; 'torchvision' if torchvision's ops work;
+        otherwise 'torch'.
 
     Raises:
         ModuleNotFoundError: mmcv itself is not installed.
@@ -80,15 +80,15 @@ def install() -> Implementation:
 
 
 def _compiled_imports() -> bool:
-    """Whether mmcv has a compiled extension that loads; one that is broken is named in a warning."""
+    """Return whether mmcv has a compiled extension that can be imported. Warn if it exists but is broken."""
     sys.modules.pop(EXTENSION, None)  # None marks a blocked import, on which find_spec raises
     if importlib.util.find_spec(EXTENSION) is None:
         return False
     try:
         importlib.import_module(EXTENSION)
-    except (ImportError, OSError) as error:  # mostly: built against another torch
+    except (ImportError, OSError) as error:  # usually built for another torch
         reason = str(error).partition("\n")[0] or type(error).__name__
-        message = f"{EXTENSION} does not load ({reason}); using the stand-in"
+        message = f"{EXTENSION} cannot be imported ({reason}); using {__name__} instead"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
         return False
     return True
