@@ -18,7 +18,7 @@ from pipeline.codecs.settings import CodecOptions
 from pipeline.errors import ConfigError, brief
 from pipeline.fields import read_settings, suggest
 from pipeline.losses.registry import feature_losses
-from pipeline.mmdet_compat.registry import Config, plain
+from pipeline.mmdet_compat.registry import Config, drop_own_scopes, plain
 from pipeline.storage.place import Place
 from pipeline.storage.urls import place
 
@@ -139,6 +139,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Confi
     except Exception as error:  # a config is a program, so it can raise any exception
         raise ConfigError(f"{path}: cannot be read as a config: {brief(error)}") from error
     apply_options(cfg, options or {})
+    drop_own_scopes(cfg._cfg_dict)
     require_sections(cfg, path)
     sections = Sections(**{name: read_settings(kind, cfg.get(name, {}), name) for name, kind in KINDS.items()})
     if (sections.teacher.name is None) == (sections.teacher.config is None):

@@ -13,7 +13,7 @@ import cv2
 
 from pipeline.data.coco import Annotations, annotation_path, check_annotations
 from pipeline.errors import ConfigError, DataError, brief
-from pipeline.mmdet_compat.registry import DATASETS, build, config_errors
+from pipeline.mmdet_compat.registry import DATASETS, build, config_errors, type_name
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ class Images:
                 if "need at least one array" not in str(error):  # what mmengine says of an empty list
                     raise
                 raise DataError(f"{self.ann_file}: no image is left after filter_cfg={self.filter_cfg}") from error
-        self.type = str(config["type"])
+        self.type = type_name(config["type"])
         self.classes = tuple(self._dataset.metainfo["classes"])
         self.metainfo = dict(self._dataset.metainfo)
         annotations.require_classes(self.classes)

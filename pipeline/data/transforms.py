@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.mmdet_compat.registry import type_name
+
 FIXED = {"LoadAnnotations", "Resize", "FixShapeResize", "Pad"}
 DRAWN = {
     "RandomResize",
@@ -22,7 +24,7 @@ MIXING = {"Mosaic", "CachedMosaic", "MixUp", "CachedMixUp", "CopyPaste", "InstaB
 
 def list_choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:
     """List the equally likely outcomes of a transform as configs without randomness; None if it draws from a range."""
-    kind = transform["type"]
+    kind = type_name(transform["type"])
     if kind == "RandomChoiceResize" and isinstance(transform.get("scales"), list | tuple):
         return [{**transform, "scales": [scale]} for scale in transform["scales"]]
     if kind == "RandomFlip":
@@ -43,9 +45,9 @@ def describe_rule(transforms: list[dict[str, Any]], options: list[list[dict[str,
         scales = [o.get("scale") or (o.get("scales") or [None])[0] for o in option or []]
         if option and all(isinstance(scale, list | tuple) for scale in scales):
             parts.append("resize " + " or ".join("x".join(map(str, scale)) for scale in scales))
-        elif transform["type"] == "RandomFlip" and (option is None or len(option) > 1):
+        elif type_name(transform["type"]) == "RandomFlip" and (option is None or len(option) > 1):
             parts.append("flip")
         elif option is None:
-            parts.append(transform["type"])
+            parts.append(type_name(transform["type"]))
     what = "seeded draw" if None in options else "distinct view"
     return f"{count} {what}{'s' * (count != 1)}: {' x '.join(parts) or 'the image'}"

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.data.coco import Annotations, annotation_path, check_annotations
 from pipeline.data.images import build_dataset
 from pipeline.errors import ConfigError, DataError
-from pipeline.mmdet_compat.registry import Config
+from pipeline.mmdet_compat.registry import Config, type_name
 
 
 def check_validation(cfg: Config, classes: Sequence[str]) -> None:
@@ -56,9 +56,7 @@ def coco_metric(evaluators: Any) -> dict[str, Any]:
     """Return the config of the CocoMetric among `val_evaluator`, which mmengine takes as a dict or a list of dicts."""
     found = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
     for metric in found:
-        kind = metric.get("type") if isinstance(metric, dict) else None
-        name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-        if name.rpartition(".")[2] == "CocoMetric":
+        if isinstance(metric, dict) and type_name(metric.get("type")) == "CocoMetric":
             return metric
     raise ConfigError(f"val_evaluator: expected a CocoMetric to measure mAP with, found {found!r:.120}")
 

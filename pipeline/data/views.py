@@ -20,7 +20,7 @@ from pipeline.cache.shard_plan import mix
 from pipeline.data.transforms import DRAWN, FIXED, MIXING, describe_rule, list_choices
 from pipeline.data.view_record import PAD, make_record, padded
 from pipeline.errors import ConfigError, DataError, PipelineError, ViewError, brief
-from pipeline.mmdet_compat.registry import TRANSFORMS, build, plain
+from pipeline.mmdet_compat.registry import TRANSFORMS, build, plain, type_name
 from pipeline.records import ViewRecord
 
 
@@ -45,7 +45,7 @@ class Views:
     """
 
     def __init__(self, pipeline: list[dict[str, Any]], seed: int, count: int | None) -> None:
-        names = [t.get("type", "?") for t in pipeline]
+        names = [type_name(t.get("type", "?")) for t in pipeline]
         for name in names:
             if name in MIXING:
                 raise ViewError(f"transform {name}: mixes images, so its views cannot be cached; remove it")
@@ -57,7 +57,7 @@ class Views:
         middle = [dict(t) for t in pipeline[1:-1]]
         options = [list_choices(t) for t in middle]
         if any(option is None for option in options):
-            drawing = [t["type"] for t, option in zip(middle, options) if option is None]
+            drawing = [type_name(t["type"]) for t, option in zip(middle, options) if option is None]
             if count is None:
                 raise ConfigError(
                     f"views.count: missing, but {drawing} draw from ranges; set the number of draws per image"

@@ -34,6 +34,9 @@ cv2.setNumThreads(0)
 __all__ = ["DATASETS", "METRICS", "MODELS", "OPS", "TRANSFORMS", "Config", "ConfigDict", "build", "config_errors"]
 
 
+OWN_SCOPES = ("mmdet", "mmcv", "mmengine")  # what a bare name is looked up in
+
+
 @contextlib.contextmanager
 def config_errors(what: str) -> Iterator[None]:
     """Convert the exceptions of building `what` from a config to a one-line ConfigError that names it."""
@@ -49,10 +52,32 @@ def build(registry: Any, cfg: Any, what: str) -> Any:
         return registry.build(cfg)
 
 
+def type_name(value: Any) -> str:
+    """Return the bare name of a config's `type`: 'Resize' for 'Resize', 'mmdet.Resize' and the class itself."""
+    name = value if isinstance(value, str) else getattr(value, "__name__", None) or str(value)
+    return name.rpartition(".")[2]
+
+
+def drop_own_scopes(value: Any) -> None:
+    """Rewrite 'mmdet.Resize' to 'Resize' in a config, in place, where the scope is one of OWN_SCOPES.
+
+    mmengine looks a scoped name up in that scope alone, where 'mmdet.LoadImageFromFile' is missing: mmcv registers it.
+    """
+    if isinstance(value, dict):
+        kind = value.get("type")
+        if isinstance(kind, str) and kind.count(".") == 1 and kind.partition(".")[0] in OWN_SCOPES:
+            value["type"] = type_name(kind)
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            drop_own_scopes(part)
+
+
 def plain(value: Any) -> Any:
     """Convert config values to JSON types (tuples become lists), without entries that say where files are."""
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items() if k not in ("backend_args", "file_client_args")}
+        kept = {str(k): plain(v) for k, v in value.items() if k not in ("backend_args", "file_client_args")}
+        kind = value.get("type")
+        return {**kept, "type": type_name(kind)} if isinstance(kind, str) or callable(kind) else kept
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     if isinstance(value, Callable):  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from pipeline.errors import ConfigError, StaleCache, StudentError, TeacherError
-from pipeline.mmdet_compat.registry import Config
+from pipeline.mmdet_compat.registry import Config, type_name
 from pipeline.teacher.weights import load_plain, read_checkpoint
 
 RESUMABLE = {"state_dict", "optimizer", "frs"}  # required keys of a checkpoint of stage 2
@@ -57,7 +57,7 @@ def check_starting_weights(cfg: Config, student: nn.Module, content: str | None)
     Raise ConfigError, StudentError (not resumable, foreign keys) or StaleCache (resumed from another cache).
     """
     for hook in cfg.get("custom_hooks") or []:
-        if hook.get("type") == "EMAHook":
+        if type_name(hook.get("type")) == "EMAHook":
             raise ConfigError(
                 "custom_hooks: EMAHook is not supported yet, because it saves a second copy of the weights; remove it"
             )
@@ -84,7 +84,7 @@ def check_starting_weights(cfg: Config, student: nn.Module, content: str | None)
 def _check_pretrained(student: nn.Module, model: dict[str, Any]) -> None:
     """Raise ConfigError where no name of a backbone file matches; mmengine would only warn and keep random weights."""
     init = (model.get("backbone") or {}).get("init_cfg") or {}
-    path = init.get("checkpoint", "") if isinstance(init, dict) and init.get("type") == "Pretrained" else ""
+    path = init.get("checkpoint", "") if isinstance(init, dict) and type_name(init.get("type")) == "Pretrained" else ""
     if not path or "://" in path:
         return
     if not Path(path).is_file():

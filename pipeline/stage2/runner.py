@@ -15,7 +15,7 @@ from torch import distributed
 from pipeline.config import Sections
 from pipeline.data.stream import Stream, stream_loader
 from pipeline.errors import ConfigError, StudentError
-from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors
+from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors, type_name
 from pipeline.stage2.checkpoint import StreamHook, StudentCheckpoint, WholeCheckpointHook
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.finite import FiniteHook
@@ -67,7 +67,7 @@ def default_hooks(cfg: Config) -> dict[str, Any]:
     """Return the config's default hooks, with a checkpoint hook that always keeps one complete file."""
     hooks = copy.deepcopy(dict(cfg.get("default_hooks") or {}))
     saving = hooks.get("checkpoint")
-    if isinstance(saving, dict) and saving.get("type") == "CheckpointHook":
+    if isinstance(saving, dict) and type_name(saving.get("type")) == "CheckpointHook":
         hooks["checkpoint"] = {**saving, "type": WholeCheckpointHook.__name__}
     hooks["sampler_seed"] = None  # no sampler: the stream's order depends only on seed and epoch
     return hooks

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from pipeline.errors import ConfigError
-from pipeline.mmdet_compat.registry import Config
+from pipeline.mmdet_compat.registry import Config, type_name
 
 # Samplers of mmdet's own configs. The stream replaces them: it shuffles and keeps one orientation per batch.
 STOCK_SAMPLERS = {"sampler": {"DefaultSampler", "InfiniteSampler"}, "batch_sampler": {"AspectRatioBatchSampler"}}
@@ -64,9 +64,8 @@ def check_training(cfg: Config) -> None:
     for key in ("val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg"):
         if not isinstance(cfg.get(key), dict | list):
             raise ConfigError(f"{key}: missing in the config; stage 2 needs it to train and evaluate a student")
-    if not cfg.train_cfg.get("by_epoch", True) or cfg.train_cfg.get("type", "EpochBasedTrainLoop") not in (
-        "EpochBasedTrainLoop",
-    ):
+    loop = type_name(cfg.train_cfg.get("type", "EpochBasedTrainLoop"))
+    if not cfg.train_cfg.get("by_epoch", True) or loop != "EpochBasedTrainLoop":
         raise ConfigError("train_cfg: expected EpochBasedTrainLoop, because an epoch is one pass of the cache")
     preprocessor = cfg.model.get("data_preprocessor", {})
     if preprocessor.get("batch_augments"):
@@ -85,9 +84,8 @@ def _check_loader(loader: Config) -> None:
         value = loader.get(key) or {}
         if not isinstance(value, dict):
             raise ConfigError(f"train_dataloader.{key}: expected a dict, found {value!r}")
-        kind = value.get("type")
-        name = kind if isinstance(kind, str) else getattr(kind, "__name__", None)
-        if name is not None and name.rpartition(".")[2] not in stock:
+        name = type_name(value["type"]) if value.get("type") is not None else None
+        if name is not None and name not in stock:
             raise ConfigError(
                 f"train_dataloader.{key}: {name} cannot choose the samples of a cache, because an epoch is one pass "
                 f"over all views; expected none or one of {sorted(stock)}"
