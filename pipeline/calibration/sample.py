@@ -66,7 +66,7 @@ class ViewSample:
         unsound = output.unsound()
         if unsound is not None:
             where = f"image {records[unsound[0]].image_id} (view {records[unsound[0]].view}): level {unsound[1]}"
-            raise CodecError(f"{where}: the teacher's output has NaN or infinity")
+            raise CodecError(f"{where}: NaN or infinity in the teacher's output")
         return output
 
     def _views(self, part: str) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:

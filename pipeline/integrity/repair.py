@@ -78,8 +78,8 @@ def _describe_changes(changed: list[str]) -> str:
     if not changed:
         return "byte for byte equal to the original"
     return (
-        f"{len(changed)} files differ from the original (first: {changed[0]}), because the machine, the thread count "
-        "or a library differs; the cache is intact and has a new content digest"
+        f"{len(changed)} files differ from the original (first: {changed[0]}); the machine, the thread "
+        "count or a library probably differs. The cache is intact and has a new content digest"
     )
 
 
@@ -152,7 +152,7 @@ class CacheRepair:
             shutil.rmtree(scratch)
             raise CorruptCache(
                 f"{self.root}/codec: damaged, and calibrating again gave other tables (codec {found[:12]}, the shards "
-                f"use {wanted:.12}), because the machine, the thread count or a library differs; restore codec/ and "
+                f"use {wanted:.12}); the machine, the thread count or a library probably differs. Restore codec/ and "
                 "codec.json from a copy, or make a new cache"
             )
         (self.root / "codec.json").unlink(missing_ok=True)

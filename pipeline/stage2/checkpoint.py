@@ -109,7 +109,8 @@ class WholeCheckpointHook(CheckpointHook):
             super()._save_checkpoint_with_step(runner, step, meta)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
             raise StudentError(
-                f"{runner.work_dir}: cannot write a checkpoint ({brief(error)}); free disk space, rerun with --resume"
+                f"{runner.work_dir}: cannot write a checkpoint ({brief(error)}); free disk space and rerun with "
+                "--resume"
             ) from error
         if is_main_process():
             spare.unlink(missing_ok=True)

@@ -109,7 +109,7 @@ def test_a_teacher_with_nan_or_infinity(
         return output
 
     monkeypatch.setattr(Teacher, "padded_together", add_value)
-    with pytest.raises(CodecError, match=r"image 103 .*view \d.*level 2: the teacher's output has NaN or infinity"):
+    with pytest.raises(CodecError, match=r"image 103 .*view \d.*level 2: NaN or infinity in the teacher's output"):
         stage1(config, **{"cache.calibration_views": 12})
     assert not list((tmp_path / "cache").glob("**/*.tmp")) and not (tmp_path / "cache/pass-1").exists()
 

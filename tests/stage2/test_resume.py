@@ -26,17 +26,17 @@ from tests.helpers.forks import exit_code, in_child
 from tests.helpers.launch import finished, kill_a_rank, launch
 from tests.helpers.stages import stage2
 
-SEEN = """
+RECORDER = """
 import json
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 
 @HOOKS.register_module()
-class Seen(Hook):
+class StepRecorder(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         rank, ids = runner.rank, [int(s.img_id) for s in data_batch["data_samples"]]
-        with open(f"{runner.work_dir}/seen-{rank}.jsonl", "a") as file:
+        with open(f"{runner.work_dir}/steps-{rank}.jsonl", "a") as file:
             file.write(json.dumps([runner.epoch, runner.iter, ids]) + chr(10))
 """
 
@@ -45,11 +45,11 @@ class Seen(Hook):
 def config(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Six steps an epoch, two epochs, a checkpoint after each step, and a record of the samples of each step."""
     folder = tmp_path_factory.mktemp("resume")
-    (folder / "seen.py").write_text(SEEN)
+    (folder / "recorder.py").write_text(RECORDER)
     (folder / "config.py").write_text(f"""
 _base_ = {str(made["lossless"])!r}
-custom_imports = dict(imports=["seen"])
-custom_hooks = [dict(type="Seen")]
+custom_imports = dict(imports=["recorder"])
+custom_hooks = [dict(type="StepRecorder")]
 train_dataloader = dict(batch_size=2)
 train_cfg = dict(max_epochs=2, val_interval=2)
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1))
@@ -68,10 +68,10 @@ def train(config: Path, work: Path, *more: str, ranks: int = 1, batch: int = 2) 
     return launch("stage2_distill.py", *arguments, ranks=ranks, path=config.parent)
 
 
-def seen(work: Path) -> dict[int, list[int]]:
+def read_steps(work: Path) -> dict[int, list[int]]:
     """Return the image ids of every step over all ranks. For a repeated step, the last record counts."""
     steps: dict[int, list[list[int]]] = {}
-    for path in sorted(work.glob("seen-*.jsonl")):
+    for path in sorted(work.glob("steps-*.jsonl")):
         own = {step: ids for _, step, ids in map(json.loads, path.read_text().splitlines())}
         for step, ids in own.items():
             steps.setdefault(step, []).append(ids)
@@ -87,7 +87,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("undisturbed")
     finished(train(config, work))
-    assert [sorted(ids for step in range(e * 6, e * 6 + 6) for ids in seen(work)[step]) for e in (0, 1)] == [
+    assert [sorted(ids for step in range(e * 6, e * 6 + 6) for ids in read_steps(work)[step]) for e in (0, 1)] == [
         list(range(100, 112))
     ] * 2
     return work
@@ -99,13 +99,13 @@ def test_a_killed_and_resumed_run_equals_an_undisturbed_one(config: Path, undist
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     assert exit_code(child) == -signal.SIGKILL, "the run ended before it was killed"
-    made = max(seen(tmp_path))
+    made = max(read_steps(tmp_path))
     assert 3 <= made < 11
-    (tmp_path / "seen-0.jsonl").rename(tmp_path / "before")
+    (tmp_path / "steps-0.jsonl").rename(tmp_path / "before")
     stage2(config, resume="auto", work_dir=str(tmp_path))
-    assert min(seen(tmp_path)) >= 3, "completed steps are not repeated"
-    for step, ids in seen(tmp_path).items():
-        assert ids == seen(undisturbed)[step]
+    assert min(read_steps(tmp_path)) >= 3, "completed steps are not repeated"
+    for step, ids in read_steps(tmp_path).items():
+        assert ids == read_steps(undisturbed)[step]
     same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
 
 
@@ -122,7 +122,7 @@ def test_an_incomplete_checkpoint_is_skipped(config: Path, undisturbed: Path, tm
     (tmp_path / "iter_8.pth").write_bytes((undisturbed / "iter_8.pth").read_bytes()[:5000])
     (tmp_path / "last_checkpoint").write_text("")
     stage2(config, resume="auto", work_dir=str(tmp_path))
-    assert min(seen(tmp_path)) == 7
+    assert min(read_steps(tmp_path)) == 7
     same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
     for path in tmp_path.glob("*.pth"):
         path.write_bytes(b"torn")
@@ -176,23 +176,23 @@ def test_resumed_at_any_step(config: Path, undisturbed: Path, tmp_path: Path, st
     """Inside an epoch, and at its end."""
     shutil.copy(undisturbed / f"iter_{step}.pth", tmp_path / "start.pth")
     stage2(config, resume=str(tmp_path / "start.pth"), work_dir=str(tmp_path))
-    assert seen(tmp_path) == {n: ids for n, ids in seen(undisturbed).items() if n >= step}
+    assert read_steps(tmp_path) == {n: ids for n, ids in read_steps(undisturbed).items() if n >= step}
     same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
 
 
 def test_two_ranks_make_the_same_steps(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     """One sample on each of two ranks, then resumed inside an epoch on one rank."""
     finished(train(config, tmp_path, ranks=2, batch=1))
-    assert len(list(tmp_path.glob("seen-*.jsonl"))) == 2
-    assert seen(tmp_path) == seen(undisturbed)
+    assert len(list(tmp_path.glob("steps-*.jsonl"))) == 2
+    assert read_steps(tmp_path) == read_steps(undisturbed)
     other = tmp_path / "other"
     stage2(config, resume=str(tmp_path / "iter_4.pth"), work_dir=str(other))
-    assert seen(other) == {n: ids for n, ids in seen(undisturbed).items() if n >= 4}
+    assert read_steps(other) == {n: ids for n, ids in read_steps(undisturbed).items() if n >= 4}
 
 
 def test_a_rank_that_dies_ends_all(config: Path, tmp_path: Path) -> None:
     process = train(config, tmp_path, ranks=2, batch=1)
-    kill_a_rank(process, (tmp_path / "seen-1.jsonl").exists)
+    kill_a_rank(process, (tmp_path / "steps-1.jsonl").exists)
 
 
 def test_the_batch_size_may_not_change_inside_an_epoch(config: Path, undisturbed: Path, tmp_path: Path) -> None:
