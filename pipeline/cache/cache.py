@@ -29,13 +29,14 @@ from pipeline.cache.sidecar import load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.records import SampleRef
 from pipeline.storage.files import checksum, list_files, read_small
+from pipeline.storage.local import files_to_keep_open
 from pipeline.storage.place import DELETE, Place, remedy
 from pipeline.storage.urls import place
 
 FORMAT = "frs-teacher-cache"
 VERSION = 1
 MAKER = "use the config that made it"
-OPEN_SHARDS = 320  # open files of one process: the schedule reads up to 256 shards in turn; the usual limit is 1024
+OPEN_SHARDS = 320  # open files of one process, if its limit allows: the schedule reads up to 256 shards in turn
 
 
 def differences(cached: Any, wanted: Any, field: str = "") -> list[str]:
@@ -186,5 +187,5 @@ class Cache:
 
     def _keep(self, key: tuple[int, int], reader: ShardReader) -> None:
         self._readers[key] = reader
-        if len(self._readers) > OPEN_SHARDS:
+        if len(self._readers) > files_to_keep_open(OPEN_SHARDS):
             self._readers.popitem(last=False)[1].close()

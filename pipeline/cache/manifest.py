@@ -26,7 +26,7 @@ def shard_done(
         size = file_size(path)
     except StoreError:  # state unknown; do not compute a shard again because a store does not answer
         raise
-    except (CacheError, OSError):
+    except (CacheError, FileNotFoundError):
         return False
     found = [(extent.image_id, extent.view) for extent in sidecar.samples]
     return (sidecar.plan, sidecar.codec) == (plan, codec) and size == sidecar.size and found == samples

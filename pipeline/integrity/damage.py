@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.cache.schema import CODEC, read_fields
-from pipeline.errors import CacheError, CorruptCache
+from pipeline.errors import CacheError, CorruptCache, StoreError
 from pipeline.storage.local import sha256_file
 
 
@@ -33,18 +32,21 @@ def find_foreign_files(folder: Path, listed: dict[str, str]) -> list[Path]:
 
 
 def sha256_or_none(path: Path) -> str | None:
-    """Return the sha256 of a file, or None where the disk cannot read it."""
+    """Return the sha256 of a file, or None where it is missing. Raise OSError where its state is unknown."""
     try:
         return sha256_file(path)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
+    except FileNotFoundError:
         return None
 
 
 def read_or_none(read: Callable[[], Any]) -> Any:
-    """Call `read` and return its result, or None where the file is missing or damaged."""
+    """Call `read` and return its result, or None where the file is missing or damaged.
+
+    Raise StoreError where its state is unknown: a good file must not be discarded because a disk did not answer once.
+    """
     try:
         return read()
+    except StoreError:
+        raise
     except CacheError:
         return None

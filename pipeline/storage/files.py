@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import CacheError, CorruptCache
+from pipeline.errors import CacheError, CorruptCache, StoreError
 from pipeline.storage.base import AGAIN, DELETE, Place
 from pipeline.storage.place import key_of, remedy, storage_of
 
@@ -19,13 +19,20 @@ def read_small(path: Place, sha256: str | None = None) -> bytes:
     """Read a small file. `sha256`: that of the manifest, if there is one. Raise CacheError or CorruptCache."""
     try:
         raw = storage_of(path).read(key_of(path), SMALL, sha256)
-    except OSError as error:
+    except FileNotFoundError as error:
         if sha256:
             raise CorruptCache(f"{path}: listed in the manifest but missing; {remedy(path, AGAIN)}") from error
-        raise CacheError(f"{path}: expected a file of the cache, found {error.strerror or error}") from error
+        raise CacheError(f"{path}: missing; expected a file of the cache") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
     if sha256 and hashlib.sha256(raw).hexdigest() != sha256:
         raise CorruptCache(f"{path}: sha256 differs from the manifest; {remedy(path, DELETE)}")
     return raw
+
+
+def unreadable(path: Any, error: OSError) -> StoreError:
+    """Make the error for a file whose state is unknown: only "no such file" means that it is missing."""
+    return StoreError(f"{path}: cannot be read ({error.strerror or error}); nothing was changed, solve this and retry")
 
 
 def atomic_file(path: Place) -> AbstractContextManager[Any]:

@@ -23,8 +23,8 @@ from typing import ClassVar
 
 from google_crc32c import value as crc32c
 
-from pipeline.errors import CacheError, CorruptCache
-from pipeline.storage.base import DELETE, REPAIR, Extent, Fetched, ShardLayout, Storage
+from pipeline.errors import CacheError, CorruptCache, StoreError
+from pipeline.storage.base import DELETE, Extent, Fetched, ShardLayout, Storage
 from pipeline.storage.disk_cache import DiskCache
 
 AHEAD = BLOCK = 4 << 20
@@ -41,17 +41,19 @@ class LocalRanges:
         self._path = path
         try:
             self._file = FileIO(path)  # FileIO, not a descriptor, so the file is closed with the last reference
+        except FileNotFoundError as error:
+            raise CacheError(f"{path}: missing; expected a shard of the cache") from error
         except OSError as error:
-            raise CacheError(f"{path}: expected a shard of the cache, found {error.strerror or error}") from error
+            raise StoreError(f"{path}: cannot be read ({error.strerror or error}); solve this and retry") from error
         self.size = os.fstat(self._file.fileno()).st_size
 
     def read(self, extent: Extent) -> bytes:
         try:
             return os.pread(self._file.fileno(), extent.size, extent.offset)
-        except OSError as error:  # a bad sector
-            raise CorruptCache(
-                f"{self._path}: bytes {extent.offset}-{extent.offset + extent.size} cannot be read "
-                f"({error.strerror}); {REPAIR}"
+        except OSError as error:
+            raise StoreError(
+                f"{self._path}: bytes {extent.offset}-{extent.offset + extent.size} cannot be read ({error.strerror}); "
+                "retry; if the disk is damaged, delete the file and run `python -m pipeline repair --config C`"
             ) from error
 
     def fetches(self, extents: Sequence[Extent]) -> list[Callable[[], Fetched]]:

@@ -23,7 +23,7 @@ from pipeline.cache.canonical import read_json, write_json
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.cache.zarr_store import TarStore
-from pipeline.errors import CacheError, CorruptCache, StaleCache
+from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
 from pipeline.integrity.verify import verify
 
 
@@ -136,7 +136,7 @@ def test_a_bad_sector_is_named_and_no_file_stays_open(cache: Path, monkeypatch: 
     before = len(list(Path("/proc/self/fd").iterdir()))
     monkeypatch.setattr("os.pread", bad)
     with pytest.raises(
-        CorruptCache, match=r"shard-00000\.tar: bytes 0-\d+ cannot be read \(Input/output error\); .*repair"
+        StoreError, match=r"shard-00000\.tar: bytes 0-\d+ cannot be read \(Input/output error\); .*repair"
     ):
         opened.shard(0, 0)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
