@@ -4,10 +4,68 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, DataError
+
+LARGEST_ID = 2**62  # of an image, so that a record's int64 holds it
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a sound annotation file holds.
+
+    `categories`: (id, name) in the file's order, which is the order in which mmdet numbers labels. `boxes`: number of
+    annotations by category id; ids that no category has are counted too. `orphans`: annotations of unlisted images.
+    """
+
+    path: Path
+    image_ids: frozenset[int]
+    categories: tuple[tuple[int | str, str], ...]
+    boxes: Counter[int | str]
+    orphans: int
+
+    def notes(self, classes: Sequence[str]) -> list[str]:
+        """What mmdet leaves out without a word, a line each."""
+        names = dict(self.categories)
+        others = {key: n for key, n in self.boxes.items() if names.get(key) not in set(classes)}
+        lines = []
+        if others:
+            shown = ", ".join(f"{names.get(key, f'id {key}')}: {n}" for key, n in list(others.items())[:3])
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            lines.append(f"{sum(others.values())} boxes of categories that are no class ({shown}{more}) are left out")
+        if self.orphans:
+            lines.append(f"{self.orphans} boxes of images that the file does not list are left out")
+        return lines
+
+    def require_classes(self, classes: Sequence[str]) -> None:
+        """Refuse a file in which mmdet would give a label to another class than `classes` does.
+
+        mmdet numbers the categories whose name is a class, in the file's order. Raises DataError.
+        """
+        present = {name for _, name in self.categories}
+        for name in classes:
+            if name not in present:
+                raise DataError(
+                    f"{self.path}: class {name!r} of metainfo is not among its categories {sorted(present)[:5]}..."
+                )
+        labels = [name for _, name in self.categories if name in set(classes)]
+        repeated = [name for name, n in Counter(labels).items() if n > 1]
+        if repeated:
+            raise DataError(
+                f"{self.path}: {repeated[0]!r} is the name of more than one category, so mmdet numbers "
+                f"{len(labels)} labels for {len(classes)} classes; remove or rename the category that is not the class"
+            )
+        for number, (found, wanted) in enumerate(zip(labels, classes)):
+            if found != wanted:
+                raise DataError(
+                    f"{self.path}: label {number} is {found!r} by the order of its categories, expected {wanted!r} by "
+                    "metainfo.classes; mmdet numbers labels in the file's order: list the categories in the order of "
+                    "the classes, in every annotation file"
+                )
 
 
 def annotation_path(dataset: Any, where: str = "train_dataloader.dataset") -> Path:
@@ -32,6 +90,58 @@ def read_coco(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_annotations(path: Path, evaluated: bool = False) -> Annotations:
+    """Refuse what mmdet would accept silently or explain badly.
+
+    `evaluated`: mAP is to be measured on it. Raises DataError naming file, row and id: missing, not COCO, fields
+    missing or of another type, ids that occur twice or have another type than what they refer to.
+    """
+    content = read_coco(path)
+    image_ids = _image_ids(path, content["images"])
+    categories = _categories(path, content["categories"])
+    fields = ("id", "image_id", "category_id", "bbox", "area") + (("iscrowd",) if evaluated else ())
+    _require(path, content["annotations"], "annotation", fields)
+    category_ids, boxes, orphans = dict(categories), Counter[int | str](), 0
+    for number, row in enumerate(content["annotations"]):
+        where = f"{path}: annotation number {number} (id {row['id']!r:.40})"
+        orphans += not _refers(where, "image_id", row["image_id"], image_ids)
+        _refers(where, "category_id", row["category_id"], category_ids)
+        boxes[row["category_id"]] += 1
+        box = row["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
+            raise DataError(f"{where}: bbox must be four finite numbers [x, y, width, height], found {box!r:.80}")
+        if not _finite(row["area"]):
+            raise DataError(f"{where}: area must be a finite number, found {row['area']!r:.40}")
+    _require_unique(path, "annotation", [row["id"] for row in content["annotations"]])
+    return Annotations(path, frozenset(image_ids), categories, boxes, orphans)
+
+
+def _image_ids(path: Path, rows: list[Any]) -> dict[int, None]:
+    _require(path, rows, "image", ("id", "file_name", "width", "height"))
+    for number, row in enumerate(rows):
+        where = f"{path}: image number {number} (id {row['id']!r:.40})"
+        if not isinstance(row["file_name"], str):
+            raise DataError(f"{where}: file_name must be text, found {row['file_name']!r:.40}")
+        for field, least, most in (("id", -LARGEST_ID, LARGEST_ID), ("width", 1, 2**31), ("height", 1, 2**31)):
+            value = row[field]
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise DataError(f"{where}: {field} must be a whole number from {least} to {most}, found {value!r:.40}")
+    _require_unique(path, "image", [row["id"] for row in rows])
+    return dict.fromkeys(row["id"] for row in rows)
+
+
+def _categories(path: Path, rows: list[Any]) -> tuple[tuple[int | str, str], ...]:
+    _require(path, rows, "category", ("id", "name"))
+    for number, row in enumerate(rows):
+        where = f"{path}: category number {number}"
+        if isinstance(row["id"], bool) or not isinstance(row["id"], int | str):
+            raise DataError(f"{where}: id must be a whole number, found {row['id']!r:.40}")
+        if not isinstance(row["name"], str):
+            raise DataError(f"{where} (id {row['id']!r:.40}): name must be text, found {row['name']!r:.40}")
+    _require_unique(path, "category", [row["id"] for row in rows])
+    return tuple((row["id"], row["name"]) for row in rows)
+
+
 def _require(path: Path, rows: list[Any], what: str, fields: tuple[str, ...]) -> None:
     for number, row in enumerate(rows):
         for field in fields:
@@ -39,27 +149,29 @@ def _require(path: Path, rows: list[Any], what: str, fields: tuple[str, ...]) ->
                 raise DataError(f"{path}: {what} number {number} has no {field!r}")
 
 
-def check_annotations(path: Path, classes: tuple[str, ...] | None, evaluated: bool = False) -> tuple[int, set[str]]:
-    """Refuse what mmdet would accept silently or explain badly. Returns its number of images and its category names.
-
-    `evaluated`: mAP is to be measured on it. Raises DataError: missing, not COCO, fields missing or not whole
-    numbers, duplicate image ids, classes that the file does not have.
-    """
-    content = read_coco(path)
-    _require(path, content["images"], "image", ("id", "file_name", "width", "height"))
-    _require(path, content["categories"], "category", ("id", "name"))
-    fields = ("image_id", "category_id", "bbox", "area") + (("iscrowd",) if evaluated else ())
-    _require(path, content["annotations"], "annotation", fields)
-    for image in content["images"]:
-        for field, least in (("id", -(2**62)), ("width", 1), ("height", 1)):
-            value = image[field]
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise DataError(f"{path}: image {image['id']!r}: {field} must be a whole number, found {value!r}")
-    twice = [image for image, n in Counter(image["id"] for image in content["images"]).items() if n > 1]
+def _require_unique(path: Path, what: str, ids: list[Any]) -> None:
+    for value in ids:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise DataError(f"{path}: {what} id must be a whole number, found {value!r:.40}")
+    twice = [value for value, n in Counter(ids).items() if n > 1]
     if twice:
-        raise DataError(f"{path}: image id {twice[0]!r} occurs more than once ({len(twice)} such ids)")
-    names = {category["name"] for category in content["categories"]}
-    for name in classes or ():
-        if name not in names:
-            raise DataError(f"{path}: class {name!r} of metainfo is not among its categories {sorted(names)[:5]}...")
-    return len(content["images"]), names
+        raise DataError(f"{path}: {what} id {twice[0]!r:.40} occurs more than once ({len(twice)} such ids)")
+
+
+def _refers(where: str, field: str, value: Any, known: dict[Any, Any]) -> bool:
+    """Whether an id is known. Raises DataError where it would be if it had the type of what it refers to."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise DataError(f"{where}: {field} must be a whole number, found {value!r:.40}")
+    if value in known:
+        return True
+    other = str(value) if isinstance(value, int) else int(value) if value.strip().lstrip("-").isdecimal() else None
+    if other is not None and other in known:
+        raise DataError(
+            f"{where}: {field} is {value!r:.40}, the id that it refers to is {other!r:.40}; mmdet drops such boxes "
+            "without a word: write both as numbers"
+        )
+    return False
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e18

@@ -6,11 +6,12 @@ import contextlib
 import copy
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
 
-from pipeline.data.coco import annotation_path, check_annotations
+from pipeline.data.coco import Annotations, annotation_path, check_annotations
 from pipeline.errors import ConfigError, DataError, brief
 from pipeline.mmdet_compat.registry import DATASETS, build, config_errors
 
@@ -27,10 +28,23 @@ def image_errors() -> Iterator[None]:
         raise DataError(f"val set: {line.removeprefix('AssertionError: ')}") from error
 
 
+def build_dataset(config: dict[str, Any], where: str) -> Any:
+    """Build an mmdet data set without pipeline and without reading its file. Raises ConfigError naming `where`."""
+    classes = (config.get("metainfo") or {}).get("classes")
+    if isinstance(classes, str) and not Path(classes).is_file():
+        raise ConfigError(
+            f"{where}.metainfo.classes: expected a tuple of names or a text file with a name a line, found "
+            f"{classes!r}; a tuple of one name needs a comma: ({classes!r},)"
+        )
+    with contextlib.redirect_stdout(io.StringIO()):
+        return build(DATASETS, {**config, "pipeline": [], "lazy_init": True}, where)
+
+
 class Images:
     """An mmdet dataset without its pipeline, by image id.
 
-    `total` images in the annotation file, len(self) of them kept by filter_cfg. Raises ConfigError, DataError.
+    `total` images in the annotation file, len(self) of them kept by filter_cfg. `notes`: what mmdet leaves out without
+    a word, a line each. Raises ConfigError or DataError, also where mmdet's labels are not those of `classes`.
     """
 
     def __init__(self, dataset: dict[str, Any]) -> None:
@@ -47,28 +61,43 @@ class Images:
         self.pipeline: list[dict[str, Any]] = [dict(step) for step in steps]
         self.ann_file = annotation_path(config)
         self.filter_cfg = config.get("filter_cfg")
-        classes = (config.get("metainfo") or {}).get("classes")
-        self.total, names = check_annotations(self.ann_file, classes)
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            lazy = {**config, "pipeline": [], "lazy_init": True}
-            self._dataset = build(DATASETS, lazy, "train_dataloader.dataset")
-            with config_errors("train_dataloader.dataset"):
-                try:
-                    self._dataset.full_init()
-                except ValueError as error:
-                    if "need at least one array" not in str(error):  # what mmengine says of an empty list
-                        raise
-                    raise DataError(f"{self.ann_file}: no image is left after filter_cfg={self.filter_cfg}") from error
+        annotations = check_annotations(self.ann_file)
+        self.total = len(annotations.image_ids)
+        self._dataset = build_dataset(config, "train_dataloader.dataset")
+        with contextlib.redirect_stdout(io.StringIO()), config_errors("train_dataloader.dataset"):  # pycocotools prints
+            try:
+                self._dataset.full_init()
+            except ValueError as error:
+                if "need at least one array" not in str(error):  # what mmengine says of an empty list
+                    raise
+                raise DataError(f"{self.ann_file}: no image is left after filter_cfg={self.filter_cfg}") from error
         self.type = str(config["type"])
         self.classes = tuple(self._dataset.metainfo["classes"])
         self.metainfo = dict(self._dataset.metainfo)
-        # mmdet's default classes (COCO's 80) on a file that has none of them would train on nothing.
-        if not names & set(self.classes):
+        annotations.require_classes(self.classes)
+        self._require_numbered_by(annotations)
+        self.notes = annotations.notes(self.classes)
+        self._index: dict[int, int] = {}
+        boxes = 0
+        for index in range(len(self._dataset)):
+            info = self._dataset.get_data_info(index)
+            self._index[int(info["img_id"])] = index
+            boxes += len(info["instances"])
+        if not boxes:
             raise DataError(
-                f"{self.ann_file}: none of its categories {sorted(names)[:5]} is a class of the dataset; set "
-                "metainfo.classes"
+                f"{self.ann_file}: none of its {len(self)} images has a box of a class that mmdet keeps; check "
+                "metainfo.classes, category ids and box sizes"
             )
-        self._index = {int(self._dataset.get_data_info(i)["img_id"]): i for i in range(len(self._dataset))}
+
+    def _require_numbered_by(self, annotations: Annotations) -> None:
+        """Compare the labels that mmdet made with the classes: a data set class may number them in its own way."""
+        ids = getattr(self._dataset, "cat_ids", None)
+        names = dict(annotations.categories)
+        if ids is not None and [names.get(key) for key in ids] != list(self.classes):
+            raise DataError(
+                f"{self.ann_file}: {self.type} numbers its labels as {[names.get(key) for key in ids][:5]}..., "
+                f"expected the order of metainfo.classes, {list(self.classes)[:5]}..."
+            )
 
     def __len__(self) -> int:
         return len(self._index)

@@ -48,6 +48,8 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
     inputs = read_inputs(cfg, sections)
     images, views, spec = inputs.images, inputs.views, inputs.teacher
     log(f"images   {len(images)} of {images.total} in {images.ann_file} (filter_cfg {plain(images.filter_cfg)})")
+    for note in images.notes:
+        log(f"boxes    {note}")
     log(f"views    {views.recognised}")
     device = own_device()
     teacher = Teacher(spec, images.classes, device, sections.teacher.tf32)

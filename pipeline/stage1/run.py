@@ -14,6 +14,7 @@ from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.base import Codec
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes
+from pipeline.data.validation import check_validation
 from pipeline.mmdet_compat.registry import Config
 from pipeline.precision import precision
 from pipeline.progress import Log, Progress
@@ -63,6 +64,7 @@ def run_gate(cfg: Config, job: Job) -> None:
     """Measure the teacher's mAP once, and write plan.json. Raise TeacherError where the mAP is below `min_map`."""
     root, section = job.root, job.sections.teacher
     if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
+        check_validation(cfg, job.images.classes)
         with precision(section.tf32):
             write_json(root / "gate.json", gate.measure(job.teacher.detector, cfg, section.gate_images))
     measured = read_fields(root / "gate.json", GATE)  # also for an existing cache, as min_map may have changed

@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors
 from pipeline.stage2.checkpoint import StreamHook, StudentCheckpoint, WholeCheckpointHook
 from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.finite import FiniteHook
 from pipeline.stage2.loop import ResumableTrainLoop
 from pipeline.stage2.resume import check_starting_weights, find_checkpoint, guard_loading
 from pipeline.stage2.teacher_data import TeacherData
@@ -93,7 +94,13 @@ def build_runner(
             work_dir=cfg.work_dir,
             train_dataloader=stream_loader(stream, cfg.train_dataloader.get("num_workers", 0)),
             default_hooks=default_hooks(cfg),
-            custom_hooks=[*(cfg.get("custom_hooks") or []), hook, StudentCheckpoint(data.provenance), *more_hooks],
+            custom_hooks=[
+                *(cfg.get("custom_hooks") or []),
+                hook,
+                FiniteHook(),
+                StudentCheckpoint(data.provenance),
+                *more_hooks,
+            ],
             cfg=cfg,
             train_cfg={"type": ResumableTrainLoop.__name__, **loop_settings},
             **{key: cfg.get(key) for key in UNCHANGED_KEYS},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
-from pipeline.data.coco import annotation_path, check_annotations
+from mmengine.logging import print_log
+
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 
@@ -20,20 +22,41 @@ def apply_flags(
     """Write the command-line flags into the config, as mmdet's tools/train.py does. Raise ConfigError."""
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
     cfg.launcher = launcher
-    if (amp or auto_scale_lr) and not isinstance(cfg.get("optim_wrapper", {}).get("optimizer"), dict):
+    scaled = auto_scale_lr or (cfg.get("auto_scale_lr") or {}).get("enable")
+    if (amp or scaled) and not isinstance(cfg.get("optim_wrapper", {}).get("optimizer"), dict):
         raise ConfigError("--amp and --auto-scale-lr need optim_wrapper.optimizer in the config")
     if amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
     if resume:
         cfg.resume, cfg.load_from = True, None if resume == "auto" else resume
-    if auto_scale_lr:
-        base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
+    scale_learning_rate(cfg, auto_scale_lr, launcher)
+
+
+def scale_learning_rate(cfg: Config, requested: bool, launcher: str) -> None:
+    """Scale the learning rate to the batch size, if --auto-scale-lr or `auto_scale_lr.enable` is set.
+
+    Otherwise print a warning where the batch size is not the one that the learning rate was chosen for.
+    """
+    settings = cfg.get("auto_scale_lr") or {}
+    base, real = settings.get("base_batch_size"), count_ranks(launcher) * cfg.train_dataloader.get("batch_size", 1)
+    if requested or settings.get("enable"):
         if not base:
             raise ConfigError("--auto-scale-lr: auto_scale_lr.base_batch_size is missing in the config; set it")
-        sizes = [os.environ.get(name) for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
-        world = 1 if launcher == "none" else int(next((size for size in sizes if size), "1"))
-        cfg.optim_wrapper.optimizer.lr *= world * cfg.train_dataloader.batch_size / base
+        cfg.optim_wrapper.optimizer.lr *= real / base
+    elif base and real != base:
+        print_log(
+            f"warning  {real} images a step, but the learning rate is for {base} (auto_scale_lr.base_batch_size); "
+            "add --auto-scale-lr to scale it",
+            "current",
+            logging.WARNING,
+        )
+
+
+def count_ranks(launcher: str) -> int:
+    """Return the number of processes that a launcher started."""
+    sizes = [os.environ.get(name) for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
+    return 1 if launcher == "none" else int(next((size for size in sizes if size), "1"))
 
 
 def check_training(cfg: Config) -> None:
@@ -54,9 +77,6 @@ def check_training(cfg: Config) -> None:
         raise ConfigError(
             f"model.data_preprocessor.pad_size_divisor: expected a multiple of 32, as for the teacher, found {divisor}"
         )
-    check_annotations(
-        annotation_path(cfg.val_dataloader.get("dataset"), "val_dataloader.dataset"), None, evaluated=True
-    )
 
 
 def _check_loader(loader: Config) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import get_world_size, is_main_process
+from mmengine.logging import print_log
 
 from pipeline.cache.canonical import write_report
 from pipeline.config import Sections
 from pipeline.data.images import image_errors
+from pipeline.data.validation import check_validation
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.stage2.inherit import InheritHook
@@ -34,6 +36,9 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
     check_training(cfg)
     hooks = make_inherit_hooks(cfg, sections)
     data = prepare_teacher_data(cfg, sections)
+    check_validation(cfg, data.stream.images.classes)
+    for note in data.stream.images.notes:
+        print_log(f"boxes    {note}", "current")
     begun = time.perf_counter()
     runner, hook = build_runner(cfg, sections, data, hooks)
     with image_errors():

@@ -52,7 +52,8 @@ class LocalStorage:
 
     def read_range(self, key: str, offset: int, size: int) -> tuple[bytes, int]:
         with open(self.place(key), "rb") as file:
-            return os.pread(file.fileno(), size, offset), os.fstat(file.fileno()).st_size
+            whole = os.fstat(file.fileno()).st_size
+            return os.pread(file.fileno(), max(0, min(size, whole - offset)), offset), whole
 
     def open_ranges(self, key: str, layout: ShardLayout) -> LocalRanges:
         return LocalRanges(self.place(key))

@@ -11,18 +11,15 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
-from pipeline.data.coco import annotation_path, check_annotations
 from pipeline.data.images import image_errors
-from pipeline.errors import ConfigError, TeacherError
+from pipeline.data.validation import coco_metric
+from pipeline.errors import DataError, TeacherError
 from pipeline.mmdet_compat.registry import METRICS, Config, build
 
 
 def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
     """COCO mAP and AP50 (fractions) of a detector on the first `images` images of the config's val set."""
-    if "val_dataloader" not in cfg or "val_evaluator" not in cfg:
-        raise ConfigError("val_dataloader and val_evaluator are needed to measure the teacher before it is cached")
     loader_cfg = copy.deepcopy(cfg.val_dataloader)
-    check_annotations(annotation_path(loader_cfg.get("dataset"), "val_dataloader.dataset"), None, evaluated=True)
     loader_cfg.dataset.indices = images
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its table
         loader = Runner.build_dataloader(loader_cfg, seed=0)
@@ -33,22 +30,17 @@ def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
                 metric.process(batch, [sample.to_dict() for sample in detector.test_step(batch)])  # type: ignore
         # Only what was shown to the teacher may count: by default CocoMetric scores the whole annotation file.
         dataset: Any = loader.dataset
-        metric.img_ids = [dataset.get_data_info(i)["img_id"] for i in range(len(dataset))]
+        infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+        if not any(info["instances"] for info in infos):
+            raise DataError(
+                f"val_dataloader.dataset: none of its first {len(infos)} images has a box, so no mAP can be measured; "
+                "raise teacher.gate_images"
+            )
+        metric.img_ids = [info["img_id"] for info in infos]
         result = metric.evaluate(len(dataset))
     found = {key.rsplit("/", 1)[-1]: float(value) for key, value in result.items()}
     # Without a single detection the metric returns nothing at all.
     return {"mAP": found.get("bbox_mAP", 0.0), "AP50": found.get("bbox_mAP_50", 0.0), "images": len(dataset)}
-
-
-def coco_metric(evaluators: Any) -> dict[str, Any]:
-    """The config of the CocoMetric among `val_evaluator`, which mmengine takes as a dict or as a list of them."""
-    found = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
-    for metric in found:
-        kind = metric.get("type") if isinstance(metric, dict) else None
-        name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-        if name.rpartition(".")[2] == "CocoMetric":
-            return metric
-    raise ConfigError(f"val_evaluator: expected a CocoMetric to measure the teacher by, found {found!r:.120}")
 
 
 def require(measured: dict[str, float], minimum: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.device import get_device
 
-from pipeline.calibration.calibrate import repeatable
+from pipeline.calibration.calibrate import deterministic
 from pipeline.config import load_config
 from pipeline.stage2.train import train_student
 from pipeline.teacher.model import own_device
@@ -42,7 +42,7 @@ def test_live_equals_cached(family: str, device: torch.device, cached: Callable[
     for source in ("cache", "live"):
         model, batch = distiller_and_batch(config, source)
         assert len({tuple(view.shape) for view in batch["inputs"]}) > 1, "the batch should mix shapes"
-        with repeatable(), used(device):
+        with deterministic(), used(device):
             found.append(step(model.to(device), batch))
     (losses, gradients), (live_losses, live_gradients) = found
     for name, value in losses.items():

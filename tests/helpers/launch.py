@@ -14,20 +14,24 @@ from typing import Any
 from tests.helpers.paths import ROOT
 
 SCRIPTS = {1: "stage1_cache_teacher.py", 2: "stage2_distill.py"}
-# One thread, as torchrun sets it: the last digits of a convolution's sums depend on it.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def environment(path: Path | None = None) -> dict[str, str]:
+    """Variables of a new process: this one's, as they are now, and the repository (and `path`) to import from.
+
+    One thread, as torchrun sets it: the last digits of a convolution's sums depend on it.
+    """
+    folders = os.pathsep.join(str(folder) for folder in (path, ROOT) if folder)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": folders}
 
 
 def launch(script: str, *arguments: str, ranks: int = 1, path: Path | None = None) -> subprocess.Popen:
     """Start an entry script; with `ranks` under torchrun. `path` is a folder that the process may import from."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    environment = dict(ENVIRONMENT)
-    if path:
-        environment["PYTHONPATH"] = os.pathsep.join([str(path), environment["PYTHONPATH"]])
     return subprocess.Popen(
         [sys.executable, *torchrun, script, *arguments],
         cwd=ROOT,
-        env=environment,
+        env=environment(path),
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -41,7 +45,7 @@ def start_stage(stage: int, config: Path, *options: str, flags: Sequence[str] = 
     return subprocess.Popen(
         [sys.executable, SCRIPTS[stage], "--config", str(config), *flags, *given],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env=environment(),
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -53,7 +57,7 @@ def start_stage(stage: int, config: Path, *options: str, flags: Sequence[str] = 
 def start_code(code: str) -> subprocess.Popen:
     """Start Python on `code`, with stdout and stderr apart."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, **pipes)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment(), **pipes)
 
 
 def wait_for(process: subprocess.Popen, pattern: Path) -> None:

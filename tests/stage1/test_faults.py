@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import shutil
 import signal
+import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+import stage1_cache_teacher
+from pipeline.cli.command import guarded
 from pipeline.errors import CacheError, CodecError
 from pipeline.integrity.verify import verify
 from pipeline.records import TeacherOutput
@@ -21,6 +25,7 @@ from pipeline.teacher.model import Teacher
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import make_dataset
 from tests.helpers.detectors import detector
+from tests.helpers.forks import exit_code, in_child
 from tests.helpers.launch import start_stage, wait_for
 from tests.helpers.stages import stage1, stage2, tree
 
@@ -56,13 +61,16 @@ def test_a_full_disk(made: dict[str, Path], data: Path, teacher: dict, tmp_path:
     for name in ("gate.json", "plan.json"):  # skip the gate, where mmdet writes temporary files
         shutil.copy(made["frs"].parent / "cache" / name, tmp_path / "cache")
 
-    def limit() -> None:
+    def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        sys.argv = ["stage1_cache_teacher.py", "--config", str(config)]
+        with open(tmp_path / "stderr", "w") as file, redirect_stderr(file):
+            guarded(stage1_cache_teacher.main)
 
-    process = start_stage(1, config, preexec_fn=limit)
-    _, err = process.communicate(timeout=120)
+    assert exit_code(in_child(limited)) == 2
+    err = (tmp_path / "stderr").read_text()
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert process.returncode == 2 and "Traceback" not in err
+    assert "Traceback" not in err
     assert str(tmp_path / "cache") in line and "Rerun the same command to resume" in line
     expected = tree(made["frs"].parent / "cache")
     found = tree(tmp_path / "cache")

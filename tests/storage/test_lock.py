@@ -20,7 +20,7 @@ def test_the_lock_is_held_until_the_last_rank_has_ended(tmp_path: Path) -> None:
     """As one may go on with its shard for seconds when the leader is killed."""
     with locked(tmp_path) as lock:
         shared = lock.share()
-        rank = SimpleNamespace(world=2, told=lambda _: shared, _joined=ExitStack())
+        rank = SimpleNamespace(world=2, broadcast=lambda _: shared, _joined=ExitStack())
         Ranks.share_lock(cast(Any, rank), tmp_path, None)
         with pytest.raises(CacheError, match="another process is writing"), locked(tmp_path):
             pass

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launch import ENVIRONMENT
+from tests.helpers.launch import environment
 from tests.helpers.paths import ROOT
 
 
@@ -28,7 +28,7 @@ def without_override(*argv: str) -> subprocess.CompletedProcess:
     """Run Python; root, too, is bound by the modes of files."""
     drop = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
     command = [*drop, sys.executable, *argv]
-    return subprocess.run(command, check=False, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment(), capture_output=True, text=True)
 
 
 def test_a_read_only_cache_serves(read_only: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_rank_writes_nothing_when_its_leaders_lock_is_gone(s3: str) -> None:
     folder = place("s3://bucket/ranks")
     with locked(folder) as lock:
         sent = pickle.loads(pickle.dumps(lock.share()))
-        rank = SimpleNamespace(world=2, told=lambda _: sent, _joined=ExitStack())
+        rank = SimpleNamespace(world=2, broadcast=lambda _: sent, _joined=ExitStack())
         root = Ranks.share_lock(cast(Any, rank), folder, None)
         write_json(root / "shard-00000.json", {})
         put(folder / ".lock", b'{"token": "another owner"}')
@@ -372,7 +372,7 @@ def test_a_web_server_is_a_source_to_reencode_from(
 ) -> None:
     """It is read only; and the config's options are those of the config's own store."""
     jobs: list[Any] = []
-    monkeypatch.setattr(calibration, "calibrated", lambda job, sample: jobs.append(job))
+    monkeypatch.setattr(calibration, "load_or_calibrate_codec", lambda job, sample: jobs.append(job))
     source = Cache(f"{web.address}/cache")
     options = {"cache.dir": "s3://bucket/mine", "cache.store": {"region": "eu-west-1"}}
     calibration.calibrate_with(str(made["frs"]), options, source, source.plan, tmp_path, print, Silent())

@@ -20,7 +20,7 @@ from pipeline.storage.files import read_small
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.object_store import ObjectStorage
 from pipeline.storage.place import key_of, storage_of
-from tests.servers import s3_server
+from tests.helpers.servers import s3_server
 
 RUNS = count()
 

@@ -1,0 +1,112 @@
+"""The val side of a config against its training side: right, or refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.data.images import Images
+from pipeline.data.validation import check_validation
+from pipeline.errors import ConfigError, DataError, PipelineError
+from pipeline.mmdet_compat.registry import Config
+from tests.conftest import CLASSES, detector, make_config, make_dataset
+
+Change = Callable[[Config, dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("coco"), images=4)
+
+
+def config(folder: Path, work: Path, change: Change = lambda cfg, content: None) -> Config:
+    """A config whose val side has a file of its own, changed."""
+    teacher = {"config": "teacher.py", "checkpoint": "teacher.pth"}
+    cfg = Config.fromfile(make_config(folder, teacher, detector("retinanet"), work))
+    content = json.loads((folder / "annotations.json").read_text())
+    cfg.val_dataloader.dataset.ann_file = cfg.val_evaluator.ann_file = str(work / "val.json")
+    change(cfg, content)
+    (work / "val.json").write_text(json.dumps(content))
+    return cfg
+
+
+def test_a_sound_val_side(folder: Path, tmp_path: Path) -> None:
+    check_validation(config(folder, tmp_path), CLASSES)
+
+
+WRONG: dict[str, tuple[Change, type[PipelineError], str]] = {
+    "categories in another order": (lambda cfg, c: c["categories"].reverse(), DataError, r"json: label 0 is 'dog'"),
+    "a class is missing": (lambda cfg, c: c["categories"].pop(), DataError, r"val\.json: class 'dog' of metainfo"),
+    "classes in another order": (
+        lambda cfg, c: cfg.val_dataloader.dataset.metainfo.update(classes=CLASSES[::-1]),
+        DataError, "val_dataloader.dataset: has 3 classes, the training set 3; first difference: label 0, 'dog' and",
+    ),
+    "fewer classes": (
+        lambda cfg, c: cfg.val_dataloader.dataset.metainfo.update(classes=CLASSES[:2]),
+        DataError, "has 2 classes, the training set 3; first difference: label 2, none and 'dog'",
+    ),
+    "one name without a comma": (
+        lambda cfg, c: cfg.val_dataloader.dataset.metainfo.update(classes="person"),
+        ConfigError, r"metainfo\.classes: expected a tuple of names .* needs a comma: \('person',\)",
+    ),
+    "workers that cannot persist": (
+        lambda cfg, c: cfg.val_dataloader.update(persistent_workers=True),
+        ConfigError, "persistent_workers=True needs num_workers above 0, found 0",
+    ),
+    "no evaluator": (lambda cfg, c: cfg.pop("val_evaluator"), ConfigError, "val_evaluator: missing in the config"),
+    "no crowd flags": (lambda cfg, c: c["annotations"][0].pop("iscrowd"), DataError, "has no 'iscrowd'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_would_measure_another_thing_is_refused(name: str, folder: Path, tmp_path: Path) -> None:
+    change, kind, words = WRONG[name]
+    with pytest.raises(kind, match=words):
+        check_validation(config(folder, tmp_path, change), CLASSES)
+
+
+def test_an_evaluator_of_another_file(folder: Path, tmp_path: Path) -> None:
+    """It would meet image ids that it does not know, after an epoch."""
+    cfg = config(folder, tmp_path)
+    other = json.loads((folder / "annotations.json").read_text())
+    for row in other["images"]:
+        row["id"] += 1000
+    for row in other["annotations"]:
+        row["image_id"] += 1000
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    cfg.val_evaluator.ann_file = str(tmp_path / "other.json")
+    with pytest.raises(DataError, match=r"val_evaluator\.ann_file: .*other\.json lacks 4 of the 4 images"):
+        check_validation(cfg, CLASSES)
+
+
+def dataset(folder: Path, **changes: Any) -> dict[str, Any]:
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackDetInputs"}]
+    return {"type": "CocoDataset", "ann_file": str(folder / "annotations.json"), "data_prefix": {"img": str(folder)},
+            "metainfo": {"classes": CLASSES}, "pipeline": pipeline, **changes}  # fmt: skip
+
+
+def test_classes_from_a_text_file(folder: Path, tmp_path: Path) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(CLASSES) + "\n")
+    assert Images(dataset(folder, metainfo={"classes": str(names)})).classes == CLASSES
+    with pytest.raises(ConfigError, match="needs a comma"):
+        Images(dataset(folder, metainfo={"classes": "person"}))
+
+
+def test_default_classes_on_a_file_with_some_of_them(folder: Path) -> None:
+    """mmdet's 80 on a file of three would number its labels 0 to 2, whatever the names say."""
+    with pytest.raises(DataError, match="class 'bicycle' of metainfo is not among its categories"):
+        Images(dataset(folder, metainfo={}))
+
+
+def test_images_without_boxes(folder: Path, tmp_path: Path) -> None:
+    content = json.loads((folder / "annotations.json").read_text())
+    for row in content["annotations"]:
+        row["bbox"] = [1, 1, 0.5, 0.5]  # mmdet drops boxes below a pixel
+    (tmp_path / "small.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="none of its 4 images has a box of a class that mmdet keeps"):
+        Images(dataset(folder, ann_file=str(tmp_path / "small.json")))

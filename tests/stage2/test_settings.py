@@ -1,0 +1,64 @@
+"""What stage 2 changes in a config: the learning rate follows the batch where the config or the flag says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.mmdet_compat.registry import Config
+from pipeline.stage2 import settings
+from pipeline.stage2.settings import apply_flags
+
+
+def config(**auto_scale_lr: Any) -> Config:
+    return Config(
+        {
+            "optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.01}},
+            "train_dataloader": {"batch_size": 2},
+            **({"auto_scale_lr": auto_scale_lr} if auto_scale_lr else {}),
+        }
+    )
+
+
+def rate(cfg: Config, flag: bool = False, launcher: str = "none") -> float:
+    apply_flags(cfg, "c.py", None, None, amp=False, auto_scale_lr=flag, launcher=launcher)
+    return cfg.optim_wrapper.optimizer.lr
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is printed."""
+    lines: list[str] = []
+    monkeypatch.setattr(settings, "print_log", lambda text, *_: lines.append(text))
+    return lines
+
+
+def test_the_config_may_ask_for_it(warnings: list[str]) -> None:
+    assert rate(config(enable=True, base_batch_size=16)) == pytest.approx(0.00125)
+    assert not warnings
+
+
+def test_the_flag_asks_for_it(warnings: list[str]) -> None:
+    assert rate(config(enable=False, base_batch_size=16), flag=True) == pytest.approx(0.00125)
+    assert not warnings
+
+
+def test_ranks_count(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert rate(config(enable=True, base_batch_size=16), launcher="pytorch") == pytest.approx(0.01)
+    assert rate(config(base_batch_size=16), launcher="pytorch") == 0.01
+    assert not warnings
+
+
+def test_another_batch_than_the_rates_is_said(warnings: list[str]) -> None:
+    assert rate(config(base_batch_size=16)) == 0.01
+    (line,) = warnings
+    assert "2 images a step" in line and "for 16" in line and "--auto-scale-lr" in line
+
+
+def test_nothing_is_said_where_no_base_is_known(warnings: list[str]) -> None:
+    assert rate(config()) == 0.01 and not warnings
+    with pytest.raises(ConfigError, match="base_batch_size"):
+        rate(config(enable=True))
