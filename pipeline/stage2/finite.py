@@ -1,4 +1,4 @@
-"""Stop a student that has diverged: a loss or a weight that is not finite ends the run before it is saved."""
+"""Stop a diverged student: end the run before a loss or weight that is not finite is saved."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor
 from pipeline.errors import StudentError
 from pipeline.stage2.checkpoint import unwrap_distiller
 
-INTERVAL = 50  # steps between two looks at a GPU's losses; each look waits for the GPU
+INTERVAL = 50  # steps between two reads of a GPU's losses; each read waits for the GPU
 
 
 class FiniteHook(Hook):
-    """Raises StudentError with the step, the term and the last good checkpoint.
+    """Raises StudentError, which names the step, the loss term and the last good checkpoint.
 
-    Losses are checked on their device at every step, and read every INTERVAL steps, at each epoch's end and before
-    each checkpoint; on a CPU, where reading costs nothing, at every step. Weights are checked at the last two.
+    Losses are checked on their device at every step. The result is read every INTERVAL steps, at the end of each epoch
+    and before each checkpoint; on a CPU, at every step. Weights are checked at the end of each epoch and before each
+    checkpoint.
     """
 
     priority = "VERY_HIGH"
@@ -30,7 +31,7 @@ class FiniteHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Note the terms that are not finite."""
+        """Record the terms that are not finite."""
         terms = {name: value for name, value in (outputs or {}).items() if isinstance(value, Tensor)}
         if not terms:
             return
@@ -61,7 +62,7 @@ class FiniteHook(Hook):
         steps = self._first.tolist()
         wrong = {name: step for name, step in zip(self._names, steps) if step >= 0}
         if wrong:
-            # The total is not finite where a term is not; the term says more.
+            # Name a term rather than the total, which is not finite either.
             name = min(wrong, key=lambda name: (wrong[name], name == "loss"))
             raise self._error(runner, wrong[name], name)
 

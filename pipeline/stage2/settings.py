@@ -34,9 +34,9 @@ def apply_flags(
 
 
 def scale_learning_rate(cfg: Config, requested: bool, launcher: str) -> None:
-    """Scale the learning rate to the real batch, as --auto-scale-lr or `auto_scale_lr.enable` ask for.
+    """Scale the learning rate to the batch size, if --auto-scale-lr or `auto_scale_lr.enable` is set.
 
-    Prints a warning where the real batch is not the one that the learning rate was chosen for and nothing is scaled.
+    Otherwise print a warning where the batch size is not the one that the learning rate was chosen for.
     """
     settings = cfg.get("auto_scale_lr") or {}
     base, real = settings.get("base_batch_size"), count_ranks(launcher) * cfg.train_dataloader.get("batch_size", 1)

@@ -51,7 +51,7 @@ def test_two_ranks_make_the_same_cache(broken: Path, teacher: dict[str, str], tm
 def test_a_killed_rank_ends_all_and_its_shards_are_recomputed(
     data: Path, teacher: dict[str, str], one_rank: dict[str, str], tmp_path: Path, ranks: int
 ) -> None:
-    """By one process, which needs the lock of both ranks; that two ranks share shards is shown above."""
+    """One process finishes the cache, so it must get the lock of both ranks. The test above covers shared shards."""
     config = make_config(data, teacher, detector("retinanet"), tmp_path)
     process = start(config, ranks=2)
     kill_a_rank(process, lambda: bool(list((tmp_path / "cache").glob("pass-0/shard-*.tar*"))))
