@@ -1,1 +1,1 @@
-"""Measurements behind the claims: each script prints a table made side by side in one run, and writes JSON."""
+"""Benchmarks. Each script compares several variants in one run, prints a table, and writes JSON."""

@@ -1,9 +1,9 @@
-"""What single parts of the codec bring: other grids for the FRS map, and planes in the place of tokens.
+"""Measure single parts of the codec: other grids for the FRS map, and planes instead of tokens.
 
 python benchmarks/ablation.py --json docs/results/ablation.json
 
-Teacher and student are those of benchmarks/codec.py. A map's error is that of the gradient with the map alone decoded
-and all else exact; planes and tokens hold the same symbols, so that only their bytes differ.
+Teacher and student are those of benchmarks/codec.py. The error of a map is the gradient error when only the map is
+decoded and everything else is exact. Planes and tokens contain the same symbols, so only their bytes differ.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, scenes
 from benchmarks.codec import CONFIG, STUDENT, VIEWS
-from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import Student, load_teacher
 from pipeline.cache.arrays import encode_sample
 from pipeline.calibration.gradient import Errors, StudentPass
@@ -37,25 +37,25 @@ from pipeline.mmdet_compat.registry import Config
 from pipeline.records import TeacherOutput
 from pipeline.teacher.model import Teacher
 
-Coded = tuple[int, list[Tensor]]  # bytes, and the map as it comes back, [(H_l, W_l)]
-OCTAVE = 16  # codes an octave of the logarithmic grids
+Coded = tuple[int, list[Tensor]]  # bytes, and the decoded map [(H_l, W_l)]
+OCTAVE = 16  # codes per octave of the logarithmic grids
 ZSTD = Blosc("zstd", 8, Blosc.SHUFFLE)
 
 
 def log_grid(relative: bool, maps: list[Tensor]) -> Coded:
-    """m = 2^-s 2^-((255 - c) / 16) for codes c = 1..255, 0 for 0; s the level's octave, or 0 for all levels."""
-    rows, back = [], []
+    """Code m = 2^-s 2^-((255 - c) / 16), c = 1..255, and 0 as 0. s is the level's octave, or 0 for all levels."""
+    rows, decoded = [], []
     for m in maps:
         s = int(octaves(m.max())) if relative else 0
         scale = 2.0 ** -(0 if s == EMPTY else s)
         code = torch.round(255 + OCTAVE * torch.log2(m.clamp_min(1e-38) / scale)).clamp(0, 255)
         rows.append(difference(code.to(torch.uint8)).flatten())
-        back.append(torch.where(code > 0, scale * 2 ** ((code - 255) / OCTAVE), 0.0))
-    return len(ZSTD.encode(torch.cat(rows).numpy())), back
+        decoded.append(torch.where(code > 0, scale * 2 ** ((code - 255) / OCTAVE), 0.0))
+    return len(ZSTD.encode(torch.cat(rows).numpy())), decoded
 
 
 def fourth_root(top: int, maps: list[Tensor]) -> Coded:
-    """The project's own."""
+    """Code the maps as the frs codec does."""
     coded = CodedMap.encode(maps, top)
     return len(ZSTD.encode(coded.to_bytes().numpy())), coded.floats()
 
@@ -68,15 +68,16 @@ GRIDS: dict[str, Callable[[list[Tensor]], Coded]] = {
 
 
 def map_rows(teacher: Teacher, student: Student, views: list[Tensor], size: str) -> list[dict[str, Any]]:
+    """Return a row for every grid: bytes and gradient errors."""
     errors: dict[str, list[Errors]] = {name: [] for name in GRIDS}
     kb = dict.fromkeys(GRIDS, 0.0)
     for view in views:
         exact = teacher([view])
-        done = StudentPass(student(view), student.parameters(), exact)
+        student_pass = StudentPass(student(view), student.parameters(), exact)
         for name, encode in GRIDS.items():
             used, maps = encode([m[0].cpu() for m in exact.frs])
             kb[name] += used / 1e3 / len(views)
-            errors[name].append(done.errors(replace(exact, frs=[m[None].to(teacher.device) for m in maps])))
+            errors[name].append(student_pass.errors(replace(exact, frs=[m[None].to(teacher.device) for m in maps])))
     means = {name: Errors.mean(rows).relative for name, rows in errors.items()}
     return [
         {
@@ -93,14 +94,16 @@ def map_rows(teacher: Teacher, student: Student, views: list[Tensor], size: str)
 
 
 def plane_bytes(codec: Frs, output: TeacherOutput, what: str) -> int:
-    """Bytes of the same symbols as zigzag uint16 planes, plane by plane, behind the same zstd."""
+    """Return the bytes of the same symbols as zigzag uint16 planes, compressed with the same zstd."""
     maps = codec.transform.code_maps(output)
     exact, _ = codec.transform.coefficients(output, maps, what)
-    whole = [torch.round(c / d)[0].flatten(1) for c, d in zip(exact, steps(maps.floats, codec.calibration.step(what)))]
-    return len(ZSTD.encode(zigzag(torch.cat(whole, dim=1).to(torch.int32)).cpu().numpy().astype(np.uint16)))
+    sizes = steps(maps.floats, codec.calibration.step(what))
+    symbols = [torch.round(c / d)[0].flatten(1) for c, d in zip(exact, sizes)]
+    return len(ZSTD.encode(zigzag(torch.cat(symbols, dim=1).to(torch.int32)).cpu().numpy().astype(np.uint16)))
 
 
 def token_rows(codec: Frs, teacher: Teacher, views: list[Tensor], size: str) -> list[dict[str, Any]]:
+    """Return rows with the bytes of planes and of tokens, for features and scores."""
     kb = {(variant, what): 0.0 for what in KINDS for variant in ("planes", "tokens")}
     for view in views:
         output = teacher([view])
@@ -127,7 +130,7 @@ def main() -> None:
         *calibrating, count = VIEWS[size]
         views = [scenes.scene(n, size) for n in range(count)]
         rows += map_rows(teacher, student, views, size)
-        codec = calibrated(DrawnSample(teacher, partial(scenes.scene, size=size, split="train"), *calibrating), 0.03)
+        codec = calibrate(DrawnSample(teacher, partial(scenes.scene, size=size, split="train"), *calibrating), 0.03)
         assert isinstance(codec, Frs)
         rows += token_rows(codec, teacher, views, size)
         common.write(args.json, rows)

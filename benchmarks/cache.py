@@ -1,10 +1,10 @@
-"""Stage 1 beside the bare teacher: images a second with and without encoding, compressing and writing; and its memory.
+"""Compare stage 1 with the teacher alone: images per second, and memory.
 
 python benchmarks/cache.py --json docs/results/cache.json                            # the demo, CPU
-python benchmarks/cache.py --config configs/coco/retinanet_r101_r50_2x.py ...        # real size, where a GPU is
+python benchmarks/cache.py --config configs/coco/retinanet_r101_r50_2x.py ...        # real size, on a GPU
 
-Both sides load the same batches with workers of their own and run the same teacher; they take turns over the shards of
-one pass, in changing order. Reading is measured by benchmarks/reading.py.
+Both load the same batches with their own workers and run the same teacher. Stage 1 also encodes, compresses and writes.
+They alternate over the shards of one pass. benchmarks/reading.py measures reading.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from pipeline.stage1.passes import load_or_create_shard_plan
 from pipeline.stage1.run import prepare_codec
 
 
-def bare(job: Job, shards: list[ShardPlan]) -> None:
-    """Load and run the teacher, nothing else. What it says is looked at, or a GPU would still be busy."""
+def run_teacher(job: Job, shards: list[ShardPlan]) -> None:
+    """Load the images and run the teacher. One value of each output is read, so the GPU has finished."""
     loader = job.loader((shard, batch) for shard in shards for batch in shard.batches)
     for _, batch in loader.batches():
         float(job.teacher(batch.views).frs[-1].sum())
 
 
-def measured(part: Callable[[], None], device: torch.device) -> tuple[float, float | None]:
-    """Seconds of one call, and the share of them in which the GPU was busy."""
+def measure(part: Callable[[], None], device: torch.device) -> tuple[float, float | None]:
+    """Return the seconds of one call, and the share of them in which the GPU was busy."""
     with BusyShare(device) as busy:
         took = common.seconds(part)
     return took, busy.value
 
 
 def resident_mb() -> float:
-    """Of this process, now."""
+    """Return the resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
@@ -57,15 +57,15 @@ def resident_mb() -> float:
 def main() -> None:
     parser = common.parser(__doc__)
     common.add_config(parser)
-    parser.add_argument("--codec-of", type=Path, metavar="CACHE", help="take its codec rather than calibrate one")
-    parser.add_argument("--shards", type=int, default=2, help="shards a turn")
-    parser.add_argument("--turns", type=int, default=0, help="0: until the pass ends")
+    parser.add_argument("--codec-of", type=Path, metavar="CACHE", help="use its codec instead of calibrating one")
+    parser.add_argument("--shards", type=int, default=2, help="shards per turn")
+    parser.add_argument("--turns", type=int, default=0, help="0: all shards of the pass")
     args = parser.parse_args()
     common.quiet()
     with tempfile.TemporaryDirectory() as folder:
         cfg, sections = common.load(args, {"cache.dir": f"{folder}/cache"})
         job = open_job(cfg, sections, print, Silent())
-        write_json(job.root / "plan.json", job.plan)  # in the place of the gate: any teacher will do here
+        write_json(job.root / "plan.json", job.plan)  # skip the gate: the teacher's mAP does not matter here
         write_json(job.root / "gate.json", {"mAP": 1.0, "images": 0})
         if args.codec_of:
             shutil.copytree(args.codec_of / "codec", Path(folder, "cache", "codec"))
@@ -77,11 +77,11 @@ def main() -> None:
         for turn, numbers in enumerate(turns[: args.turns or None]):
             taken = [shards[n] for n in numbers]
             sides: dict[str, Callable[[], None]] = {
-                "bare": partial(bare, job, taken),
+                "bare": partial(run_teacher, job, taken),
                 "stage1": partial(make_shards, job, codec, 0, shards, numbers),
             }
             order = sorted(sides, reverse=turn % 2 == 1)
-            found = {name: measured(sides[name], job.teacher.device) for name in order}
+            found = {name: measure(sides[name], job.teacher.device) for name in order}
             images = sum(len(shard.samples) for shard in taken)
             row: dict[str, Any] = {"images": images, "resident_mb": resident_mb()}
             for name, (took, busy) in found.items():

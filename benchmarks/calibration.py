@@ -1,8 +1,8 @@
-"""Seconds that stage 1 calibrates the codec for, with the views and the config of a real run.
+"""Measure how long stage 1 calibrates the codec, with the views and the config of a real run.
 
 python benchmarks/calibration.py --config configs/benchmark/retinanet_r101_r50_gpu.py --views 256
 
-The gate is left out; the teacher and the data are the config's. Nothing is kept.
+Teacher and data are those of the config. The gate is skipped, and the result is not stored.
 """
 
 from __future__ import annotations

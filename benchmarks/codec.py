@@ -1,9 +1,9 @@
-"""Bytes against gradient error of every codec, on a teacher of real width and a partly trained student.
+"""Compare bytes and gradient error of all codecs, with a teacher of real width and a partly trained student.
 
 python benchmarks/codec.py --json docs/results/codec.json
 
-Needs the weights that the commands in configs/benchmark/ make. Scenes that calibrate, scenes that choose the codec's
-steps (on the probe, which knows no student) and scenes that report are different; photographs are only reported on.
+Needs the weights that the commands in configs/benchmark/ make. Different scenes are used for calibration, for choosing
+the codec's steps (on the probe, without a student) and for the reported errors. Photographs are only used for errors.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, rivals, scenes
-from benchmarks.measure import host_ms, measure, ours
-from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.measure import as_rival, host_ms, measure
+from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import Student, load_teacher
 from pipeline.codecs.frs.settings import QUALITIES
 from pipeline.mmdet_compat.registry import Config
 
-VIEWS = {"320": (48, 16, 8), "800x1067": (12, 3, 3)}  # that calibrate, that choose the steps, that report
+VIEWS = {"320": (48, 16, 8), "800x1067": (12, 3, 3)}  # for calibration, for steps, for errors
 CONFIG = "configs/benchmark/retinanet_r101_r50_wide.py"
 STUDENT = Path("work_dirs/benchmark/student/epoch_6.pth")
 COLUMNS = [
@@ -61,9 +61,9 @@ def main() -> None:
     for size in args.sizes:
         *calibrating, count = VIEWS[size]
         sample = DrawnSample(teacher, partial(scenes.scene, size=size, split="train"), *calibrating)
-        own = {q: calibrated(sample, q) for q in (*args.qualities, "lossless")}
+        own = {q: calibrate(sample, q) for q in (*args.qualities, "lossless")}
         codecs: dict[str, Any] = {} if args.without_rivals else dict(rivals.RIVALS)
-        codecs |= {f"{codec.name} {quality}": ours(codec) for quality, codec in own.items()}
+        codecs |= {f"{codec.name} {quality}": as_rival(codec) for quality, codec in own.items()}
         photographs = min(count, len(scenes.PHOTOGRAPHS))
         for data, make, number in (("scenes", scenes.scene, count), ("photographs", scenes.photograph, photographs)):
             views = [make(i, size) for i in range(number)]

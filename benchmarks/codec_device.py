@@ -1,10 +1,10 @@
-"""The codec's device part on a batch at full size: milliseconds, kernels, synchronisations, memory, CPU == device.
+"""Measure the codec on a device, with a batch at full size: time, kernels, synchronisations, memory, CPU differences.
 
 python benchmarks/codec_device.py --teacher CONFIG CHECKPOINT --scale 1333 800 --batch-size 8
 
---teacher may be given more than once, for several numbers of score channels. Each codec is calibrated on scenes of
-320 px (tables and steps serve every size). The batch is then encoded and decoded; two of its views are decoded on the
-CPU as well and compared.
+Repeat --teacher to measure several numbers of score channels. Each codec is calibrated on scenes of 320 px, because
+tables and steps do not depend on the size. The batch is then encoded and decoded. Two of its views are also decoded on
+the CPU, and compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, launches, scenes
-from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.sample import DrawnSample, calibrate
 from demo.coco_names import ALL_CATEGORIES, category_set
 from demo.scenes import render
 from pipeline.codecs.base import Codec
@@ -36,28 +36,29 @@ from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.zoo import find_teacher
 
 COLUMNS = ["score_channels", "part", "ms", "operations", "kernels", "synchronisations", "peak_mb"]
-COMPARED = 2  # views that are decoded on the CPU too
+COMPARED = 2  # views that are also decoded on the CPU
 
 
 def view(index: int, scale: tuple[int, int]) -> Tensor:
-    """(3, H, W) uint8: a scene stretched to exactly (W, H) = scale."""
+    """Render a scene, stretched to exactly (W, H) = scale. Return (3, H, W) uint8."""
     sides = (int(max(scale) * 0.75), max(scale))
     image = cv2.resize(render(77, "val", index, tuple(ALL_CATEGORIES), sides=sides, portrait=False).image, scale)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def load_teacher(config: str, checkpoint: str) -> Teacher:
+    """Load a teacher from two files."""
     spec = find_teacher(TeacherSection(config=config, checkpoint=checkpoint))
     return Teacher(spec, category_set(spec.cfg.model.bbox_head.num_classes), own_device())
 
 
 def differences(codec: Codec, batch: Any, device: torch.device) -> dict[str, float]:
-    """Largest difference between decoding on the CPU and on the device, over the largest value of the tensor."""
-    ours, theirs = codec.decode(batch), codec.decode(batch.to(device)).to("cpu")
+    """Return the largest difference between CPU and device, relative to the largest value of each tensor."""
+    on_cpu, on_device = codec.decode(batch), codec.decode(batch.to(device)).to("cpu")
     pairs = {
-        "features": (ours.features, theirs.features),
-        "scores": (ours.scores, theirs.scores),
-        "frs": (ours.frs, theirs.frs),
+        "features": (on_cpu.features, on_device.features),
+        "scores": (on_cpu.scores, on_device.scores),
+        "frs": (on_cpu.frs, on_device.frs),
     }
     return {
         f"{name}_cpu_difference": max(float((x - y).abs().max() / x.abs().max().clamp_min(1e-30)) for x, y in zip(a, b))
@@ -65,8 +66,8 @@ def differences(codec: Codec, batch: Any, device: torch.device) -> dict[str, flo
     }
 
 
-def measured(name: str, part: Any, device: torch.device, rounds: int) -> dict[str, Any]:
-    """A row of one part, run `rounds` times after a warm-up."""
+def measure(name: str, part: Any, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Return the row of one part, run `rounds` times after a warm-up."""
     times = common.in_turns({name: part}, rounds, device)[name]
     row: dict[str, Any] = {"part": name, "ms": median(times) * 1e3, **launches.counts(part, device), "peak_mb": None}
     if device.type == "cuda":
@@ -78,18 +79,18 @@ def measured(name: str, part: Any, device: torch.device, rounds: int) -> dict[st
 
 
 def rows_of(teacher: Teacher, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Encode and decode of one teacher's batch."""
+    """Return the rows of encoding and decoding one teacher's batch."""
     categories = category_set(class_count(teacher.detector) or 80)
     draw = partial(scenes.scene, size=args.calibrate_at, split="train", categories=categories)
-    codec = calibrated(DrawnSample(teacher, draw, args.calibration_views, max(2, args.calibration_views // 4)), 0.03)
+    codec = calibrate(DrawnSample(teacher, draw, args.calibration_views, max(2, args.calibration_views // 4)), 0.03)
     output: TeacherOutput = teacher([view(n, tuple(args.scale)) for n in range(args.batch_size)])
     encode = partial(codec.encode, output)
     samples, _ = encode()
     encoded = stack(samples, [output.levels] * len(samples))
     on_device = encoded.to(teacher.device)
     rows = [
-        measured("encode", encode, teacher.device, args.rounds),
-        measured("decode", partial(codec.decode, on_device), teacher.device, args.rounds),
+        measure("encode", encode, teacher.device, args.rounds),
+        measure("decode", partial(codec.decode, on_device), teacher.device, args.rounds),
     ]
     few = stack(samples[:COMPARED], [output.levels] * len(samples[:COMPARED]))
     rows[1] |= differences(codec, few, teacher.device)

@@ -1,4 +1,4 @@
-"""What every benchmark shares: its flags and config, its clock, its commands, and the rows that it writes."""
+"""Functions that the benchmarks share: flags, config, timing, commands, and output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEMO = "configs/demo/retinanet_r101_r50.py"
 
 
 class Usage(NamedTuple):
-    """What a command took: wall and CPU seconds, and the peak resident GB of its largest process."""
+    """Resources of a command: wall and CPU seconds, and the peak resident GB of its largest process."""
 
     seconds: float
     cpu_seconds: float
@@ -31,20 +31,22 @@ class Usage(NamedTuple):
 
 
 def parser(text: str | None, json_required: bool = False) -> argparse.ArgumentParser:
-    """Make a parser that shows the script's text as it stands, with the flag --json."""
+    """Make a parser that shows the script's docstring unchanged, with the flag --json."""
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", type=Path, required=json_required, metavar="FILE", help="where the rows go")
+    made.add_argument("--json", type=Path, required=json_required, metavar="FILE", help="file for the rows")
     return made
 
 
 def add_config(to: argparse.ArgumentParser) -> None:
     """Add --config and --options, which `load` reads."""
     to.add_argument("--config", default=DEMO)
-    to.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE", help="config values, cache.dir say")
+    to.add_argument(
+        "--options", nargs="*", default=[], metavar="KEY=VALUE", help="config values, for example cache.dir"
+    )
 
 
 def load(args: argparse.Namespace, more: dict[str, Any] | None = None) -> tuple[Any, Any]:
-    """Load the config of --config and --options, with `more` values. Returns it and its sections."""
+    """Load the config of --config and --options, with `more` values. Return it and its sections."""
     from pipeline.cli.command import parse_options
     from pipeline.config import load_config
 
@@ -52,7 +54,7 @@ def load(args: argparse.Namespace, more: dict[str, Any] | None = None) -> tuple[
 
 
 def seconds(part: Callable[[], Any], device: torch.device | None = None) -> float:
-    """Time one call, the device's work included."""
+    """Time one call, including the device's work."""
     wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
     wait()
     begun = time.perf_counter()
@@ -64,7 +66,7 @@ def seconds(part: Callable[[], Any], device: torch.device | None = None) -> floa
 def in_turns(
     parts: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device | None = None
 ) -> dict[str, list[float]]:
-    """Time every part once a round, so that noise of the machine affects all alike; a round before warms up."""
+    """Time every part once per round, so the machine's noise affects all equally. The first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(rounds + 1):
         for name, part in parts.items():
@@ -73,9 +75,9 @@ def in_turns(
 
 
 def run(command: list[str], log: Path | None = None) -> Usage:
-    """Run `python COMMAND` in the repository; without a log its standard output is dropped.
+    """Run `python COMMAND` in the repository. Without a log, its standard output is discarded.
 
-    Raises RuntimeError with the end of the log where the command fails.
+    Raise RuntimeError with the end of the log where the command fails.
     """
     begun = time.perf_counter()
     with open(log or os.devnull, "w") as file:
@@ -88,13 +90,13 @@ def run(command: list[str], log: Path | None = None) -> Usage:
 
 
 def quiet() -> None:
-    """Silence warnings and logs: mmengine writes a line for every tensor that it initialises."""
+    """Silence warnings and logs. mmengine logs a line for every tensor that it initialises."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine, without its name."""
+    """Describe the machine, without its host name."""
     return {
         "cpu": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -107,26 +109,26 @@ def machine() -> dict[str, Any]:
 
 
 def setting(cfg: Any) -> dict[str, Any]:
-    """Tell what two benchmarks must share to be compared: the scales of the views and the batch size."""
+    """Return the settings that comparable benchmarks share: the scales of the views and the batch size."""
     transforms = cfg.train_dataloader.dataset.pipeline
     scales = [list(t.get("scale") or t["scales"]) for t in transforms if "scale" in t or "scales" in t]
     return {"scales": scales, "batch_size": cfg.train_dataloader.batch_size}
 
 
 def write(path: Path | None, rows: list[dict[str, Any]], **more: Any) -> None:
-    """Write rows as JSON, with the machine and the command beside them."""
+    """Write rows as JSON, with the machine and the command."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": machine(), **more, "rows": rows}, indent=1) + "\n")
 
 
 def rows_so_far(path: Path | None) -> list[dict[str, Any]]:
-    """Read the rows of an earlier run, which are not measured again."""
+    """Read the rows of an earlier run. They are not measured again."""
     return json.loads(path.read_text())["rows"] if path and path.exists() else []
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    """Lay rows out for a terminal."""
+    """Format rows as a table for a terminal."""
 
     def show(value: Any) -> str:
         return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

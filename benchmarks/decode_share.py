@@ -1,9 +1,9 @@
-"""Decoding and the two losses as a share of a student's training step: RetinaNet R50, 720 score channels, 800x1067.
+"""Measure decoding and the two losses as a share of a training step: RetinaNet R50, 720 score channels, 800x1067.
 
 python benchmarks/decode_share.py --json docs/results/decode_share.json
 
-Every part runs on the same device in turn, round by round, and the median of each part's times counts. The student's
-weights are random: time does not ask what they are. The teacher is that of benchmarks/codec.py.
+The parts alternate on one device, and the median of each part's times is reported. The student's weights are random,
+because they do not affect the time. The teacher is that of benchmarks/codec.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, launches, scenes
 from benchmarks.codec import CONFIG
-from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import load_teacher
 from pipeline.codecs.packing import stack
 from pipeline.losses.registry import loss_named
@@ -33,7 +33,7 @@ SIZE = "800x1067"
 
 
 def student_step(views: list[torch.Tensor], device: torch.device) -> Callable[[], None]:
-    """Forward, loss, backward and update of a plain student on these views, each with one box."""
+    """Return a function that runs one training step of a plain student on these views, each with one box."""
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -61,7 +61,7 @@ def student_step(views: list[torch.Tensor], device: torch.device) -> Callable[[]
 
 
 def both_losses(target: TeacherOutput) -> Callable[[], None]:
-    """Forward and backward of the losses down to what the student's adapters and head give."""
+    """Return a function that computes both losses and their gradients for the student's adapted features and logits."""
     own = [[torch.zeros_like(x).requires_grad_() for x in levels] for levels in (target.features, target.scores)]
 
     def run() -> None:
@@ -80,8 +80,8 @@ def main() -> None:
     common.quiet()
     device = own_device()
     teacher, _ = load_teacher(CONFIG)
-    # Tables and steps serve every image size; small views find them in a tenth of the time.
-    codec = calibrated(DrawnSample(teacher, partial(scenes.scene, size="320", split="train"), 24, 8), args.quality)
+    # Tables and steps do not depend on the image size. Calibration on small views takes a tenth of the time.
+    codec = calibrate(DrawnSample(teacher, partial(scenes.scene, size="320", split="train"), 24, 8), args.quality)
     views = [scenes.scene(n, SIZE) for n in range(args.batch_size)]
     outputs = [teacher([view]) for view in views]
     samples = [sample for output in outputs for sample in codec.encode(output)[0]]

@@ -1,9 +1,9 @@
-"""What was asked of a codec against what really trained students of four detector families find.
+"""Compare the requested gradient error of a codec with the error of trained students of four detector families.
 
 python benchmarks/families.py --json docs/results/families.json
 
-Needs the teachers and students that the commands in configs/demo/ make. The codec is calibrated on generated scenes by
-the probe alone, as stage 1 does; the errors are those of each family's own distilled student on other scenes.
+Needs the teachers and students that the commands in configs/demo/ make. The codec is calibrated on generated scenes
+with the probe, as in stage 1. The errors are those of each family's distilled student on other scenes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, scenes
-from benchmarks.measure import measure, ours
-from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.measure import as_rival, measure
+from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import Student, load_teacher
 from demo.train_teacher import classes_of
 from pipeline.calibration.gradient import unexplained_variance
@@ -28,7 +28,7 @@ from pipeline.losses.registry import loss_named
 from pipeline.mmdet_compat.registry import Config
 from pipeline.teacher.model import Teacher
 
-# Of the students in configs/demo/; the last two learn by PKD and CWD from a cache of the universal profile.
+# Students of configs/demo/. The last two learn with PKD and CWD from a cache of the universal profile.
 STUDENTS = (
     "retinanet_r101_r50",
     "gfl_r101_r50",
@@ -41,31 +41,31 @@ QUALITIES = (0.01, 0.03, 0.1)
 COLUMNS = ["student", "score_channels", "loss", "missed", "asked", "probe", "found", "found_over_asked", "kb_view"]
 
 
-def missed(what: str, teacher: Teacher, student: Student, views: list[Tensor]) -> float | None:
-    """Share of the teacher's variance that this student has not learnt; None where its loss does not ask for values."""
+def missed_share(what: str, teacher: Teacher, student: Student, views: list[Tensor]) -> float | None:
+    """Return the share of the teacher's variance that a student does not explain; None for losses other than frs."""
     if what not in ("feature", "score"):
         return None
-    guess = torch.sigmoid if what == "score" else torch.Tensor.clone
+    activation = torch.sigmoid if what == "score" else torch.Tensor.clone
     with torch.no_grad():
         return unexplained_variance(
-            what, ((teacher([view]), [guess(x) for x in student(view)[what]]) for view in views)
+            what, ((teacher([view]), [activation(x) for x in student(view)[what]]) for view in views)
         )
 
 
 def rows_of(name: str, qualities: list[float], count: int) -> list[dict[str, Any]]:
-    """Every quality of one student, one row for each loss."""
+    """Return the rows of one student, one for each quality and loss."""
     path = f"configs/demo/{name}.py"
     cfg, (teacher, _) = Config.fromfile(path), load_teacher(path)
     student = Student(cfg, Path(cfg.work_dir) / "epoch_8.pth", teacher)
     draw = partial(scenes.scene, size="288x192", categories=classes_of(cfg))
     sample = DrawnSample(teacher, partial(draw, split="train"), 48, 12)
     views = [draw(n) for n in range(count)]
-    shares = {loss: missed(loss, teacher, student, views) for loss in (student.loss, "score")}
+    shares = {loss: missed_share(loss, teacher, student, views) for loss in (student.loss, "score")}
     profile = cfg.cache.codec.get("profile", "frs")
     rows = []
     for quality in qualities:
-        codec = calibrated(sample, quality, profile)
-        found = measure({"frs": ours(codec)}, teacher, student, views, {"feature": 1.0, "score": 1.0})["frs"]
+        codec = calibrate(sample, quality, profile)
+        found = measure({"frs": as_rival(codec)}, teacher, student, views, {"feature": 1.0, "score": 1.0})["frs"]
         for loss, share in shares.items():
             error = found[f"err_{loss_named(loss).compares}s"]
             rows.append(

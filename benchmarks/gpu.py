@@ -1,12 +1,12 @@
-"""Everything that only a GPU can tell, by one command: `make gpu`, or
+"""Run all measurements that need a GPU with one command: `make gpu`, or
 
 python benchmarks/gpu.py --out work_dirs/gpu/results --minutes 8
-python benchmarks/gpu.py --out /tmp/out --device cpu --tiny          # every part at toy size, no GPU needed
+python benchmarks/gpu.py --out /tmp/out --device cpu --tiny          # every part at toy size, without a GPU
 
-Parts run one after another, each in a process of its own and within its share of the time; time that a part leaves
-goes to those that follow. A part that fails or runs over is reported, and the next one starts. OUT/gpu.json and
-OUT/gpu.md are written after every part, OUT/<part>.log has what it printed. Nothing is downloaded: the teacher is the
-demo's, widened to mmdet's R101 (benchmarks/widen.py), the data are demo/make_data.py's.
+The parts run one after another, each in its own process. Each has a share of the total time, and unused time is given
+to the next parts. A part that fails or exceeds its time is reported, and the next part starts. OUT/gpu.json and
+OUT/gpu.md are written after every part. OUT/<part>.log contains the output of a part. Nothing is downloaded: the
+teacher is the demo's, widened to mmdet's R101 (benchmarks/widen.py), and demo/make_data.py makes the data.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from benchmarks.common import ROOT
 FULL, TINY = "configs/benchmark/retinanet_r101_r50_gpu.py", "configs/demo/retinanet_r101_r50.py"
 THIN = "configs/demo/teacher_retinanet_r101.py", "demo/weights/teacher_retinanet_r101_thin.pth"
 NO_GPU = 2
-GRACE = 10  # seconds between asking a part to end and ending it
+GRACE = 10  # seconds between SIGTERM and SIGKILL
 
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement: commands run one after another, its share of all time, the JSON that the last one writes."""
+    """One measurement: its share of the total time, its commands, and the JSON that the last command writes."""
 
     name: str
     share: float
@@ -46,7 +46,7 @@ class Part:
 
 
 def parts(args: argparse.Namespace) -> list[Part]:
-    """All parts in their order, at full or at tiny size."""
+    """Return all parts in order, at full or at tiny size."""
     work, out, tiny = args.work, args.out, args.tiny
     values = {"data_root": f"{work}/data/", "cache.dir": f"{work}/cache", "cache.passes": 1}
     if tiny:
@@ -63,7 +63,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
         values |= {"teacher.checkpoint": f"{work}/teacher_9.pth"}
     options = [f"{key}={value}" for key, value in values.items()]
     config = TINY if tiny else FULL
-    given = ["--config", config, "--options", *options]
+    config_arguments = ["--config", config, "--options", *options]
     teachers = [[f"{work}/teacher_{n}.py", f"{work}/teacher_{n}.pth"] for n in (9, 1)]
     teachers = [list(THIN)] if tiny else teachers
     data = ["demo/make_data.py", "--out", f"{work}/data", "--val", "4" if tiny else "8"]
@@ -103,7 +103,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
         "--json",
         f"{out}/codec.json",
     ]
-    step = ["benchmarks/step.py", *given, "--device", args.device, "--json", f"{out}/step.json"]
+    step = ["benchmarks/step.py", *config_arguments, "--device", args.device, "--json", f"{out}/step.json"]
     if tiny:
         codec += [
             "--scale",
@@ -136,11 +136,11 @@ def parts(args: argparse.Namespace) -> list[Part]:
             "amp",
             "tf32",
         ]
-    beside = ["benchmarks/cache.py", *given, "--codec-of", f"{work}/cache", "--json", f"{out}/stage1.json"]
-    beside += ["--shards", "1" if tiny else "5", "--turns", "1" if tiny else "3"]
+    cache = ["benchmarks/cache.py", *config_arguments, "--codec-of", f"{work}/cache", "--json", f"{out}/stage1.json"]
+    cache += ["--shards", "1" if tiny else "5", "--turns", "1" if tiny else "3"]
     calibration = [
         "benchmarks/calibration.py",
-        *given,
+        *config_arguments,
         "--views",
         "4" if tiny else "256",
         "--json",
@@ -161,25 +161,25 @@ def parts(args: argparse.Namespace) -> list[Part]:
         Part("tests", 0.2, [tests]),
         Part("codec", 0.14, [codec], "codec.json"),
         Part("step", 0.28, [step], "step.json"),
-        Part("stage1", 0.1, [beside], "stage1.json"),
+        Part("stage1", 0.1, [cache], "stage1.json"),
         Part("calibration", 0.1, [calibration], "calibration.json"),
         Part("ledger", 0.02, [ledger], "ledger.json"),
     ]
 
 
 def run(part: Part, args: argparse.Namespace, limit: float) -> dict[str, Any]:
-    """Run a part for at most `limit` seconds. Returns its status, and what it measured until then."""
+    """Run a part for at most `limit` seconds. Return its row, with its status and the results written so far."""
     begun, status = time.monotonic(), "done"
-    found = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found), "PYTHONUNBUFFERED": "1"}
+    python_path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(python_path), "PYTHONUNBUFFERED": "1"}
     if args.device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with open(args.out / f"{part.name}.log", "w") as log:
         for command in part.commands:
             left = limit - (time.monotonic() - begun)
-            code = ended([sys.executable, *command], log, environment, max(1.0, left))
+            code = run_command([sys.executable, *command], log, environment, max(1.0, left))
             if code != 0:
-                status = "ran over its time" if code is None else f"failed with code {code}"
+                status = "exceeded its time" if code is None else f"failed with code {code}"
                 break
     row: dict[str, Any] = {"name": part.name, "status": status, "seconds": time.monotonic() - begun, "limit_s": limit}
     path = args.out / part.result if part.result else None
@@ -191,8 +191,8 @@ def run(part: Part, args: argparse.Namespace, limit: float) -> dict[str, Any]:
     return row
 
 
-def ended(command: list[str], log: Any, environment: dict[str, str], seconds: float) -> int | None:
-    """Exit code of a command, or None where it was ended because its time was over; its children end with it."""
+def run_command(command: list[str], log: Any, environment: dict[str, str], seconds: float) -> int | None:
+    """Run a command, and return its exit code, or None if it exceeded its time. Ends its child processes too."""
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         return process.wait(seconds)
@@ -210,16 +210,16 @@ def ended(command: list[str], log: Any, environment: dict[str, str], seconds: fl
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Device, driver and library versions."""
+    """Return the device, and the versions of driver and libraries."""
     import importlib.metadata
 
     import torch
 
     found = {**common.machine(), "cuda": torch.version.cuda, "driver": None, "device": device}
     if device == "cuda":
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        tool = shutil.which(asked[0])
-        found["driver"] = subprocess.check_output(asked, text=True).strip() if tool else None
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        tool = shutil.which(query[0])
+        found["driver"] = subprocess.check_output(query, text=True).strip() if tool else None
         found["cudnn"] = torch.backends.cudnn.version()
     for name in ("mmdet", "mmcv", "mmengine", "numpy", "zarr", "numcodecs", "webdataset"):
         for package in (name, f"onedl-{name}", "onedl-mmdetection"):
@@ -236,10 +236,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json, gpu.md and the logs")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="toy sizes: shows that every part runs, measures nothing")
-    parser.add_argument("--work", type=Path, default=Path("work_dirs/gpu"), help="data, teacher and cache")
+    parser.add_argument(
+        "--tiny", action="store_true", help="toy sizes: checks that every part runs; the figures are meaningless"
+    )
+    parser.add_argument("--work", type=Path, default=Path("work_dirs/gpu"), help="folder for data, teacher and cache")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART")
-    parser.add_argument("--tests", metavar="EXPRESSION", help="with --tiny: pytest's -k")
+    parser.add_argument("--tests", metavar="EXPRESSION", help="with --tiny: value of pytest's -k")
     args = parser.parse_args()
     if args.device == "cpu" and not args.tiny:
         parser.error("--device cpu: full size takes days on a CPU; add --tiny")
@@ -248,8 +250,8 @@ def main() -> None:
 
         if not torch.cuda.is_available():
             print(
-                f"error: no CUDA device found by torch {torch.__version__}; run this on a machine with an NVIDIA GPU "
-                "and torch built for CUDA, or try it with --device cpu --tiny",
+                f"error: torch {torch.__version__} finds no CUDA device; run this on a machine with an NVIDIA GPU and "
+                "torch built for CUDA, or use --device cpu --tiny",
                 file=sys.stderr,
             )
             sys.exit(NO_GPU)
@@ -268,7 +270,8 @@ def main() -> None:
     print(f"results      {args.out / 'gpu.md'}")
     if failed:
         print(
-            f"error: {len(failed)} of {len(rows)} parts did not finish: {', '.join(failed)}; see their .log files in "
+            f"error: {len(failed)} of {len(rows)} parts failed or exceeded their time: {', '.join(failed)}; see their "
+            ".log files in "
             f"{args.out}",
             file=sys.stderr,
         )

@@ -1,10 +1,11 @@
-"""How both stages grow with the number of images: time, bytes and memory from 500 to 4,000.
+"""Measure time, bytes and memory of both stages for 500 to 4,000 images.
 
 python benchmarks/growth.py --json docs/results/growth.json
 
-The demo's detectors on generated scenes; one pass of stage 1, one epoch of stage 2, each in a process of its own, peak
-memory as the system counted it. What a run costs whatever its size (gate, calibration, validation) is left out by
-looking at what further images add; in CPU seconds of all processes, as other work on the machine stretches the rest.
+Uses the demo's detectors on generated scenes: one pass of stage 1 and one epoch of stage 2, each in its own process.
+Peak memory is that reported by the system. Gate, calibration and validation have a fixed cost. The cost of an image is
+therefore the difference between two runs, in CPU seconds of all processes, which other work on the machine affects
+less.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import common
 
 
-def measured(images: int, data: Path, work: Path) -> dict[str, Any]:
+def measure(images: int, data: Path, work: Path) -> dict[str, Any]:
+    """Run both stages on this many images, and return their time, bytes and memory."""
     folder = work / str(images)
-    shutil.rmtree(folder, ignore_errors=True)  # a cache that is there already costs nothing to make
+    shutil.rmtree(folder, ignore_errors=True)  # stage 1 would reuse an existing cache
     folder.mkdir(parents=True)
     given = {
         "data_root": data,
@@ -50,8 +52,8 @@ def measured(images: int, data: Path, work: Path) -> dict[str, Any]:
     }
 
 
-def further(rows: list[dict[str, Any]]) -> None:
-    """Add to every row what each image beyond the row before cost."""
+def add_differences(rows: list[dict[str, Any]]) -> None:
+    """Add to every row the cost of each image in addition to the previous row."""
     for before, row in itertools.pairwise(rows):
         more = row["images"] - before["images"]
         for name, key in (
@@ -72,8 +74,8 @@ def main() -> None:
     common.run(["demo/make_data.py", "--out", str(data), "--train", str(max(args.images))])
     rows: list[dict[str, Any]] = []
     for images in sorted(args.images):
-        rows.append(measured(images, data, args.work.resolve()))
-        further(rows)
+        rows.append(measure(images, data, args.work.resolve()))
+        add_differences(rows)
         print(common.table(rows[-1:], list(rows[-1])), flush=True)
         common.write(args.json, rows)
 

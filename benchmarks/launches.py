@@ -1,4 +1,4 @@
-"""Count what a piece of code asks of its device: operations, kernels launched, synchronisations."""
+"""Count the operations, kernel launches and synchronisations of a function, and measure how busy the GPU is."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class _Operations(TorchDispatchMode):
 
 
 def counts(part: Callable[[], Any], device: torch.device) -> dict[str, int | None]:
-    """{'operations', 'kernels', 'synchronisations'} of one call; the last two are None on a CPU.
+    """Return {'operations', 'kernels', 'synchronisations'} of one call. The last two are None on a CPU.
 
-    Kernels and synchronisations are those that torch.profiler sees the CUDA runtime do inside the call.
+    Kernels and synchronisations are those that torch.profiler records in the CUDA runtime.
     """
     with _Operations() as operations:
         part()
@@ -50,7 +50,7 @@ def counts(part: Callable[[], Any], device: torch.device) -> dict[str, int | Non
 
 
 class BusyShare:
-    """Share of the time inside the `with` in which the GPU ran a kernel, as nvidia-smi samples it; None without one."""
+    """Measures the share of time in a block in which the GPU runs a kernel, with nvidia-smi. None without a GPU."""
 
     COMMAND = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100")
 

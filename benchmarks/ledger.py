@@ -1,9 +1,9 @@
-"""Hours and GPU memory for N students of 24 epochs: the teacher in the loop against a cache, stage 1 included.
+"""Compute hours and GPU memory for N students of 24 epochs, with the teacher in the loop and with a cache.
 
 python benchmarks/ledger.py --step docs/results/step.json --cache docs/results/cache.json
 
-Nothing is measured here: seconds a step come from benchmarks/step.py, stage 1's images a second from
-benchmarks/cache.py, so the hours are those of the machine and size that these ran at.
+The hours of a cache include stage 1. This script measures nothing. Seconds per step come from benchmarks/step.py, and
+stage 1's images per second from benchmarks/cache.py. The hours apply to the machine and size of those measurements.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common
 
-IMAGES = 117266  # of train2017 under mmdet's filter_cfg
+IMAGES = 117266  # images of train2017 with mmdet's filter_cfg
 
 
-def chosen(rows: list[dict[str, Any]], precision: str, batch_size: int | None) -> dict[str, dict[str, Any]]:
-    """The row of every variant, with loaded batches of this precision and size (None: the first that was measured)."""
-    fitting = [row for row in rows if (row["batches"], row["precision"]) == ("loaded", precision)]
-    fitting = [row for row in fitting if row["batch_size"] == (batch_size or fitting[0]["batch_size"])]
-    if not fitting:
-        sys.exit(f"error: no step with loaded batches of {batch_size or 'any size'} in {precision} was measured")
-    return {row["variant"]: row for row in fitting}
+def select_rows(rows: list[dict[str, Any]], precision: str, batch_size: int | None) -> dict[str, dict[str, Any]]:
+    """Return the row of every variant for loaded batches of this precision and size (None: the first size)."""
+    found = [row for row in rows if (row["batches"], row["precision"]) == ("loaded", precision)]
+    found = [row for row in found if row["batch_size"] == (batch_size or found[0]["batch_size"])]
+    if not found:
+        sys.exit(
+            f"error: --step has no row with loaded batches of {batch_size or 'any size'} in {precision}; run "
+            "benchmarks/step.py with these settings"
+        )
+    return {row["variant"]: row for row in found}
 
 
 def main() -> None:
@@ -46,8 +49,8 @@ def main() -> None:
     args = parser.parse_args()
     step, cache = (json.loads(path.read_text()) for path in (args.step, args.cache))
     if any(step[key] != cache[key] for key in ("config", "scales")):
-        sys.exit(f"error: {args.step} and {args.cache} were measured with different configs or sizes")
-    sides = chosen(step["rows"], args.precision, args.batch_size)
+        sys.exit(f"error: {args.step} and {args.cache} differ in config or scales; measure both with the same config")
+    sides = select_rows(step["rows"], args.precision, args.batch_size)
     steps = math.ceil(args.images / sides["alone"]["batch_size"]) * args.epochs
     hours = {name: steps * row["seconds_a_step"] / 3600 for name, row in sides.items()}
     stage1 = args.images * args.views / mean(row["stage1_per_second"] for row in cache["rows"]) / 3600
@@ -68,7 +71,7 @@ def main() -> None:
     gained = hours["live"] - hours["cached"]
     ahead = math.ceil(stage1 / gained) if gained > 0 else None
     memory = {name: row["memory_mb"] for name, row in sides.items()}
-    print(f"cached is ahead from student {ahead} on; memory of a step in MB: {memory}")
+    print(f"the cache is faster from {ahead} students on; memory of a step in MB: {memory}")
     common.write(
         args.json,
         rows,

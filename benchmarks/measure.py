@@ -1,4 +1,4 @@
-"""What a codec costs and does: bytes, milliseconds, and errors of a real student's gradient."""
+"""Measure a codec: bytes, milliseconds, and the gradient errors of a trained student."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pipeline.records import TeacherOutput
 from pipeline.teacher.model import Teacher
 
 
-def ours(codec: Codec) -> Callable[[TeacherOutput], rivals.Stored]:
-    """A codec of this project as a row of the table: through the very chunks that a shard holds."""
+def as_rival(codec: Codec) -> Callable[[TeacherOutput], rivals.Stored]:
+    """Return a codec of this project with the interface of a rival. It uses the chunks that a shard contains."""
 
     def encode(output: TeacherOutput) -> rivals.Stored:
         (sample,), _ = codec.encode(output)
@@ -37,29 +37,29 @@ def ours(codec: Codec) -> Callable[[TeacherOutput], rivals.Stored]:
 
 
 def host_ms(codec: Codec, output: TeacherOutput, repeats: int = 20) -> tuple[float, float]:
-    """Milliseconds a view that the CPU spends beside the device: compressing its chunks, checking and opening them."""
+    """Return the CPU's milliseconds per view for compressing the chunks, and for checking and decompressing them."""
     (sample,), _ = codec.encode(output)
     specs = codec.specs([output.levels], [sample])
     chunks = encode_sample(specs, sample)
     begun = time.perf_counter()
     for _ in range(repeats):
         encode_sample(specs, sample)
-    half = time.perf_counter()
+    encoded = time.perf_counter()
     for _ in range(repeats):
         for spec in specs:
             decode_chunk(spec, chunks[spec.name])
-    return (half - begun) / repeats * 1e3, (time.perf_counter() - half) / repeats * 1e3
+    return (encoded - begun) / repeats * 1e3, (time.perf_counter() - encoded) / repeats * 1e3
 
 
 def measure(
     codecs: dict[str, Any], teacher: Teacher, student: Student, views: list[torch.Tensor], weights: dict[str, float]
 ) -> dict[str, dict[str, Any]]:
-    """Mean bytes, milliseconds and gradient errors of every codec over the views."""
+    """Return the mean bytes, milliseconds and gradient errors of every codec over the views."""
     weights = {student.loss: weights["feature"], "score": weights["score"]}
     sums: dict[str, dict[str, Any]] = {name: {"sizes": [], "errors": [], "encode": [], "decode": []} for name in codecs}
     for view in views:
         exact = teacher([view])
-        done = StudentPass(student(view), student.parameters(), exact)
+        student_pass = StudentPass(student(view), student.parameters(), exact)
         for name, encode in codecs.items():
             start = time.perf_counter()
             sizes, decode = encode(exact.to("cpu") if name in rivals.RIVALS else exact)
@@ -69,7 +69,7 @@ def measure(
             row["decode"].append(time.perf_counter() - middle)
             row["encode"].append(middle - start)
             row["sizes"].append(sizes)
-            row["errors"].append(done.errors(coded, weights))
+            row["errors"].append(student_pass.errors(coded, weights))
     pixels = mean([view.shape[1] * view.shape[2] for view in views])
     found = {}
     for name, row in sums.items():

@@ -1,8 +1,8 @@
-"""Peak memory of stage 1's calibration and encoding at real size: RetinaNet R101, 720 score channels, batches of 8.
+"""Measure the peak memory of calibration and encoding at real size: RetinaNet R101, 720 score channels, batch size 8.
 
 python benchmarks/memory.py --json docs/results/memory.json
 
-The weights are random: memory does not ask what they are. Batches are of one view, repeated.
+The weights are random, because they do not affect memory. A batch repeats one view.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pipeline.teacher.zoo import find_teacher
 
 
 def peak_gb() -> float:
-    """Largest resident set of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # given in KiB
+    """Return the largest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # ru_maxrss is in KiB
 
 
 def random_teacher(path: Path) -> Teacher:
-    """mmdet's RetinaNet R101, loaded from a file as any teacher is."""
+    """Return mmdet's RetinaNet R101 with random weights, loaded from a file like every teacher."""
     spec = find_teacher(TeacherSection(name="retinanet_r101_fpn_2x_coco", checkpoint=str(path)))
     torch.manual_seed(0)
     spec.cfg.model.backbone.init_cfg = None
@@ -57,13 +57,13 @@ def main() -> None:
     views = [scenes.scene(0, args.size)] * args.batch_size
     options = FrsOptions()
     transform = WeightedTransform(99, options.profile, {})
-    probed = DrawnSample(teacher, lambda _: views[0], 1, 1)
+    sample = DrawnSample(teacher, lambda _: views[0], 1, 1)
     for what in ("feature", "score"):
-        for output, measure in probed.probes("choosing", [what]):
+        for output, measure in sample.probes("choosing", [what]):
             measure(output)
             rows.append({"step": f"one view on the probe, {what} loss", "peak_gb": peak_gb()})
             del measure, output
-    del probed
+    del sample
     learned = learn_statistics(transform, options.kinds, teacher(views).each())
     transform = transform.with_tables(learned.tables)
     rows.append({"step": "statistics of a batch", "peak_gb": peak_gb()})

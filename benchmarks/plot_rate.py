@@ -1,4 +1,4 @@
-"""The picture of benchmarks/rate_accuracy.py: mAP of students against the KB that a view of their cache takes.
+"""Plot the results of benchmarks/rate_accuracy.py: mAP of students against KB per view of their cache.
 
 python benchmarks/plot_rate.py docs/results/rate_accuracy.json --out docs/results/rate_accuracy
 """
@@ -23,7 +23,7 @@ BANDS = {"live": "teacher in the loop", "alone": "no teacher"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="without suffix: .png and .svg are written")
+    parser.add_argument("--out", type=Path, required=True, help="path without suffix; .png and .svg are written")
     args = parser.parse_args()
     found: dict[str, list[dict]] = {}
     for row in json.loads(args.json.read_text())["rows"]:
@@ -42,16 +42,16 @@ def main() -> None:
         axes.plot([row["kb_view"] for row in rows], [100 * row["mAP"] for row in rows], ".", color=OURS, alpha=0.6)
     axes.plot(*zip(*points), "o-", color=OURS, lw=1.8, ms=6)
     for number, ((name, _), point) in enumerate(zip(curve, points)):
-        label = name if name == "lossless" else f"{100 * float(name):g}% asked"
+        label = name if name == "lossless" else f"{100 * float(name):g}% requested"
         axes.annotate(
             label, point, xytext=(0, -16 if number % 2 else 9), textcoords="offset points", ha="center", fontsize=8
         )
-    axes.set(xscale="log", xlabel="KB a view, as the cache lies on disk", ylabel="mAP of the student")
+    axes.set(xscale="log", xlabel="KB per view of the cache on disk", ylabel="mAP of the student")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(color="#ececf0", lw=0.7)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_title("Bytes against accuracy: three seeds each", loc="left", weight="bold", fontsize=11)
+    axes.set_title("Bytes and accuracy, three seeds each", loc="left", weight="bold", fontsize=11)
     figure.tight_layout()
     for suffix in (".png", ".svg"):
         figure.savefig(args.out.with_suffix(suffix), dpi=130)

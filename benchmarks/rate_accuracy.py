@@ -1,9 +1,9 @@
-"""mAP of students against KB a view: caches of several qualities, the live teacher, and no teacher, three seeds each.
+"""Measure the mAP of students for caches of several qualities, a live teacher, and no teacher, with three seeds each.
 
 python benchmarks/rate_accuracy.py --json docs/results/rate_accuracy.json
 
-On the demo's data and schedule, about four minutes a student on two cores. Runs that are in the JSON already are not
-made again, so it can be stopped and started. Another family:
+Uses the demo's data and schedule; a student takes about four minutes on two cores. Runs that are already in the JSON
+are skipped, so an interrupted run can be resumed. For another family:
 --config configs/demo/gfl_r101_r50.py --teachers alone live 0.03
 """
 
@@ -24,29 +24,29 @@ ALONE = ["distill.feature_weight=0", "distill.score_weight=0"]
 
 
 def run(script: str, config: str, options: list[str], work: Path | None = None) -> None:
-    """Run one of the two stages, as a user does."""
+    """Run one of the two stages as a user does."""
     place = ["--work-dir", str(work)] if work else []
     common.run([script, "--config", config, *place, "--cfg-options", *options])
 
 
-def cached(config: str, rate: str, work: Path) -> tuple[list[str], float]:
-    """The options that name this rate's cache, made if it is missing, and its KB a view."""
+def make_cache(config: str, rate: str, work: Path) -> tuple[list[str], float]:
+    """Make the cache of a quality if it is missing. Return its config options and its KB per view."""
     codec = ["cache.codec.type=lossless"] if rate == "lossless" else [f"cache.codec.quality={rate}"]
     options = [f"cache.dir={work / 'cache' / rate}", *codec]
     run("stage1_cache_teacher.py", config, options)
     return options, json.loads((work / "cache" / rate / "summary.json").read_text())["bytes_per_view"] / 1e3
 
 
-def student(config: str, name: str, seed: int, options: list[str], work: Path) -> dict[str, float]:
-    """Train one student. Returns its accuracy."""
+def train_student(config: str, name: str, seed: int, options: list[str], work: Path) -> dict[str, float]:
+    """Train one student, and return its accuracy."""
     folder = work / "students" / f"{name}-{seed}"
     run("stage2_distill.py", config, [*options, f"randomness.seed={seed}"], folder)
     summary = json.loads((folder / "summary.json").read_text())
     return {"mAP": summary["mAP"], "AP50": summary["AP50"]}
 
 
-def over_seeds(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """One row for each value of `key`: mean and spread of mAP."""
+def average_seeds(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Return one row for each value of `key`, with mean and spread of mAP over the seeds."""
     table = []
     for name in dict.fromkeys(row[key] for row in rows):
         found = [row for row in rows if row[key] == name]
@@ -76,22 +76,22 @@ def main() -> None:
     args = parser.parse_args()
     rows = common.rows_so_far(args.json)
     done = {(row["teacher"], row["seed"]) for row in rows}
-    for seed in args.seeds:  # a whole curve for each seed, so that a run cut short still says something
+    for seed in args.seeds:  # all teachers for each seed, so that an interrupted run has a complete curve
         for name in args.teachers:
             if (name, seed) in done:
                 continue
             work = args.work.resolve()
             if name == "live":
                 options, size = ["teacher.source=live"], 0.0
-            else:  # alone: fed by a cache, as that costs least, but with weights of 0
-                feeds = next(t for t in args.teachers if t not in ("alone", "live"))
-                options, size = cached(args.config, feeds if name == "alone" else name, work)
+            else:  # alone: uses a cache, which is fastest, with loss weights of 0
+                first = next(t for t in args.teachers if t not in ("alone", "live"))
+                options, size = make_cache(args.config, first if name == "alone" else name, work)
             options += args.options + (ALONE if name == "alone" else [])
-            scores = student(args.config, name, seed, options, work)
+            scores = train_student(args.config, name, seed, options, work)
             rows.append({"teacher": name, "seed": seed, "kb_view": 0.0 if name == "alone" else size, **scores})
             print(common.table(rows[-1:], list(rows[-1])), flush=True)
             common.write(args.json, rows, config=args.config, options=args.options)
-    table = over_seeds(rows, "teacher")
+    table = average_seeds(rows, "teacher")
     print(common.table(table, list(table[0])))
 
 

@@ -1,10 +1,10 @@
-"""Reading a cache of 800x1067 RetinaNet views, 720 score channels: views a second on one core, beside three other ways.
+"""Measure how fast a cache is read on one core: 800x1067 RetinaNet views, 720 score channels, and three other ways.
 
 python benchmarks/reading.py --json docs/results/reading.json
 
-Ours is all that a worker of stage 2 does with a cached view: one read, crc32c, header check, zstd, check of the tokens.
-The others read the same views: webdataset's own tar iteration and zarr-python from the very same shard, and torch.load
-from one file of fp16 tensors an image, as is often done. All from the page cache, in turns.
+"this cache" is the work of a stage 2 worker for one view: one read, crc32c, header check, zstd, check of the tokens.
+The others read the same views: webdataset's tar iteration and zarr-python from the same shard, and torch.load from one
+file of fp16 tensors per image. All read from the page cache, and alternate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, scenes
 from benchmarks.codec import CONFIG
-from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import load_teacher
 from pipeline.cache.arrays import decode_chunk
 from pipeline.cache.reader import ShardReader
@@ -43,8 +43,8 @@ from pipeline.teacher.model import Teacher
 SIZE = "800x1067"
 
 
-def lay_out(root: Path, teacher: Teacher, codec: Codec, distinct: int, samples: int) -> Path:
-    """A shard of `samples` views, of which `distinct` differ, and their tensors in fp16, a file each."""
+def write_shard(root: Path, teacher: Teacher, codec: Codec, distinct: int, samples: int) -> Path:
+    """Write a shard of `samples` views, of which `distinct` differ, and one fp16 file for each distinct view."""
     views = [scenes.scene(n, SIZE) for n in range(distinct)]
     outputs = [teacher([view]).to("cpu") for view in views]
     for n, output in enumerate(outputs):
@@ -67,40 +67,45 @@ def lay_out(root: Path, teacher: Teacher, codec: Codec, distinct: int, samples: 
     return path
 
 
-def ours(check: Callable[[Any, Any], None], path: Path) -> Iterator[Any]:
+def by_this_cache(check: Callable[[Any, Any], None], path: Path) -> Iterator[Any]:
+    """Read with this project's reader."""
     reader = ShardReader(path)
     yield from (reader.read(n, check) for n in range(len(reader)))
 
 
-def keys(name: str) -> tuple[str | None, str | None]:
+def split_name(name: str) -> tuple[str | None, str | None]:
+    """Return webdataset's (key, field) of a tar member."""
     array, found, chunk = name.partition("/c/")
     return (chunk.split("/")[0], array) if found and "/" not in array else (None, None)
 
 
 def by_webdataset(path: Path) -> Iterator[Any]:
+    """Read with webdataset."""
     specs = {spec.name: spec for spec in ShardReader(path).specs}
     tars = wds.tariterators
 
     def group(urls: Any) -> Any:
-        return tars.group_by_keys(tars.tar_file_expander(tars.url_opener(urls)), keys=keys, lcase=False)
+        return tars.group_by_keys(tars.tar_file_expander(tars.url_opener(urls)), keys=split_name, lcase=False)
 
     for sample in wds.DataPipeline(wds.SimpleShardList([str(path)]), group):
         yield {name: decode_chunk(spec, sample[name]) for name, spec in specs.items()}
 
 
 def by_zarr(path: Path) -> Iterator[Any]:
+    """Read with zarr-python."""
     group: Any = zarr.open_group(TarStore(path), mode="r")
     arrays = {name: group[name] for name in ("features", "scores", "frs", "record", "thumbnail")}
     yield from ({name: array[n] for name, array in arrays.items()} for n in range(arrays["record"].shape[0]))
 
 
 def by_torch_load(path: Path) -> Iterator[Any]:
+    """Read the fp16 files with torch.load."""
     for file in sorted(path.parent.glob("*.pth")):
         yield torch.load(io.BytesIO(file.read_bytes()), weights_only=True)
 
 
 def count(read: Callable[[Path], Iterator[Any]], path: Path) -> int:
-    """Read every sample. Returns their number."""
+    """Read every sample, and return their number."""
     return sum(1 for _ in read(path))
 
 
@@ -121,11 +126,14 @@ def main() -> None:
     common.quiet()
     torch.set_num_threads(1)
     teacher, _ = load_teacher(CONFIG)
-    # Tables and steps serve every image size; small views find them in a tenth of the time.
-    codec = calibrated(DrawnSample(teacher, partial(scenes.scene, size="320", split="train"), 24, 8), args.quality)
+    # Tables and steps do not depend on the image size. Calibration on small views takes a tenth of the time.
+    codec = calibrate(DrawnSample(teacher, partial(scenes.scene, size="320", split="train"), 24, 8), args.quality)
     with tempfile.TemporaryDirectory() as folder:
-        path = lay_out(Path(folder), teacher, codec, args.distinct, args.samples)
-        ways: dict[str, Callable[[Path], Iterator[Any]]] = {"this cache": partial(ours, codec.check_sample), **OTHERS}
+        path = write_shard(Path(folder), teacher, codec, args.distinct, args.samples)
+        ways: dict[str, Callable[[Path], Iterator[Any]]] = {
+            "this cache": partial(by_this_cache, codec.check_sample),
+            **OTHERS,
+        }
         parts = {name: partial(count, read, path) for name, read in ways.items()}
         views = {name: part() for name, part in parts.items()}
         times = common.in_turns(parts, args.rounds)

@@ -1,10 +1,10 @@
-"""Requests a sample and views/s of a cache behind a web server, with and without the disk cache.
+"""Measure requests per sample and views per second of a remote cache, with and without the disk cache.
 
 python benchmarks/remote.py --json docs/results/remote.json
 
-The cache is made of random bytes, SAMPLE of them a view; the server, a process of its own on this machine, waits DELAY
-before each answer, as a store in the same region does. First, the schedule of stage 2 over data sets of other sizes,
-counted without reading.
+The cache contains random bytes, SAMPLE bytes per view. The server is another process on this machine. It waits DELAY
+seconds before each answer, like a store in the same region. The requests for data sets of other sizes are counted from
+stage 2's schedule, without reading.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ SIZES = {
 }
 
 
-def planned(images: int) -> list[ShardPlan]:
+def plan_shards(images: int) -> list[ShardPlan]:
+    """Return shard plans of images with one view each."""
     rows = [((800, 1088), ((n, 0),)) for n in range(images)]
     return [ShardPlan(tuple(rows[i : i + SHARD])) for i in range(0, images, SHARD)]
 
 
 def make_cache(root: Path) -> None:
-    """Whole and verified, of SHARDS shards of random bytes."""
+    """Write a complete cache of SHARDS shards with random bytes."""
     settings = {"type": "noise", "channels": 64, "score_channels": 64}
     codec = {"files": {}, "settings": settings, "measured": {}}
     data, layout = {"annotations_sha256": ""}, {"batch_size": 1, "shard_samples": SHARD, "seed": 0}
@@ -68,7 +69,7 @@ def make_cache(root: Path) -> None:
     }
     write_json(root / "plan.json", plan)
     write_json(root / "codec.json", codec)
-    shards, rng = planned(SHARDS * SHARD), np.random.default_rng(0)
+    shards, rng = plan_shards(SHARDS * SHARD), np.random.default_rng(0)
     write_json(pass_folder(root, 0) / "plan.json", {"pass": 0, "shards": [shard.to_json() for shard in shards]})
     specs = [ArraySpec("noise", (SAMPLE,), "uint8", ("byte",)), *record_specs(1)]
     attributes = {"arrays": [spec.name for spec in specs], "levels": 1, "codec": settings}
@@ -83,9 +84,9 @@ def make_cache(root: Path) -> None:
 
 
 def count(images: int, size: int, workers: int = 2) -> dict[str, float]:
-    """Requests a sample, and bytes asked for over bytes needed, of one epoch; no request for sidecars and heads."""
-    batches = epoch_batches(references(planned(images), 0), 0, 0, BATCH)
-    requests = asked = samples = 0
+    """Count requests per sample of one epoch, and requested bytes over needed bytes, without sidecars and heads."""
+    batches = epoch_batches(references(plan_shards(images), 0), 0, 0, BATCH)
+    requests = requested = samples = 0
     step = min(BATCHES, -(-BYTES // (BATCH * size)))
     for worker in range(workers):
         own = batches[worker::workers]
@@ -94,13 +95,16 @@ def count(images: int, size: int, workers: int = 2) -> dict[str, float]:
             for _, group in groupby(refs, key=lambda ref: ref[0]):
                 runs = group_neighbours([Extent(index * size, size, 0) for _, index in group], GAP, AHEAD)
                 requests += len(runs)
-                asked += sum(run[-1].offset + size - run[0].offset for run in runs)
+                requested += sum(run[-1].offset + size - run[0].offset for run in runs)
             samples += len(refs)
-    return {"requests_a_sample": round(requests / samples, 3), "bytes_over_needed": round(asked / samples / size, 3)}
+    return {
+        "requests_a_sample": round(requests / samples, 3),
+        "bytes_over_needed": round(requested / samples / size, 3),
+    }
 
 
 def serve(root: Path, answers: Any) -> None:
-    """Serve until told otherwise; each word is answered with the number of requests since the one before."""
+    """Serve until a false message arrives. Answer each true message with the number of requests since then."""
     with web_server(root) as handler:
         handler.delay = DELAY
         answers.send(handler.address)
@@ -109,13 +113,13 @@ def serve(root: Path, answers: Any) -> None:
             handler.asked.clear()
 
 
-def measured(cache: Cache, batches: list[Batch], ahead: bool, answers: Any) -> dict[str, float]:
-    """One process reads an epoch."""
+def measure(cache: Cache, batches: list[Batch], prefetch: bool, answers: Any) -> dict[str, float]:
+    """Read an epoch in one process. Return views per second and requests per sample."""
     one_by_one = ([(ref, cache.shard(0, ref.shard).chunks(ref.index)) for ref in batch] for batch in batches)
     answers.send(True)
     answers.recv()
     begun = time.perf_counter()
-    views = sum(len(found) for found in (read_batches(cache, batches) if ahead else one_by_one))
+    views = sum(len(found) for found in (read_batches(cache, batches) if prefetch else one_by_one))
     seconds = time.perf_counter() - begun
     answers.send(True)
     return {"views_a_second": round(views / seconds, 1), "requests_a_sample": round(answers.recv() / views, 3)}
@@ -133,18 +137,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "cache"
         make_cache(root)
-        ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        server = multiprocessing.get_context("spawn").Process(target=serve, args=(Path(folder), theirs), daemon=True)
+        pipe, server_pipe = multiprocessing.get_context("spawn").Pipe()
+        server = multiprocessing.get_context("spawn").Process(
+            target=serve, args=(Path(folder), server_pipe), daemon=True
+        )
         server.start()
-        url = f"{ours.recv()}/cache"
+        url = f"{pipe.recv()}/cache"
         disk = place(url, local=f"{folder}/disk", local_gb=10)
         epochs = [epoch_batches(Cache(root).references(0), 0, epoch, BATCH) for epoch in (0, 1)]
         found["measured"] = {
-            "one request after another": measured(Cache(url), epochs[0][:20], False, ours),
-            "asked for ahead": measured(Cache(url), epochs[0], True, ours),
-            "with a disk cache, first epoch": measured(Cache(disk), epochs[0], True, ours),
-            "with a disk cache, second epoch": measured(Cache(disk), epochs[1], True, ours),
-            "in a folder": measured(Cache(root), epochs[0], True, ours),
+            "one request after another": measure(Cache(url), epochs[0][:20], False, pipe),
+            "prefetched": measure(Cache(url), epochs[0], True, pipe),
+            "with a disk cache, first epoch": measure(Cache(disk), epochs[0], True, pipe),
+            "with a disk cache, second epoch": measure(Cache(disk), epochs[1], True, pipe),
+            "in a folder": measure(Cache(root), epochs[0], True, pipe),
         }
         server.terminate()
     print(json.dumps(found, indent=1))

@@ -1,6 +1,6 @@
-"""What else one could store: each rival turns a teacher's output into bytes and back, sizes by tensor.
+"""Other ways to store a teacher's output. Each rival converts it to bytes and back, and reports sizes by tensor.
 
-A rival keeps the FRS map in one byte a position as this project does, so that rows differ in features and scores alone.
+All rivals store the FRS map with one byte per position, as this project does, so only features and scores differ.
 """
 
 from __future__ import annotations
@@ -16,60 +16,60 @@ from torch import Tensor
 from pipeline.codecs.frs.map import CodedMap
 from pipeline.records import TeacherOutput
 
-Stored = tuple[dict[str, int], Callable[[], TeacherOutput]]  # bytes of 'features', 'scores', 'frs'; and how to decode
-Blob = tuple[int, Callable[[], Tensor]]  # bytes of one level of one sample, and how to decode it
+Stored = tuple[dict[str, int], Callable[[], TeacherOutput]]  # bytes of 'features', 'scores', 'frs'; a decoder
+Blob = tuple[int, Callable[[], Tensor]]  # bytes of one level of one sample; a decoder
 Coder = Callable[[Tensor], Blob]
 ZSTD = Zstd(level=19)
 
 
 def coded_map(output: TeacherOutput) -> tuple[int, list[Tensor]]:
-    """Bytes of the map, and the map as it comes back; batches of one."""
+    """Return the bytes of the map, and the decoded map, for a batch of one."""
     coded = CodedMap.encode([m[0] for m in output.frs], 255)
     return len(Blosc("zstd", 8).encode(coded.to_bytes().numpy())), [m[None] for m in coded.floats()]
 
 
 class Blobs:
-    """Compressed arrays of one tensor, one for each level."""
+    """The compressed arrays of one tensor, one for each level."""
 
     def __init__(self, levels: list[Tensor], encode: Coder) -> None:
-        done = [encode(level[0].contiguous()) for level in levels]
-        self.size = sum(size for size, _ in done)
-        self._decode = [decode for _, decode in done]
+        encoded = [encode(level[0].contiguous()) for level in levels]
+        self.size = sum(size for size, _ in encoded)
+        self._decode = [decode for _, decode in encoded]
 
     def decode(self) -> list[Tensor]:
         return [decode()[None] for decode in self._decode]
 
 
 def fp16(x: Tensor) -> Blob:
-    """Half precision, zstd 19."""
+    """Encode in half precision with zstd 19."""
     blob = ZSTD.encode(x.half().numpy())
 
-    def opened() -> Tensor:
+    def decode() -> Tensor:
         return torch.from_numpy(np.frombuffer(ZSTD.decode(blob), np.float16).reshape(x.shape).copy()).float()
 
-    return len(blob), opened
+    return len(blob), decode
 
 
 def per_channel(bits: int) -> Coder:
-    """Uniform quantiser with a range for each channel of each level, zstd 19."""
+    """Return a uniform quantiser with a range for each channel of each level, and zstd 19."""
 
     def encode(x: Tensor) -> Blob:
         low, high = x.amin(dim=(1, 2), keepdim=True), x.amax(dim=(1, 2), keepdim=True)
         step = ((high - low) / (2**bits - 1)).clamp_min(1e-12)
         q = torch.round((x - low) / step).to(torch.uint8).numpy()
-        blob = ZSTD.encode(q)  # zstd finds the four bits that a byte leaves empty
+        blob = ZSTD.encode(q)  # zstd removes the unused bits of each byte
 
-        def opened() -> Tensor:
+        def decode() -> Tensor:
             codes = np.frombuffer(ZSTD.decode(blob), np.uint8).reshape(x.shape)
             return torch.from_numpy(codes.copy()).float() * step + low
 
-        return len(blob) + 8 * len(x), opened
+        return len(blob) + 8 * len(x), decode
 
     return encode
 
 
 def zfp(share: float) -> Coder:
-    """zfp with an absolute tolerance of this share of the level's rms."""
+    """Return zfp with an absolute tolerance, given as a share of the level's rms."""
 
     def encode(x: Tensor) -> Blob:
         tolerance = share * float(x.square().mean().sqrt())
@@ -80,7 +80,7 @@ def zfp(share: float) -> Coder:
 
 
 def top_k(k: int) -> Coder:
-    """The k largest scores of every position with their channel; the rest shares the mean of what is left (TinyViT)."""
+    """Return a coder of the k largest scores of every position. Other scores get the mean of the rest (TinyViT)."""
 
     def encode(x: Tensor) -> Blob:
         count = min(k, len(x))
@@ -90,8 +90,8 @@ def top_k(k: int) -> Coder:
         size = sum(len(ZSTD.encode(part)) for part in parts)
 
         def decode() -> Tensor:
-            whole = rest.float()[None].expand(x.shape).clone()
-            return whole.scatter_(0, channels, values.half().float())
+            scores = rest.float()[None].expand(x.shape).clone()
+            return scores.scatter_(0, channels, values.half().float())
 
         return size, decode
 
@@ -99,7 +99,7 @@ def top_k(k: int) -> Coder:
 
 
 def thresholded(bits: int, floor: float) -> Callable[[TeacherOutput], Stored]:
-    """Positions where the map is below `floor` are dropped, the others quantised per channel."""
+    """Return a rival that drops positions where the map is below `floor`, and quantises the others per channel."""
 
     def encode(output: TeacherOutput) -> Stored:
         kept = [m[0] >= floor for m in output.frs]
@@ -115,7 +115,7 @@ def thresholded(bits: int, floor: float) -> Callable[[TeacherOutput], Stored]:
 
 
 def blosc(output: TeacherOutput) -> Stored:
-    """float32 as they are, Blosc's default (lz4, shuffle)."""
+    """Store float32 with Blosc's default (lz4, shuffle)."""
     default = Blosc()
 
     def encode(x: Tensor) -> Blob:
@@ -131,7 +131,7 @@ def plain(
     features: Coder,
     scores: Coder,
 ) -> Callable[[TeacherOutput], Stored]:
-    """A rival that codes features and scores level by level."""
+    """Return a rival that encodes features and scores level by level."""
 
     def encode(output: TeacherOutput) -> Stored:
         size, frs = coded_map(output)

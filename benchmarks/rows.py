@@ -1,10 +1,10 @@
-"""The paper's rows at real width: each COCO config through both stages, with random weights, on a handful of images.
+"""Run each COCO config of the paper's table through both stages, with random weights, on a few images.
 
 python benchmarks/rows.py --json docs/results/rows.json
 
-Stage 1 and stage 2 are run as a user runs them, on 80-class scenes laid out as COCO is; only data_root, the teacher's
-file, the number of images and their scale (times --shrink) differ from a real run. Peak memory is what the system
-counted for each command.
+Both stages run as a user runs them, on 80-class scenes in COCO's layout. Only data_root, the teacher's file, the number
+of images and their scale (times --shrink) differ from a real run. Peak memory is that reported by the system for each
+command.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ COLUMNS = [
 ]
 
 
-def lay_out(root: Path, images: int) -> None:
-    """Generated scenes under COCO's own file names."""
+def make_data(root: Path, images: int) -> None:
+    """Generate scenes with COCO's file names."""
     made = root / "made"
     command = ["demo/make_data.py", "--out", str(made), "--categories", "80", "--size", "480", "640"]
     common.run([*command, "--train", str(images), "--val", "2"])
@@ -71,7 +71,7 @@ def lay_out(root: Path, images: int) -> None:
 
 
 def random_teacher(config: Path, out: Path) -> int:
-    """Weights file of this config's teacher as mmdet initialises it. Returns its score channels."""
+    """Write random weights of a config's teacher, and return its number of score channels."""
     _, sections = load_config(str(config))
     spec = find_teacher(sections.teacher)
     torch.manual_seed(0)
@@ -83,8 +83,8 @@ def random_teacher(config: Path, out: Path) -> int:
     return int(getattr(head, "num_base_priors", 1) * head.cls_out_channels)
 
 
-def shrunk(config: Path, factor: float) -> dict[str, Any]:
-    """The options that make every scale of this config's pipelines `factor` times as large."""
+def shrink_scales(config: Path, factor: float) -> dict[str, Any]:
+    """Return config options that multiply every scale of a config's pipelines by `factor`."""
     cfg, _ = load_config(str(config))
     found = {}
     for loader in ("train_dataloader", "val_dataloader"):
@@ -96,19 +96,19 @@ def shrunk(config: Path, factor: float) -> dict[str, Any]:
 
 
 def plain_scales(value: list[Any]) -> str:
-    """[[800, 480], ...] or [800, 480] as --cfg-options wants it."""
+    """Format [[800, 480], ...] or [800, 480] for --cfg-options."""
     if isinstance(value[0], list):
         return "[" + ",".join(map(plain_scales, value)) + "]"
     return f"({value[0]},{value[1]})"
 
 
 def shared_folder(config: Path, work: Path) -> Path:
-    """Of the teacher and the cache that this row shares with the others of its teacher."""
+    """Return the folder of the teacher and cache that all rows of one teacher share."""
     return work / Path(load_config(str(config))[1].cache.dir).parent.name
 
 
 def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
-    """One config through both stages."""
+    """Run one config through both stages, and return its row."""
     folder = work / config.stem
     folder.mkdir(parents=True, exist_ok=True)
     shared = shared_folder(config, work)
@@ -129,7 +129,7 @@ def row(config: Path, work: Path, factor: float) -> dict[str, Any]:
         "val_dataloader.persistent_workers": False,
         "train_cfg.max_epochs": 1,
         "default_hooks.logger.interval": 1,
-        **shrunk(config, factor),
+        **shrink_scales(config, factor),
     }
     options = ["--config", str(config), "--cfg-options", *(f"{key}={value}" for key, value in given.items())]
     seconds, _, gb = common.run(["stage1_cache_teacher.py", *options], folder / "stage1.log")
@@ -165,11 +165,11 @@ def main() -> None:
     args = parser.parse_args()
     common.quiet()
     work = args.work.resolve()
-    lay_out(work / "coco", args.images)
+    make_data(work / "coco", args.images)
     rows = common.rows_so_far(args.json)
     done = {row["row"] for row in rows}
     configs = [common.ROOT / "configs" / "coco" / f"{name}.py" for name in args.rows if name not in done]
-    for config in configs:  # a cache that is there already costs nothing to make
+    for config in configs:  # stage 1 would reuse an existing cache
         shutil.rmtree(shared_folder(config, work) / "cache", ignore_errors=True)
     for config in configs:
         rows.append(row(config, work, args.shrink))

@@ -1,10 +1,10 @@
-"""Is a cached teacher the same teacher? Losses and a student's gradients, cached against live, over four families.
+"""Compare losses and gradients of a student between a cached and a live teacher, for four detector families.
 
 python benchmarks/sameness.py --json docs/results/sameness.json
 
-Both stages' own code on the demo's data: caches are made by stage 1 (into --work), batches come from stage 2's stream,
-the students are those that the commands in configs/demo/ train. Beside the two codecs stand two shortcuts that this
-project does not take: padding the whole batch, and flipping the outputs instead of caching the flipped view.
+Uses the code of both stages on the demo's data. Stage 1 makes the caches in --work, batches come from stage 2's stream,
+and the students are trained by the commands in configs/demo/. Two other methods are measured for comparison: padding
+the whole batch, and flipping outputs instead of caching the flipped view.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ COLUMNS = ["family", "teacher", "loss_features", "loss_scores", "gradient", "bat
 
 
 class WholeBatch(LiveTeacher):
-    """The reference implementation's way: every view padded to the batch's canvas, all of which enters the loss."""
+    """The reference implementation's method: pad every view to the batch's size, and use all positions in the loss."""
 
     def output(self, taken: list[Tensor]) -> TeacherOutput:
         return self.teacher.padded_together(taken)
 
 
 class Flipped(LiveTeacher):
-    """The mirrored view's outputs, mirrored back: what flipping a cache's contents would give."""
+    """Outputs of the mirrored view, mirrored back. This is the result of flipping the content of a cache."""
 
     def output(self, taken: list[Tensor]) -> TeacherOutput:
         exact = self.teacher.by_shape(taken)
@@ -51,7 +51,7 @@ class Flipped(LiveTeacher):
         for b, view in enumerate(taken):
             for y, t, m in zip(mirrored.features, mirrored.scores, mirrored.frs):
                 stride = 2 ** round(torch.tensor(max(v.shape[2] for v in taken) / y.shape[-1]).log2().item())
-                columns = -(-view.shape[2] // stride)  # of the picture itself; the padding stays on the right
+                columns = -(-view.shape[2] // stride)  # columns of the image; the padding stays on the right
                 for tensor in (y[b], t[b], m[b]):
                     tensor[..., :columns] = tensor[..., :columns].flip(-1)
         assert mirrored.levels == exact.levels
@@ -59,7 +59,7 @@ class Flipped(LiveTeacher):
 
 
 def gradients(model: Distiller, batch: dict[str, Any]) -> tuple[dict[str, float], list[Tensor]]:
-    """Both weighted losses, and the gradient of their sum on the student's trained parameters."""
+    """Return both weighted losses, and the gradient of their sum on the student's trained parameters."""
     losses = model(**model.data_preprocessor(batch, True), mode="loss")
     own = {name: losses[name] for name in ("loss_frs_feature", "loss_frs_score")}
     parameters = [p for p in model.student.parameters() if p.requires_grad]
@@ -67,8 +67,8 @@ def gradients(model: Distiller, batch: dict[str, Any]) -> tuple[dict[str, float]
     return {name: float(loss.detach()) for name, loss in own.items()}, [g for g in found if g is not None]
 
 
-def distiller(cfg: Config, teacher_data: TeacherData, source: TeacherSource, sections: Any) -> Distiller:
-    """The trained student of a config in evaluation mode: its batch norms must not answer to the other batches."""
+def load_distiller(cfg: Config, teacher_data: TeacherData, source: TeacherSource, sections: Any) -> Distiller:
+    """Load the trained student of a config. Evaluation mode makes batch norms independent of other batches."""
     student = build(MODELS, cfg.model, "model")
     model = Distiller(
         student, source, sections.distill, teacher_data.levels, teacher_data.channels, teacher_data.score_channels
@@ -81,18 +81,19 @@ def distiller(cfg: Config, teacher_data: TeacherData, source: TeacherSource, sec
 
 
 def sources(path: str, work: Path, family: str) -> Iterator[tuple[str, dict[str, Any], type[LiveTeacher] | None]]:
-    """(name, config options, kind of live teacher or None for a cache), the live teacher itself first."""
+    """Yield (name, config options, class of the live teacher or None for a cache). The exact live teacher is first."""
     yield "live", {"teacher.source": "live"}, LiveTeacher
     for codec in ("lossless", "frs"):
         options = {"cache.codec.type": codec, "cache.dir": str(work / family / codec)}
-        given = [f"{key}={value}" for key, value in options.items()]
-        common.run(["stage1_cache_teacher.py", "--config", path, "--cfg-options", *given])
+        values = [f"{key}={value}" for key, value in options.items()]
+        common.run(["stage1_cache_teacher.py", "--config", path, "--cfg-options", *values])
         yield codec, options, None
     yield "whole-batch padding", {"teacher.source": "live"}, WholeBatch
     yield "flipped outputs", {"teacher.source": "live"}, Flipped
 
 
 def rows_of(family: str, work: Path, batches: int, batch_size: int) -> list[dict[str, Any]]:
+    """Compare every source with the live teacher, and return a row for each."""
     path = f"configs/demo/{family}_r101_r50.py"
     exact: list[tuple[dict[str, float], list[Tensor]]] = []
     rows = []
@@ -100,7 +101,7 @@ def rows_of(family: str, work: Path, batches: int, batch_size: int) -> list[dict
         cfg, sections = load_config(path, options)
         teacher_data = prepare_teacher_data(cfg, sections)
         source = teacher_data.teacher if kind is None else kind(live_of(teacher_data))
-        model = distiller(cfg, teacher_data, source, sections)
+        model = load_distiller(cfg, teacher_data, source, sections)
         stream = Stream(teacher_data.stream, batch_size, seed=0)
         found = [gradients(model, batch) for batch in islice(iter(stream), batches)]
         exact = exact or found
@@ -110,12 +111,13 @@ def rows_of(family: str, work: Path, batches: int, batch_size: int) -> list[dict
 
 
 def live_of(teacher_data: TeacherData) -> Teacher:
+    """Return the live teacher of teacher data."""
     assert isinstance(teacher_data.teacher, LiveTeacher)
     return teacher_data.teacher.teacher
 
 
 def compare(exact: list[Any], found: list[Any]) -> dict[str, float]:
-    """Largest relative difference of a batch's losses, mean relative L2 difference of its gradients."""
+    """Return the largest relative difference of the losses, and the mean relative L2 difference of the gradients."""
     worst = {"loss_frs_feature": 0.0, "loss_frs_score": 0.0}
     errors = []
     for (losses, gradient), (other, changed) in zip(exact, found):

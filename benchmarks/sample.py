@@ -1,4 +1,4 @@
-"""Views to calibrate a codec on, drawn by number: what a cache's own images are to stage 1."""
+"""Generated views to calibrate a codec on, in place of the images of a data set."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.records import TeacherOutput
 from pipeline.teacher.model import Teacher
 
 SEED = 520
-FIRST = {"learning": 0, "choosing": 1000, "reported": 2000}  # number of the first view of every part
+FIRST = {"learning": 0, "choosing": 1000, "reported": 2000}  # number of the first view of each part
 
 
 class DrawnSample:
-    """`draw` gives the view (3, h, w) uint8 of a number; `learning` and `choosing` say how many there are."""
+    """A calibration sample. `draw(n)` returns view n as (3, h, w) uint8. `learning`, `choosing`: numbers of views."""
 
     def __init__(self, teacher: Teacher, draw: Callable[[int], Tensor], learning: int, choosing: int) -> None:
         self._teacher, self._draw, self._learning, self._choosing = teacher, draw, learning, choosing
@@ -35,8 +35,8 @@ class DrawnSample:
         yield from (self._draw(FIRST[part] + n) for n in range(count))
 
 
-def calibrated(sample: DrawnSample, quality: str | float, profile: str = "frs") -> Codec:
-    """The project's own codec, as stage 1 would calibrate it; quality may be 'lossless'."""
+def calibrate(sample: DrawnSample, quality: str | float, profile: str = "frs") -> Codec:
+    """Calibrate a codec of this project as stage 1 does. `quality` can also be 'lossless'."""
     lossy = {"type": "frs", "quality": quality, "profile": profile}
     codec = calibrate_codec(read_options({"type": "lossless"} if quality == "lossless" else lossy), sample)
     found = {key: value for key, value in codec.settings.items() if "rank" in key or "step" in key or "error" in key}

@@ -1,4 +1,4 @@
-"""Views for the benchmarks: generated scenes, and photographs that no part of this project was made with."""
+"""Views for the benchmarks: generated scenes, and photographs that were not used to develop this project."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SIZES = {
     "288x192": (288, 192),
     "320": (320, 320),
     "800x1067": (1067, 800),
-}  # (long, short) side at most
+}  # largest (long, short) side
 
 
-def resized(image: np.ndarray, scale: tuple[int, int]) -> Tensor:
-    """(H, W, 3) BGR -> (3, h, w) uint8 within the scale, as mmdet's keep-ratio Resize."""
+def resize(image: np.ndarray, scale: tuple[int, int]) -> Tensor:
+    """Resize (H, W, 3) BGR to (3, h, w) uint8 within the scale, like mmdet's keep-ratio Resize."""
     height, width = image.shape[:2]
     factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
     image = cv2.resize(image, (int(width * factor + 0.5), int(height * factor + 0.5)))
@@ -31,12 +31,13 @@ def resized(image: np.ndarray, scale: tuple[int, int]) -> Tensor:
 
 
 def scene(index: int, size: str, split: str = "val", categories: Sequence[str] = ALL_CATEGORIES) -> Tensor:
-    """A scene rendered at the size it is looked at; a 4:3 landscape."""
+    """Render a 4:3 landscape scene at a size."""
     scale = SIZES[size]
     sides = (int(max(scale) * 0.75), max(scale))
-    return resized(render(77, split, index, tuple(categories), sides=sides, portrait=False).image, scale)
+    return resize(render(77, split, index, tuple(categories), sides=sides, portrait=False).image, scale)
 
 
 def photograph(index: int, size: str) -> Tensor:
+    """Return a photograph at a size."""
     name = PHOTOGRAPHS[index % len(PHOTOGRAPHS)]
-    return resized(getattr(skimage.data, name)()[..., ::-1], SIZES[size])
+    return resize(getattr(skimage.data, name)()[..., ::-1], SIZES[size])

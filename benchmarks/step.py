@@ -1,15 +1,16 @@
-"""A training step of the student alone, with the teacher in the loop, and from the cache: seconds and memory.
+"""Measure time and memory of a training step: the student alone, with the teacher in the loop, and from the cache.
 
 python benchmarks/step.py --json docs/results/step.json                      # the demo's thin detectors, CPU
 python benchmarks/step.py --config configs/coco/retinanet_r101_r50_2x.py --device cuda --workers 8 \\
     --batch-sizes 2 8 --precisions fp32 tf32 amp --batches loaded synthetic --options cache.dir=work_dirs/cache
 
-Each variant is a process of its own with its own data loading. They take turns, a few steps each, so that noise of the
-machine affects all alike. `alone` is plain mmdet: its own DataLoader and detector. Data loading is timed as the wait
-for the next batch; batches that the workers prefetched during the others' turns are thrown away first, and one step is
-made, so that a loader which cannot keep up is seen. With `synthetic` batches one batch is loaded and used again:
-compute alone. fp32 has TF32 off everywhere, tf32 has it on, amp is mmengine's AmpOptimWrapper (fp16) beside TF32; a
-live teacher uses TF32 where its student does. The data set is repeated so that no epoch ends inside a measurement.
+Each variant is a process with its own data loading. The variants alternate, a few steps at a time, so the machine's
+noise affects all equally. `alone` is plain mmdet with its own DataLoader and detector. Data loading is the time of
+waiting for the next batch. Batches that workers prefetched during the turns of other variants are discarded, and one
+step runs before the measurement, so a loader that is too slow is detected. With `synthetic` batches, one batch is
+loaded and used for all steps, so only compute is measured. fp32 has TF32 off, tf32 has it on, and amp is mmengine's
+AmpOptimWrapper (fp16) with TF32. A live teacher uses TF32 if its student does. The data set is repeated, so no epoch
+ends in a measurement.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from benchmarks import common
 VARIANTS = ("alone", "live", "cached")
 PRECISIONS = ("fp32", "tf32", "amp")
 COLUMNS = ["variant", "batches", "batch_size", "precision", "seconds_a_step", "wait_share", "memory_mb", "steps"]
-EPOCH = 20_000  # views of an epoch at least; a small cache is repeated
+EPOCH = 20_000  # smallest number of views of an epoch; a small cache is repeated
 
 
 class Setting(NamedTuple):
-    """What a step is measured with; `batches`: 'loaded' or 'synthetic'."""
+    """The setting of a measurement. `batches`: 'loaded' or 'synthetic'."""
 
     batches: str
     batch_size: int
@@ -45,7 +46,7 @@ class Setting(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """Some steps of one variant: seconds, seconds of waiting for data in them, peak memory in MB."""
+    """Some steps of one variant: seconds, seconds of waiting for data, and peak memory in MB."""
 
     seconds: float
     waited: float
@@ -53,7 +54,7 @@ class Turn(NamedTuple):
 
 
 class Trainer:
-    """The model of one variant and its loaders, as stage 2 or mmdet's own tools would build them."""
+    """The model and loaders of one variant, built as by stage 2 or by mmdet's tools."""
 
     def __init__(self, variant: str, args: argparse.Namespace) -> None:
         import torch
@@ -90,14 +91,14 @@ class Trainer:
         self._setting: Setting | None = None
 
     def prepare(self, setting: Setting) -> None:
-        """Switch to a setting: its loader, its precision."""
+        """Switch to the loader and precision of a setting."""
         import torch
         from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
         if setting == self._setting:
             return
         self._setting = setting
-        self._batches: Iterator[Any] = iter(())  # ends the workers of the setting before
+        self._batches: Iterator[Any] = iter(())  # ends the workers of the previous setting
         loader = self._loader(setting.batch_size)
         self._prefetched = self._workers * (loader.prefetch_factor or 0)
         self._batches = iter(loader)
@@ -130,7 +131,7 @@ class Trainer:
         return Runner.build_dataloader(loading, seed=0)
 
     def run(self, steps: int) -> Turn:
-        """One warm-up step, then `steps` that are measured."""
+        """Run one warm-up step, then measure `steps` steps."""
         import torch
 
         synchronise: Callable[[], None] = torch.cuda.synchronize if self._cuda else lambda: None
@@ -160,7 +161,7 @@ class Trainer:
 
 
 def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
-    """Send scales and batch size of the config, then answer each (setting, steps) with a Turn; an error as its text."""
+    """Send the config's scales and batch size, then answer each (setting, steps) with a Turn. Send errors as text."""
     import torch
     from mmengine.registry import init_default_scope
 
@@ -174,16 +175,17 @@ def child(pipe: Any, variant: str, args: argparse.Namespace) -> None:
     try:
         trainer = Trainer(variant, args)
         pipe.send(common.setting(trainer.config))
-        while (asked := pipe.recv()) is not None:
-            trainer.prepare(asked[0])
-            pipe.send(trainer.run(asked[1]))
+        while (request := pipe.recv()) is not None:
+            setting, steps = request
+            trainer.prepare(setting)
+            pipe.send(trainer.run(steps))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
         raise
 
 
-def answer(pipe: Any, variant: str) -> Any:
-    """What a child sends next. Ends the program where it has failed."""
+def receive(pipe: Any, variant: str) -> Any:
+    """Return the next message of a child process. Exit if the child failed."""
     try:
         found = pipe.recv()
     except EOFError:
@@ -194,19 +196,19 @@ def answer(pipe: Any, variant: str) -> Any:
 
 
 def measure(pipes: dict[str, Any], setting: Setting, args: argparse.Namespace) -> dict[str, list[Turn]]:
-    """Turns of every variant."""
+    """Measure all variants in a setting, and return their turns."""
     turns: dict[str, list[Turn]] = {variant: [] for variant in VARIANTS}
     for turn in range(args.turns + 1):
         for variant in VARIANTS if turn % 2 else reversed(VARIANTS):
             pipes[variant].send((setting, args.steps))
-            found = answer(pipes[variant], variant)
+            found = receive(pipes[variant], variant)
             if turn:  # the first turn warms up
                 turns[variant].append(found)
     return turns
 
 
 def summary(setting: Setting, turns: dict[str, list[Turn]], steps: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for every variant, and their ratios (medians over pairs of turns)."""
+    """Return a row for every variant, and their ratios (medians over pairs of turns)."""
     rows: list[dict[str, Any]] = [
         {
             "variant": name,
@@ -219,14 +221,14 @@ def summary(setting: Setting, turns: dict[str, list[Turn]], steps: int) -> tuple
         for name, found in turns.items()
     ]
 
-    def over(one: str, other: str) -> float:
+    def median_ratio(one: str, other: str) -> float:
         return median(x.seconds / y.seconds for x, y in zip(turns[one], turns[other]))
 
     memory = {row["variant"]: row["memory_mb"] for row in rows}
     return rows, {
         **setting._asdict(),
-        "cached_over_alone": over("cached", "alone"),
-        "live_over_cached": over("live", "cached"),
+        "cached_over_alone": median_ratio("cached", "alone"),
+        "live_over_cached": median_ratio("live", "cached"),
         "memory_cached_over_alone": memory["cached"] / memory["alone"],
         "loader_wait_share": rows[-1]["wait_share"],
     }
@@ -238,23 +240,23 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=4, help="steps a turn")
+    parser.add_argument("--steps", type=int, default=4, help="steps per turn")
     parser.add_argument("--batches", nargs="+", choices=["loaded", "synthetic"], default=["loaded"])
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: the config's")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"])
     args = parser.parse_args()
     if args.device == "cpu" and args.precisions != ["fp32"]:
-        parser.error("--precisions: only fp32 on a CPU")
+        parser.error("--precisions: a CPU supports only fp32; remove the others or use --device cuda")
     context = multiprocessing.get_context("spawn")
     pipes = {}
     for variant in VARIANTS:
-        pipes[variant], far = context.Pipe()
-        context.Process(target=child, args=(far, variant, args), daemon=False).start()
-        far.close()  # or a child that dies would leave this side waiting
+        pipes[variant], child_pipe = context.Pipe()
+        context.Process(target=child, args=(child_pipe, variant, args), daemon=False).start()
+        child_pipe.close()  # otherwise recv() would wait forever for a killed child
     rows: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []
     try:
-        given = {variant: answer(pipe, variant) for variant, pipe in pipes.items()}["alone"]
+        given = {variant: receive(pipe, variant) for variant, pipe in pipes.items()}["alone"]
         sizes = args.batch_sizes or [given["batch_size"]]
         for setting in map(Setting._make, product(args.batches, sizes, args.precisions)):
             found, compared = summary(setting, measure(pipes, setting, args), args.steps)
@@ -263,7 +265,7 @@ def main() -> None:
             common.write(args.json, rows, ratios=ratios, config=args.config, device=args.device, scales=given["scales"])
     finally:
         for pipe in pipes.values():
-            with suppress(OSError):  # it has failed
+            with suppress(OSError):  # the child has failed
                 pipe.send(None)
 
 

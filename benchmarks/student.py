@@ -1,4 +1,4 @@
-"""A student as a benchmark needs it: loaded with its adapters, one view at a time, its graph kept."""
+"""A trained student with its adapters, for gradients of single views."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from pipeline.teacher.zoo import find_teacher
 
 
 def load_teacher(path: str) -> tuple[Teacher, Sections]:
-    """The teacher of a config, and its sections."""
+    """Load the teacher of a config. Return it and the config's sections."""
     cfg, sections = load_config(path)
     return Teacher(find_teacher(sections.teacher), classes_of(cfg), own_device()), sections
 
 
 class Student:
-    """Calls give features and class logits of every level, by the losses that the distiller would hand them to.
+    """Computes the adapted features and class logits of a view, by the name of the loss that uses them.
 
-    `loss`: the config's feature loss by its name in pipeline/losses/registry.py.
+    `loss`: name of the config's feature loss (`Loss.name`).
     """
 
     def __init__(self, cfg: Config, checkpoint: Path, teacher: Teacher) -> None:
@@ -41,11 +41,11 @@ class Student:
         self.loss = loss.name
         self._adapters = new_adapters(loss, len(levels), own, channels)
         self._adapters.load_state_dict(found["frs"]["adapters"])
-        self._detector.to(teacher.device).eval()  # frozen stages stay frozen: they have no gradient to err in
+        self._detector.to(teacher.device).eval()  # frozen stages stay frozen, so they have no gradient
         self._adapters.to(teacher.device).requires_grad_(False)
 
     def parameters(self) -> list[Tensor]:
-        """Those of the student that are trained; adapters are no part of it."""
+        """Return the student's trained parameters, without the adapters."""
         return [p for p in self._detector.parameters() if p.requires_grad]
 
     def __call__(self, view: Tensor) -> dict[str, list[Tensor]]:

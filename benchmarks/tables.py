@@ -1,4 +1,4 @@
-"""The tables of docs/results as Markdown, from the JSON of benchmarks/codec.py, families.py and ablation.py.
+"""Print the tables of docs/results as Markdown, from the JSON of benchmarks/codec.py, families.py and ablation.py.
 
 python benchmarks/tables.py docs/results/codec_320.json docs/results/families.json
 """
@@ -64,6 +64,7 @@ SHARES = ("err_", "missed", "asked", "probe", "found")
 
 
 def cell(name: str, value: Any) -> str:
+    """Format one cell of a table."""
     if value is None or isinstance(value, str):
         return str(value or "").replace("_", " ")
     if name == "cosine_total":
@@ -74,7 +75,7 @@ def cell(name: str, value: Any) -> str:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """Rows of one benchmark, with the columns that its kind of row has."""
+    """Return the rows of one benchmark as a Markdown table."""
     columns = next(columns for key, columns in COLUMNS.items() if key in rows[0])
     lines = [[HEADINGS.get(column, column) for column in columns], ["---"] * len(columns)]
     lines += [[cell(column, row.get(column)) for column in columns] for row in rows]

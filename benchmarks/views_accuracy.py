@@ -1,9 +1,8 @@
-"""mAP of students against the number of cached views, on two scales x flip: 1, 2, all 4, and the teacher in the loop.
+"""Measure the mAP of students for 1, 2 and 4 cached views (two scales x flip), and with the teacher in the loop.
 
 python benchmarks/views_accuracy.py --json docs/results/views_accuracy.json
 
-All students learn from one cache of four passes, of which they are given the first 1, 2 or 4 (cache.passes). Runs that
-are in the JSON already are not made again.
+All students use the first 1, 2 or 4 passes (cache.passes) of one cache. Runs that are already in the JSON are skipped.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common
-from benchmarks.rate_accuracy import ALONE, cached, over_seeds, student
+from benchmarks.rate_accuracy import ALONE, average_seeds, make_cache, train_student
 
 CONFIG = "configs/demo/retinanet_r101_r50_ms.py"
 QUALITY = "0.03"
@@ -35,15 +34,15 @@ def main() -> None:
     rows = common.rows_so_far(args.json)
     done = {(row["views"], row["seed"]) for row in rows}
     work = args.work.resolve()
-    cache, size = cached(CONFIG, QUALITY, work)
+    cache, size = make_cache(CONFIG, QUALITY, work)
     for seed in args.seeds:
         for views, options in OPTIONS.items():
             if (views, seed) not in done:
-                scores = student(CONFIG, views, seed, [*cache, *options], work)
+                scores = train_student(CONFIG, views, seed, [*cache, *options], work)
                 rows.append({"views": views, "seed": seed, "kb_view": size, **scores})
                 print(common.table(rows[-1:], list(rows[-1])), flush=True)
                 common.write(args.json, rows, config=CONFIG)
-    table = over_seeds(rows, "views")
+    table = average_seeds(rows, "views")
     print(common.table(table, list(table[0])))
 
 

@@ -1,9 +1,9 @@
-"""Where the FRS map of a cache has its weight: could the adapters and losses skip the positions that hardly count?
+"""Measure how the weight of a cache's FRS map is distributed, and how many positions a loss could skip.
 
 python benchmarks/weight.py --cache work_dirs/full/cache --json docs/results/weight.json
 
-For each FPN level, the share of positions that have a weight at all, and the share that must be kept, heaviest first,
-for all but 1%, 0.1% and 0.001% of the level's sum. Mean over the views of the cache's first pass.
+For each FPN level, prints the share of positions with a weight above 0, and the share of the heaviest positions that
+contain all but 1%, 0.1% and 0.001% of the level's sum. The values are means over views of the cache's first pass.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pipeline.tools.report.sample import DecodedSample
 LEFT_OUT = (1e-2, 1e-3, 1e-5)
 
 
-def needed(m: Tensor) -> dict[str, float]:
-    """Shares of one level's (H, W) positions; a level without any weight needs none."""
+def needed_shares(m: Tensor) -> dict[str, float]:
+    """Return the shares of one level's (H, W) positions. They are 0 for a level without weight."""
     heaviest = m.double().flatten().sort(descending=True).values
     total = heaviest.cumsum(0)
     found = {"not_zero": float((heaviest > 0).double().mean())}
@@ -46,7 +46,7 @@ def main() -> None:
     codec = open_codec(cache)
     refs = itertools.chain.from_iterable(cache.references(cache.passes()[0]))
     sample = DecodedSample(cache, codec, list(itertools.islice(refs, args.views)))
-    levels = [[needed(m[0]) for m in sample.output(stored).frs] for _, stored in sample.stored]
+    levels = [[needed_shares(m[0]) for m in sample.output(stored).frs] for _, stored in sample.stored]
     rows: list[dict[str, Any]] = [
         {"level": n, **{key: mean(row[key] for row in found) for key in found[0]}}
         for n, found in enumerate(zip(*levels))

@@ -1,15 +1,15 @@
-"""A thin trained teacher as a real mmdet RetinaNet R101 of COCO's 80 classes: 256 channels, four head convolutions.
+"""Widen a thin trained teacher to mmdet's RetinaNet R101 with COCO's 80 classes, 256 channels, four head convolutions.
 
 python benchmarks/widen.py --teacher work_dirs/benchmark/teacher.pth --out work_dirs/benchmark/teacher_wide.pth
 python benchmarks/widen.py --thin configs/demo/teacher_retinanet_r101.py \
     --teacher demo/weights/teacher_retinanet_r101_thin.pth --out work_dirs/gpu/teacher.pth
 
-Speed is measured at real width, but no weights trained on COCO are at hand, and what random weights say takes twenty
-times the bytes. So each channel of the thin network is repeated and its readers' weights are divided by as much
-(Net2WiderNet, arXiv 1511.05641), and the head's missing convolutions pass on what they get (Net2DeeperNet): the wide
-network computes what the thin one does, at the cost of the wide one. Each class of a thin teacher with fewer than 80
-becomes several classes with equal scores. `--anchors 1` keeps one anchor of nine: 80 score channels in place of 720.
-The two networks' outputs are compared before the weights are saved.
+Speed must be measured at real width. Weights trained on COCO are not available here, and outputs of random weights take
+twenty times the bytes. Each channel of the thin network is therefore repeated, and the weights that read it are divided
+by the number of copies (Net2WiderNet, arXiv 1511.05641). Missing convolutions of the head are identities
+(Net2DeeperNet). The wide network computes the same outputs as the thin one. If the thin teacher has fewer than 80
+classes, each becomes several classes with equal scores. `--anchors 1` keeps one anchor of nine, which gives 80 score
+channels instead of 720. The outputs of both networks are compared before the weights are saved.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from pipeline.teacher.zoo import zoo_entry
 
 THIN = "configs/benchmark/teacher_retinanet_r101_wide.py"
 WIDE = "retinanet_r101_fpn_2x_coco"
-ANCHORS, KEPT = 9, 4  # of a position; the one that --anchors 1 keeps is square and of middle size
+ANCHORS, KEPT = 9, 4  # anchors per position; index of the square one of middle size, which --anchors 1 keeps
 ONE_ANCHOR = {"ratios": [1.0], "scales_per_octave": 1, "octave_base_scale": 5}
 
 
-def widened(thin: Tensor, shape: torch.Size) -> Tensor:
-    """Every channel repeated until the shape fits; a sum over repeated inputs stays what it was."""
+def widen_tensor(thin: Tensor, shape: torch.Size) -> Tensor:
+    """Repeat channels until the tensor has this shape. Sums over repeated inputs do not change."""
     for axis, size in enumerate(shape):
         times = size // thin.shape[axis]
         if times > 1:
             thin = thin.repeat_interleave(times, axis) / (times if axis == 1 else 1)
     if thin.shape != shape:
-        raise SystemExit(f"cannot widen to {tuple(shape)}, got {tuple(thin.shape)}")
+        raise SystemExit(f"error: cannot widen to shape {tuple(shape)}, got {tuple(thin.shape)}")
     return thin
 
 
-def passing_on(name: str, shape: torch.Size) -> Tensor:
-    """Weight or bias of a convolution that returns its input; its ReLU changes nothing after another ReLU."""
+def identity_convolution(name: str, shape: torch.Size) -> Tensor:
+    """Return the weight or bias of an identity convolution. A ReLU after another ReLU has no effect."""
     if not name.endswith("weight"):
         return torch.zeros(shape)
     return torch.nn.init.dirac_(torch.empty(shape))
 
 
 def outputs(model: Any, weights: dict[str, Tensor], pixels: Tensor) -> list[Tensor]:
-    """Features and class logits."""
+    """Compute features and class logits of a detector."""
     detector = build(MODELS, {**model, "init_cfg": None}, "model").eval()
     detector.load_state_dict(weights)
     with torch.no_grad():
@@ -62,13 +62,13 @@ def outputs(model: Any, weights: dict[str, Tensor], pixels: Tensor) -> list[Tens
 
 
 def one_anchor(thin: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A RetinaNet's weights without the rows of all anchors but one."""
+    """Return a RetinaNet's weights with the rows of only one anchor."""
     heads = ("bbox_head.retina_cls.", "bbox_head.retina_reg.")
     return {name: w.unflatten(0, (ANCHORS, -1))[KEPT] if name.startswith(heads) else w for name, w in thin.items()}
 
 
 def widen(config: str, teacher: Path, out: Path, anchors: int) -> int:
-    """Write the wide teacher's weights and its config beside them. Returns the number of weights."""
+    """Write the wide teacher's weights, and its config next to them. Return the number of weights."""
     init_default_scope("mmdet")
     stored = torch.load(teacher, map_location="cpu", weights_only=True)
     thin, before, after = stored["state_dict"], Config.fromfile(config).model, Config.fromfile(zoo_entry(WIDE)[0]).model
@@ -79,7 +79,7 @@ def widen(config: str, teacher: Path, out: Path, anchors: int) -> int:
             model.bbox_head.anchor_generator.update(ONE_ANCHOR)
     wide = build(MODELS, after, "model").state_dict()
     weights = {
-        name: widened(thin[name], value.shape) if name in thin else passing_on(name, value.shape)
+        name: widen_tensor(thin[name], value.shape) if name in thin else identity_convolution(name, value.shape)
         for name, value in wide.items()
     }
     pixels = torch.randn(1, 3, 192, 256, generator=torch.Generator().manual_seed(0))
@@ -87,7 +87,7 @@ def widen(config: str, teacher: Path, out: Path, anchors: int) -> int:
         repeated = x.repeat_interleave(y.shape[1] // x.shape[1], 1)
         error = float((repeated - y).abs().max() / x.abs().max())
         if error > 1e-4:
-            raise SystemExit(f"the wide network differs from the thin one by {error:.1e} of the largest value")
+            raise SystemExit(f"error: outputs of wide and thin network differ by {error:.1e}, expected at most 1e-4")
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": weights, "meta": {}}, out)
     Config({"model": after}).dump(out.with_suffix(".py"))

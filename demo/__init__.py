@@ -1,1 +1,1 @@
-"""The demo: synthetic detection data under COCO's names, and the thin networks trained on it."""
+"""The demo: synthetic detection data with COCO's category names, and thin networks trained on it."""

@@ -1,7 +1,7 @@
 """Procedural cluttered backgrounds: gradients, stripes, checks, noise, blobs and polygons.
 
-Every function draws from the generator it is given and from nothing else. Textures are made small and
-enlarged, which is many times cheaper than per-pixel noise and looks like texture rather than like static.
+Every function draws only from the generator that it receives. Textures are generated small and then enlarged, which is
+many times faster than per-pixel noise and looks more like a texture.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def _enlarge(small: np.ndarray, width: int, height: int, rng: np.random.Generato
 
 
 def gradient(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth blend of four corner colours."""
+    """Return a smooth blend of four corner colours."""
     corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
     return cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def noise(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Coloured noise of a random coarseness around a random colour."""
+    """Return coloured noise of a random coarseness around a random colour."""
     cell = int(rng.integers(3, 40))
     shape = (height // cell + 2, width // cell + 2, 3)
     spread = int(rng.integers(20, 120))
@@ -36,7 +36,7 @@ def noise(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _two_colours(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(H, W) of 0 and 1 -> (H, W, 3) in two random colours."""
+    """Convert (H, W) of 0 and 1 to (H, W, 3) in two random colours."""
     table = np.zeros((256, 1, 3), np.uint8)
     table[:2, 0] = rng.integers(0, 256, (2, 3))
     mask = mask.astype(np.uint8)
@@ -44,7 +44,7 @@ def _two_colours(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def stripes(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Slanted stripes of two colours (fixed-point phases: 1024 steps a period, cheap to wrap)."""
+    """Return slanted stripes of two colours. Phases are fixed-point, with 1024 steps per period."""
     step = (rng.uniform(-1.0, 1.0, 2) / rng.uniform(8.0, 60.0) * 1024).astype(np.int32)
     y, x = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
     phase = np.add.outer(step[0] * y, step[1] * x)
@@ -52,7 +52,7 @@ def stripes(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def checks(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """A chequered pattern of two colours, like tiles or a tablecloth."""
+    """Return a chequered pattern of two colours."""
     cell = int(rng.integers(8, 50))
     rows, columns = (np.arange(n) // cell % 2 == 0 for n in (height, width))
     return _two_colours(np.logical_xor.outer(rows, columns), rng)
@@ -70,7 +70,7 @@ def _polygon(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 
 def clutter(image: np.ndarray, count: int, rng: np.random.Generator) -> None:
-    """Draw ``count`` random shapes (polygons, ellipses, rectangles, lines) into ``image`` in place."""
+    """Draw ``count`` random shapes (polygons, ellipses, rectangles, lines) into ``image``, in place."""
     height, width = image.shape[:2]
     for _ in range(count):
         kind = rng.integers(4)
@@ -91,7 +91,7 @@ def clutter(image: np.ndarray, count: int, rng: np.random.Generator) -> None:
 
 
 def background(width: int, height: int, rng: np.random.Generator, shapes: int = 12) -> np.ndarray:
-    """A cluttered background, (height, width, 3) uint8 BGR, with up to ``shapes`` drawn shapes."""
+    """Return a cluttered background, (height, width, 3) uint8 BGR, with up to ``shapes`` drawn shapes."""
     image = GROUNDS[rng.integers(len(GROUNDS))](width, height, rng)
     if rng.random() < 0.5:
         other = GROUNDS[rng.integers(len(GROUNDS))](width, height, rng)

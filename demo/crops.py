@@ -1,4 +1,4 @@
-"""Single-object crops of all 80 categories: the demo's stand-in for ImageNet in pre-training backbones."""
+"""Single-object crops of all 80 categories, which the demo uses instead of ImageNet to pre-train backbones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from demo.coco_names import ALL_CATEGORIES
 from demo.cutouts import load_atlas
 from demo.scenes import SPLITS, draw_cutout, finish, paste
 
-# RGB, as in mmdet's usual preprocessing, so that the weights transfer.
+# RGB, as in mmdet's usual preprocessing, so the weights can be used in mmdet.
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
 def render_crop(seed: int, index: int, side: int = 64) -> tuple[np.ndarray, int]:
-    """One object, whole or cut by the border, on clutter with up to two smaller objects in front of it.
+    """Render one object, complete or cut by the border, on clutter, with up to two smaller objects in front of it.
 
     Returns:
         (side, side, 3) uint8 BGR and the index into ``ALL_CATEGORIES``.
@@ -50,7 +50,7 @@ def _corner(cutout: np.ndarray, centre: np.ndarray) -> tuple[int, int]:
 
 
 class CropBatches(Dataset):
-    """Batch ``i`` of ready, normalised crops: (B, 3, side, side) float32 and (B,) int64."""
+    """Batches of normalised crops: (B, 3, side, side) float32 and labels (B,) int64."""
 
     def __init__(self, seed: int, batches: int, batch_size: int, side: int = 64, first: int = 0):
         self.seed, self.batches, self.batch_size = seed, batches, batch_size
@@ -62,7 +62,7 @@ class CropBatches(Dataset):
     def __getitem__(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         if not 0 <= batch < self.batches:
             raise IndexError(batch)
-        cv2.setNumThreads(1)  # the other core trains
+        cv2.setNumThreads(1)  # the other core is used for training
         start = self.first + batch * self.batch_size
         crops = [render_crop(self.seed, start + i, self.side) for i in range(self.batch_size)]
         pixels = np.stack([image for image, _ in crops])[..., ::-1].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The atlas' cut-outs and the geometry and colour changes that a scene applies to them."""
+"""The atlas of cut-outs, and the changes of geometry and colour that a scene applies to them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DISTRACTOR = "distractor"
 
 
 def _pyramid(bgra: np.ndarray) -> list[np.ndarray]:
-    """Premultiplied uint8 copies of a cut-out, each half the size of the one before.
+    """Return premultiplied uint8 copies of a cut-out, each half the size of the previous one.
 
-    Premultiplied colour keeps the transparent pixels' colour out of the edges; the halved copies keep a
-    strongly shrunk cut-out from aliasing, because a warp reads at most 2x2 pixels.
+    With premultiplied colour, the colour of transparent pixels does not affect edges. The smaller copies prevent
+    aliasing of small cut-outs, because a warp reads at most 2x2 pixels.
     """
     image = bgra.astype(np.float32)
     image[..., :3] *= image[..., 3:] / 255.0
@@ -31,7 +31,7 @@ def _pyramid(bgra: np.ndarray) -> list[np.ndarray]:
 
 @functools.cache
 def load_atlas() -> dict[str, list[list[np.ndarray]]]:
-    """Category name or 'distractor' -> its cut-outs, each a pyramid of (H, W, 4) premultiplied BGRA uint8."""
+    """Load the cut-outs by category name or 'distractor'. Each is a pyramid of (H, W, 4) premultiplied BGRA uint8."""
     atlas: dict[str, list[list[np.ndarray]]] = {}
     for item in json.loads((ATLAS / "index.json").read_text()):
         bgra = cv2.imread(str(ATLAS / item["file"]), cv2.IMREAD_UNCHANGED)
@@ -42,11 +42,11 @@ def load_atlas() -> dict[str, list[list[np.ndarray]]]:
 
 
 def transform(pyramid: list[np.ndarray], side: float, angle: float, flip: bool, stretch: float) -> np.ndarray:
-    """One cut-out scaled to ``side``, rotated and perhaps mirrored.
+    """Scale one cut-out to ``side``, rotate it, and mirror it if ``flip``.
 
     Args:
-        pyramid: what ``load_atlas`` holds for one cut-out.
-        side: pixels of its longer side before the rotation.
+        pyramid: one cut-out of ``load_atlas``.
+        side: longer side before the rotation, in pixels.
         angle: degrees, counter-clockwise.
         flip: mirror left to right.
         stretch: width over height relative to the original.
@@ -74,11 +74,11 @@ def transform(pyramid: list[np.ndarray], side: float, angle: float, flip: bool, 
 
 
 def recolour(cutout: np.ndarray, gain: np.ndarray, lift: float) -> np.ndarray:
-    """Scale the BGR channels by ``gain`` (3,) and add ``lift`` (in 0..255 units), staying premultiplied.
+    """Scale the BGR channels by ``gain`` (3,) and add ``lift`` (in units of 0..255). The result is premultiplied.
 
-    Everything stays uint8 inside OpenCV: the same in numpy floats takes four times as long.
+    All steps use uint8 in OpenCV. Floats in numpy take four times as long.
     """
     matrix = np.diag([*gain, 1.0])
-    matrix[:3, 3] = lift / 255.0  # premultiplied: the lift of a pixel is in proportion to its alpha
+    matrix[:3, 3] = lift / 255.0  # premultiplied: the lift of a pixel is proportional to its alpha
     alpha = cutout[..., 3]
     return cv2.min(cv2.transform(cutout, matrix), cv2.merge([alpha, alpha, alpha, alpha]))

@@ -1,4 +1,4 @@
-"""mAP of a detector on the demo's val split, by the config's own test pipeline and mmdet's CocoMetric."""
+"""Measure a detector's mAP on the demo's val split, with the config's test pipeline and mmdet's CocoMetric."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mmengine.runner import Runner
 
 
 def evaluate(model: BaseModel, cfg: Config, data_root: Path) -> dict[str, float]:
-    """COCO box metrics of ``model`` on ``data_root``'s val split.
+    """Compute the COCO box metrics of ``model`` on ``data_root``'s val split.
 
     Args:
-        model: an mmdet detector; left in training mode if it was.
-        cfg: its config, of which ``val_dataloader`` is used.
+        model: an mmdet detector. Its training mode is restored.
+        cfg: its config. Only ``val_dataloader`` is used.
         data_root: a folder made by make_data.py.
 
     Returns:
         'bbox_mAP', 'bbox_mAP_50' and so on, between 0 and 1.
     """
-    from mmdet.evaluation import CocoMetric  # here: mmdet wants its operators installed before
+    from mmdet.evaluation import CocoMetric  # imported here, after mmcv's operators are installed
 
     loader_cfg = cfg.val_dataloader.to_dict()
     loader_cfg["dataset"]["data_root"] = str(data_root)

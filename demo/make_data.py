@@ -2,8 +2,8 @@
 
     python demo/make_data.py --out work_dirs/demo/data --train 300 --val 100 --categories 16
 
-Writes OUT/train/*.jpg, OUT/val/*.jpg and OUT/annotations/instances_{train,val}.json. The same arguments
-give the same bytes on any number of workers, and asking for more images only adds to the ones before.
+Writes OUT/train/*.jpg, OUT/val/*.jpg and OUT/annotations/instances_{train,val}.json. The same arguments give the same
+bytes with any number of workers. A larger number of images only adds images.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from demo.coco_names import COCO_IDS, category_set
 from demo.scenes import render
 
 JPEG_QUALITY = 92
-MAX_IMAGES = 1_000_000  # of one split; the ids of train and val must not meet
-MAX_OBJECTS = 100  # of one image, so that an annotation's id depends on its image alone
+MAX_IMAGES = 1_000_000  # largest number of images in a split, so ids of train and val never overlap
+MAX_OBJECTS = 100  # largest number of objects in an image, so an annotation's id depends only on its image
 FIRST_ID = {"train": 1 * MAX_IMAGES, "val": 2 * MAX_IMAGES}
 INFO = {
     "description": "Synthetic scenes of emoji cut-outs under the category names of COCO",
@@ -42,7 +42,7 @@ LICENSES = [{"id": 1, "name": "MIT (Fluent Emoji) and Apache-2.0 (Noto Emoji), s
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename: a killed run leaves no truncated file there."""
+    """Write under a temporary name, then rename, so a killed run leaves no truncated file."""
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(data)
     os.replace(temporary, path)
@@ -51,7 +51,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def make_image(
     index: int, *, out: Path, split: str, seed: int, categories: tuple[str, ...], sides: tuple[int, int]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Render and write one image; return its COCO image record and annotation records."""
+    """Render and write one image. Return its COCO image record and annotation records."""
     scene = render(seed, split, index, categories, sides=sides)
     if len(scene.boxes) >= MAX_OBJECTS:
         raise ValueError(f"{split} image {index}: expected fewer than {MAX_OBJECTS} objects")
@@ -62,7 +62,7 @@ def make_image(
     write_atomically(out / split / name, encoded.tobytes())
     annotations = [
         {
-            "id": image_id * MAX_OBJECTS + k + 1,  # pycocotools takes an annotation id of 0 for "no match"
+            "id": image_id * MAX_OBJECTS + k + 1,  # pycocotools interprets an annotation id of 0 as "no match"
             "image_id": image_id,
             "category_id": COCO_IDS[categories[label]],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
@@ -76,12 +76,12 @@ def make_image(
     return dict(id=image_id, file_name=name, width=width, height=height, license=1), annotations
 
 
-def _made(count: int, workers: int, make: functools.partial) -> Iterator[tuple[dict, list[dict]]]:
-    """Records of images 0..count-1 in order, made by ``workers`` processes (1: in this one)."""
+def _make_images(count: int, workers: int, make: functools.partial) -> Iterator[tuple[dict, list[dict]]]:
+    """Yield the records of images 0..count-1 in order, made by ``workers`` processes (1: in this process)."""
     if workers <= 1:
         yield from map(make, range(count))
         return
-    # Spawned, not forked: a child of a process that has used OpenCV's threads waits for them for ever.
+    # Spawned, because a fork of a process with OpenCV threads may wait for them forever.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield from pool.map(make, range(count), chunksize=16)
@@ -97,13 +97,13 @@ def make_split(
     sides: tuple[int, int] = (192, 384),
     workers: int = 1,
 ) -> Path:
-    """Write one split and its annotation file (last, so that its presence says the images are complete).
+    """Write one split, and its annotation file last. If the annotation file exists, all images exist.
 
     Returns:
         The annotation file.
 
     Raises:
-        ValueError: if ``count`` is negative or more than a split can hold.
+        ValueError: if ``count`` is negative or larger than MAX_IMAGES.
     """
     if not 0 <= count <= MAX_IMAGES:
         raise ValueError(f"{split}: expected 0 to {MAX_IMAGES} images, got {count}")
@@ -111,7 +111,7 @@ def make_split(
         folder.mkdir(parents=True, exist_ok=True)
     make = functools.partial(make_image, out=out, split=split, seed=seed, categories=categories, sides=sides)
     images, annotations = [], []
-    for image, objects in _made(count, workers, make):
+    for image, objects in _make_images(count, workers, make):
         images.append(image)
         annotations.extend(objects)
     named = [{"id": COCO_IDS[name], "name": name, "supercategory": "emoji"} for name in categories]

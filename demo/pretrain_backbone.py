@@ -1,4 +1,4 @@
-"""Pre-train a thin ResNet by classifying cut-outs, as ImageNet weights serve on COCO.
+"""Pre-train a thin ResNet by classifying cut-outs. The demo uses it like ImageNet weights on COCO.
 
     python demo/pretrain_backbone.py --depth 50 --out demo/weights/resnet50_thin.pth
     python demo/pretrain_backbone.py --depth 101 --out work_dirs/resnet101_thin.pth
@@ -27,7 +27,7 @@ WIDTH = 16  # base_channels: a quarter of the stock network in every layer
 
 
 def build_backbone(depth: int) -> nn.Module:
-    """mmdet's ResNet of ``depth`` with 16 base channels, freshly initialised, all of it trainable."""
+    """Build mmdet's ResNet of ``depth`` with 16 base channels, newly initialised and without frozen stages."""
     install()
     from mmdet.models.backbones import ResNet
 
@@ -38,7 +38,7 @@ def build_backbone(depth: int) -> nn.Module:
 
 
 class Classifier(nn.Module):
-    """Backbone, global average, one linear layer to the 80 categories."""
+    """Backbone, global average, and one linear layer to the 80 categories."""
 
     def __init__(self, depth: int):
         super().__init__()
@@ -51,21 +51,21 @@ class Classifier(nn.Module):
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: DataLoader) -> float:
-    """Share of crops whose highest score is right."""
+    """Compute the share of crops whose highest score is correct."""
     model.eval()
-    right, total = 0, 0
+    correct, total = 0, 0
     for images, labels in batches:
-        right += int((model(images).argmax(1) == labels).sum())
+        correct += int((model(images).argmax(1) == labels).sum())
         total += len(labels)
     model.train()
-    return right / total
+    return correct / total
 
 
 def train(model: nn.Module, loader: DataLoader, lr: float, clock: Progress) -> int:
-    """One pass over ``loader`` with AdamW, reporting every 50 steps; returns the steps taken before time was up."""
+    """Train for one pass over ``loader`` with AdamW. Return the number of steps, fewer if the time is over."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
-    right, seen = 0, 0
+    correct, total = 0, 0
     for step, (images, labels) in enumerate(loader, start=1):
         progress = clock.at(step - 1)
         if progress >= 1.0:
@@ -76,10 +76,10 @@ def train(model: nn.Module, loader: DataLoader, lr: float, clock: Progress) -> i
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        right, seen = right + int((logits.argmax(1) == labels).sum()), seen + len(labels)
+        correct, total = correct + int((logits.argmax(1) == labels).sum()), total + len(labels)
         if step % 50 == 0:
-            print(f"step {step} loss {loss.item():.3f} top-1 {right / seen:.3f} {clock.seconds():.0f} s", flush=True)
-            right, seen = 0, 0
+            print(f"step {step} loss {loss.item():.3f} top-1 {correct / total:.3f} {clock.seconds():.0f} s", flush=True)
+            correct, total = 0, 0
     return clock.steps
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, choices=(50, 101), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--minutes", type=float, help="stop by then, annealed, even before --steps")
+    parser.add_argument("--minutes", type=float, help="time limit; the learning rate still falls to 0")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=520)
@@ -103,8 +103,8 @@ def main() -> None:
     held_out = CropBatches(args.seed, 16, 128, first=args.steps * args.batch_size)
     top1 = accuracy(model, DataLoader(held_out, batch_size=None))
     weights = {k: v.contiguous() for k, v in model.backbone.state_dict().items()}
-    crops_seen = steps * args.batch_size
-    meta = dict(depth=args.depth, base_channels=WIDTH, crops=crops_seen, top1=round(top1, 4))
+    crop_count = steps * args.batch_size
+    meta = dict(depth=args.depth, base_channels=WIDTH, crops=crop_count, top1=round(top1, 4))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.save(dict(state_dict=weights, meta=meta), args.out)
     print(f"top-1 on held-out crops {top1:.3f}; wrote {args.out}")

@@ -1,4 +1,4 @@
-"""Rendered scenes as mmdet training batches, without files: every scene is new, none is stored."""
+"""Rendered scenes as mmdet training batches. Every scene is new, and none is written to disk."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 from demo.scenes import Scene, render
 
 
-def resized(scene: Scene, scale: tuple[int, int], flip: bool) -> tuple[np.ndarray, np.ndarray]:
-    """What the config's train pipeline does to an image: a keep-ratio resize, perhaps a flip.
+def resize(scene: Scene, scale: tuple[int, int], flip: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Transform a scene like the config's train pipeline: a keep-ratio resize, and a flip if ``flip``.
 
     Args:
         scene: the rendered scene.
-        scale: (long, short) side in pixels at most.
+        scale: largest (long, short) side in pixels.
         flip: mirror left to right.
 
     Returns:
@@ -35,9 +35,9 @@ def resized(scene: Scene, scale: tuple[int, int], flip: bool) -> tuple[np.ndarra
     return image, boxes
 
 
-def _packed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, Any]:
-    """(3, H, W) uint8 BGR and its DetDataSample, as mmdet's PackDetInputs makes them."""
-    from mmdet.structures import DetDataSample  # here: mmdet wants its operators installed before
+def _pack(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, Any]:
+    """Return (3, H, W) uint8 BGR and its DetDataSample, like mmdet's PackDetInputs."""
+    from mmdet.structures import DetDataSample  # imported here, after mmcv's operators are installed
 
     truth = InstanceData()
     truth.bboxes = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32))
@@ -48,7 +48,7 @@ def _packed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> tuple[t
 
 
 class SceneBatches(Dataset):
-    """Batch ``i``: ``batch_size`` new scenes, all landscape (even i) or all portrait, to pad little."""
+    """Batches of new scenes. Batch ``i`` is all landscape if i is even, otherwise all portrait, to reduce padding."""
 
     def __init__(self, seed: int, batches: int, batch_size: int, scale: tuple[int, int], classes: tuple[str, ...]):
         self.seed, self.batches, self.batch_size = seed, batches, batch_size
@@ -60,13 +60,13 @@ class SceneBatches(Dataset):
     def __getitem__(self, batch: int) -> dict[str, Any]:
         if not 0 <= batch < self.batches:
             raise IndexError(batch)
-        cv2.setNumThreads(1)  # the other cores train
+        cv2.setNumThreads(1)  # the other cores are used for training
         rng = np.random.default_rng([self.seed, 99, batch])
         inputs, samples = [], []
         for index in range(batch * self.batch_size, (batch + 1) * self.batch_size):
             scene = render(self.seed, "train", index, self.classes, portrait=bool(batch % 2))
-            image, boxes = resized(scene, self.scale, bool(rng.random() < 0.5))
-            packed = _packed(image, boxes, scene.labels)
+            image, boxes = resize(scene, self.scale, bool(rng.random() < 0.5))
+            packed = _pack(image, boxes, scene.labels)
             inputs.append(packed[0])
             samples.append(packed[1])
         return dict(inputs=inputs, data_samples=samples)

@@ -1,7 +1,6 @@
-"""One synthetic scene: cut-outs of the atlas on a cluttered background, with boxes of what is visible.
+"""Render a synthetic scene: cut-outs of the atlas on a cluttered background, with boxes around the visible parts.
 
-A scene is a pure function of the arguments of ``render``: no state is kept between scenes, so neither the
-number of workers nor the number of scenes asked for can change one.
+A scene is a pure function of the arguments of ``render``. It does not depend on the number of workers or scenes.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from demo.coco_names import DEMO_CATEGORIES
 from demo.cutouts import DISTRACTOR, load_atlas, recolour, transform
 
 SPLITS = {"train": 0, "val": 1, "pretrain": 2}
-EMPTY_SHARE = 0.03  # COCO has about 1% of images without objects; enough here that 100 images hold a few
-OBJECTS = 7.3  # drawn in an image on average, as in COCO; some end up hidden
-MIN_VISIBLE = 0.25  # of a cut-out's own area; less is not told apart by anybody
-MIN_SIDE = 3  # pixels of a box
+EMPTY_SHARE = 0.03  # share of images without objects (COCO: about 1%); 100 images contain a few
+OBJECTS = 7.3  # mean number of objects drawn in an image, as in COCO; some are hidden by others
+MIN_VISIBLE = 0.25  # share of a cut-out's area; with less, the category cannot be recognised
+MIN_SIDE = 3  # smallest side of a box in pixels
 
 
 class Scene(NamedTuple):
@@ -33,7 +32,7 @@ class Scene(NamedTuple):
 
 
 def scene_size(rng: np.random.Generator, sides: tuple[int, int], portrait: bool | None) -> tuple[int, int]:
-    """(width, height), both within ``sides``; half are portrait unless ``portrait`` says which."""
+    """Draw (width, height) within ``sides``. If ``portrait`` is None, half of the sizes are portrait."""
     low, high = sides
     long = int(rng.integers(low + (high - low) // 3, high + 1))
     short = int(np.clip(round(long / rng.uniform(1.15, 1.75)), low, high))
@@ -42,15 +41,15 @@ def scene_size(rng: np.random.Generator, sides: tuple[int, int], portrait: bool 
 
 
 def _object_side(rng: np.random.Generator, width: int, height: int) -> float:
-    """Pixels of an object's longer side: log-uniform relative to the image: many small objects."""
+    """Draw an object's longer side in pixels, log-uniform relative to the image, so many objects are small."""
     return math.exp(rng.uniform(math.log(0.07), math.log(0.48))) * math.sqrt(width * height)
 
 
 def paste(image: np.ndarray, cutout: np.ndarray, x: int, y: int) -> tuple[slice, slice, np.ndarray]:
-    """Blend a premultiplied cut-out into ``image`` in place, its top left at (x, y), in the frame or not.
+    """Blend a premultiplied cut-out into ``image``, in place, with its top left at (x, y), which may be outside.
 
     Returns:
-        Rows, columns and the boolean mask of the cut-out's solid pixels there (perhaps empty).
+        Rows, columns, and the boolean mask of the cut-out's solid pixels there. It may be empty.
     """
     height, width = image.shape[:2]
     h, w = cutout.shape[:2]
@@ -65,7 +64,7 @@ def paste(image: np.ndarray, cutout: np.ndarray, x: int, y: int) -> tuple[slice,
 
 
 def _place(owner: np.ndarray, cutout: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
-    """A top-left corner: up to a third may leave the frame; heavy overlap is avoided if that is easy."""
+    """Draw a top-left corner. Up to a third may be outside the image. Three tries avoid large overlaps."""
     height, width = owner.shape
     h, w = cutout.shape[:2]
     for _ in range(3):
@@ -78,7 +77,7 @@ def _place(owner: np.ndarray, cutout: np.ndarray, rng: np.random.Generator) -> t
 
 
 def draw_cutout(pyramid: list[np.ndarray], side: float, rng: np.random.Generator) -> np.ndarray:
-    """A cut-out with random rotation, mirroring, stretch and colour."""
+    """Return a cut-out with random rotation, mirroring, stretch and colour."""
     angle = float(rng.normal(0.0, 9.0))
     out = transform(pyramid, side, angle, bool(rng.random() < 0.5), math.exp(rng.uniform(-0.18, 0.18)))
     gain = rng.uniform(0.6, 1.25) * rng.uniform(0.88, 1.12, 3)
@@ -86,7 +85,7 @@ def draw_cutout(pyramid: list[np.ndarray], side: float, rng: np.random.Generator
 
 
 def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The camera: sometimes a slight blur, sensor noise (one tile repeated: a full field is slow)."""
+    """Simulate a camera: add a slight blur and sensor noise at random. The noise repeats one tile, to be fast."""
     if rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.0)))
     if rng.random() < 0.5:
@@ -98,7 +97,7 @@ def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class Drawn(NamedTuple):
-    """A labelled cut-out in a scene: its mark in the owner map, place, and whole area in pixels."""
+    """A labelled cut-out in a scene: its mark in the owner map, its position, and its full area in pixels."""
 
     mark: int
     label: int
@@ -108,7 +107,7 @@ class Drawn(NamedTuple):
 
 
 def visible(owner: np.ndarray, drawn: list[Drawn]) -> tuple[list, list, list]:
-    """Boxes, labels and areas of the cut-outs of which enough stays visible."""
+    """Return boxes, labels and areas of the cut-outs that are visible enough."""
     boxes, labels, areas = [], [], []
     for item in drawn:
         mask = owner[item.rows, item.columns] == item.mark
@@ -136,12 +135,12 @@ def render(
     """Render scene ``index`` of ``split`` ('train', 'val' or 'pretrain').
 
     Args:
-        seed: of the whole data set.
-        split: scenes of two splits never draw from the same random stream.
-        index: of the scene in the split.
-        categories: COCO names; ``Scene.labels`` index into them.
+        seed: seed of the data set.
+        split: each split has its own random streams.
+        index: index of the scene in the split.
+        categories: COCO names. ``Scene.labels`` are indices of it.
         sides: shortest and longest side of an image in pixels.
-        portrait: orientation; None draws it.
+        portrait: orientation. None: draw it.
     """
     rng = np.random.default_rng([seed, SPLITS[split], index])
     atlas = load_atlas()

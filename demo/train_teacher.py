@@ -1,10 +1,10 @@
-"""Train the demo's teacher on freshly rendered scenes, and measure it on the demo's val split.
+"""Train the demo's teacher on newly rendered scenes, and measure it on the demo's val split.
 
     python demo/pretrain_backbone.py --depth 101 --out work_dirs/resnet101_thin.pth
     python demo/train_teacher.py --backbone work_dirs/resnet101_thin.pth
     python demo/train_teacher.py --eval-only demo/weights/teacher_retinanet_r101_thin.pth
 
-Weights go to --out as a plain dict(state_dict, meta), the log and the metrics to --results.
+Writes the weights to --out as a plain dict(state_dict, meta), and the log and the metrics to --results.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def build(cfg: Config, backbone: Path | None) -> BaseModel:
-    """The config's detector, initialised; its backbone from ``backbone`` where one is given."""
-    install()  # before mmdet: stands in for mmcv's compiled operators
+    """Build and initialise the config's detector, with the backbone's weights from ``backbone`` if it is given."""
+    install()  # replaces mmcv's compiled operators, so it must run before mmdet is imported
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
 
@@ -47,12 +47,12 @@ def build(cfg: Config, backbone: Path | None) -> BaseModel:
 
 
 def classes_of(cfg: Config) -> tuple[str, ...]:
-    """Category names in label order; mmdet's default is COCO's 80."""
+    """Return the category names in label order. mmdet's default is COCO's 80."""
     return tuple(cfg.metainfo.get("classes", ALL_CATEGORIES))
 
 
 def average_gradients(model: BaseModel) -> None:
-    """Mean of the processes' gradients, in one message."""
+    """Average the gradients of all processes, with one all-reduce."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
@@ -62,7 +62,7 @@ def average_gradients(model: BaseModel) -> None:
 
 
 def train_step(model: BaseModel, optimizer: torch.optim.Optimizer, batch: dict) -> dict[str, float]:
-    """One optimiser step; returns the scalar losses of this process."""
+    """Run one optimiser step, and return the scalar losses of this process."""
     data = model.data_preprocessor(batch, training=True)
     data["inputs"] = data["inputs"].contiguous(memory_format=torch.channels_last)
     loss, losses = model.parse_losses(model(**data, mode="loss"))
@@ -75,7 +75,7 @@ def train_step(model: BaseModel, optimizer: torch.optim.Optimizer, batch: dict) 
 
 
 def save(model: nn.Module, path: Path, meta: dict) -> None:
-    """Write dict(state_dict, meta) of plain types: torch.load(weights_only=True) reads it."""
+    """Write dict(state_dict, meta) of plain types, which torch.load(weights_only=True) can read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     temporary = path.with_suffix(".part")
@@ -84,7 +84,7 @@ def save(model: nn.Module, path: Path, meta: dict) -> None:
 
 
 class Log:
-    """train_log.csv: losses as running means."""
+    """Writes train_log.csv, with running means of the losses."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ class Log:
         self.means = dict(loss_cls=0.0, loss_bbox=0.0)
 
     def add(self, step: int, losses: dict[str, float]) -> None:
-        """Take step ``step`` (from 1) into the means."""
+        """Add the losses of step ``step`` (from 1) to the means."""
         for name, value in self.means.items():
             self.means[name] = value + (losses[name] - value) / min(step, 50)
 
@@ -104,10 +104,10 @@ class Log:
 
 
 def train(model: BaseModel, cfg: Config, args: argparse.Namespace, rank: int) -> int:
-    """Train for ``args.steps`` steps, fewer if ``args.minutes`` are over (the rate then falls faster).
+    """Train for ``args.steps`` steps, or fewer if ``args.minutes`` are over. The learning rate always falls to 0.
 
     Returns:
-        The steps taken.
+        The number of steps.
     """
     batches = SceneBatches(args.seed, args.steps * args.processes, args.batch_size, tuple(cfg.scale), classes_of(cfg))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.lr, weight_decay=0.05)
@@ -115,7 +115,7 @@ def train(model: BaseModel, cfg: Config, args: argparse.Namespace, rank: int) ->
     model.train()
     for step in range(args.steps):
         progress = torch.tensor(clock.at(step))
-        distributed.broadcast(progress, 0)  # one clock, or the processes would stop at different steps
+        distributed.broadcast(progress, 0)  # all processes use one clock, so they stop at the same step
         if progress >= 1.0:
             return step
         lr = args.lr * rate(float(progress))
@@ -133,10 +133,10 @@ def train(model: BaseModel, cfg: Config, args: argparse.Namespace, rank: int) ->
 
 
 def run(rank: int, args: argparse.Namespace, rendezvous: str) -> None:
-    """One training process: single-threaded, which on few cores is faster than one process on all of them."""
+    """Run one training process with one thread. On few cores, this is faster than one process with all cores."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", rank=rank, world_size=args.processes, init_method=rendezvous)
-    torch.manual_seed(args.seed)  # the same initial weights everywhere
+    torch.manual_seed(args.seed)  # the same initial weights in all processes
     cfg = Config.fromfile(args.config)
     model = build(cfg, args.backbone)
     steps = train(model, cfg, args, rank)
@@ -154,14 +154,19 @@ def run(rank: int, args: argparse.Namespace, rendezvous: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=ROOT / "configs/demo/teacher_retinanet_r101.py")
-    parser.add_argument("--backbone", type=Path, help="by pretrain_backbone.py; without: from scratch")
+    parser.add_argument("--backbone", type=Path, help="weights of pretrain_backbone.py (default: train from scratch)")
     parser.add_argument("--out", type=Path, default=ROOT / "demo/weights/teacher_retinanet_r101_thin.pth")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/demo_teacher")
-    parser.add_argument("--data", type=Path, default=ROOT / "work_dirs/demo/data", help="made if missing")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=ROOT / "work_dirs/demo/data",
+        help="folder of the data; the val split is made if missing",
+    )
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--minutes", type=float, help="stop by then, annealed, even before --steps")
+    parser.add_argument("--minutes", type=float, help="time limit; the learning rate still falls to 0")
     parser.add_argument("--processes", type=int, default=2, help="one core each")
-    parser.add_argument("--batch-size", type=int, default=6, help="of one process")
+    parser.add_argument("--batch-size", type=int, default=6, help="batch size of one process")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=520)
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints *.last")
@@ -179,7 +184,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = f"file://{folder}/rendezvous"
-        # Forked, not spawned: the children need no second import of everything.
+        # Forked, so the children do not import all modules again.
         torch.multiprocessing.start_processes(run, (args, rendezvous), args.processes, start_method="fork")
 
 

@@ -1,4 +1,4 @@
-"""`pipeline.mmdet_compat.registry` by its public name: import it before mmdet in scripts of your own."""
+"""Public name of `pipeline.mmdet_compat.registry`. In your own scripts, import it before mmdet."""
 
 from pipeline.mmdet_compat.registry import (
     DATASETS,

@@ -59,7 +59,7 @@ REASONS = (
     (
         ("PermissionDenied", "Unauthenticated", "403 Forbidden"),
         "forbidden; check the credentials in the environment. A store that does not allow listing also answers this "
-        "for a missing object; allow listing to tell the two apart",
+        "for a missing object; allow listing to distinguish the two",
     ),
     (
         ("Range request not supported",),

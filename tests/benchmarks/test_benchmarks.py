@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks import common, rivals, scenes
-from benchmarks.measure import measure, ours
-from benchmarks.sample import DrawnSample, calibrated
+from benchmarks.measure import as_rival, measure
+from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import Student
 from pipeline.config import load_config
 from pipeline.mmdet_compat.registry import Config
@@ -62,7 +62,7 @@ def test_the_table_is_measured_on_a_real_student(made: dict[str, Path], tmp_path
         return torch.randint(0, 255, (3, 64, 128), generator=generator).byte()
 
     sample = DrawnSample(teacher, draw, 6, 3)
-    codecs = {f"{q}": ours(calibrated(sample, q)) for q in (0.3, 0.02, "lossless")}
+    codecs = {f"{q}": as_rival(calibrate(sample, q)) for q in (0.3, 0.02, "lossless")}
     weights = {"feature": 1.0, "score": 1.0}
     table = measure(codecs | {"fp16": rivals.RIVALS["fp16 + zstd 19"]}, teacher, student, [draw(90)], weights)
     assert table["lossless"]["err_total"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,17 +32,17 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     done = started("--out", tmp_path / "out")
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: no CUDA device found") and "--device cpu --tiny" in line
+    assert re.match(r"error: torch \S+ finds no CUDA device", line) and "--device cpu --tiny" in line
     assert not done.stdout
 
 
 def forked(command: list[str], log: TextIO, environment: dict[str, str], _: float) -> int:
-    """As gpu.ended, but without importing torch and mmdet again in each of a dozen processes."""
+    """As gpu.run_command, but without importing torch and mmdet again in each of a dozen processes."""
     return run_python(command[1:], log, ROOT, environment)
 
 
 def test_every_part_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "ended", forked)
+    monkeypatch.setattr(gpu, "run_command", forked)
     monkeypatch.setattr(sys, "argv", ["benchmarks/gpu.py", *toy_size(tmp_path)])
     gpu.main()
     check_toy_run(tmp_path / "out")
@@ -80,7 +81,7 @@ def test_a_part_that_fails_or_runs_over_does_not_stop_the_next(tmp_path: Path) -
     args = argparse.Namespace(out=tmp_path, device="cpu")
     write = f"import pathlib, time; pathlib.Path({str(tmp_path / 'some.json')!r}).write_text('[1]'); time.sleep(60)"
     over = gpu.run(gpu.Part("long", 1, [["-c", write]], "some.json"), args, 2.0)
-    assert over["status"] == "ran over its time" and over["seconds"] < 30
+    assert over["status"] == "exceeded its time" and over["seconds"] < 30
     assert over["measured"] == [1], "what a part wrote before its time was over is kept"
     wrong = gpu.run(gpu.Part("wrong", 1, [["-c", "raise SystemExit(3)"], ["-c", "print('not reached')"]]), args, 20.0)
     assert wrong["status"] == "failed with code 3" and "measured" not in wrong

@@ -281,7 +281,7 @@ def test_values_of_any_type(fails, config: Path, made: dict[str, Path], tmp_path
     (tmp_path / "assert.py").write_text("assert False")
     assert "assert.py: cannot be read" in fails(1, config, f"teacher.config={tmp_path / 'assert.py'}")
     (tmp_path / "neck.py").write_text("model = dict(type='FPN')")
-    assert "detector with backbone and neck" in fails(1, config, f"teacher.config={tmp_path / 'neck.py'}")
+    assert "expected a model= with backbone and neck" in fails(1, config, f"teacher.config={tmp_path / 'neck.py'}")
 
 
 def test_starting_weights(fails, made: dict[str, Path], teacher: dict, tmp_path: Path) -> None:
