@@ -177,7 +177,7 @@ def check_output(output: TeacherOutput, channels: tuple[int, int]) -> None:
         raise CodecError(f"teacher output: expected (C, K) = {channels}, found {found}")
     unsound = output.unsound()
     if unsound is not None:
-        raise CodecError(f"level {unsound[1]}: the teacher's output contains NaN or infinity", sample=unsound[0])
+        raise CodecError(f"level {unsound[1]}: NaN or infinity in the teacher's output", sample=unsound[0])
     for level, scores in enumerate(output.scores):
         if float(scores.amin()) < 0 or float(scores.amax()) > 1:
             raise CodecError(f"level {level}: scores outside [0, 1]; are they sigmoid probabilities?")
