@@ -5,7 +5,7 @@ Purpose   the table of arXiv 2111.00674 (teacher 39.4, student alone 37.4, FRS 3
 Scores    the RPN's objectness on P2-P6 (3 for each position), never the RoI head's scores
 Data      data/coco/{annotations,train2017,val2017} as in mmdet; set another folder with --cfg-options data_root=...
 Commands  python stage1_cache_teacher.py --config configs/coco/faster_rcnn_r101_r50_1x.py
-          python stage2_distill.py       --config configs/coco/faster_rcnn_r101_r50_1x.py
+          python stage2_distill.py       --config configs/coco/faster_rcnn_r101_r50_1x.py --auto-scale-lr
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two for each image (flip or not), so two passes cover any number of epochs exactly
 Cache     about 150 to 180 GB at `balanced`, 56 GB at `small`, extrapolated by area from the demo's thin Faster R-CNN

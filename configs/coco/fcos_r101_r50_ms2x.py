@@ -4,7 +4,7 @@ Purpose   the table of arXiv 2111.00674 (teacher 40.8, student alone 38.5, FRS 4
           group-normed heads
 Data      data/coco/{annotations,train2017,val2017} as in mmdet; set another folder with --cfg-options data_root=...
 Commands  python stage1_cache_teacher.py --config configs/coco/fcos_r101_r50_ms2x.py
-          python stage2_distill.py       --config configs/coco/fcos_r101_r50_ms2x.py
+          python stage2_distill.py       --config configs/coco/fcos_r101_r50_ms2x.py --auto-scale-lr
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     four for each image (short side 640 or 800, flip or not): four passes cover any number of epochs exactly
 Cache     about 145 to 190 GB at `balanced`, 50 GB at `small`, extrapolated by area from the demo's thin FCOS teacher

@@ -4,7 +4,7 @@ Purpose   the table of arXiv 2111.00674 (teacher 44.9, student alone 40.2, FRS 4
           both use the multi-scale 2x teacher; mmdet's zoo lists it at 44.7
 Data      data/coco/{annotations,train2017,val2017} as in mmdet; set another folder with --cfg-options data_root=...
 Commands  python stage1_cache_teacher.py --config configs/coco/gfl_r101_r50_1x.py
-          python stage2_distill.py       --config configs/coco/gfl_r101_r50_1x.py
+          python stage2_distill.py       --config configs/coco/gfl_r101_r50_1x.py --auto-scale-lr
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two for each image (flip or not), so two passes cover any number of epochs exactly
 Cache     about 55 to 80 GB at `balanced`, extrapolated by area from the demo's thin GFL teacher: 12 to 18 KB for 0.045

@@ -4,7 +4,7 @@ Purpose   the table of arXiv 2111.00674 (teacher 44.9, student alone 42.9, FRS 4
           no config of this row; the schedule is mmdet's gfl_r50_fpn_ms-2x_coco, the weights those of the 1x row
 Data      data/coco/{annotations,train2017,val2017} as in mmdet; set another folder with --cfg-options data_root=...
 Commands  python stage1_cache_teacher.py --config configs/coco/gfl_r101_r50_ms2x.py
-          python stage2_distill.py       --config configs/coco/gfl_r101_r50_ms2x.py
+          python stage2_distill.py       --config configs/coco/gfl_r101_r50_ms2x.py --auto-scale-lr
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     the short side is drawn from 480-800, so four seeded draws of each image are cached, and epoch e uses draw
           e mod 4. More draws (views.count) add passes of stage 1 and leave the others unchanged

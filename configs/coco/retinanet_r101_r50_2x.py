@@ -5,7 +5,7 @@ Purpose   the table of arXiv 2111.00674 (teacher 38.9, student alone 37.4, FRS 3
 Data      data/coco/{annotations,train2017,val2017} as in mmdet; set another folder with --cfg-options data_root=...
 Commands  python stage1_cache_teacher.py --config configs/coco/retinanet_r101_r50_2x.py
           torchrun --nproc-per-node 8 stage1_cache_teacher.py --config ...   (several GPUs share the shards)
-          python stage2_distill.py       --config configs/coco/retinanet_r101_r50_2x.py --work-dir work_dirs/r50 --amp
+          python stage2_distill.py       --config configs/coco/retinanet_r101_r50_2x.py --work-dir work_dirs/r50 --amp --auto-scale-lr
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two for each image (flip or not), so two passes cover any number of epochs exactly
 Cache     17 to 29 GB at `balanced` (72 to 125 KB a view), extrapolated from this project's 80-class teacher

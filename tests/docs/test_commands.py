@@ -50,7 +50,7 @@ CACHES = {
 QUICK = {
     "plan --config {config}",
     "stage1 --config {config}",
-    "stage2 --config {config} --work-dir {new}",
+    "stage2 --config {config} --work-dir {new} --auto-scale-lr",
     "info {cache}",
     "verify {cache}",
     "verify {cache} --deep",
