@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 
 from pipeline.errors import StudentError, brief
 from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.resume import checkpoint_folder
 
 RUNTIME_INFO = ("best_score", "best_ckpt", "last_ckpt", "keep_ckpt")
 PLAIN = (str, int, float, list)
@@ -69,9 +70,21 @@ class StudentCheckpoint(Hook):
         checkpoint["state_dict"] = state
         if runner._resume:
             self._set_position(runner, checkpoint)
-        for key, value in checkpoint.get("frs", {}).get("runtime_info", {}).items():
-            runner.message_hub.update_info(key, value)
+            for key, value in self._own_info(runner, checkpoint).items():
+                runner.message_hub.update_info(key, value)
         checkpoint["message_hub"] = runner.message_hub.state_dict()
+
+    @staticmethod
+    def _own_info(runner: Any, checkpoint: dict) -> dict[str, Any]:
+        """Return the best score and the names of checkpoints, without files that are not this run's.
+
+        mmengine deletes the best checkpoint that is named here when it finds a better one.
+        """
+        info = checkpoint.get("frs", {}).get("runtime_info", {})
+        folder = Path(checkpoint_folder(runner.cfg))
+        files = {key: folder / Path(value).name for key, value in info.items() if isinstance(value, str)}
+        own = {key: str(path) for key, path in files.items() if path.is_file()}
+        return {key: value for key, value in info.items() if key not in files} | own
 
     @staticmethod
     def _set_position(runner: Any, checkpoint: dict) -> None:
@@ -99,8 +112,8 @@ class WholeCheckpointHook(CheckpointHook):
     """Keeps one complete checkpoint at any time. mmengine's hook removes old files before it writes the new one."""
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
-        spare = Path(runner.work_dir).resolve() / "previous.pth"
         last = Path(self.last_ckpt or (runner._load_from if runner._resume else None) or "").resolve()
+        spare = Path(self.out_dir or runner.work_dir).resolve() / "previous.pth"
         if is_main_process() and last.is_file() and last.parent == spare.parent and last != spare:
             with suppress(OSError):  # without hard links, behave as mmengine does
                 spare.unlink(missing_ok=True)

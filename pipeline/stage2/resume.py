@@ -31,24 +31,39 @@ def guard_loading() -> None:
         return content
 
 
-def find_checkpoint(cfg: Config) -> None:
-    """Set load_from to the newest complete checkpoint of the work dir, for --resume without a file.
+def checkpoint_folder(cfg: Config) -> Path:
+    """Return the folder that the config's CheckpointHook writes to, as mmengine derives it from `out_dir`."""
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint")
+    work_dir, out_dir = Path(cfg.work_dir), hook.get("out_dir") if isinstance(hook, dict) else None
+    return Path(out_dir) / work_dir.name if out_dir and Path(out_dir) != work_dir else work_dir
 
-    mmengine writes `last_checkpoint` and the file that it names in place, so a kill may leave either incomplete.
-    Raise StudentError where there are checkpoints and none is complete.
+
+def find_checkpoint(cfg: Config) -> None:
+    """Set load_from to the checkpoint with the most steps of this run, for --resume without a file.
+
+    Neither file times nor mmengine's `last_checkpoint` decide: a copy changes the first, a kill may leave the second
+    or the file that it names incomplete. Without any checkpoint the run starts from the beginning. Raise StudentError
+    where there are checkpoints and none is complete.
     """
     if not cfg.get("resume") or cfg.get("load_from"):
         return
-    found = sorted(Path(cfg.work_dir).glob("*.pth"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in found:
+    folder = checkpoint_folder(cfg)
+    files, steps = sorted(folder.glob("*.pth")), dict[Path, int]()
+    for path in files:
         try:
-            if load_plain(path).keys() >= RESUMABLE:
-                cfg.load_from = str(path)
-                return
+            content = load_plain(path, mapped=True)
         except TeacherError as error:
             print_log(f"skipped checkpoint: {error}", "current")
-    if found:
-        raise StudentError(f"{cfg.work_dir}: none of its {len(found)} .pth files can be resumed; drop --resume")
+            continue
+        if content.keys() >= RESUMABLE and isinstance(content.get("meta"), dict):
+            steps[path] = int(content["meta"].get("iter", -1))
+    if steps:
+        cfg.load_from = str(max(steps, key=lambda path: (steps[path], path.name)))
+    elif files:
+        raise StudentError(f"{folder}: none of its {len(files)} .pth files can be resumed; drop --resume")
+    else:
+        print_log(f"{folder}: contains no checkpoint; starting from the beginning", "current")
+        cfg.resume = False  # mmengine would look for one in its own way
 
 
 def check_starting_weights(cfg: Config, student: nn.Module, content: str | None) -> None:

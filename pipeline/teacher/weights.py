@@ -43,12 +43,15 @@ HISTORY = [
 ]
 
 
-def load_plain(path: Path) -> dict[str, Any]:
-    """Read the dict in a checkpoint. Raise TeacherError where it is unreadable or contains objects that run code."""
+def load_plain(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """Read the dict in a checkpoint. Raise TeacherError where it is unreadable or contains objects that run code.
+
+    mapped: leave the tensors in the file until they are used, which torch's older file format does not allow.
+    """
     stand_ins = [(type("Inert", (Inert,), {}), name) for name in HISTORY]
     try:
         with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "global" in line.lower()), "not a checkpoint")
         raise TeacherError(
