@@ -132,7 +132,7 @@ def test_ranges(storage: Storage, folder: str) -> None:
 
 
 def test_ranges_of_a_missing_shard(storage: Storage, folder: str) -> None:
-    with pytest.raises(CacheError, match=r"shard\.tar: expected a shard of the cache"):
+    with pytest.raises(CacheError, match=r"shard\.tar: missing; expected a shard of the cache"):
         storage.open_ranges(f"{folder}/shard.tar", Layout(512, ())).read(Extent(0, 512, 0))
 
 
