@@ -128,7 +128,7 @@ class RemoteRanges:
         try:
             data, file_size = self._storage.read_range(self._key, offset, size)
         except FileNotFoundError:
-            raise CacheError(f"{path}: expected a shard of the cache, found no such object") from None
+            raise CacheError(f"{path}: missing; expected a shard of the cache") from None
         if file_size != self.size or len(data) != size:
             remedy = self._storage.remedy(self._key, DELETE)
             raise CorruptCache(f"{path}: expected {self.size} bytes, found {file_size}; {remedy}")
