@@ -269,7 +269,7 @@ def test_faults_are_retried(web: Any, cache_folder: Path, fault: str) -> None:
         ("drop", "connection interrupted"),
         ("stall", "timed out"),
         ("cut", "connection interrupted"),
-        ("404", "found no such object"),
+        ("404", "missing; expected a shard of the cache"),
         ("403", "forbidden"),
         ("no ranges", "does not support range requests"),
         ("flip", "size or checksum differs from the sidecar"),
