@@ -11,12 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Known exceptions, importer and imported; a list that may only get shorter.
-UPWARD = {
-    ("calibration.calibrate", "stage1.job"),
-    ("calibration.sample", "stage1.job"),
-}
-CIRCLES: set[frozenset[str]] = set()
 HEAVY = {"mmdet", "mmcv", "mmengine", "cv2", "webdataset"}
 # Modules, or all of a package, that read a cache; the first ones need no torch either.
 WITHOUT_TORCH = [
@@ -133,7 +127,7 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_imports_go_down() -> None:
-    assert {(a, b) for a, b in edges() if LAYER[top(b)] > LAYER[top(a)]} == UPWARD
+    assert not {(a, b) for a, b in edges() if LAYER[top(b)] > LAYER[top(a)]}
 
 
 def test_no_imports_in_a_circle() -> None:
@@ -146,7 +140,7 @@ def test_no_imports_in_a_circle() -> None:
             more = set().union(*(reached[target] for target in targets)) - targets
             reached[name] = targets | more
             grew |= bool(more)
-    assert {frozenset({a, b}) for a in reached for b in reached[a] if a < b and a in reached[b]} == CIRCLES
+    assert not {frozenset({a, b}) for a in reached for b in reached[a] if a < b and a in reached[b]}
 
 
 def test_packages_hold_no_logic() -> None:

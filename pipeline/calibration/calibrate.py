@@ -11,6 +11,7 @@ import torch
 from pipeline.cache.arrays import encode_sample
 from pipeline.cache.cache import Cache
 from pipeline.cache.sidecar import Sidecar
+from pipeline.calibration.job import CalibrationJob
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec, save_codec
@@ -18,14 +19,13 @@ from pipeline.codecs.packing import positions
 from pipeline.codecs.registry import calibrate_codec
 from pipeline.codecs.summary import promise
 from pipeline.precision import precision
-from pipeline.stage1.job import Job
 from pipeline.storage.place import Place
 
 EXCESS = 1.5  # warn if the error on new views is this many times the requested error
 DRIFT = 2.0  # warn if the bytes or errors of a shard are this many times those found by calibration
 
 
-def load_or_calibrate_codec(job: Job, sample: ViewSample | None = None) -> Codec:
+def load_or_calibrate_codec(job: CalibrationJob, sample: ViewSample | None = None) -> Codec:
     """Open the codec of the job's cache, or calibrate it on a seeded sample of views (or `sample`) and save it.
 
     Raise CodecError where it cannot be calibrated, CorruptCache where it cannot be opened.

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from pipeline.cache.shard_plan import mix
+from pipeline.calibration.job import CalibrationJob
 from pipeline.calibration.probe import Probes
 from pipeline.codecs.base import Measure
 from pipeline.data.shard_planning import plan_views
 from pipeline.errors import CodecError
 from pipeline.records import TeacherOutput, ViewRecord
-from pipeline.stage1.job import Job
 
 CHOOSING, REPORTED = 24, 16  # views to choose the codec's steps, and to report its error
 PHASES = {"learning": "learning from", "choosing": "choosing steps on", "reported": "measuring errors on"}  # by part
@@ -21,7 +21,7 @@ PHASES = {"learning": "learning from", "choosing": "choosing steps on", "reporte
 class ViewSample:
     """A seeded sample of the first pass's views, in three parts. With eight or more views they are disjoint."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CalibrationJob) -> None:
         self._job = job
         self._checked: set[str] = set()  # parts whose outputs are all finite
         self._phase = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,11 @@ def test_nms_keeps_the_same_boxes(library: str, device: torch.device, offset: in
     assert 100 < len(expected) < BOXES - 100, "the boxes should suppress each other"
 
 
+def kept_boxes(nms: Callable[..., tuple[Tensor, Tensor]], given: tuple[Tensor, ...], config: dict, on: Any) -> Tensor:
+    """Indices of the boxes that are kept."""
+    return nms(*(tensor.to(on) for tensor in given), config)[1]
+
+
 def test_nms_within_classes(library: str, device: torch.device) -> None:
     """As the heads call it: boxes of different classes do not meet; over 10,000 go class by class."""
     from mmcv.ops import batched_nms
@@ -74,8 +80,8 @@ def test_nms_within_classes(library: str, device: torch.device) -> None:
         classes = torch.randint(0, 80, (count,), generator=generator())
         scores = torch.randperm(count, generator=generator()) / count  # no ties: mmcv sorts again, and not stably
         given, config = (boxes(count), scores, classes), {"type": "nms", "iou_threshold": 0.5}
-        run = lambda on, given=given, config=config: [batched_nms(*(t.to(on) for t in given), config)[1]]  # noqa: E731
-        (found,), (expected,) = run(device), on_the_cpu(run)
+        found = kept_boxes(batched_nms, given, config, device)
+        (expected,) = on_the_cpu(lambda cpu, given=given, config=config: [kept_boxes(batched_nms, given, config, cpu)])
         assert torch.equal(found.cpu(), expected) and 0 < len(expected) < count
 
 

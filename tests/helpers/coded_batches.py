@@ -26,7 +26,10 @@ def views(codec: Codec) -> list[TeacherOutput]:
 
 
 def _blank(given: TeacherOutput, levels: list[int]) -> TeacherOutput:
-    empty = lambda tensors: [t * (n not in levels) for n, t in enumerate(tensors)]  # noqa: E731
+
+    def empty(tensors: list[Tensor]) -> list[Tensor]:
+        return [t * (n not in levels) for n, t in enumerate(tensors)]
+
     return TeacherOutput(given.features, empty(given.scores), empty(given.frs))
 
 
