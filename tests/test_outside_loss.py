@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import ConfigError
+from pipeline.losses.registry import feature_losses
 from tests.conftest import detector, make_config
 
 PACKAGE = '''
@@ -77,20 +79,35 @@ def test_a_cache_that_never_measured_the_loss_is_refused(made: dict[str, Path], 
     assert "was calibrated without this loss" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        ("toy = toy_loss:MISSING", "cannot be loaded"),
-        ("toy = toy_loss:level", "expected a Loss"),
-        ("pkd = toy_loss:TOY", "'pkd' is already taken"),
-        ("one = toy_loss:TOY\ntwo = toy_loss:TOY", "'toy_l1' is already taken"),
-    ],
-)
-def test_a_broken_entry_point_is_named(site: Path, data: Path, teacher: dict, entry: str, message: str) -> None:
-    config = make_config(data, teacher, detector("retinanet"), site)
+BROKEN = [
+    ("toy = toy_loss:MISSING", "cannot be loaded"),
+    ("toy = toy_loss:level", "expected a Loss"),
+    ("pkd = toy_loss:TOY", "'pkd' is already taken"),
+    ("one = toy_loss:TOY\ntwo = toy_loss:TOY", "'toy_l1' is already taken"),
+]
+
+
+@pytest.fixture
+def broken(site: Path, request: pytest.FixtureRequest) -> str:
+    """Install an entry point that cannot serve. Returns what its error must say."""
+    entry, message = request.param
     (site / "toy-1.0.dist-info" / "entry_points.txt").write_text(f"[frs_teacher_cache.losses]\n{entry}\n")
+    return message
+
+
+@pytest.mark.parametrize("broken", BROKEN, indirect=True)
+def test_a_broken_entry_point_is_named(site: Path, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.delitem(sys.modules, "toy_loss", raising=False)
+    with pytest.raises(ConfigError, match=broken):
+        feature_losses.__wrapped__()
+
+
+@pytest.mark.parametrize("broken", BROKEN[:1], indirect=True)
+def test_stage_1_ends_with_its_line(site: Path, broken: str, data: Path, teacher: dict) -> None:
+    config = make_config(data, teacher, detector("retinanet"), site)
 
     done = run(site, "-m", "pipeline", "stage1", "--config", str(config))
 
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2 and message in line
+    assert done.returncode == 2 and broken in line

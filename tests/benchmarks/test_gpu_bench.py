@@ -43,7 +43,8 @@ def forked(command: list[str], log: TextIO, environment: dict[str, str], _: floa
 
 def test_every_part_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "run_command", forked)
-    monkeypatch.setattr(sys, "argv", ["benchmarks/gpu.py", *toy_size(tmp_path)])
+    few = ["--tests", "lossless or repeats"]  # all of them take a minute
+    monkeypatch.setattr(sys, "argv", ["benchmarks/gpu.py", *toy_size(tmp_path), *few])
     gpu.main()
     check_toy_run(tmp_path / "out")
 
