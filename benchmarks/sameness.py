@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from pipeline.data.stream import Stream
 from pipeline.mmdet_compat.registry import MODELS, Config, build
 from pipeline.records import TeacherOutput
 from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.runner import wrap_student
 from pipeline.stage2.teacher_data import TeacherData, prepare_teacher_data
 from pipeline.stage2.teacher_source import LiveTeacher, TeacherSource
 from pipeline.teacher.model import Teacher, own_device
@@ -70,9 +72,7 @@ def gradients(model: Distiller, batch: dict[str, Any]) -> tuple[dict[str, float]
 def load_distiller(cfg: Config, teacher_data: TeacherData, source: TeacherSource, sections: Any) -> Distiller:
     """Load the trained student of a config. Evaluation mode makes batch norms independent of other batches."""
     student = build(MODELS, cfg.model, "model")
-    model = Distiller(
-        student, source, sections.distill, teacher_data.levels, teacher_data.channels, teacher_data.score_channels
-    )
+    model = wrap_student(student, replace(teacher_data, teacher=source), sections.distill)
     found = load_plain(Path(cfg.work_dir) / "epoch_8.pth")
     student.load_state_dict(found["state_dict"])
     model.adapters.load_state_dict(found["frs"]["adapters"])

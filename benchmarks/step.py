@@ -60,7 +60,7 @@ class Trainer:
         import torch
 
         from pipeline.mmdet_compat.registry import MODELS, build
-        from pipeline.stage2.distiller import Distiller
+        from pipeline.stage2.runner import wrap_student
         from pipeline.stage2.teacher_data import prepare_teacher_data
         from pipeline.teacher.model import own_device
 
@@ -75,14 +75,7 @@ class Trainer:
             self._teacher_data = teacher_data = prepare_teacher_data(self.config, sections)
             shards = next(iter(teacher_data.stream.passes.values()))
             teacher_data.stream.passes = {0: shards * -(-EPOCH // sum(map(len, shards)))}
-            student = Distiller(
-                student,
-                teacher_data.teacher,
-                sections.distill,
-                teacher_data.levels,
-                teacher_data.channels,
-                teacher_data.score_channels,
-            )
+            student = wrap_student(student, teacher_data, sections.distill)
             student.iteration = sections.distill.warmup_iters
         self._model = student.to(own_device()).train()
         if not self._cuda:

@@ -27,13 +27,12 @@ import torch
 from pipeline.config import load_config
 from pipeline.data.stream import Stream
 from pipeline.mmdet_compat.registry import MODELS
-from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.runner import wrap_student
 from pipeline.stage2.teacher_data import prepare_teacher_data
 
 cfg, sections = load_config(sys.argv[1], {"distill.feature_loss": "toy", "teacher.source": sys.argv[2]})
 data = prepare_teacher_data(cfg, sections)
-model = Distiller(MODELS.build(cfg.model), data.teacher, sections.distill, data.levels, data.channels,
-                  data.score_channels).train()
+model = wrap_student(MODELS.build(cfg.model), data, sections.distill).train()
 batch = next(iter(Stream(data.stream, batch_size=4, seed=0)))
 losses = model(**model.data_preprocessor(batch, True), mode="loss")
 before = [p.clone() for p in model.adapters.parameters()]

@@ -10,9 +10,9 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, set_random_seed
-from torch import distributed
+from torch import distributed, nn
 
-from pipeline.config import Sections
+from pipeline.config import DistillSection, Sections
 from pipeline.data.stream import Stream, stream_loader
 from pipeline.errors import ConfigError, StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors, type_name
@@ -60,7 +60,12 @@ def build_distiller(cfg: Config, sections: Sections, data: TeacherData) -> Disti
     guard_loading()
     if own_device().type == "cpu":  # a sixth faster on a CPU; results differ in the last digits only
         student.to(memory_format=torch.channels_last)
-    return Distiller(student, data.teacher, sections.distill, data.levels, data.channels, data.score_channels)
+    return wrap_student(student, data, sections.distill)
+
+
+def wrap_student(student: nn.Module, data: TeacherData, distill: DistillSection) -> Distiller:
+    """Build the Distiller that trains `student` on the teacher data."""
+    return Distiller(student, data.teacher, distill, data.levels, data.channels, data.score_channels)
 
 
 def default_hooks(cfg: Config) -> dict[str, Any]:

@@ -88,6 +88,14 @@ def joined(members: Members) -> bytes:
     return b"".join(tar.member(name, data) for name, data in members)
 
 
+def forge_array(path: Path, chunk: str, value: np.ndarray) -> None:
+    """Replace an array of the first sample, named by its only chunk."""
+    (spec,) = (s for s in ShardReader(path).specs if s.name == chunk.partition("/")[0])
+    head, first, *rest = split(path)
+    chunks = {**dict(first), chunk: encode_chunk(spec, value)}
+    forge(path, [joined(part) for part in (head, list(chunks.items()), *rest)])
+
+
 def read_first(root: Path) -> None:
     cache = Cache(root)
     codec = load_codec(root, cache.codec_manifest())
@@ -183,27 +191,19 @@ def test_a_bomb_in_a_chunk(cache: Path) -> None:
 
 def test_a_record_that_lies(cache: Path) -> None:
     path = cache / "pass-0/shard-00000.tar"
-    reader = ShardReader(path)
-    record = reader.read(0)["record"]
-    head, first, *rest = split(path)
+    record = ShardReader(path).read(0)["record"]
     for column, value in ((0, 7), (1, 1 - record[1]), (6, 1), (8, 4), (8, -1), (11, 2**40), (12, -1), (2, 0)):
         lie = record.copy()
         lie[column] = value
-        (spec,) = (s for s in reader.specs if s.name == "record")
-        chunks = {**dict(first), "record/c/0/0": encode_chunk(spec, lie)}
-        forge(path, [joined(head), joined(list(chunks.items())), *map(joined, rest)])
+        forge_array(path, "record/c/0/0", lie)
         refused(cache, "sample 0 .*its record belongs to another sample")
 
 
 def test_tokens_that_reach_too_far(cache: Path) -> None:
     path = cache / "pass-0/shard-00000.tar"
-    reader = ShardReader(path)
-    tokens = reader.read(0)["features"]
-    head, first, *rest = split(path)
+    tokens = ShardReader(path).read(0)["features"]
     for hostile in (np.full_like(tokens, 255), np.full_like(tokens, 2**31 - 1), np.full_like(tokens, -1)):
-        (spec,) = (s for s in reader.specs if s.name == "features")
-        chunks = {**dict(first), "features/c/0/0": encode_chunk(spec, hostile)}
-        forge(path, [joined(head), joined(list(chunks.items())), *map(joined, rest)])
+        forge_array(path, "features/c/0/0", hostile)
         refused(cache, "sample 0 .*array features: .*(reach symbol|invalid token)")
 
 
@@ -352,10 +352,6 @@ def test_a_seal_is_no_signature(cache: Path) -> None:
     """What is not promised: whoever may write the folder can write another cache. It has another content digest."""
     path = cache / "pass-0/shard-00000.tar"
     before = Cache(cache).content()
-    head, *samples = split(path)
-    chunks = dict(samples[0])
-    (spec,) = (s for s in ShardReader(path).specs if s.name == "thumbnail")
-    chunks["thumbnail/c/0/0/0/0"] = encode_chunk(spec, np.zeros((8, 8, 3), np.uint8))
-    forge(path, [joined(head), joined(list(chunks.items())), *map(joined, samples[1:])])
+    forge_array(path, "thumbnail/c/0/0/0/0", np.zeros((8, 8, 3), np.uint8))
     verify(cache)
     assert Cache(cache).content() != before and digest({}) != digest({"a": 1})

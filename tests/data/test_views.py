@@ -53,15 +53,15 @@ def test_finite_views_are_counted() -> None:
         Views(pipeline(RESIZE, FLIP), 0, 3)
 
 
-def test_the_rule_is_told_in_words() -> None:
-    def told(*steps: dict, count: int | None = None) -> str:
+def test_the_rule_in_words() -> None:
+    def rule(*steps: dict, count: int | None = None) -> str:
         return Views(pipeline(*steps), 0, count).recognised
 
-    assert told(RESIZE) == "1 distinct view: resize 128x64"
-    assert told(RESIZE, {**FLIP, "prob": 0.0}) == told(RESIZE)
-    assert told(RESIZE, FLIP) == "2 distinct views: resize 128x64 x flip"
-    assert told(CHOICE, FLIP) == "4 distinct views: resize 128x64 or 160x96 x flip"
-    assert told(RANGE, FLIP, COLOUR, count=3) == "3 seeded draws: RandomResize x flip x PhotoMetricDistortion"
+    assert rule(RESIZE) == "1 distinct view: resize 128x64"
+    assert rule(RESIZE, {**FLIP, "prob": 0.0}) == rule(RESIZE)
+    assert rule(RESIZE, FLIP) == "2 distinct views: resize 128x64 x flip"
+    assert rule(CHOICE, FLIP) == "4 distinct views: resize 128x64 or 160x96 x flip"
+    assert rule(RANGE, FLIP, COLOUR, count=3) == "3 seeded draws: RandomResize x flip x PhotoMetricDistortion"
 
 
 @pytest.mark.parametrize("name", ["Mosaic", "MixUp", "CachedMosaic", "CopyPaste"])

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from pipeline.cli.main import main, parser
-from tests.helpers.commands import PAGES, ours, split, told
+from tests.helpers.commands import PAGES, ours, shown, split
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import detector
 from tests.helpers.launch import finished
@@ -99,13 +99,13 @@ def here(words: list[str]) -> str:
     return " ".join("small" if word == "Q" else word for word in found)
 
 
-TOLD = told()
-OURS = sorted({here(words) for line in TOLD if (words := ours(split(line)))})
+SHOWN = shown()
+OURS = sorted({here(words) for line in SHOWN if (words := ours(split(line)))})
 S3 = [line for line in OURS if "s3://" in line]
-TORCHRUN = sorted({re.sub(r"configs/\S+|\.\.\.", "{config}", line) for line in TOLD if line.startswith("torchrun ")})
-LONG_SCRIPTS = [line for line in TOLD if line.startswith("python ") and any(part in line for part in PARSED)]
-DEMO = [line for line in TOLD if line.startswith("python demo/")]
-MAKE = [line for line in TOLD if line.startswith("make ")]
+TORCHRUN = sorted({re.sub(r"configs/\S+|\.\.\.", "{config}", line) for line in SHOWN if line.startswith("torchrun ")})
+LONG_SCRIPTS = [line for line in SHOWN if line.startswith("python ") and any(part in line for part in PARSED)]
+DEMO = [line for line in SHOWN if line.startswith("python demo/")]
+MAKE = [line for line in SHOWN if line.startswith("make ")]
 READER = "python docs/read_cache.py CACHE"
 TAB = 'eval "$(register-python-argcomplete frs-cache)"'
 
@@ -135,9 +135,9 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_command_is_known() -> None:
     """So that a new one is not left out."""
-    assert set(QUICK) <= set(OURS) and set(ELSEWHERE) | {READER, TAB} <= set(TOLD)
+    assert set(QUICK) <= set(OURS) and set(ELSEWHERE) | {READER, TAB} <= set(SHOWN)
     known = {READER, TAB, *ELSEWHERE, *LONG_SCRIPTS, *DEMO, *MAKE}
-    for line, place in TOLD.items():
+    for line, place in SHOWN.items():
         words = split(line)
         assert line in known or ours(words) is not None or words[0] == "torchrun" or words[:2] == split(READER)[:2], (
             place
@@ -219,7 +219,7 @@ def test_make(line: str) -> None:
     done = subprocess.run([*line.split(), "-nB"], cwd=ROOT, check=True, capture_output=True, text=True)
     lines = [found.replace(".venv/bin/", "") for found in done.stdout.splitlines()]
     steps = [found for found in lines if found.startswith(("python ", "python3 "))]
-    assert steps and (line != "make demo" or set(steps[-3:]) <= set(TOLD))
+    assert steps and (line != "make demo" or set(steps[-3:]) <= set(SHOWN))
 
 
 class Parsed(Exception):

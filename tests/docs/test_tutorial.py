@@ -20,7 +20,7 @@ def test_the_tutorial_from_top_to_bottom(tmp_path: Path) -> None:
     """Files are written and commands run as they stand, in a folder of their own."""
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    told = []
+    outputs = []
     for kind, code in re.findall(r"```(python|sh)\n(.*?)```", TUTORIAL.read_text(), re.S):
         if kind == "python":
             path = tmp_path / code.splitlines()[0].removeprefix("# ")
@@ -29,8 +29,8 @@ def test_the_tutorial_from_top_to_bottom(tmp_path: Path) -> None:
             continue
         done = subprocess.run(["bash", "-euc", code], cwd=tmp_path, env=environment, capture_output=True, text=True)  # noqa: PLW1510
         assert done.returncode == 0, done.stdout + done.stderr
-        told.append(done.stdout)
-    whole = "\n".join(told)
+        outputs.append(done.stdout)
+    whole = "\n".join(outputs)
     assert re.search(r"cache +my/cache", whole) and re.search(r"student +mAP 0\.[1-9]", whole)
     assert len((tmp_path / "my/read.txt").read_text().splitlines()) == 320
     assert (tmp_path / "my/report.html").stat().st_size > 100_000

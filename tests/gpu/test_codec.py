@@ -74,7 +74,7 @@ def test_lossless_is_exact_across_devices(scores: bool, device: torch.device) ->
 
 
 def test_decoding_repeats_itself(codec: Frs, device: torch.device) -> None:
-    """Also where torch is told to refuse what adds in any order: nothing here does."""
+    """Also under torch.use_deterministic_algorithms: no operation here is refused."""
     batch = encoded(codec, views(codec)).to(device)
     first = codec.decode(batch)
     assert equal(first, codec.decode(batch))

@@ -54,7 +54,7 @@ def of_help() -> list[str]:
     return [line for name, verb in COMMANDS.items() for line in joined(verb.example.format(prog=f"frs-cache {name}"))]
 
 
-def told() -> dict[str, str]:
+def shown() -> dict[str, str]:
     """Every command, and where it stands first."""
     found: dict[str, str] = {}
     pages = [(path, of_page(path)) for path in PAGES] + [(path, of_script(path)) for path in SCRIPTS]

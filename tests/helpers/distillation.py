@@ -11,6 +11,7 @@ from pipeline.config import load_config
 from pipeline.data.stream import Stream
 from pipeline.mmdet_compat.registry import MODELS
 from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.runner import wrap_student
 from pipeline.stage2.teacher_data import prepare_teacher_data
 
 
@@ -21,14 +22,7 @@ def distiller_and_batch(config: Path, source: str, batch: int = 0, loss: str = "
     torch.manual_seed(3)
     student = MODELS.build(cfg.model)
     student.init_weights()
-    model = Distiller(
-        student,
-        teacher_data.teacher,
-        sections.distill,
-        teacher_data.levels,
-        teacher_data.channels,
-        teacher_data.score_channels,
-    )
+    model = wrap_student(student, teacher_data, sections.distill)
     stream = Stream(teacher_data.stream, batch_size=4, seed=0)
     return model.train(), list(stream)[batch]
 

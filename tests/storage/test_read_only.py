@@ -45,11 +45,11 @@ def test_the_log_of_a_cache_that_fills_its_mount(tmp_path: Path) -> None:
     keep = f"import os; os.chdir({str(tmp_path)!r}); from pipeline.cli import terminal\n"
     keep += f"terminal.keep_log_beside({str(tmp_path / 'mnt/cache')!r}); terminal.log('kept')"
     done = without_override("-c", keep)
-    told = (
+    notice = (
         f"log      work_dirs/cache.log, because {tmp_path}/mnt/cache.log cannot be written; set --log-file to change it"
     )
-    assert done.stdout.splitlines() == [told, "kept"], done.stderr
-    assert [line[20:] for line in (tmp_path / "work_dirs/cache.log").read_text().splitlines()] == [told, "kept"]
+    assert done.stdout.splitlines() == [notice, "kept"], done.stderr
+    assert [line[20:] for line in (tmp_path / "work_dirs/cache.log").read_text().splitlines()] == [notice, "kept"]
 
 
 @pytest.mark.slow
