@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.manifest import totals
 from pipeline.errors import CacheError
 from pipeline.storage.place import Place
 
@@ -13,10 +14,7 @@ def describe(root: str | Place) -> dict[str, Any]:
     """Return everything that `info` prints about a cache."""
     cache = Cache(root)
     manifests = {number: cache.manifest(number) for number in cache.passes()}
-    parts: dict[str, int] = {}
-    for manifest in manifests.values():
-        for name, size in manifest["bytes_by_array"].items():
-            parts[name] = parts.get(name, 0) + size
+    parts = totals(m["bytes_by_array"] for m in manifests.values())
     size = sum(m["bytes"] for m in manifests.values())
     return {
         "cache": str(cache.root),

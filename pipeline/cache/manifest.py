@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.cache.canonical import write_json
@@ -55,7 +56,7 @@ def write_manifest(
         "files": files,
         "samples": sum(len(s.samples) for s in sidecars),
         "bytes": sum(s.size for s in sidecars),
-        "bytes_by_array": _totals([s.bytes_by_array for s in sidecars]),
+        "bytes_by_array": totals(s.bytes_by_array for s in sidecars),
         "raw_fp16_bytes": raw_fp16,
         "measured": _means(sidecars),
         "quarantine": quarantine,
@@ -89,8 +90,13 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
     return [fault for fault in call_each(root, check, manifest["files"]) if fault is not None]
 
 
-def _totals(rows: list[dict[str, int]]) -> dict[str, int]:
-    return {key: sum(row.get(key, 0) for row in rows) for row in rows for key in row}
+def totals(rows: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Return the sum of each key, in the order in which the keys come."""
+    found: dict[str, int] = {}
+    for row in rows:
+        for key, size in row.items():
+            found[key] = found.get(key, 0) + size
+    return found
 
 
 def _means(sidecars: list[Sidecar]) -> dict[str, float]:

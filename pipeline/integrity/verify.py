@@ -65,5 +65,6 @@ def collect_findings(root: str | Place, deep: bool, progress: Any) -> dict[str, 
         from pipeline.integrity.decode_all import find_decode_faults
 
         bad = list(find_decode_faults(root, progress))
-        found["decoded"] = sum(Cache(root).manifest(number)["samples"] for number in Cache(root).passes())
+        cache = Cache(root)
+        found["decoded"] = sum(cache.manifest(number)["samples"] for number in cache.passes())
     return {**found, "whole": not bad, "bad": [str(error) for error in bad]}

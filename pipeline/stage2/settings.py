@@ -30,17 +30,17 @@ def apply_flags(
         cfg.optim_wrapper.loss_scale = "dynamic"
     if resume:
         cfg.resume, cfg.load_from = True, None if resume == "auto" else resume
-    scale_learning_rate(cfg, auto_scale_lr, launcher)
+    scale_learning_rate(cfg, bool(scaled), launcher)
 
 
 def scale_learning_rate(cfg: Config, requested: bool, launcher: str) -> None:
-    """Scale the learning rate to the batch size, if --auto-scale-lr or `auto_scale_lr.enable` is set.
+    """Scale the learning rate to the batch size, if `requested`.
 
     Otherwise print a warning where the batch size is not the one that the learning rate was chosen for.
     """
     settings = cfg.get("auto_scale_lr") or {}
     base, real = settings.get("base_batch_size"), count_ranks(launcher) * cfg.train_dataloader.get("batch_size", 1)
-    if requested or settings.get("enable"):
+    if requested:
         if not base:
             raise ConfigError("--auto-scale-lr: auto_scale_lr.base_batch_size is missing in the config; set it")
         cfg.optim_wrapper.optimizer.lr *= real / base
