@@ -9,13 +9,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TextIO
 
 import pytest
 import torch
 
 from benchmarks import gpu, gpu_page
-from tests.helpers.forks import run_python
 from tests.helpers.paths import ROOT
 
 PARTS = ["prepare", "tests", "codec", "step", "stage1", "calibration", "ledger"]
@@ -34,19 +32,6 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert re.match(r"error: torch \S+ finds no CUDA device", line) and "--device cpu --tiny" in line
     assert not done.stdout
-
-
-def forked(command: list[str], log: TextIO, environment: dict[str, str], _: float) -> int:
-    """As gpu.run_command, but without importing torch and mmdet again in each of a dozen processes."""
-    return run_python(command[1:], log, ROOT, environment)
-
-
-def test_every_part_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "run_command", forked)
-    few = ["--tests", "lossless or repeats"]  # all of them take a minute
-    monkeypatch.setattr(sys, "argv", ["benchmarks/gpu.py", *toy_size(tmp_path), *few])
-    gpu.main()
-    check_toy_run(tmp_path / "out")
 
 
 @pytest.mark.slow

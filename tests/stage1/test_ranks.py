@@ -63,6 +63,7 @@ def test_a_killed_rank_ends_all_and_its_shards_are_recomputed(
     assert tree(tmp_path / "cache") == one_rank
 
 
+@pytest.mark.slow
 def test_an_error_of_one_rank_is_printed_and_ends_all(broken: Path, teacher: dict[str, str], tmp_path: Path) -> None:
     config = make_config(broken, teacher, detector("retinanet"), tmp_path / "strict")
     out, _ = start(config, ranks=2).communicate(timeout=60)
