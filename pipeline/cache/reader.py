@@ -92,6 +92,11 @@ class ShardReader:
         extent = self.sidecar.samples[index]
         return f"sample {index} (image {extent.image_id}, view {extent.view})"
 
+    def levels(self, index: int) -> LevelShapes:
+        """Return the FPN grids of a sample, from the shard's head."""
+        self._name(index)
+        return tuple(map(tuple, self._shapes[index].tolist()))
+
     def chunks(self, index: int, fetched: Fetched = NOTHING) -> Chunks:
         """Return the verified, compressed chunk of every array of one sample."""
         what = self._name(index)
@@ -112,7 +117,7 @@ class ShardReader:
         sides = (*record.shape, *record.ori_shape, *record.pad_shape)
         if (
             (record.image_id, record.view) != (extent.image_id, extent.view)
-            or levels != tuple(map(tuple, self._shapes[index].tolist()))
+            or levels != self.levels(index)
             or any(h > record.pad_shape[0] or w > record.pad_shape[1] for h, w in levels)
             or not (min(sides) > 0 and 0 <= record.flip < len(FLIPS))
         ):
@@ -128,7 +133,7 @@ class ShardReader:
                 spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in self.specs if spec.name in chunks
             }
             if check is not None:
-                check(found, tuple(map(tuple, self._shapes[index].tolist())))
+                check(found, self.levels(index))
         except CorruptCache as error:
             raise CorruptCache(f"{self.path}: {self._name(index)}: {error}") from error
         return found

@@ -64,7 +64,8 @@ class Probe:
     def _compared(self, features: list[Tensor], loss: str) -> list[Tensor]:
         """Return the tensors that a loss compares, by level: features, adapted if the loss does so, or class logits."""
         if self._what == "score":
-            return class_logits(class_head(self._student)(tuple(features)))
+            head = class_head(self._student)
+            return class_logits(head, head(tuple(features)))
         return self._adapters(features) if loss_named(loss).adapters else features
 
     def _features(self, view: Tensor) -> list[Tensor]:

@@ -19,8 +19,9 @@ from pipeline.errors import StudentError
 from pipeline.losses.base import Loss
 from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses
+from pipeline.stage2.compatibility import TeacherLayout, check_student
 from pipeline.stage2.teacher_source import TeacherSource
-from pipeline.teacher.heads import class_head, class_logits, output_shapes
+from pipeline.teacher.heads import class_head, class_logits
 
 
 class Preprocessor(BaseDataPreprocessor):
@@ -52,7 +53,7 @@ class Distiller(BaseModel):
 
     Hooks on the student's neck and class head return the features and logits of the forward pass of its own loss, so
     no second pass is needed. The teacher source is not a submodule, so a live teacher is in neither parameters nor
-    checkpoints. Raises StudentError where levels or score channels differ from the teacher's.
+    checkpoints. Raises StudentError where FPN grids or score channels do not match the teacher's.
     """
 
     def __init__(
@@ -60,25 +61,14 @@ class Distiller(BaseModel):
         student: BaseModel,
         source: TeacherSource,
         section: DistillSection,
-        levels: int,
-        channels: int,
-        score_channels: int,
+        teacher: TeacherLayout,
     ) -> None:
         super().__init__(data_preprocessor=Preprocessor(student.data_preprocessor, source))
         self.student, self.section, self.iteration = student, section, 0
         self._source = [source]  # in a list, so that a live teacher is not registered as a submodule
-        shapes, own_channels, own_scores = output_shapes(student, (128, 128))
-        if len(shapes) != levels:
-            raise StudentError(
-                f"student has {len(shapes)} FPN levels, the teacher's outputs have {levels}; change the neck"
-            )
-        if section.score_weight and own_scores != score_channels:
-            raise StudentError(
-                f"student has {own_scores} class score channels a position, the teacher's outputs have "
-                f"{score_channels}: classes and anchors must be the same"
-            )
+        width = check_student(student, teacher, scores=section.score_weight > 0)
         self._loss = feature_losses()[section.feature_loss]
-        self.adapters = new_adapters(self._loss, levels, own_channels, channels)
+        self.adapters = new_adapters(self._loss, teacher.levels, width, teacher.channels)
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor", teacher: Any = None) -> Any:
         """Run the student as mmengine expects. `teacher`: in 'loss' mode, what the source took from the batch."""
@@ -116,11 +106,10 @@ class Distiller(BaseModel):
         """Record the neck's output and the class logits of the forward pass inside the block."""
         outputs: dict[str, list[Tensor]] = {}
         neck: nn.Module = self.student.neck
+        head = class_head(self.student)
         handles = [
             neck.register_forward_hook(lambda _m, _i, out: outputs.update(features=list(out))),
-            class_head(self.student).register_forward_hook(
-                lambda _m, _i, out: outputs.update(logits=class_logits(out))
-            ),
+            head.register_forward_hook(lambda _m, _i, out: outputs.update(logits=class_logits(head, out))),
         ]
         try:
             yield outputs

@@ -65,7 +65,7 @@ def build_distiller(cfg: Config, sections: Sections, data: TeacherData) -> Disti
 
 def wrap_student(student: nn.Module, data: TeacherData, distill: DistillSection) -> Distiller:
     """Build the Distiller that trains `student` on the teacher data."""
-    return Distiller(student, data.teacher, distill, data.levels, data.channels, data.score_channels)
+    return Distiller(student, data.teacher, distill, data.layout)
 
 
 def default_hooks(cfg: Config) -> dict[str, Any]:

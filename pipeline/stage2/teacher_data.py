@@ -19,10 +19,12 @@ from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import Config
 from pipeline.recipe import Inputs, open_cache, read_inputs
 from pipeline.records import SampleRef
+from pipeline.stage2.compatibility import VIEWS_CHECKED, Grids, TeacherLayout, distinct_grids
 from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.storage.place import Place
-from pipeline.teacher.heads import output_shapes
+from pipeline.teacher.heads import class_head, output_shapes
 from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.priors import configured_priors, priors_of
 from pipeline.teacher.zoo import find_teacher
 
 TOLERATED = 0.1  # gradient error that is accepted for every quality
@@ -34,9 +36,7 @@ class TeacherData:
 
     stream: StreamSource
     teacher: TeacherSource
-    levels: int
-    channels: int
-    score_channels: int
+    layout: TeacherLayout
     provenance: dict[str, Any]
 
 
@@ -57,12 +57,8 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     require_served(codec, sections.distill, cache.root)
     check, tolerance = sections.views.check, sections.views.tolerance
     source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, environments)
-    first = next((ref for shards in passes.values() for shard in shards for ref in shard), None)
-    if first is None:
-        raise CacheError(
-            f"{cache.root}: no view to train on, all images are in quarantine; run stage 1 with readable images"
-        )
-    levels = cache.shard(first.cache_pass, first.shard).attributes["levels"]
+    priors = configured_priors(inputs.teacher.cfg.model) if sections.distill.score_weight else None
+    layout = TeacherLayout(first_grids(cache, passes), codec.channels, codec.score_channels, priors)
     provenance = {
         "teacher": "cache",
         "content": cache.content(),
@@ -70,7 +66,18 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
         "feature_loss_error": codec.gradient_error(feature_losses()[sections.distill.feature_loss].name),
         "views_check": check,
     }
-    return TeacherData(source, CachedTeacher(codec), levels, codec.channels, codec.score_channels, provenance)
+    return TeacherData(source, CachedTeacher(codec), layout, provenance)
+
+
+def first_grids(cache: Cache, passes: dict[int, list[list[SampleRef]]]) -> Grids:
+    """Return the FPN grids of some views. Raise CacheError where the cache has no view."""
+    shard = next((refs for shards in passes.values() for refs in shards if refs), None)
+    if shard is None:
+        raise CacheError(
+            f"{cache.root}: no view to train on, all images are in quarantine; run stage 1 with readable images"
+        )
+    reader = cache.shard(shard[0].cache_pass, shard[0].shard)
+    return distinct_grids((ref.pad_shape, reader.levels(ref.index)) for ref in shard)
 
 
 def read_passes(cache: Cache, expected: range, images: Images) -> dict[int, list[list[SampleRef]]]:
@@ -113,10 +120,11 @@ def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
 def build_live_data(sections: Sections, images: Images, views: Views) -> TeacherData:
     """Build the live teacher, which runs in the training loop on the batches that a cache would give."""
     teacher = Teacher(find_teacher(sections.teacher), images.classes, own_device(), sections.teacher.tf32)
-    layout = layout_of(sections)
-    passes = {n: references(plan_views(images, views, n, layout), n) for n in expected_passes(sections, views)}
+    settings = layout_of(sections)
+    passes = {n: references(plan_views(images, views, n, settings), n) for n in expected_passes(sections, views)}
     source = StreamSource(passes, images, views, None, None, "exact", 0.0, {})
-    levels, channels, scores = output_shapes(teacher.detector, (128, 128))
-    return TeacherData(
-        source, LiveTeacher(teacher), len(levels), channels, scores, {"teacher": "live", "content": None}
-    )
+    pads = {ref.pad_shape for shards in passes.values() for refs in shards for ref in refs}
+    _, channels, scores = output_shapes(teacher.detector, min(pads))
+    grids = distinct_grids((pad, teacher.levels(pad)) for pad in sorted(pads)[:VIEWS_CHECKED])
+    layout = TeacherLayout(grids, channels, scores, priors_of(class_head(teacher.detector)))
+    return TeacherData(source, LiveTeacher(teacher), layout, {"teacher": "live", "content": None})

@@ -16,7 +16,7 @@ from pipeline.losses.frs import frs_map
 from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.precision import precision
 from pipeline.records import LevelShapes, TeacherOutput
-from pipeline.teacher.heads import class_count, copy_to_meta, dense_outputs, output_shapes
+from pipeline.teacher.heads import class_count, copy_to_meta, dense_outputs, output_shapes, require_logits
 from pipeline.teacher.weights import classes_of, load_strict, read_checkpoint
 from pipeline.teacher.zoo import TeacherSpec
 
@@ -58,6 +58,7 @@ class Teacher:
         if device.type == "cpu":  # a sixth faster on the CPU; the live teacher does the same
             self.detector.to(memory_format=torch.channels_last)
         self.device, self._tf32 = device, tf32
+        require_logits(self.detector)
         self._meta_copy = copy_to_meta(self.detector)
         self._levels: dict[tuple[int, int], LevelShapes] = {}
 

@@ -14,9 +14,13 @@ from pipeline.data.images import Images
 from pipeline.data.stream import Stream, StreamSource, stream_loader
 from pipeline.data.views import Views
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors
+from pipeline.stage2.compatibility import TeacherLayout
 from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.teacher_data import first_grids
 from pipeline.stage2.teacher_source import CachedTeacher
+from pipeline.teacher.heads import class_head
 from pipeline.teacher.model import own_device
+from pipeline.teacher.priors import priors_of
 from pipeline.tools.forecast.trial import Trial
 
 UNCOUNTED, COUNTED = 2, 10  # steps; the first ones allocate memory and start workers
@@ -42,9 +46,9 @@ def measure_training(
     )
     loader = stream_loader(Stream(source, batch_size, seed=0), cfg.train_dataloader.get("num_workers", 0))
     student = build(MODELS, cfg.model, "model")
-    first = next(ref for shard in shards for ref in shard)  # shard 0 is empty if all its images are in quarantine
-    levels = trial.cache.shard(0, first.shard).attributes["levels"]
-    model = Distiller(student, CachedTeacher(codec), sections.distill, levels, codec.channels, codec.score_channels)
+    priors = priors_of(class_head(trial.teacher.detector))
+    layout = TeacherLayout(first_grids(trial.cache, {0: shards}), codec.channels, codec.score_channels, priors)
+    model = Distiller(student, CachedTeacher(codec), sections.distill, layout)
     model.to(own_device()).train()
     with config_errors("optim_wrapper"):
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)

@@ -134,6 +134,5 @@ def measure_sizes(cache: Cache) -> tuple[dict[str, np.ndarray], np.ndarray, floa
         for index, extent in enumerate(reader.sidecar.samples):
             parts = {name: len(chunk) for name, chunk in reader.chunks(index).items()}
             rows.append({**parts, "overhead": extent.size - sum(parts.values())})
-            record = reader.read(index)["record"]
-            places.append(positions(tuple(map(tuple, record[11:].reshape(-1, 2).tolist()))))
+            places.append(positions(reader.levels(index)))
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}, np.array(places), float(np.mean(heads))

@@ -1,0 +1,82 @@
+"""Check that a student can learn from the teacher's outputs: equal FPN grids, and equal meaning of every score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from pipeline.errors import StudentError
+from pipeline.records import LevelShapes
+from pipeline.teacher.heads import class_head, copy_to_meta, output_shapes, require_logits
+from pipeline.teacher.priors import Priors, priors_of
+
+VIEWS_CHECKED = 4  # padded shapes; each is a pass of the student on torch's meta device
+
+Grids = tuple[tuple[tuple[int, int], LevelShapes], ...]  # (padded (H, W), the teacher's FPN grids) of some views
+
+
+@dataclass(frozen=True)
+class TeacherLayout:
+    """The shapes of the teacher's outputs.
+
+    grids: the teacher's FPN grids for padded views, at least one. channels: C. score_channels: K, 0 without scores.
+    priors: None if no score loss needs them.
+    """
+
+    grids: Grids
+    channels: int
+    score_channels: int
+    priors: Priors | None
+
+    @property
+    def levels(self) -> int:
+        return len(self.grids[0][1])
+
+
+def distinct_grids(views: Iterable[tuple[tuple[int, int], LevelShapes]]) -> Grids:
+    """Return the first VIEWS_CHECKED distinct padded shapes with their grids."""
+    found: dict[tuple[int, int], LevelShapes] = {}
+    for pad, levels in views:
+        found.setdefault(pad, levels)
+        if len(found) == VIEWS_CHECKED:
+            break
+    return tuple(found.items())
+
+
+def check_student(student: nn.Module, teacher: TeacherLayout, scores: bool) -> int:
+    """Return the width of the student's FPN. Raise StudentError where its outputs do not match the teacher's.
+
+    scores: whether the class scores are compared, which also needs the same anchors.
+    """
+    copy, width = copy_to_meta(student), 0
+    for (height, full_width), wanted in teacher.grids:
+        levels, width, own_scores = output_shapes(copy, (height, full_width))
+        if len(levels) != len(wanted):
+            raise StudentError(
+                f"student has {len(levels)} FPN levels, the teacher's outputs have {len(wanted)}; change the neck"
+            )
+        if levels != wanted:
+            raise StudentError(
+                f"student's FPN grids for a view of {full_width}x{height} are {_text(levels)}, the teacher's are "
+                f"{_text(wanted)}; use the teacher's strides (backbone.out_indices, neck.start_level, num_outs)"
+            )
+        if scores and own_scores != teacher.score_channels:
+            raise StudentError(
+                f"student has {own_scores} class score channels a position, the teacher's outputs have "
+                f"{teacher.score_channels}: classes and anchors must be the same"
+            )
+    if scores:
+        require_logits(student)
+        difference = priors_of(class_head(student)).difference(teacher.priors) if teacher.priors else None
+        if difference:
+            raise StudentError(
+                f"score channels of student and teacher have other meanings: {difference}; use the teacher's anchor "
+                "settings, or set distill.score_weight=0"
+            )
+    return width
+
+
+def _text(levels: LevelShapes) -> str:
+    return ", ".join(f"{w}x{h}" for h, w in levels)

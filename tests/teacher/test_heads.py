@@ -1,0 +1,97 @@
+"""What counts as a class logit: one channel for each class and prior, and no sigmoid applied yet."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmdet.models.dense_heads import CenterNetHead, RetinaHead
+
+from pipeline.config import TeacherSection
+from pipeline.errors import ConfigError
+from pipeline.mmdet_compat.registry import MODELS, Config
+from pipeline.teacher.heads import class_logits, output_shapes, require_class_scores, require_logits
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.zoo import find_teacher
+from tests.helpers.datasets import CLASSES
+from tests.helpers.detectors import FAMILIES, detector, save_teacher
+
+
+@MODELS.register_module(force=True)
+class ActivatedHead(RetinaHead):
+    """Applies the sigmoid itself, as a head of another project may."""
+
+    def forward_single(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores, boxes = super().forward_single(x)
+        return scores.sigmoid(), boxes
+
+
+@MODELS.register_module(force=True)
+class MixedHead(RetinaHead):
+    """Returns classes and boxes in one tensor, as YOLOv3 does."""
+
+    def forward_single(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores, boxes = super().forward_single(x)
+        return torch.cat([scores, boxes], dim=1), boxes
+
+
+def with_head(name: str) -> dict[str, Any]:
+    model = copy.deepcopy(detector("retinanet"))
+    model["bbox_head"]["type"] = name
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_of_the_families(family: str) -> None:
+    built = MODELS.build(Config(detector(family)))
+    built.init_weights()
+    built.train()
+    require_logits(built)
+    assert built.training
+    assert output_shapes(built, (64, 96))[2] == {"retinanet": 9 * len(CLASSES), "faster-rcnn": 3}.get(
+        family, len(CLASSES)
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("ActivatedHead", r"ActivatedHead: its class scores lie between 0\.\d+ and .* seem to be probabilities"),
+        ("MixedHead", r"MixedHead: its first output has \d+ channels, expected 3 classes x 9 priors = 27"),
+    ],
+)
+def test_other_outputs_are_refused_by_name(head: str, message: str, tmp_path: Path) -> None:
+    spec = find_teacher(TeacherSection(**save_teacher(tmp_path, with_head(head))))
+    with pytest.raises(ConfigError, match=message):
+        Teacher(spec, CLASSES, torch.device("cpu"))
+
+
+def test_yolov3_is_refused_by_name() -> None:
+    head = MODELS.build(
+        {
+            "type": "YOLOV3Head",
+            "num_classes": 80,
+            "in_channels": [8, 8, 8],
+            "out_channels": [8, 8, 8],
+            "anchor_generator": {
+                "type": "YOLOAnchorGenerator",
+                "base_sizes": [[(116, 90), (156, 198), (373, 326)]] * 3,
+                "strides": [32, 16, 8],
+            },
+        }
+    )
+    output = head(tuple(torch.rand(1, 8, n, n) for n in (2, 4, 8)))
+    with pytest.raises(ConfigError, match="YOLOV3Head: its first output has 255 channels, expected 80 classes x 3"):
+        require_class_scores(head, class_logits(head, output))
+
+
+def test_probabilities_of_known_heads_become_logits() -> None:
+    head = CenterNetHead(in_channels=8, feat_channels=8, num_classes=3)
+    output = head((torch.rand(1, 8, 8, 8),))
+    (probabilities,), logits = output[0], class_logits(head, output)
+    assert probabilities.min() > 0 and probabilities.max() < 1
+    assert torch.allclose(logits[0].sigmoid(), probabilities, atol=1e-6) and logits[0].min() < 0
+    require_class_scores(head, logits)
