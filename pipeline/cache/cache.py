@@ -136,11 +136,17 @@ class Cache:
 
     def content(self) -> str:
         """Return the digest of everything a student learns from: identity, codec tables, the bytes of every shard."""
-        passes = {
-            str(number): {k: v["sha256"] for k, v in self.manifest(number)["files"].items() if k.endswith(".tar")}
-            for number in self.passes()
-        }
+        passes = {str(number): self._tars(number) for number in self.passes()}
         return digest({"plan": self.plan_digest, "codec": self.codec_digest, "passes": passes})
+
+    def pass_contents(self) -> dict[str, str]:
+        """Return the content digest of every complete pass by its number. It stays the same if the cache grows."""
+        same = {"plan": self.plan_digest, "codec": self.codec_digest}
+        return {str(number): digest({**same, "passes": {str(number): self._tars(number)}}) for number in self.passes()}
+
+    def _tars(self, cache_pass: int) -> dict[str, str]:
+        """Return the sha256 of every shard of a complete pass by its name."""
+        return {k: v["sha256"] for k, v in self.manifest(cache_pass)["files"].items() if k.endswith(".tar")}
 
     def quarantine(self, cache_pass: int) -> Quarantine:
         """Return the images that a complete pass leaves out."""

@@ -75,6 +75,9 @@ class Stream(wds.DataPipeline):
         """Set the rank whose share of each batch is streamed."""
         self._rank, self._world = rank, world
 
+    def update_skip_type_keys(self, keys: Sequence[str]) -> None:
+        """Do nothing. YOLOXModeSwitchHook turns transforms off here, and no cached view has them (stage2/hooks.py)."""
+
     @property
     def global_batch(self) -> int:
         """Samples of a step over all ranks."""

@@ -20,7 +20,7 @@ OPS = install()  # 'compiled', 'torchvision' or 'torch'
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     # The plain mmcv wheel warns for each missing op, and optional data sets print to stdout.
     warnings.simplefilter("ignore")
-    from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
+    from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
     from mmdet.utils import register_all_modules
     from mmengine.config import Config, ConfigDict
 
@@ -31,7 +31,18 @@ from pipeline.errors import ConfigError, brief  # noqa: E402
 # Loader workers are forked, and a fork of a process with OpenCV threads may wait for them forever.
 cv2.setNumThreads(0)
 
-__all__ = ["DATASETS", "METRICS", "MODELS", "OPS", "TRANSFORMS", "Config", "ConfigDict", "build", "config_errors"]
+__all__ = [
+    "DATASETS",
+    "HOOKS",
+    "METRICS",
+    "MODELS",
+    "OPS",
+    "TRANSFORMS",
+    "Config",
+    "ConfigDict",
+    "build",
+    "config_errors",
+]
 
 
 OWN_SCOPES = ("mmdet", "mmcv", "mmengine")  # what a bare name is looked up in

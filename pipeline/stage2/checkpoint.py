@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
@@ -26,12 +26,14 @@ def unwrap_distiller(model: Any) -> Distiller:
     return model.module if is_model_wrapper(model) else model
 
 
-class StudentCheckpoint(Hook):
+class SaveStudent(Hook):
     """Saves the student under its own names, and adapters and digests under the key 'frs'.
 
-    mmengine's training history contains pickled objects. It is left out, so checkpoints are plain data and load with
-    weights_only=True.
+    Runs last, so with EMAHook these are the averaged weights, as in mmdet. mmengine's training history contains pickled
+    objects. It is left out, so checkpoints are plain data and load with weights_only=True.
     """
+
+    priority = "LOWEST"
 
     def __init__(self, provenance: dict[str, Any]) -> None:
         self.provenance = provenance
@@ -55,6 +57,12 @@ class StudentCheckpoint(Hook):
             "planned": stream.epoch_digest(),
         }
 
+
+class LoadStudent(Hook):
+    """Restores the distiller's names of a checkpoint from SaveStudent. Runs first, so EMAHook finds its own names."""
+
+    priority = "HIGHEST"
+
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Restore the Distiller's names and, for a resumed run, the position in the epoch. Raise StudentError."""
         state = {STUDENT + k: v for k, v in checkpoint["state_dict"].items()}
@@ -69,10 +77,22 @@ class StudentCheckpoint(Hook):
             )
         checkpoint["state_dict"] = state
         if runner._resume:
+            self._require_same_averaging(runner, checkpoint)
             self._set_position(runner, checkpoint)
             for key, value in self._own_info(runner, checkpoint).items():
                 runner.message_hub.update_info(key, value)
         checkpoint["message_hub"] = runner.message_hub.state_dict()
+
+    @staticmethod
+    def _require_same_averaging(runner: Any, checkpoint: dict) -> None:
+        """Raise StudentError where only the run or only the checkpoint has an averaged student."""
+        averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+        if averaged != ("ema_state_dict" in checkpoint):
+            found, wanted = ("without", "has") if averaged else ("with", "lacks")
+            raise StudentError(
+                f"checkpoint was saved {found} EMAHook, this config {wanted} it; resume with the same custom_hooks, or "
+                "start a new run with load_from"
+            )
 
     @staticmethod
     def _own_info(runner: Any, checkpoint: dict) -> dict[str, Any]:

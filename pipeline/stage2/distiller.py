@@ -53,7 +53,8 @@ class Distiller(BaseModel):
 
     Hooks on the student's neck and class head return the features and logits of the forward pass of its own loss, so
     no second pass is needed. The teacher source is not a submodule, so a live teacher is in neither parameters nor
-    checkpoints. Raises StudentError where FPN grids or score channels do not match the teacher's.
+    checkpoints. Attributes that the distiller lacks are those of the student. Raises StudentError where FPN grids or
+    score channels do not match the teacher's.
     """
 
     def __init__(
@@ -69,6 +70,15 @@ class Distiller(BaseModel):
         width = check_student(student, teacher, scores=section.score_weight > 0)
         self._loss = feature_losses()[section.feature_loss]
         self.adapters = new_adapters(self._loss, teacher.levels, width, teacher.channels)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up in the student what the distiller lacks, for hooks that were made for a bare detector."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "student":
+                raise
+            return getattr(self.student, name)
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor", teacher: Any = None) -> Any:
         """Run the student as mmengine expects. `teacher`: in 'loss' mode, what the source took from the batch."""

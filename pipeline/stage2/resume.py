@@ -66,16 +66,11 @@ def find_checkpoint(cfg: Config) -> None:
         cfg.resume = False  # mmengine would look for one in its own way
 
 
-def check_starting_weights(cfg: Config, student: nn.Module, content: str | None) -> None:
-    """Check load_from, --resume and Pretrained files. `content`: digest of the cache, None for a live teacher.
+def check_starting_weights(cfg: Config, student: nn.Module, provenance: dict[str, Any]) -> None:
+    """Check load_from, --resume and Pretrained files. provenance: that of the teacher's outputs (TeacherData).
 
     Raise ConfigError, StudentError (not resumable, foreign keys) or StaleCache (resumed from another cache).
     """
-    for hook in cfg.get("custom_hooks") or []:
-        if type_name(hook.get("type")) == "EMAHook":
-            raise ConfigError(
-                "custom_hooks: EMAHook is not supported yet, because it saves a second copy of the weights; remove it"
-            )
     _check_pretrained(student, cfg.model)
     path = cfg.get("load_from")
     if not cfg.get("resume"):
@@ -88,11 +83,23 @@ def check_starting_weights(cfg: Config, student: nn.Module, content: str | None)
     missing = sorted(RESUMABLE - found.keys())
     if missing or "epoch" not in found.get("meta", {}):
         raise StudentError(f"{path}: not a checkpoint of stage 2 (no {(missing or ['meta.epoch'])[0]}); drop --resume")
-    used = found["frs"].get("content")
-    if used != content:
+    _require_same_teacher(path, found["frs"], provenance)
+
+
+def _require_same_teacher(path: str, saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Raise StaleCache where a checkpoint learned from other outputs. The cache may have grown by a pass since."""
+    wanted, used = current.get("passes") or {}, saved.get("passes") or {}
+    common = sorted(wanted.keys() & used.keys())
+    if common:
+        other = next((number for number in common if wanted[number] != used[number]), None)
+        where, there, here = f" of pass {other}", used.get(other), wanted.get(other)
+    else:  # a live teacher, or a checkpoint from before passes were recorded
+        other = saved.get("content") != current["content"] or None
+        where, there, here = "", saved.get("content"), current["content"]
+    if other is not None:
         raise StaleCache(
-            f"{path}: trained from cache content {str(used)[:16]}, this config's cache has {str(content)[:16]}; resume "
-            "with the same cache, or start a new run in another --work-dir"
+            f"{path}: trained from cache content {str(there)[:16]}{where}, this config's cache has {str(here)[:16]}; "
+            "resume with the same cache, or start a new run in another --work-dir"
         )
 
 

@@ -16,9 +16,10 @@ from pipeline.config import DistillSection, Sections
 from pipeline.data.stream import Stream, stream_loader
 from pipeline.errors import ConfigError, StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors, type_name
-from pipeline.stage2.checkpoint import StreamHook, StudentCheckpoint, WholeCheckpointHook
+from pipeline.stage2.checkpoint import LoadStudent, SaveStudent, StreamHook, WholeCheckpointHook
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.finite import FiniteHook
+from pipeline.stage2.hooks import check_hooks
 from pipeline.stage2.loop import ResumableTrainLoop
 from pipeline.stage2.resume import check_starting_weights, find_checkpoint, guard_loading
 from pipeline.stage2.teacher_data import TeacherData
@@ -56,7 +57,8 @@ def build_distiller(cfg: Config, sections: Sections, data: TeacherData) -> Disti
             f"student predicts {count} classes, the data set and the cache have {wanted}; set num_classes"
         )
     find_checkpoint(cfg)
-    check_starting_weights(cfg, student, data.provenance["content"])
+    check_starting_weights(cfg, student, data.provenance)
+    check_hooks(cfg, student, data.stream.images.pipeline)
     guard_loading()
     if own_device().type == "cpu":  # a sixth faster on a CPU; results differ in the last digits only
         student.to(memory_format=torch.channels_last)
@@ -103,7 +105,8 @@ def build_runner(
                 *(cfg.get("custom_hooks") or []),
                 hook,
                 FiniteHook(),
-                StudentCheckpoint(data.provenance),
+                LoadStudent(),
+                SaveStudent(data.provenance),
                 *more_hooks,
             ],
             cfg=cfg,

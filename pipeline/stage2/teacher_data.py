@@ -59,9 +59,11 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, environments)
     priors = configured_priors(inputs.teacher.cfg.model) if sections.distill.score_weight else None
     layout = TeacherLayout(first_grids(cache, passes), codec.channels, codec.score_channels, priors)
+    contents = cache.pass_contents()
     provenance = {
         "teacher": "cache",
         "content": cache.content(),
+        "passes": {str(number): contents[str(number)] for number in passes},
         "recipe": cache.plan["recipe_digest"],
         "feature_loss_error": codec.gradient_error(feature_losses()[sections.distill.feature_loss].name),
         "views_check": check,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -22,7 +22,14 @@ class TeacherSource(Protocol):
         """Return the teacher's output. `taken`: the result of `take`."""
 
 
-class CachedTeacher:
+class SharedSource:
+    """A source that all copies of a model share. EMA copies the model, but must not copy a live teacher."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class CachedTeacher(SharedSource):
     """Decodes the cached arrays. The teacher is neither built nor loaded."""
 
     def __init__(self, codec: Codec) -> None:
@@ -36,7 +43,7 @@ class CachedTeacher:
             return self._codec.decode(taken)
 
 
-class LiveTeacher:
+class LiveTeacher(SharedSource):
     """Runs the teacher on the pixels of the batch. Each view has its own padded grid, as in the cache."""
 
     def __init__(self, teacher: Teacher) -> None:

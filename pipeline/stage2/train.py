@@ -45,7 +45,7 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
         runner.train()
         trained = time.perf_counter() - begun
         if hook.metrics is None:  # a finished run that is resumed does not evaluate
-            runner.val()
+            runner.val_loop.run()  # runner.val() would make EMAHook forget the averaged weights
     # mmdet's metric reports nothing if there is no detection.
     metrics = hook.metrics or {}
     summary = {

@@ -302,9 +302,9 @@ def test_starting_weights(fails, made: dict[str, Path], teacher: dict, tmp_path:
     for path in (teacher["checkpoint"], tmp_path / "foreign.pth"):
         assert "not a checkpoint of stage 2" in fails(2, made["frs"], "resume=True", f"load_from={path}")
     cfg = Config.fromfile(made["frs"])
-    cfg.custom_hooks = [{"type": "EMAHook"}]
-    cfg.dump(tmp_path / "ema.py")
-    assert "EMAHook" in fails(2, tmp_path / "ema.py")
+    cfg.custom_hooks = [{"type": "PipelineSwitchHook", "switch_epoch": 1, "switch_pipeline": []}]
+    cfg.dump(tmp_path / "switch.py")
+    assert "hook PipelineSwitchHook: " in fails(2, tmp_path / "switch.py")
 
 
 def test_an_incomplete_cache_is_named(fails, made: dict[str, Path], tmp_path: Path) -> None:

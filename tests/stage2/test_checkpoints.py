@@ -13,12 +13,14 @@ import pytest
 import torch
 from mmdet.evaluation import CocoMetric
 
+from pipeline.cache.cache import Cache
 from pipeline.config import load_config
 from pipeline.errors import StaleCache
 from pipeline.mmdet_compat.registry import Config
 from pipeline.stage2.resume import checkpoint_folder, find_checkpoint
 from pipeline.stage2.settings import apply_flags
 from pipeline.stage2.train import train_student
+from pipeline.tools.report.students import find_students
 
 BEST = {"default_hooks.checkpoint.save_best": "coco/bbox_mAP", "default_hooks.checkpoint.rule": "greater"}
 
@@ -103,6 +105,35 @@ def test_another_folder_for_checkpoints(made: dict[str, Path], tmp_path: Path) -
     assert again["epochs"] == 2 and again["images"] == 24 / 2
     with pytest.raises(StaleCache, match="cache content"):
         run(made["lossless"], tmp_path / "run", "auto", **out, **{"train_cfg.max_epochs": 3})
+
+
+def test_a_student_resumes_from_a_grown_cache(made: dict[str, Path], tmp_path: Path) -> None:
+    """Its own pass must be unchanged; another one may have come since."""
+    shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache")
+    (tmp_path / "cache" / "pass-1").rename(tmp_path / "later")
+    cache = {"cache.dir": str(tmp_path / "cache")}
+    alone = run(made["frs"], tmp_path / "run", **cache, **{"cache.passes": 1})
+    (tmp_path / "later").rename(tmp_path / "cache" / "pass-1")
+    again = run(made["frs"], tmp_path / "run", "auto", **cache, **{"train_cfg.max_epochs": 2})
+    assert again["epochs"] == 2 and again["content"] != alone["content"] == content_of(tmp_path / "run" / "epoch_1.pth")
+    (student,) = find_students([str(tmp_path / "run")], Cache(tmp_path / "cache"))
+    assert student.teacher == "this cache"
+    other = torch.load(tmp_path / "run" / "epoch_2.pth", weights_only=True)
+    other["frs"]["passes"]["0"] = "0" * 64
+    torch.save(other, tmp_path / "run" / "epoch_2.pth")
+    with pytest.raises(StaleCache, match="trained from cache content 0000000000000000 of pass 0, this"):
+        run(made["frs"], tmp_path / "run", "auto", **cache, **{"train_cfg.max_epochs": 3})
+
+
+def test_a_checkpoint_from_before_passes_were_recorded(made: dict[str, Path], first: Path, tmp_path: Path) -> None:
+    content = torch.load(first / "epoch_1.pth", weights_only=True)
+    del content["frs"]["passes"]
+    torch.save(content, tmp_path / "epoch_1.pth")
+    assert run(made["frs"], tmp_path, "auto", **{"train_cfg.max_epochs": 2})["epochs"] == 2
+
+
+def content_of(path: Path) -> str:
+    return torch.load(path, weights_only=True)["frs"]["content"]
 
 
 def test_nothing_to_resume_is_a_new_run(made: dict[str, Path], tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def write_page(
     views = [stored for _, stored in sample.stored]
     bits, runs, rates = (
         count_bits(codec, views),
-        find_students(students, found["content"]),
+        find_students(students, cache),
         measure_rates(cache, compare),
     )
     curve = estimate_coarser(codec, rates[0], views[:8])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
 
 Curve = tuple[list[float], list[float]]
@@ -23,8 +24,9 @@ class Student:
     curves: dict[str, Curve] = field(default_factory=dict)
 
 
-def find_students(folders: Iterable[str], content: str) -> list[Student]:
+def find_students(folders: Iterable[str], cache: Cache) -> list[Student]:
     """Return every finished run below the folders, best first. Raise CacheError where a folder has none."""
+    known = {cache.content(), *cache.pass_contents().values()}
     found = []
     for folder in folders:
         paths = sorted(Path(folder).rglob("summary.json"))
@@ -36,7 +38,7 @@ def find_students(folders: Iterable[str], content: str) -> list[Student]:
         ]
         if not runs:
             raise CacheError(f"{folder}: expected the work dir of a student, found no summary.json of stage 2")
-        found += [load_student(path, summary, content) for path, summary in runs]
+        found += [load_student(path, summary, known) for path, summary in runs]
     names = [s.name for s in found]
     for student in found:
         if names.count(student.name) > 1:
@@ -44,11 +46,11 @@ def find_students(folders: Iterable[str], content: str) -> list[Student]:
     return sorted(found, key=lambda s: -s.summary["mAP"])
 
 
-def load_student(path: Path, summary: dict[str, Any], content: str) -> Student:
-    """Read the curves of a finished run."""
-    teacher = (
-        "live teacher" if not summary["content"] else "this cache" if summary["content"] == content else "another cache"
-    )
+def load_student(path: Path, summary: dict[str, Any], known: set[str]) -> Student:
+    """Read the curves of a finished run. known: the content digests of the cache and of its passes."""
+    passes = summary.get("passes")
+    used = set(passes.values()) if isinstance(passes, dict) and passes else {summary["content"]}
+    teacher = "live teacher" if not summary["content"] else "this cache" if used <= known else "another cache"
     return Student(path.name, teacher, summary, load_curves(path))
 
 
