@@ -31,18 +31,29 @@ from mmdet.evaluation import CocoMetric
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 """
+INHERITED = """from mmengine.config import read_base
+with read_base():
+    from .config import *
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import Resize
+train_dataloader.dataset.update(type=CocoDataset)
+train_dataloader.dataset.pipeline[2].update(type=Resize)
+"""
 
 
-@pytest.fixture(params=["scoped", "classes"])
+@pytest.fixture(params=["scoped", "classes", "read_base"])
 def spelled(request: pytest.FixtureRequest, data: Path, teacher: dict, tmp_path: Path) -> tuple[Path, Path]:
     """A config as the others write it, and the same with its types spelled in another way."""
     usual = make_config(data, teacher, detector("retinanet"), tmp_path, **{"train_cfg.type": "EpochBasedTrainLoop"})
+    other_config = tmp_path / "other.py"
+    if request.param == "read_base":
+        other_config.write_text(INHERITED)
+        return usual, other_config
     text = usual.read_text()
     for name in NAMES:
         other = name if request.param == "classes" else f"'{SCOPES.get(name, 'mmdet.')}{name}'"
         assert f"type='{name}'" in text
         text = text.replace(f"type='{name}'", f"type={other}")
-    other_config = tmp_path / "other.py"
     other_config.write_text((IMPORTS if request.param == "classes" else "") + text)
     return usual, other_config
 
