@@ -144,11 +144,13 @@ def test_no_imports_in_a_circle() -> None:
 
 
 def test_packages_hold_no_logic() -> None:
+    """They hold a docstring and re-exports; a function `__getattr__` re-exports what is imported only when used."""
     for name, path in modules().items():
         if path.name == "__init__.py":
             docstring, *rest = ast.parse(path.read_text()).body
             assert isinstance(docstring, ast.Expr), name
-            assert all(isinstance(node, ast.ImportFrom) or "__all__" in ast.unparse(node) for node in rest), name
+            others = [node for node in rest if not isinstance(node, ast.ImportFrom)]
+            assert all("__all__" in ast.unparse(n) or getattr(n, "name", "") == "__getattr__" for n in others), name
 
 
 @pytest.mark.parametrize(("names", "heavy"), [(WITHOUT_MMDET, HEAVY), (WITHOUT_TORCH, HEAVY | {"torch"})])
