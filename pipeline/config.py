@@ -96,8 +96,8 @@ class DistillSection:
 
     `score_weight=0` needs no class scores in the cache (`cache.codec.scores=False`). The student may then have other
     classes than the teacher.
-    `feature_loss`: 'frs', 'pkd', 'cwd' or a loss of another package (pipeline/losses/registry.py). All except 'frs'
-    need a lossless cache, or one of codec profile 'universal'.
+    `feature_loss`: 'frs', 'pkd', 'cwd', 'mgd' or a loss of another package (pipeline/losses/registry.py). All except
+    'frs' need a lossless cache, or one of codec profile 'universal'.
     `inherit_from_teacher`: initialise the student's neck and head with the teacher's weights wherever shapes agree.
     """
 

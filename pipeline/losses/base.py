@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.records import TeacherOutput
 
@@ -26,7 +26,8 @@ class Loss:
         student's (B, X, H, W) and a weight (B, H, W): the richness map if `weighted`, otherwise a bool mask of the
         positions inside each sample's own grid.
     compares: 'feature', or 'score' (the teacher's probabilities and the student's logits).
-    adapters: whether trained 3x3 convolutions are applied to the student's features first.
+    adapters: whether trained modules are applied to the student's features first, by default 3x3 convolutions.
+    module: makes the trained module of one level from (student's width, teacher's width), if it is another one.
     profiles: the profiles of the frs codec whose quantiser step is chosen for this loss.
     """
 
@@ -35,6 +36,7 @@ class Loss:
     compares: Literal["feature", "score"] = "feature"
     weighted: bool = False
     adapters: bool = False
+    module: Callable[[int, int], nn.Module] | None = None
     profiles: tuple[str, ...] = ("universal",)
 
     def __call__(self, target: TeacherOutput, student: list[Tensor]) -> Tensor:

@@ -15,11 +15,12 @@ from pipeline.errors import ConfigError
 from pipeline.losses.base import Loss
 from pipeline.losses.cwd import CWD
 from pipeline.losses.frs import FEATURE, SCORE
+from pipeline.losses.mgd import MGD
 from pipeline.losses.pkd import PKD
 from pipeline.plugins import load_plugins
 
 GROUP = "frs_teacher_cache.losses"
-BUILT_IN = {"frs": FEATURE, "pkd": PKD, "cwd": CWD}  # by the value of distill.feature_loss
+BUILT_IN = {"frs": FEATURE, "pkd": PKD, "cwd": CWD, "mgd": MGD}  # by the value of distill.feature_loss
 
 
 @cache

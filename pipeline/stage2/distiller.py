@@ -41,8 +41,11 @@ class Preprocessor(BaseDataPreprocessor):
 def new_adapters(loss: Loss, levels: int, own: int, channels: int) -> nn.ModuleList:
     """Return one adapter per level, from the student's width `own` to the teacher's width `channels`.
 
-    A loss without adapters gets 1x1 convolutions if the widths differ, and identities otherwise.
+    A loss may bring its own module. One without adapters gets 1x1 convolutions if the widths differ, and identities
+    otherwise.
     """
+    if loss.module is not None:
+        return nn.ModuleList(loss.module(own, channels) for _ in range(levels))
     kernel = 3 if loss.adapters else 1 if own != channels else 0
     adapter = partial(nn.Conv2d, own, channels, kernel, padding=kernel // 2) if kernel else nn.Identity
     return nn.ModuleList(adapter() for _ in range(levels))

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config import load_config
 from pipeline.data.stream import Stream
+from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import MODELS
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.runner import wrap_student
@@ -32,7 +33,8 @@ def step(model: Distiller, batch: dict) -> tuple[dict[str, torch.Tensor], dict[s
     torch.manual_seed(4)
     np.random.seed(4)
     losses = model(**model.data_preprocessor(batch, True), mode="loss")
-    own = {name: value for name, value in losses.items() if name.startswith(("loss_frs", "loss_pkd", "loss_cwd"))}
+    distilled = tuple(f"loss_{name}_" for name in feature_losses())
+    own = {name: value for name, value in losses.items() if name.startswith(distilled)}
     names, parameters = zip(*((n, p) for n, p in model.student.named_parameters() if p.requires_grad))
     gradients = torch.autograd.grad(sum(own.values()), parameters, allow_unused=True)
     return own, {name: g for name, g in zip(names, gradients) if g is not None}

@@ -1,4 +1,4 @@
-"""PKD and CWD equal plain numpy, ask nothing beyond a sample's own grid, and run on the caches that can serve them."""
+"""PKD, CWD and MGD equal plain numpy, ignore what lies outside a grid, and run on the caches that can serve them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipeline.config import DistillSection
 from pipeline.errors import ConfigError
+from pipeline.losses.mgd import MaskedGenerator
 from pipeline.losses.registry import feature_losses, loss_named
 from pipeline.records import TeacherOutput
 from pipeline.stage2.teacher_data import require_served
 from tests.helpers.outputs import calibrated_codec, random_output
 
-UNWEIGHTED = ["pkd", "cwd"]
+UNWEIGHTED = ["pkd", "cwd", "mgd"]
 GRIDS = (((6, 9), (3, 5)), ((4, 7), (2, 4)))  # two samples of one batch
 
 
@@ -30,6 +32,8 @@ def numpy_loss(name: str, teacher: np.ndarray, student: np.ndarray, grids: list[
             p, q = (x / x.sum(axis=1, keepdims=True) for x in (p, q))
             total += (p * np.log(p / q)).sum()
         return total / (len(grids) * teacher.shape[1])
+    if name == "mgd":
+        return sum(((t - s) ** 2).sum() for t, s in zip(*pairs)) / len(grids)
     # PKD's loss is one minus Pearson's correlation; (n - 1) / n for the unbiased deviation.
     t, s = (np.concatenate(parts, axis=1) for parts in pairs)
     correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(t, s)]
@@ -46,6 +50,23 @@ def test_losses_equal_numpy(name: str) -> None:
     levels = zip(target.features, student, zip(*GRIDS))
     expected = sum(numpy_loss(name, t.double().numpy(), s.double().numpy(), list(g)) for t, s, g in levels)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_generator_of_mgd_sees_a_third_of_the_positions() -> None:
+    """Equal to the reference: align, mask whole positions, convolve, ReLU, convolve."""
+    torch.manual_seed(2)
+    module, student = MaskedGenerator(4, 6), torch.randn(2, 4, 40, 50, requires_grad=True)
+    torch.manual_seed(3)
+    found = module(student)
+    torch.manual_seed(3)
+    kept = (torch.rand(2, 1, 40, 50) > 0.65).float()
+    first, last = module.generate[0], module.generate[2]
+    inputs = F.conv2d(student, module.align.weight, module.align.bias) * kept
+    hidden = F.conv2d(inputs, first.weight, first.bias, padding=1).relu()
+    assert torch.allclose(found, F.conv2d(hidden, last.weight, last.bias, padding=1), atol=1e-6)
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    assert not gradient[(kept == 0).expand_as(gradient)].any() and 0.3 < kept.mean() < 0.4
+    assert isinstance(MaskedGenerator(6, 6).align, torch.nn.Identity)
 
 
 @pytest.mark.parametrize("name", UNWEIGHTED)
