@@ -28,7 +28,9 @@ class TeacherSection:
     """The section `teacher`.
 
     Give either `name`, a model of mmdet's zoo, or the files `config` and `checkpoint`. A `checkpoint` given with `name`
-    replaces the zoo's weights.
+    replaces the zoo's weights. `checkpoint` is a file or an http(s) URL, in any format that docs/checkpoints.md lists.
+    `class_names`: 'same' compares the checkpoint's class names with the data set's, up to case, spaces, hyphens and
+    underscores; 'any' accepts other names for the same number of classes.
     `min_map`: the COCO mAP, a fraction, that the teacher must reach before stage 1 caches anything. It is measured on
     `gate_images` images of the val set. `source`: where stage 2 gets the teacher's outputs, 'cache' or 'live'.
     """
@@ -36,6 +38,7 @@ class TeacherSection:
     name: str | None = None
     config: str | None = None
     checkpoint: str | None = None
+    class_names: str = field(default="same", metadata={"choices": ("same", "any")})
     source: str = field(default="cache", metadata={"choices": ("cache", "live")})
     min_map: float = field(default=0.2, metadata={"at_least": 0})
     gate_images: int = field(default=500, metadata={"at_least": 1})
