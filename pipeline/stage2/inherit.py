@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.errors import StudentError
 from pipeline.stage2.checkpoint import unwrap_distiller
+from pipeline.teacher.fit import COUNTER, matching
 from pipeline.teacher.weights import read_checkpoint
 
 
@@ -32,14 +33,15 @@ class InheritHook(Hook):
 def inherit(student: nn.Module, weights: Path) -> int:
     """Copy every tensor outside the backbone that has the same name and shape. Return their number."""
     source, _ = read_checkpoint(weights)
-    own = {key: value for key, value in student.state_dict().items() if not key.startswith("backbone.")}
-    matching = [key for key, value in own.items() if key in source and source[key].shape == value.shape]
-    if not matching:
+    fitting, _ = matching(student, source, weights)
+    found = {key: value for key, value in fitting.items() if not key.startswith("backbone.")}
+    if all(key.endswith(COUNTER) for key in found):
         raise StudentError(
             f"distill.inherit_from_teacher: no tensor of {weights} outside the backbone matches the student; "
             "set it to False"
         )
+    own = student.state_dict()
     with torch.no_grad():
-        for key in matching:
-            own[key].copy_(source[key])
-    return len(matching)
+        for key, value in found.items():
+            own[key].copy_(value)
+    return len(found)

@@ -9,26 +9,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
+from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, StaleCache, StudentError, TeacherError
 from pipeline.mmdet_compat.registry import Config, type_name
-from pipeline.teacher.weights import load_plain, read_checkpoint
+from pipeline.teacher.download import fetch, file_name, hub_file
+from pipeline.teacher.fit import find_prefix, matching
+from pipeline.teacher.weights import find_state, load_plain, read_checkpoint
 
 RESUMABLE = {"state_dict", "optimizer", "frs"}  # required keys of a checkpoint of stage 2
 
 
-def guard_loading() -> None:
-    """Make mmengine load every local checkpoint (resume, load_from, Pretrained) as plain data."""
+def guard_loading(starts: dict[str, dict[str, Tensor]] | None = None) -> None:
+    """Make mmengine load every checkpoint (resume, load_from, Pretrained) as plain data.
+
+    This includes files from http(s), which mmengine also uses for torchvision:// and open-mmlab://.
+
+    starts: for the file that a student starts from, its weights under the student's names.
+    """
 
     @CheckpointLoader.register_scheme(prefixes="", force=True)
     def _load(filename: str, map_location: Any = None) -> dict[str, Any]:
-        content = load_plain(Path(filename))
+        path = Path(filename).expanduser()
+        content = load_plain(path)
         if isinstance(content.get("meta"), dict):
             content["meta"].pop("config", None)
-        return content
+        if starts and filename in starts:
+            return {**content, "state_dict": starts[filename]}
+        return content if "state_dict" in content else {**content, "state_dict": find_state(content, path)}
+
+    @CheckpointLoader.register_scheme(prefixes=("http://", "https://"), force=True)
+    def _load_url(filename: str, map_location: Any = None, **_: Any) -> dict[str, Any]:
+        path = hub_file(file_name(filename))
+        if get_rank() == 0:
+            fetch(filename, path, "checkpoint")
+        barrier()
+        return _load(str(path), map_location)
+
+    checkpoint.load_from_http = _load_url
 
 
 def checkpoint_folder(cfg: Config) -> Path:
@@ -66,24 +88,24 @@ def find_checkpoint(cfg: Config) -> None:
         cfg.resume = False  # mmengine would look for one in its own way
 
 
-def check_starting_weights(cfg: Config, student: nn.Module, provenance: dict[str, Any]) -> None:
+def check_starting_weights(cfg: Config, student: nn.Module, provenance: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     """Check load_from, --resume and Pretrained files. provenance: that of the teacher's outputs (TeacherData).
 
-    Raise ConfigError, StudentError (not resumable, foreign keys) or StaleCache (resumed from another cache).
+    Return the weights of load_from, by its path, under the student's names. Raise ConfigError, StudentError (not
+    resumable, foreign keys) or StaleCache (resumed from another cache).
     """
     _check_pretrained(student, cfg.model)
     path = cfg.get("load_from")
     if not cfg.get("resume"):
-        if path and "://" not in path:
-            read_checkpoint(Path(path))
-        return
+        return {path: _start(student, Path(path).expanduser())} if path and "://" not in path else {}
     if not path:
-        return
+        return {}
     found = load_plain(Path(path))
     missing = sorted(RESUMABLE - found.keys())
     if missing or "epoch" not in found.get("meta", {}):
         raise StudentError(f"{path}: not a checkpoint of stage 2 (no {(missing or ['meta.epoch'])[0]}); drop --resume")
     _require_same_teacher(path, found["frs"], provenance)
+    return {}
 
 
 def _require_same_teacher(path: str, saved: dict[str, Any], current: dict[str, Any]) -> None:
@@ -103,19 +125,35 @@ def _require_same_teacher(path: str, saved: dict[str, Any], current: dict[str, A
         )
 
 
+def _start(student: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Return the weights of load_from under the student's names. Raise StudentError where they do not fit it."""
+    state, _ = read_checkpoint(path)
+    found, report = matching(student, state, path)
+    if str(report):
+        raise StudentError(
+            f"load_from: {path} does not fit the student: {report}; use a checkpoint of the config's model"
+        )
+    return found
+
+
 def _check_pretrained(student: nn.Module, model: dict[str, Any]) -> None:
     """Raise ConfigError where no name of a backbone file matches; mmengine would only warn and keep random weights."""
     init = (model.get("backbone") or {}).get("init_cfg") or {}
     path = init.get("checkpoint", "") if isinstance(init, dict) and type_name(init.get("type")) == "Pretrained" else ""
     if not path or "://" in path:
         return
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise ConfigError(f"model.backbone.init_cfg.checkpoint: {path} not found; check the path")
-    state, _ = read_checkpoint(Path(path))
-    prefix = init.get("prefix") or ""
-    names = {key.removeprefix(prefix).lstrip(".") for key in state if key.startswith(prefix)}
+    state, _ = read_checkpoint(file)
     backbone: Any = student.backbone
-    if not names & backbone.state_dict().keys():
-        raise ConfigError(
-            f"model.backbone.init_cfg.checkpoint: {path} has no weight of this backbone; use another file"
-        )
+    if getattr(backbone, "convert_weights", False):  # Swin and PVT convert the names of the original code
+        return
+    prefix = f"{init.get('prefix') or 'module'}".rstrip(".") + "."
+    names = {key.removeprefix(prefix) for key in state if key.startswith(prefix) or not init.get("prefix")}
+    if names & backbone.state_dict().keys():
+        return
+    own = {name: tuple(value.shape) for name, value in backbone.state_dict().items()}
+    better = find_prefix(own, state, file)
+    hint = f"set init_cfg.prefix={better!r}" if better else f"use another file; its first key is {next(iter(state))}"
+    raise ConfigError(f"model.backbone.init_cfg.checkpoint: {path} has no weight of this backbone; {hint}")

@@ -57,9 +57,8 @@ def build_distiller(cfg: Config, sections: Sections, data: TeacherData) -> Disti
             f"student predicts {count} classes, the data set and the cache have {wanted}; set num_classes"
         )
     find_checkpoint(cfg)
-    check_starting_weights(cfg, student, data.provenance)
     check_hooks(cfg, student, data.stream.images.pipeline)
-    guard_loading()
+    guard_loading(check_starting_weights(cfg, student, data.provenance))
     if own_device().type == "cpu":  # a sixth faster on a CPU; results differ in the last digits only
         student.to(memory_format=torch.channels_last)
     return wrap_student(student, data, sections.distill)

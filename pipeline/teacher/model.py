@@ -16,8 +16,10 @@ from pipeline.losses.frs import frs_map
 from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.precision import precision
 from pipeline.records import LevelShapes, TeacherOutput
+from pipeline.teacher.class_names import require_classes
+from pipeline.teacher.fit import load_strict
 from pipeline.teacher.heads import class_count, copy_to_meta, dense_outputs, output_shapes, require_logits
-from pipeline.teacher.weights import classes_of, load_strict, read_checkpoint
+from pipeline.teacher.weights import read_checkpoint
 from pipeline.teacher.zoo import TeacherSpec
 
 
@@ -43,12 +45,8 @@ class Teacher:
         model.data_preprocessor.update(pad_size_divisor=PAD, batch_augments=None)
         self.detector = build(MODELS, model, "teacher")
         load_strict(self.detector, state, path)
-        trained_on, count = classes_of(meta), class_count(self.detector)
-        if trained_on is not None and trained_on != classes:
-            raise TeacherError(
-                f"{path}: trained on {len(trained_on)} classes {trained_on[:3]}..., the dataset has {len(classes)} "
-                f"{classes[:3]}...; use the same classes in the same label order"
-            )
+        require_classes(meta, classes, path, spec.class_names)
+        count = class_count(self.detector)
         if count not in (None, len(classes)):
             raise TeacherError(
                 f"teacher predicts {count} classes, the dataset has {len(classes)}; set metainfo.classes"

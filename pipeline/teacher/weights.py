@@ -1,23 +1,26 @@
-"""Read checkpoints without executing code from them, and load weights with every key checked.
+"""Read checkpoints without executing code from them, whatever tool wrote them.
 
-Files are always read with `torch.load(weights_only=True)`. mmengine's checkpoints also contain pickled training history
-(HistoryBuffer, numpy arrays, a reference to getattr). These names are replaced by inert classes.
+Files are always read with `torch.load(weights_only=True)`. Real checkpoints also contain other pickled objects:
+training history (HistoryBuffer, numpy scalars), configs and command-line arguments. They become objects that do
+nothing.
 """
 
 from __future__ import annotations
 
 import pickle
+import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.errors import TeacherError, brief
 
 
 class Inert:
-    """Replaces an object of the training history. Stores nothing and does nothing."""
+    """Replaces a pickled object that is not a weight. Stores nothing and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -26,21 +29,26 @@ class Inert:
         pass
 
 
-HISTORY = [
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "numpy.dtypes.Float64DType",
-    "numpy.dtypes.Float32DType",
-    "numpy.dtypes.Int64DType",
-    "numpy.dtypes.Int32DType",
-    "_codecs.encode",
-]
+class InertDict:
+    """Replaces a pickled subclass of dict. The unpickler sets items only in the types that it knows."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return OrderedDict()
+
+
+# Where the objects of training history, configs and arguments are defined. Nothing is imported from these packages.
+PACKAGES = ("numpy", "mmengine", "mmcv", "mmdet", "argparse", "datetime", "omegaconf", "pathlib")
+BUILTINS = ("getattr", "bool", "dict", "float", "frozenset", "int", "list", "object", "range", "slice", "str", "tuple")
+DICTS = ("ConfigDict", "addict.addict.Dict", "collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode")
+UNKNOWN = re.compile(r"GLOBAL (\S+) was not an allowed global")
+CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "ema_state_dict")
+
+
+def stand_in(name: str) -> type | None:
+    """Return the class that replaces a pickled object of this type or function; None for a name that is refused."""
+    if name.endswith(DICTS):
+        return InertDict
+    return Inert if name.partition(".")[0] in PACKAGES or name.removeprefix("builtins.") in BUILTINS else None
 
 
 def load_plain(path: Path, mapped: bool = False) -> dict[str, Any]:
@@ -48,53 +56,65 @@ def load_plain(path: Path, mapped: bool = False) -> dict[str, Any]:
 
     mapped: leave the tensors in the file until they are used, which torch's older file format does not allow.
     """
-    stand_ins = [(type("Inert", (Inert,), {}), name) for name in HISTORY]
-    try:
-        with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "global" in line.lower()), "not a checkpoint")
-        raise TeacherError(
-            f"{path}: not loaded, because it is not a plain weight file: {reason.strip()[:200]}"
-        ) from error
-    except Exception as error:  # torch.load of a corrupted file can raise any exception
-        raise TeacherError(f"{path}: cannot be read as a checkpoint: {brief(error)}") from error
+    content = _read(path, mapped)
     if not isinstance(content, dict):
         raise TeacherError(f"{path}: expected a dict with a state_dict, found {type(content).__name__}")
     return content
 
 
+def _read(path: Path, mapped: bool) -> Any:
+    found: list[tuple[type, str]] = []
+    while True:
+        try:
+            with torch.serialization.safe_globals(found):  # type: ignore[arg-type]
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError as error:
+            unknown = UNKNOWN.search(str(error))
+            name = unknown[1] if unknown else ""
+            name = f"builtins.{name}" if unknown and "." not in name else name  # torch leaves the module out
+            kind = stand_in(name)
+            if kind is not None and (kind, name) not in found:
+                found.append((kind, name))
+                continue
+            reason = next((line for line in str(error).splitlines() if "global" in line.lower()), "not a checkpoint")
+            raise TeacherError(
+                f"{path}: not loaded, because it is not a plain weight file: {reason.strip()[:200]}"
+            ) from error
+        except Exception as error:  # torch.load of a corrupted file can raise any exception
+            raise TeacherError(f"{path}: cannot be read as a checkpoint: {brief(error)}") from error
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read (state dict, meta) of a checkpoint or of a bare state dict. Raise TeacherError where it cannot be read."""
+    """Read (state dict, meta) of a checkpoint or of a bare state dict. Raise TeacherError where it has no weights."""
     content = load_plain(path)
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict):
-        raise TeacherError(f"{path}: expected a dict as state_dict, found {type(state).__name__}")
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     meta = content.get("meta")
-    return state, meta if isinstance(meta, dict) else {}
+    return find_state(content, path), meta if isinstance(meta, dict) else {}
 
 
-def load_strict(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load weights. Raise TeacherError for a missing or unexpected key or a wrong shape; mmengine only warns.
+def find_state(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint, with its `_metadata`, which says which old names must be converted.
 
-    The counter num_batches_tracked may be missing, because old checkpoints lack it and inference does not use it.
+    mmengine's `state_dict` has the averaged weights, if EMAHook was used, and `ema_state_dict` those of the last step.
     """
-    own = model.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in own]
-    misshapen = [k for k in state if k in own and own[k].shape != state[k].shape]
-    if missing or unexpected or misshapen:
-        parts = []
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
-            if keys:
-                parts.append(f"{len(keys)} keys {what} (first: {keys[0]})")
-        raise TeacherError(f"{path}: does not fit the teacher's config: {', '.join(parts)}")
-    model.load_state_dict(state, strict=False)
+    found = next((content[key] for key in CONTAINERS if _has_tensors(content.get(key))), None)
+    if found is None:
+        others = [key for key, value in content.items() if _has_tensors(value)]
+        found = content if _has_tensors(content) else content[others[0]] if len(others) == 1 else None
+    if found is None:
+        keys = ", ".join(str(key)[:40] for key in list(content)[:8]) or "none"
+        raise TeacherError(
+            f"{path}: no weights found; expected tensors, or a dict of tensors under one of {', '.join(CONTAINERS)}, "
+            f"found the keys: {keys}"
+        )
+    state = OrderedDict((k, v) for k, v in dict.items(found) if isinstance(k, str) and isinstance(v, Tensor))
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+            kind = "quantised" if value.is_quantized else "meta" if value.is_meta else "sparse or nested"
+            raise TeacherError(f"{path}: {key} is a {kind} tensor; expected dense weights, save the file with those")
+    metadata = getattr(found, "_metadata", None)
+    state._metadata = metadata if isinstance(metadata, dict) else {}  # type: ignore[attr-defined]
+    return state
 
 
-def classes_of(meta: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return the class names of a checkpoint of mmdet 3 (dataset_meta) or mmdet 2 (CLASSES); None if it has none."""
-    dataset_meta = {str(k).lower(): v for k, v in (meta.get("dataset_meta") or {}).items()}
-    found = dataset_meta.get("classes") or meta.get("CLASSES")
-    return tuple(found) if isinstance(found, list | tuple) else None
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(one, Tensor) for one in dict.values(value))

@@ -11,8 +11,9 @@ from mmengine.logging.history_buffer import HistoryBuffer
 
 from pipeline.config import TeacherSection
 from pipeline.errors import TeacherError
+from pipeline.teacher.class_names import classes_of
 from pipeline.teacher.model import Teacher
-from pipeline.teacher.weights import classes_of, read_checkpoint
+from pipeline.teacher.weights import read_checkpoint
 from pipeline.teacher.zoo import find_teacher
 from tests.helpers.datasets import CLASSES
 from tests.helpers.detectors import detector, save_teacher
