@@ -33,7 +33,7 @@ def guard_loading(starts: dict[str, dict[str, Tensor]] | None = None) -> None:
     """
 
     @CheckpointLoader.register_scheme(prefixes="", force=True)
-    def _load(filename: str, map_location: Any = None) -> dict[str, Any]:
+    def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
         path = Path(filename).expanduser()
         content = load_plain(path)
         if isinstance(content.get("meta"), dict):
@@ -43,14 +43,14 @@ def guard_loading(starts: dict[str, dict[str, Tensor]] | None = None) -> None:
         return content if "state_dict" in content else {**content, "state_dict": find_state(content, path)}
 
     @CheckpointLoader.register_scheme(prefixes=("http://", "https://"), force=True)
-    def _load_url(filename: str, map_location: Any = None, **_: Any) -> dict[str, Any]:
+    def load_from_http(filename: str, map_location: Any = None, **_: Any) -> dict[str, Any]:
         path = hub_file(file_name(filename))
         if get_rank() == 0:
             fetch(filename, path, "checkpoint")
         barrier()
-        return _load(str(path), map_location)
+        return load_from_local(str(path), map_location)
 
-    checkpoint.load_from_http = _load_url
+    checkpoint.load_from_http = load_from_http
 
 
 def checkpoint_folder(cfg: Config) -> Path:

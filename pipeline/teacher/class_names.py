@@ -45,7 +45,7 @@ def require_classes(meta: dict[str, Any], classes: tuple[str, ...], path: Path, 
     if differing and check == "same":
         n = differing[0]
         raise TeacherError(
-            f"{path}: {len(differing)} of {len(classes)} class names differ: label {n} is {trained_on[n]!r} in the "
+            f"{path}: {len(differing)} of {len(classes)} class names differ: label {n} is {trained_on[n]!r:.60} in the "
             f"checkpoint and {classes[n]!r} in the dataset; use the same label order, or set "
             "teacher.class_names='any' if only the spelling differs"
         )

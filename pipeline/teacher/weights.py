@@ -37,7 +37,10 @@ class InertDict:
 
 
 # Where the objects of training history, configs and arguments are defined. Nothing is imported from these packages.
-PACKAGES = ("numpy", "mmengine", "mmcv", "mmdet", "argparse", "datetime", "omegaconf", "pathlib")
+PACKAGES = (
+    *("argparse.", "copyreg.", "datetime.", "mmcv.", "mmdet.", "mmengine.", "numpy.", "omegaconf.", "pathlib."),
+    *("torch.torch_version.", "types.", "typing."),
+)
 BUILTINS = ("getattr", "bool", "dict", "float", "frozenset", "int", "list", "object", "range", "slice", "str", "tuple")
 DICTS = ("ConfigDict", "addict.addict.Dict", "collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode")
 UNKNOWN = re.compile(r"GLOBAL (\S+) was not an allowed global")
@@ -48,7 +51,7 @@ def stand_in(name: str) -> type | None:
     """Return the class that replaces a pickled object of this type or function; None for a name that is refused."""
     if name.endswith(DICTS):
         return InertDict
-    return Inert if name.partition(".")[0] in PACKAGES or name.removeprefix("builtins.") in BUILTINS else None
+    return Inert if name.startswith(PACKAGES) or name.removeprefix("builtins.") in BUILTINS else None
 
 
 def load_plain(path: Path, mapped: bool = False) -> dict[str, Any]:
@@ -102,9 +105,10 @@ def find_state(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
         found = content if _has_tensors(content) else content[others[0]] if len(others) == 1 else None
     if found is None:
         keys = ", ".join(str(key)[:40] for key in list(content)[:8]) or "none"
+        what = f"weights under {len(others)} keys" if others else "no weights found"
         raise TeacherError(
-            f"{path}: no weights found; expected tensors, or a dict of tensors under one of {', '.join(CONTAINERS)}, "
-            f"found the keys: {keys}"
+            f"{path}: {what}; expected tensors, or a dict of tensors under one of {', '.join(CONTAINERS)}, found the "
+            f"keys: {keys}"
         )
     state = OrderedDict((k, v) for k, v in dict.items(found) if isinstance(k, str) and isinstance(v, Tensor))
     for key, value in state.items():

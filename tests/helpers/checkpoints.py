@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -60,12 +61,13 @@ def optimizer(state: State) -> dict[str, Any]:
 
 
 def mmdet1(state: State, path: Path, classes: Any = None) -> None:
-    """mmdet 1: mmcv 0.x and torch 1.3, before zip files, without `_metadata`."""
+    """mmdet 1: mmcv 0.x and torch 1.3, before zip files, without `_metadata`, the optimizer's tensors on a GPU."""
     config = "model = dict(\n    type='RetinaNet',\n    pretrained='torchvision://resnet50')\nraise SystemExit\n"
     meta = {"mmdet_version": "1.0.0+unknown", "config": config, "CLASSES": classes, "epoch": 12, "iter": 87948}
     meta |= {"mmcv_version": "0.2.16", "time": "Sat Jan 11 12:00:00 2020"}
     content = {"meta": meta, "state_dict": ordered(state), "optimizer": optimizer(state)}
-    torch.save(content, path, _use_new_zipfile_serialization=False)
+    with mock.patch("torch.serialization.location_tag", lambda storage: "cuda:0"):
+        torch.save(content, path, _use_new_zipfile_serialization=False)
 
 
 def mmdet2(state: State, path: Path, classes: Any = None, zipped: bool = False) -> None:

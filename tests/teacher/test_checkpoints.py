@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.helpers import checkpoints
 from tests.helpers.checkpoints import State, mmdet1, mmdet2, mmdet3, ordered, under
 from tests.helpers.datasets import CLASSES
 from tests.helpers.detectors import detector, save_teacher
+from tests.helpers.servers import web_server
 
 CPU = torch.device("cpu")
 OLD_FCOS = {"conv_cls": "fcos_cls", "conv_reg": "fcos_reg", "conv_centerness": "fcos_centerness"}
@@ -174,6 +176,7 @@ def bad_files(state: State) -> dict[str, tuple[Any, str]]:
         "empty": ({"state_dict": {}, "meta": {}}, "no weights found; .* found the keys: state_dict, meta"),
         "nothing": ({}, "no weights found; .* found the keys: none"),
         "optimizer": ({"optimizer": {"state": {}}, "epoch": 3}, "found the keys: optimizer, epoch"),
+        "two networks": ({"student": state, "teacher": state}, "weights under 2 keys; .*: student, teacher"),
         "a list": ([value], "expected a dict with a state_dict, found list"),
         "no tensors": ({"state_dict": {"a": 1}}, "no weights found"),
         "quantised": ({**state, key: quantised}, f"{key} is a quantised tensor"),
@@ -299,3 +302,26 @@ def test_pretrained_backbones(files: dict, tmp_path: Path) -> None:
         checked()
     checked(prefix="module.encoder_q.")
     checked(prefix="module.encoder_q")
+
+
+def test_weights_from_a_server(files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files from http, and so torchvision:// and open-mmlab://, are read as plain data as well."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    state = weights(files["retinanet"])
+    checkpoints.detr(state, tmp_path / "model.pth")
+    code = type("Code", (), {"__reduce__": lambda self: ((tmp_path / "ran").touch, ())})
+    sys.modules[__name__].Code = code
+    torch.save({"state_dict": state, "meta": code()}, tmp_path / "code.pth")
+    guard_loading()
+    with web_server(tmp_path) as server:
+        urls = {name: f"{server.address}/{name}.pth" for name in ("model", "code", "none")}
+        monkeypatch.setattr("mmengine.runner.checkpoint.get_torchvision_models", lambda: urls)
+        for name in (urls["model"], "torchvision://model"):
+            assert equal(CheckpointLoader.load_checkpoint(name, map_location="cpu")["state_dict"], state)
+        assert len(server.asked) == 1
+        for name in (urls["code"], "torchvision://code"):
+            with pytest.raises(TeacherError, match="not a plain weight file"):
+                CheckpointLoader.load_checkpoint(name)
+        with pytest.raises(TeacherError, match=r"none\.\w+\.pth is missing, .* cannot be downloaded"):
+            CheckpointLoader.load_checkpoint("torchvision://none")
+    assert not (tmp_path / "ran").exists()
