@@ -16,6 +16,8 @@ $(VENV)/.installed: pyproject.toml
 	$(PY) -m pip install --quiet --editable '.[dev]'
 	$(PY) -m pip uninstall --quiet --yes opencv-python
 	$(PY) -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==4.12.0.88
+	@# Without its torchvision: the wheels of that fit only the ordinary build of torch. Tests replace what timm imports.
+	$(PY) -m pip install --quiet --no-deps 'timm>=1.0.15,<1.1'
 	@touch $@
 
 demo: setup

@@ -23,6 +23,12 @@ from pipeline.storage.place import Place
 from pipeline.storage.urls import place
 
 
+def check_indices(value: Any) -> str | None:
+    """Return the expected values if a list of levels is empty or has values that are not integers."""
+    sound = len(value) > 0 and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+    return None if sound else "a list of integers"
+
+
 @dataclass(frozen=True)
 class TeacherSection:
     """The section `teacher`.
@@ -31,14 +37,20 @@ class TeacherSection:
     replaces the zoo's weights. `checkpoint` is a file or an http(s) URL, in any format that docs/checkpoints.md lists.
     `class_names`: 'same' compares the checkpoint's class names with the data set's, up to case, spaces, hyphens and
     underscores; 'any' accepts other names for the same number of classes.
+    `features`: 'neck', or 'backbone' for the outputs of a detector's backbone alone. `type`: 'mmdet', or 'timm' for
+    `name`, a model of timm, with `checkpoint`. `out_indices`: the blocks or stages of a backbone to use. A backbone has
+    no class scores, so it needs `cache.codec=dict(scores=False)`, `distill.score_weight=0` and `min_map=0`.
     `min_map`: the COCO mAP, a fraction, that the teacher must reach before stage 1 caches anything. It is measured on
     `gate_images` images of the val set. `source`: where stage 2 gets the teacher's outputs, 'cache' or 'live'.
     """
 
+    type: str = field(default="mmdet", metadata={"choices": ("mmdet", "timm")})
     name: str | None = None
     config: str | None = None
     checkpoint: str | None = None
     class_names: str = field(default="same", metadata={"choices": ("same", "any")})
+    features: str = field(default="neck", metadata={"choices": ("neck", "backbone")})
+    out_indices: list | tuple | None = field(default=None, metadata={"check": check_indices})
     source: str = field(default="cache", metadata={"choices": ("cache", "live")})
     min_map: float = field(default=0.2, metadata={"at_least": 0})
     gate_images: int = field(default=500, metadata={"at_least": 1})
@@ -101,6 +113,9 @@ class DistillSection:
     classes than the teacher.
     `feature_loss`: 'frs', 'pkd', 'cwd', 'mgd' or a loss of another package (pipeline/losses/registry.py). All except
     'frs' need a lossless cache, or one of codec profile 'universal'.
+    `student_levels`: the student's FPN level for each of the teacher's levels (default: the same number in order).
+    `interpolate`: how the student's features are resized to the teacher's grids; without it, the grids must be equal.
+    `adapter`: the convolution that maps the student's features to the teacher's width (default: that of the loss).
     `inherit_from_teacher`: initialise the student's neck and head with the teacher's weights wherever shapes agree.
     """
 
@@ -108,6 +123,9 @@ class DistillSection:
     score_weight: float = field(metadata={"at_least": 0})
     warmup_iters: int = field(default=500, metadata={"at_least": 0})
     feature_loss: str = field(default="frs", metadata={"choices": feature_losses})
+    student_levels: list | tuple | None = field(default=None, metadata={"check": check_indices})
+    interpolate: str | None = field(default=None, metadata={"choices": ("nearest", "bilinear")})
+    adapter: str | None = field(default=None, metadata={"choices": ("1x1", "3x3")})
     inherit_from_teacher: bool = False
 
 
@@ -145,10 +163,19 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Confi
     drop_own_scopes(cfg._cfg_dict)
     require_sections(cfg, path)
     sections = Sections(**{name: read_settings(kind, cfg.get(name, {}), name) for name, kind in KINDS.items()})
-    if (sections.teacher.name is None) == (sections.teacher.config is None):
-        raise ConfigError("teacher: set either name= (a model of mmdet's zoo) or config= (with checkpoint=)")
+    check_teacher(sections.teacher)
     sections.cache.place()
     return cfg, sections
+
+
+def check_teacher(section: TeacherSection) -> None:
+    """Raise ConfigError where keys of the section `teacher` do not fit together."""
+    if (section.name is None) == (section.config is None):
+        raise ConfigError("teacher: set either name= (a model of mmdet's zoo) or config= (with checkpoint=)")
+    if section.type == "timm" and (section.name is None or section.checkpoint is None):
+        raise ConfigError("teacher: type='timm' needs name= (a model of timm) and checkpoint= (its weights)")
+    if section.out_indices is not None and section.type == "mmdet" and section.features == "neck":
+        raise ConfigError("teacher.out_indices: chooses outputs of a backbone; set teacher.features='backbone'")
 
 
 def require_sections(cfg: Config, path: str) -> None:

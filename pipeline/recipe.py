@@ -16,6 +16,7 @@ from pipeline.data.views import PAD, Views
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
+from pipeline.teacher.class_scores import score_rule
 from pipeline.teacher.zoo import TeacherSpec, find_teacher
 
 NOT_CONTENT = ("init_cfg", "train_cfg", "test_cfg")  # parts of a model's config that do not affect its dense output
@@ -56,6 +57,7 @@ def make_recipe(sections: Sections, images: Images, views: Views, teacher: Teach
     The student's `model=`, the schedule and paths are not part of it.
     """
     model = plain(teacher.cfg.model.to_dict())
+    rule = score_rule(teacher.cfg.model)
     return {
         "format": [FORMAT, VERSION],
         "teacher": {
@@ -64,6 +66,7 @@ def make_recipe(sections: Sections, images: Images, views: Views, teacher: Teach
             "preprocess": {k: v for k, v in model["data_preprocessor"].items() if k != "batch_augments"},
             "precision": "float32",
             "tf32": sections.teacher.tf32,
+            **({} if rule is None else {"scores": rule}),
         },
         "data": {
             "dataset": images.type,

@@ -73,6 +73,7 @@ def measure_cost(codec: Codec, sample: ViewSample) -> dict[str, Any]:
         "views": len(sample.parts["learning"]),
         "bytes_per_position": {name: size / places for name, size in sizes.items()},
         "errors": {name: value / views for name, value in errors.items()},
+        **({} if sample.scored else {"map": "ones"}),
     }
 
 

@@ -25,7 +25,8 @@ from pipeline.calibration.gradient import StudentPass, unexplained_variance
 from pipeline.codecs.base import Measure
 from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
-from pipeline.teacher.heads import class_head, class_logits
+from pipeline.teacher.class_scores import class_logits
+from pipeline.teacher.heads import class_head
 from pipeline.teacher.model import Teacher
 
 FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")  # parts that mmdet's students freeze

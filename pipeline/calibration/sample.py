@@ -25,6 +25,7 @@ class ViewSample:
         self._job = job
         self._checked: set[str] = set()  # parts whose outputs are all finite
         self._phase = ""
+        self.scored = job.teacher.scored
         self._probes = Probes(job.teacher, job.sections.views.seed, self._checked_views, job.log)
         seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]

@@ -16,7 +16,7 @@ from pipeline.mmdet_compat.registry import Config
 from pipeline.precision import precision
 from pipeline.recipe import Inputs, open_cache, read_inputs
 from pipeline.stage1.loader import Batch, ViewLoader
-from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.model import load_teacher
 
 ALLOWED = 1.25  # error, as a multiple of the codec's bound; rounding differs between machines
 
@@ -39,7 +39,7 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
     """
     cache, inputs = open_required(cfg, sections)
     codec = open_codec(cache)
-    teacher = Teacher(inputs.teacher, inputs.images.classes, own_device(), sections.teacher.tf32)
+    teacher = load_teacher(sections, inputs.teacher, inputs.images.classes)
     done, worst, bad = 0, dict[str, float](), list[str]()
     for placed in shuffle_batches(cache, seed):
         if done >= count:

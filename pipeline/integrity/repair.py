@@ -40,7 +40,7 @@ from pipeline.stage1.run import cache_teacher
 from pipeline.storage.files import discard, local_path
 from pipeline.storage.local import sha256_file
 from pipeline.storage.lock import locked
-from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.model import load_teacher
 
 Files = dict[str, dict[str, Any]]
 
@@ -105,7 +105,7 @@ class CacheRepair:
     def _calibration_job(self, root: Path) -> Job:
         """Build the job of a calibration. This loads the teacher."""
         sections, images, views = self._sections, self._images, self._views
-        teacher = Teacher(self._spec, images.classes, own_device(), sections.teacher.tf32)
+        teacher = load_teacher(sections, self._spec, images.classes)
         return Job(root, sections, images, views, teacher, self.plan, self._log, self._progress, Ranks())
 
     def _most_common(self, field: Callable[[Sidecar], str]) -> str | None:

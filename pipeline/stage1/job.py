@@ -19,7 +19,7 @@ from pipeline.recipe import read_inputs
 from pipeline.stage1.loader import Batch, Shard, ViewLoader
 from pipeline.stage1.ranks import Ranks
 from pipeline.storage.place import Place
-from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.model import Teacher, load_teacher
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
     for note in images.notes:
         log(f"boxes    {note}")
     log(f"views    {views.recognised}")
-    device = own_device()
-    teacher = Teacher(spec, images.classes, device, sections.teacher.tf32)
+    teacher = load_teacher(sections, spec, images.classes)
     weights = spec.weights_sha256()
-    hardware = f"{device}" if ranks.world == 1 else f"{ranks.world} ranks"
-    log(f"teacher  {spec.label}, weights {weights[:12]}, on {hardware}")
+    hardware = f"{teacher.device}" if ranks.world == 1 else f"{ranks.world} ranks"
+    unscored = "" if teacher.scored else "; it has no class scores, so the richness map is 1 everywhere"
+    log(f"teacher  {spec.label}, weights {weights[:12]}, on {hardware}{unscored}")
     plan = make_plan(sections, inputs.recipe, weights)
     expected_passes(sections, views)
     check_existing(root, plan)

@@ -15,6 +15,7 @@ from pipeline.codecs.base import Codec
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes
 from pipeline.data.validation import check_validation
+from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.precision import precision
 from pipeline.progress import Log, Progress
@@ -24,6 +25,7 @@ from pipeline.storage.base import Lock
 from pipeline.storage.lock import locked
 from pipeline.storage.urls import require_writable
 from pipeline.teacher import gate
+from pipeline.teacher.backbones import FeatureExtractor
 
 
 def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress) -> dict[str, Any]:
@@ -60,15 +62,26 @@ def prepare_codec(cfg: Config, job: Job, lock: Lock | None) -> tuple[Job, Codec]
     return job, load_or_calibrate_codec(job)
 
 
+def measure_teacher(cfg: Config, job: Job) -> dict[str, float]:
+    """Measure the teacher's mAP on the val set. A backbone predicts no boxes and is measured on 0 images."""
+    section = job.sections.teacher
+    if isinstance(job.teacher.detector, FeatureExtractor):
+        if section.min_map > 0:
+            raise ConfigError(f"teacher.min_map={section.min_map}: a backbone predicts no boxes, set it to 0")
+        return {"mAP": 0.0, "AP50": 0.0, "images": 0}
+    check_validation(cfg, job.images.classes)
+    return gate.measure(job.teacher.detector, cfg, section.gate_images)
+
+
 def run_gate(cfg: Config, job: Job) -> None:
     """Measure the teacher's mAP once, and write plan.json. Raise TeacherError where the mAP is below `min_map`."""
     root, section = job.root, job.sections.teacher
     if not ((root / "plan.json").exists() and (root / "gate.json").exists()):
-        check_validation(cfg, job.images.classes)
         with precision(section.tf32):
-            write_json(root / "gate.json", gate.measure(job.teacher.detector, cfg, section.gate_images))
+            write_json(root / "gate.json", measure_teacher(cfg, job))
     measured = read_fields(root / "gate.json", GATE)  # also for an existing cache, as min_map may have changed
-    job.log(f"gate     mAP {measured['mAP']:.3f} on {measured['images']} val images")
+    found = f"mAP {measured['mAP']:.3f} on {measured['images']} val images"
+    job.log(f"gate     {found if measured['images'] else 'not measured, a backbone predicts no boxes'}")
     gate.require(measured, section.min_map)
     if not (root / "plan.json").exists():
         write_json(root / "plan.json", job.plan)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
+from pipeline.config import DistillSection
+from pipeline.data.view_record import PAD
 from pipeline.errors import StudentError
 from pipeline.records import LevelShapes
 from pipeline.teacher.heads import class_head, copy_to_meta, output_shapes, require_logits
@@ -45,19 +47,25 @@ def distinct_grids(views: Iterable[tuple[tuple[int, int], LevelShapes]]) -> Grid
     return tuple(found.items())
 
 
-def check_student(student: nn.Module, teacher: TeacherLayout, scores: bool) -> int:
+def check_student(student: nn.Module, teacher: TeacherLayout, distill: DistillSection) -> int:
     """Return the width of the student's FPN. Raise StudentError where its outputs do not match the teacher's.
 
-    scores: whether the class scores are compared, which also needs the same anchors.
+    With a score loss, the class scores must mean the same, which needs the same anchors.
     """
+    if getattr(student, "neck", None) is None:
+        raise StudentError(f"student {type(student).__name__} has no neck; features are taken from a detector's neck")
+    scores = distill.score_weight > 0
+    _check_pairs(student, distill)
     copy, width = copy_to_meta(student), 0
     for (height, full_width), wanted in teacher.grids:
-        levels, width, own_scores = output_shapes(copy, (height, full_width))
+        levels, width, own_scores = output_shapes(copy, (height, full_width), scores)
+        levels = _choose(levels, distill.student_levels)
         if len(levels) != len(wanted):
             raise StudentError(
-                f"student has {len(levels)} FPN levels, the teacher's outputs have {len(wanted)}; change the neck"
+                f"student has {len(levels)} FPN levels, the teacher's outputs have {len(wanted)}; change the neck, or "
+                "set distill.student_levels"
             )
-        if levels != wanted:
+        if levels != wanted and not distill.interpolate:
             raise StudentError(
                 f"student's FPN grids for a view of {full_width}x{height} are {_text(levels)}, the teacher's are "
                 f"{_text(wanted)}; use the teacher's strides (backbone.out_indices, neck.start_level, num_outs)"
@@ -76,6 +84,30 @@ def check_student(student: nn.Module, teacher: TeacherLayout, scores: bool) -> i
                 "settings, or set distill.score_weight=0"
             )
     return width
+
+
+def _check_pairs(student: nn.Module, distill: DistillSection) -> None:
+    """Raise StudentError for pairs of levels that cannot be compared."""
+    if distill.score_weight and (distill.student_levels or distill.interpolate):
+        raise StudentError(
+            "distill.student_levels and interpolate pair features only; set distill.score_weight=0 or remove them"
+        )
+    divisor = getattr(getattr(student, "data_preprocessor", None), "pad_size_divisor", PAD)
+    if distill.interpolate and divisor != PAD:
+        raise StudentError(
+            f"distill.interpolate needs the teacher's padding: set model.data_preprocessor.pad_size_divisor to {PAD}, "
+            f"found {divisor}"
+        )
+
+
+def _choose(levels: LevelShapes, chosen: Sequence[int] | None) -> LevelShapes:
+    """Return the student's levels that are paired with the teacher's."""
+    if chosen is None:
+        return levels
+    wrong = [n for n in chosen if not -len(levels) <= n < len(levels)]
+    if wrong:
+        raise StudentError(f"distill.student_levels: the student has {len(levels)} FPN levels, found level {wrong[0]}")
+    return tuple(levels[n] for n in chosen)
 
 
 def _text(levels: LevelShapes) -> str:

@@ -11,17 +11,20 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 
 from pipeline.config import DistillSection
-from pipeline.errors import StudentError
+from pipeline.errors import ConfigError, StudentError
 from pipeline.losses.base import Loss
 from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses
+from pipeline.records import TeacherOutput
 from pipeline.stage2.compatibility import TeacherLayout, check_student
 from pipeline.stage2.teacher_source import TeacherSource
-from pipeline.teacher.heads import class_head, class_logits
+from pipeline.teacher.class_scores import class_logits
+from pipeline.teacher.heads import class_head
 
 
 class Preprocessor(BaseDataPreprocessor):
@@ -38,15 +41,20 @@ class Preprocessor(BaseDataPreprocessor):
         return {**ready, "teacher": taken} if training else ready
 
 
-def new_adapters(loss: Loss, levels: int, own: int, channels: int) -> nn.ModuleList:
+def new_adapters(loss: Loss, levels: int, own: int, channels: int, chosen: str | None = None) -> nn.ModuleList:
     """Return one adapter per level, from the student's width `own` to the teacher's width `channels`.
+
+    chosen: '1x1' or '3x3', None for that of the loss.
 
     A loss may bring its own module. One without adapters gets 1x1 convolutions if the widths differ, and identities
     otherwise.
     """
     if loss.module is not None:
+        if chosen:
+            raise ConfigError(f"distill.adapter={chosen!r}: the loss {loss.name!r} has its own module; remove the key")
         return nn.ModuleList(loss.module(own, channels) for _ in range(levels))
     kernel = 3 if loss.adapters else 1 if own != channels else 0
+    kernel = {"1x1": 1, "3x3": 3}[chosen] if chosen else kernel
     adapter = partial(nn.Conv2d, own, channels, kernel, padding=kernel // 2) if kernel else nn.Identity
     return nn.ModuleList(adapter() for _ in range(levels))
 
@@ -70,9 +78,9 @@ class Distiller(BaseModel):
         super().__init__(data_preprocessor=Preprocessor(student.data_preprocessor, source))
         self.student, self.section, self.iteration = student, section, 0
         self._source = [source]  # in a list, so that a live teacher is not registered as a submodule
-        width = check_student(student, teacher, scores=section.score_weight > 0)
+        width = check_student(student, teacher, section)
         self._loss = feature_losses()[section.feature_loss]
-        self.adapters = new_adapters(self._loss, teacher.levels, width, teacher.channels)
+        self.adapters = new_adapters(self._loss, teacher.levels, width, teacher.channels, section.adapter)
 
     def __getattr__(self, name: str) -> Any:
         """Look up in the student what the distiller lacks, for hooks that were made for a bare detector."""
@@ -91,15 +99,23 @@ class Distiller(BaseModel):
             target = self._source[0].output(teacher)
         with self._record_outputs() as outputs:
             losses = self.student(inputs, data_samples, mode="loss")
-        cropped = [zip(tensors, target.levels) for tensors in (outputs["features"], outputs["logits"])]
-        features, logits = ([self._crop(t, size) for t, size in pairs] for pairs in cropped)
-        adapted = [adapter(feature) for adapter, feature in zip(self.adapters, features)]
+        adapted = self._adapt(outputs["features"], target)
         feature, ramp = self._loss(target, adapted), self.ramp()
         losses[f"loss_{self.section.feature_loss}_feature"] = self.section.feature_weight * ramp * feature
         if self.section.score_weight:  # without a score loss, the cache may have no scores
+            logits = [self._crop(logit, size) for logit, size in zip(outputs["logits"], target.levels)]
             score = SCORE(target, logits)
             losses["loss_frs_score"] = self.section.score_weight * ramp * score
         return losses
+
+    def _adapt(self, features: list[Tensor], target: TeacherOutput) -> list[Tensor]:
+        """Return the student's adapted features on the target's grids."""
+        chosen, mode = self.section.student_levels, self.section.interpolate
+        paired = zip(self.adapters, features if chosen is None else [features[n] for n in chosen], target.levels)
+        if mode is None:
+            return [adapter(self._crop(feature, size)) for adapter, feature, size in paired]
+        options = {"align_corners": False} if mode == "bilinear" else {}
+        return [F.interpolate(adapter(feature), size, mode=mode, **options) for adapter, feature, size in paired]
 
     def ramp(self) -> float:
         """Return the factor of the warm-up: linear from 0 to 1 over the first `warmup_iters` iterations."""
@@ -119,11 +135,12 @@ class Distiller(BaseModel):
         """Record the neck's output and the class logits of the forward pass inside the block."""
         outputs: dict[str, list[Tensor]] = {}
         neck: nn.Module = self.student.neck
-        head = class_head(self.student)
-        handles = [
-            neck.register_forward_hook(lambda _m, _i, out: outputs.update(features=list(out))),
-            head.register_forward_hook(lambda _m, _i, out: outputs.update(logits=class_logits(head, out))),
-        ]
+        handles = [neck.register_forward_hook(lambda _m, _i, out: outputs.update(features=list(out)))]
+        if self.section.score_weight:
+            head = class_head(self.student)
+            handles.append(
+                head.register_forward_hook(lambda _m, _i, out: outputs.update(logits=class_logits(head, out)))
+            )
         try:
             yield outputs
         finally:

@@ -23,7 +23,7 @@ from pipeline.stage2.compatibility import VIEWS_CHECKED, Grids, TeacherLayout, d
 from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.storage.place import Place
 from pipeline.teacher.heads import class_head, output_shapes
-from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.model import load_teacher
 from pipeline.teacher.priors import configured_priors, priors_of
 from pipeline.teacher.zoo import find_teacher
 
@@ -55,6 +55,7 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     environments = {number: cache.manifest(number)["environment"] for number in passes}
     codec = open_codec(cache)
     require_served(codec, sections.distill, cache.root)
+    require_map(sections.distill, cache.codec_manifest()["measured"].get("map") != "ones")
     check, tolerance = sections.views.check, sections.views.tolerance
     source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, environments)
     priors = configured_priors(inputs.teacher.cfg.model) if sections.distill.score_weight else None
@@ -97,6 +98,16 @@ def read_passes(cache: Cache, expected: range, images: Images) -> dict[int, list
     return passes
 
 
+def require_map(distill: DistillSection, present: bool) -> None:
+    """Raise ConfigError where the feature loss is weighted by a richness map that the teacher does not give."""
+    if not present and feature_losses()[distill.feature_loss].weighted:
+        others = sorted(name for name, loss in feature_losses().items() if not loss.weighted)
+        raise ConfigError(
+            f"distill.feature_loss={distill.feature_loss!r}: weights features by the richness map, but the teacher has "
+            f"no class scores; expected one of {', '.join(others)}"
+        )
+
+
 def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
     """Raise ConfigError where the codec is too coarse for the feature loss, or has no class scores."""
     if distill.score_weight and "score" not in codec.kinds:
@@ -121,12 +132,14 @@ def require_served(codec: Codec, distill: DistillSection, root: Place) -> None:
 
 def build_live_data(sections: Sections, images: Images, views: Views) -> TeacherData:
     """Build the live teacher, which runs in the training loop on the batches that a cache would give."""
-    teacher = Teacher(find_teacher(sections.teacher), images.classes, own_device(), sections.teacher.tf32)
+    teacher = load_teacher(sections, find_teacher(sections.teacher), images.classes)
+    require_map(sections.distill, teacher.scored)
     settings = layout_of(sections)
     passes = {n: references(plan_views(images, views, n, settings), n) for n in expected_passes(sections, views)}
     source = StreamSource(passes, images, views, None, None, "exact", 0.0, {})
     pads = {ref.pad_shape for shards in passes.values() for refs in shards for ref in refs}
-    _, channels, scores = output_shapes(teacher.detector, min(pads))
+    _, channels, scores = output_shapes(teacher.detector, min(pads), teacher.scored)
     grids = distinct_grids((pad, teacher.levels(pad)) for pad in sorted(pads)[:VIEWS_CHECKED])
-    layout = TeacherLayout(grids, channels, scores, priors_of(class_head(teacher.detector)))
+    priors = priors_of(class_head(teacher.detector)) if sections.distill.score_weight else None
+    layout = TeacherLayout(grids, channels, scores, priors)
     return TeacherData(source, LiveTeacher(teacher), layout, {"teacher": "live", "content": None})

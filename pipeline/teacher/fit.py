@@ -48,6 +48,16 @@ def load_strict(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         raise TeacherError(f"{path}: does not fit the teacher's config: {found}")
 
 
+def load_backbone(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load the weights of a backbone from a file of it or of a whole detector. Other weights are ignored.
+
+    Raise TeacherError for a missing key or a wrong shape.
+    """
+    found = _load(backbone, own_part(backbone, state, path), path)
+    if found.missing or found.misshapen:
+        raise TeacherError(f"{path}: does not fit the teacher's backbone: {Report(found.missing, [], found.misshapen)}")
+
+
 def matching(model: nn.Module, state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], Report]:
     """Return the weights that fit a model, under its own names, and what did not fit. The model keeps its weights."""
     own = model.state_dict()

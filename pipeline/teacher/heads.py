@@ -1,6 +1,7 @@
-"""The outputs of a detector that FRS uses: the neck's features, and the class logits that are dense over the FPN.
+"""The outputs of a detector that distillation uses: the neck's features, and class logits that are dense over the FPN.
 
 One-stage detectors: the logits of bbox_head. Two-stage detectors: the RPN's objectness, never the RoI head's scores.
+Feature losses need no class logits, so they work for detectors without such a head, and for backbones.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, brief
 from pipeline.records import LevelShapes
-
-# Heads whose first output is a probability. It is converted to a logit.
-ACTIVATED = ("TOODHead", "CenterNetHead")
+from pipeline.teacher.class_scores import class_logits, require_class_scores
 
 
 def class_head(detector: nn.Module) -> nn.Module:
-    """Return the dense head whose first output is the list of class logits, (B, K, H_l, W_l) for each level."""
+    """Return the dense head whose output contains class scores, (B, K, H_l, W_l) for each level."""
     head = getattr(detector, "rpn_head", None) or getattr(detector, "bbox_head", None)
     if getattr(detector, "neck", None) is None or head is None:
         raise ConfigError(
@@ -30,68 +29,41 @@ def class_head(detector: nn.Module) -> nn.Module:
     return head
 
 
-def class_logits(head: nn.Module, output: Any) -> list[Tensor]:
-    """Return the class logits from the output of a dense head."""
-    name = type(head).__name__
-    first = output[0] if isinstance(output, tuple | list) and output else None
-    if not isinstance(first, tuple | list) or not all(isinstance(x, Tensor) and x.dim() == 4 for x in first):
-        raise ConfigError(f"{name}: expected a first output with one (B, K, H, W) tensor for each FPN level")
-    if any(parent.__name__ in ACTIVATED for parent in type(head).__mro__):
-        tiny = torch.finfo(torch.float32).eps
-        return [torch.logit(x.float(), tiny) for x in first]
-    return list(first)
-
-
-def require_class_scores(head: nn.Module, logits: list[Tensor]) -> None:
-    """Raise ConfigError where the first output of a head is not one score for each class and prior.
-
-    A head that also predicts boxes there, as YOLOv3 does, has other channels. On values, a head that applies a sigmoid
-    itself and is not listed in ACTIVATED is detected too. On the meta device only the channels are checked.
-    """
-    name, channels = type(head).__name__, int(logits[0].shape[1])
-    classes = getattr(head, "cls_out_channels", None) or getattr(head, "num_classes", None)
-    if classes is None:
-        raise ConfigError(f"{name}: has neither cls_out_channels nor num_classes, so its output cannot be checked")
-    priors = prior_count(head)
-    if channels != classes * priors:
+def dense_features(detector: Any, inputs: Tensor) -> list[Tensor]:
+    """Compute the features [(B, C, H_l, W_l)] of preprocessed images (B, 3, H, W)."""
+    features = list(detector.extract_feat(inputs))
+    if not features or not all(isinstance(x, Tensor) and x.dim() == 4 for x in features):
+        raise ConfigError(f"{type(detector).__name__}: expected features (B, C, H, W) for each level")
+    widths = [int(x.shape[1]) for x in features]
+    if len(set(widths)) != 1:
         raise ConfigError(
-            f"{name}: its first output has {channels} channels, expected {classes} classes x {priors} priors = "
-            f"{classes * priors}; it does not contain class scores only, so FRS cannot use this head"
+            f"{type(detector).__name__}: its levels have {widths} channels, expected the same number; choose levels of "
+            "one width (out_indices), or a neck with equal out_channels"
         )
-    if logits[0].is_meta:
-        return
-    low, high = min(float(x.min()) for x in logits), max(float(x.max()) for x in logits)
-    if 0 <= low < high <= 1:
-        raise ConfigError(
-            f"{name}: its class scores lie between {low:.3f} and {high:.3f}, so they seem to be probabilities, "
-            "expected logits; add the head to ACTIVATED in pipeline/teacher/heads.py if it applies a sigmoid"
-        )
-
-
-def prior_count(head: nn.Module) -> int:
-    """Return the number of priors (anchors or points) of a position; 1 if the head has none."""
-    generator = getattr(head, "prior_generator", None)
-    count = getattr(head, "num_base_priors", None) or getattr(generator, "num_base_priors", None) or 1
-    return int(count[0] if isinstance(count, list | tuple) else count)
+    return features
 
 
 def dense_outputs(detector: Any, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Compute (FPN features, class logits) of every level for preprocessed images (B, 3, H, W)."""
-    features, head = list(detector.extract_feat(inputs)), class_head(detector)
+    """Compute (features, class logits) of every level for preprocessed images (B, 3, H, W)."""
+    features, head = dense_features(detector, inputs), class_head(detector)
     return features, class_logits(head, head(tuple(features)))
 
 
 def require_logits(detector: Any) -> None:
-    """Run a detector on a small image of noise, and check its class scores with `require_class_scores`."""
-    device = next(detector.parameters()).device
+    """Run a detector on a small image of noise. Raise ConfigError where it has no usable class scores."""
+    head, device = class_head(detector), next(detector.parameters()).device
     noise = torch.rand((1, 3, 128, 128), generator=torch.Generator().manual_seed(0)).to(device)
     training = detector.training
     try:
         with torch.no_grad():
             _, logits = dense_outputs(detector.eval(), noise * 4 - 2)
+    except torch.OutOfMemoryError:
+        raise
+    except FAILURES as error:
+        raise ConfigError(f"{type(head).__name__}: gives no class scores: {brief(error)}") from error
     finally:
         detector.train(training)
-    require_class_scores(class_head(detector), logits)
+    require_class_scores(head, logits)
 
 
 def class_count(detector: nn.Module) -> int | None:
@@ -104,25 +76,34 @@ def class_count(detector: nn.Module) -> int | None:
 
 def copy_to_meta(detector: nn.Module) -> nn.Module:
     """Copy a detector to torch's meta device, where it computes only shapes."""
-    class_head(detector)
     return copy.deepcopy(detector).to("meta").eval()
 
 
-def output_shapes(detector: nn.Module, pad_shape: tuple[int, int]) -> tuple[LevelShapes, int, int]:
-    """Return (level shapes, C, K) of a detector for a padded view. A copy from `copy_to_meta` is used directly."""
+FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError)  # of parts that do not fit
+
+
+def output_shapes(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = True) -> tuple[LevelShapes, int, int]:
+    """Return (level shapes, C, K) of a detector for a padded view. A copy from `copy_to_meta` is used directly.
+
+    scores: whether class scores are needed. Without them, K is 0 and the detector needs no dense head.
+    """
     if next(detector.parameters()).device.type != "meta":
         detector = copy_to_meta(detector)
     try:
         with torch.no_grad():
-            features, logits = dense_outputs(detector, torch.empty((1, 3, *pad_shape), device="meta"))
-    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError) as error:
+            inputs = torch.empty((1, 3, *pad_shape), device="meta")
+            features, logits = dense_outputs(detector, inputs) if scores else (dense_features(detector, inputs), [])
+    except FAILURES as error:
         raise ConfigError(
             f"{type(detector).__name__}: backbone, neck and head do not fit together; check in_channels: {brief(error)}"
         ) from error
-    require_class_scores(class_head(detector), logits)
     levels = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
+    channels = int(features[0].shape[1])
+    if not scores:
+        return levels, channels, 0
+    require_class_scores(class_head(detector), logits)
     if [tuple(x.shape[2:]) for x in logits] != list(levels) or len({x.shape[1] for x in logits}) != 1:
         raise ConfigError(
             "class head: its levels differ from the neck's; FRS needs one score for each feature position"
         )
-    return levels, int(features[0].shape[1]), int(logits[0].shape[1])
+    return levels, channels, int(logits[0].shape[1])

@@ -6,19 +6,29 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.config import Sections
 from pipeline.data.views import PAD, padded
-from pipeline.errors import TeacherError
+from pipeline.errors import ConfigError, TeacherError
 from pipeline.losses.frs import frs_map
 from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.precision import precision
 from pipeline.records import LevelShapes, TeacherOutput
+from pipeline.teacher.backbones import FeatureExtractor
 from pipeline.teacher.class_names import require_classes
-from pipeline.teacher.fit import load_strict
-from pipeline.teacher.heads import class_count, copy_to_meta, dense_outputs, output_shapes, require_logits
+from pipeline.teacher.fit import load_backbone, load_strict
+from pipeline.teacher.heads import (
+    class_count,
+    copy_to_meta,
+    dense_features,
+    dense_outputs,
+    output_shapes,
+    require_logits,
+)
 from pipeline.teacher.weights import read_checkpoint
 from pipeline.teacher.zoo import TeacherSpec
 
@@ -33,37 +43,67 @@ def own_device() -> torch.device:
 class Teacher:
     """Computes the TeacherOutput of views that have one padded shape.
 
-    classes: those of the data set, in label order. Raises TeacherError where weights, config and classes do not fit.
+    classes: those of the data set, in label order. scores: whether class scores are needed. `scored`: whether there are
+    any; without them, the richness map is 1 everywhere. Raises TeacherError where weights, config and classes do not
+    fit, and ConfigError where class scores are needed and the detector has none.
     """
 
-    def __init__(self, spec: TeacherSpec, classes: tuple[str, ...], device: torch.device, tf32: bool = False) -> None:
+    def __init__(
+        self,
+        spec: TeacherSpec,
+        classes: tuple[str, ...],
+        device: torch.device,
+        tf32: bool = False,
+        scores: bool = True,
+    ) -> None:
+        self.detector = self._load(spec, classes)
+        self.detector.to(device).eval().requires_grad_(False)
+        self.detector.dataset_meta = {"classes": classes}
+        if device.type == "cpu":  # a sixth faster on the CPU; the live teacher does the same
+            self.detector.to(memory_format=torch.channels_last)
+        self.device, self._tf32 = device, tf32
+        self.scored = self._has_scores(needed=scores)
+        self._meta_copy = copy_to_meta(self.detector)
+        self._levels: dict[tuple[int, int], LevelShapes] = {}
+
+    @staticmethod
+    def _load(spec: TeacherSpec, classes: tuple[str, ...]) -> Any:
         path: Path = spec.weights()
         state, meta = read_checkpoint(path)
         model = copy.deepcopy(spec.cfg.model)
         model.backbone.pop("init_cfg", None)  # all weights come from the checkpoint
         # Every view is padded to multiples of PAD, whatever padding the teacher was trained with.
         model.data_preprocessor.update(pad_size_divisor=PAD, batch_augments=None)
-        self.detector = build(MODELS, model, "teacher")
-        load_strict(self.detector, state, path)
+        detector = build(MODELS, model, "teacher")
+        if isinstance(detector, FeatureExtractor):
+            load_backbone(detector.loaded, state, path)
+            return detector
+        load_strict(detector, state, path)
         require_classes(meta, classes, path, spec.class_names)
-        count = class_count(self.detector)
+        count = class_count(detector)
         if count not in (None, len(classes)):
             raise TeacherError(
                 f"teacher predicts {count} classes, the dataset has {len(classes)}; set metainfo.classes"
             )
-        self.detector.to(device).eval().requires_grad_(False)
-        self.detector.dataset_meta = {"classes": classes}
-        if device.type == "cpu":  # a sixth faster on the CPU; the live teacher does the same
-            self.detector.to(memory_format=torch.channels_last)
-        self.device, self._tf32 = device, tf32
-        require_logits(self.detector)
-        self._meta_copy = copy_to_meta(self.detector)
-        self._levels: dict[tuple[int, int], LevelShapes] = {}
+        return detector
+
+    def _has_scores(self, needed: bool) -> bool:
+        """Return whether the detector has usable class scores. Raise ConfigError where they are needed and missing."""
+        try:
+            require_logits(self.detector)
+        except ConfigError as error:
+            if needed:
+                raise ConfigError(
+                    f"{error}. Without class scores, set cache.codec=dict(type='frs', scores=False, "
+                    "profile='universal') and distill.score_weight=0"
+                ) from error
+            return False
+        return True
 
     def levels(self, pad_shape: tuple[int, int]) -> LevelShapes:
         """Return the FPN grids of a padded view (H, W)."""
         if pad_shape not in self._levels:
-            self._levels[pad_shape], *_ = output_shapes(self._meta_copy, pad_shape)
+            self._levels[pad_shape], *_ = output_shapes(self._meta_copy, pad_shape, self.scored)
         return self._levels[pad_shape]
 
     def __call__(self, views: Sequence[Tensor]) -> TeacherOutput:
@@ -78,6 +118,9 @@ class Teacher:
         """Compute views of any shapes, padded to the largest. A cache never contains this (docs/design.md, "Views")."""
         with precision(self._tf32):
             inputs = self.detector.data_preprocessor({"inputs": list(views)}, False)["inputs"]
+            if not self.scored:
+                features = [f.float() for f in dense_features(self.detector, inputs)]
+                return TeacherOutput(features, [], [f.new_ones(f[:, 0].shape) for f in features])
             features, logits = dense_outputs(self.detector, inputs)
             scores = [level.float().sigmoid() for level in logits]
         return TeacherOutput([f.float() for f in features], scores, [frs_map(s) for s in scores])
@@ -103,6 +146,14 @@ class Teacher:
         for shape, indices in groups.items():
             for level, (h, w) in enumerate(self.levels(shape)):
                 output.features[level][indices, :, :h, :w] = parts[shape].features[level]
-                output.scores[level][indices, :, :h, :w] = parts[shape].scores[level]
                 output.frs[level][indices, :h, :w] = parts[shape].frs[level]
+                if self.scored:
+                    output.scores[level][indices, :, :h, :w] = parts[shape].scores[level]
         return output
+
+
+def load_teacher(sections: Sections, spec: TeacherSpec, classes: tuple[str, ...]) -> Teacher:
+    """Build the teacher of a config on this process's device, with class scores if the config needs them."""
+    live = sections.teacher.source == "live"
+    needed = sections.distill.score_weight > 0 if live else sections.cache.codec.scores
+    return Teacher(spec, classes, own_device(), sections.teacher.tf32, needed)

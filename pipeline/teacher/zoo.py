@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,7 @@ from pipeline.config import TeacherSection
 from pipeline.errors import TeacherError, brief
 from pipeline.mmdet_compat.registry import Config
 from pipeline.storage.local import sha256_file
+from pipeline.teacher.backbones import timm_config
 from pipeline.teacher.download import fetch, file_name, hub_file, is_url
 
 
@@ -51,6 +53,23 @@ class TeacherSpec:
 
 def find_teacher(section: TeacherSection) -> TeacherSpec:
     """Resolve the section `teacher` of a config. Raise TeacherError for an unknown name or a missing file."""
+    if section.type == "timm":
+        assert section.name is not None and section.checkpoint is not None
+        cfg = Config({"model": timm_config(section.name, section.out_indices or (-1,))})
+        return TeacherSpec(section.name, cfg, *locate_weights(section.checkpoint))
+    spec = find_detector(section)
+    return spec if section.features == "neck" else replace(spec, cfg=backbone_of(spec.cfg, section.out_indices))
+
+
+def backbone_of(cfg: Config, out_indices: Sequence[int] | None) -> Config:
+    """Return the config of a FeatureExtractor around the backbone of a detector's config."""
+    backbone = {**cfg.model.backbone, **({} if out_indices is None else {"out_indices": tuple(out_indices)})}
+    preprocess = cfg.model.data_preprocessor
+    return Config({"model": {"type": "FeatureExtractor", "backbone": backbone, "data_preprocessor": preprocess}})
+
+
+def find_detector(section: TeacherSection) -> TeacherSpec:
+    """Find the config and weights of a detector, by name or by files. Raise TeacherError."""
     if section.name is not None:
         path, urls = zoo_entry(section.name)
         cfg = read_detector(path, f"teacher.name: {section.name!r} of mmdet's zoo ({path.name})")

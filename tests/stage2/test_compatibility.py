@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config import load_config
+from pipeline.config import DistillSection, load_config
 from pipeline.errors import StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config
 from pipeline.stage2.compatibility import check_student
@@ -18,6 +19,7 @@ from tests.helpers.detectors import detector, save_teacher
 
 CUBE_ROOT = 2 ** (1 / 3)
 ANCHORS = "bbox_head.anchor_generator"
+SCORES, FEATURES = DistillSection(1.0, 1.0), DistillSection(1.0, 0.0)
 P2_TO_P6 = {"neck.start_level": 0, f"{ANCHORS}.strides": [4, 8, 16, 32, 64]}
 
 
@@ -50,20 +52,36 @@ def student(family: str = "retinanet", **changes: Any) -> Any:
 )
 def test_what_differs_is_named(data_of: TeacherData, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StudentError, match=message):
-        check_student(student(**changes), data_of.layout, scores=True)
+        check_student(student(**changes), data_of.layout, SCORES)
 
 
 def test_another_spelling_of_the_same_anchors(data_of: TeacherData) -> None:
     scales = [4, 4 * CUBE_ROOT, 4 * CUBE_ROOT**2]
     same = {"scales": scales, "octave_base_scale": None, "scales_per_octave": None}
-    assert check_student(student(**{f"{ANCHORS}.{k}": v for k, v in same.items()}), data_of.layout, scores=True) == 16
+    assert check_student(student(**{f"{ANCHORS}.{k}": v for k, v in same.items()}), data_of.layout, SCORES) == 16
 
 
 def test_features_alone_need_equal_grids_only(data_of: TeacherData) -> None:
-    check_student(student(**{f"{ANCHORS}.ratios": [1.0]}), data_of.layout, scores=False)
-    check_student(student("fcos"), data_of.layout, scores=False)
+    check_student(student(**{f"{ANCHORS}.ratios": [1.0]}), data_of.layout, FEATURES)
+    check_student(student("fcos"), data_of.layout, FEATURES)
     with pytest.raises(StudentError, match="grids for a view"):
-        check_student(student(**P2_TO_P6), data_of.layout, scores=False)
+        check_student(student(**P2_TO_P6), data_of.layout, FEATURES)
+
+
+def test_levels_may_be_paired_in_another_way(data_of: TeacherData) -> None:
+    shifted = student(**{**P2_TO_P6, "neck.num_outs": 6, f"{ANCHORS}.strides": [4, 8, 16, 32, 64, 128]})
+    check_student(shifted, data_of.layout, replace(FEATURES, student_levels=[1, 2, 3, 4, 5]))
+    check_student(student(**P2_TO_P6), data_of.layout, replace(FEATURES, interpolate="bilinear"))
+    with pytest.raises(StudentError, match="the student has 5 FPN levels, found level 7"):
+        check_student(student(), data_of.layout, replace(FEATURES, student_levels=[0, 1, 2, 3, 7]))
+    with pytest.raises(StudentError, match="pair features only; set distill"):
+        check_student(student(), data_of.layout, replace(SCORES, student_levels=[0, 1, 2, 3, 4]))
+    with pytest.raises(StudentError, match="pad_size_divisor to 32, found 64"):
+        check_student(
+            student(**{"data_preprocessor.pad_size_divisor": 64}),
+            data_of.layout,
+            replace(FEATURES, interpolate="nearest"),
+        )
 
 
 def test_one_anchor_is_not_a_point(data: Path, tmp_path: Path) -> None:
@@ -72,6 +90,6 @@ def test_one_anchor_is_not_a_point(data: Path, tmp_path: Path) -> None:
     one["bbox_head"]["anchor_generator"].update(ratios=[1.0], scales_per_octave=1)
     config = make_config(data, save_teacher(tmp_path, one), one, tmp_path)
     layout = prepare_teacher_data(*load_config(str(config), {"teacher.source": "live"})).layout
-    check_student(MODELS.build(Config(one)), layout, scores=True)
+    check_student(MODELS.build(Config(one)), layout, SCORES)
     with pytest.raises(StudentError, match="the student's head uses points, the teacher's anchors"):
-        check_student(student("fcos"), layout, scores=True)
+        check_student(student("fcos"), layout, SCORES)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from mmdet.models.dense_heads import CenterNetHead, RetinaHead
 
 from pipeline.config import TeacherSection
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import MODELS, Config
-from pipeline.teacher.heads import class_logits, output_shapes, require_class_scores, require_logits
+from pipeline.teacher.class_scores import class_logits, logit_of_product, require_class_scores, score_rule
+from pipeline.teacher.heads import output_shapes, require_logits
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.zoo import find_teacher
 from tests.helpers.datasets import CLASSES
@@ -21,7 +21,7 @@ from tests.helpers.detectors import FAMILIES, detector, save_teacher
 
 
 @MODELS.register_module(force=True)
-class ActivatedHead(RetinaHead):
+class ActivatedHead(MODELS.get("RetinaHead")):
     """Applies the sigmoid itself, as a head of another project may."""
 
     def forward_single(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +30,7 @@ class ActivatedHead(RetinaHead):
 
 
 @MODELS.register_module(force=True)
-class MixedHead(RetinaHead):
+class MixedHead(MODELS.get("RetinaHead")):
     """Returns classes and boxes in one tensor, as YOLOv3 does."""
 
     def forward_single(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,11 +69,23 @@ def test_other_outputs_are_refused_by_name(head: str, message: str, tmp_path: Pa
         Teacher(spec, CLASSES, torch.device("cpu"))
 
 
-def test_yolov3_is_refused_by_name() -> None:
+def test_class_and_objectness_of_yolox_are_multiplied() -> None:
+    head = MODELS.build({"type": "YOLOXHead", "num_classes": 3, "in_channels": 8, "feat_channels": 8})
+    scores, boxes, objectness = head(tuple(torch.randn(1, 8, n, n) * 9 for n in (8, 4, 2)))
+    logits = class_logits(head, (scores, boxes, objectness))
+    for found, score, one in zip(logits, scores, objectness):
+        expected = score.double().sigmoid() * one.double().sigmoid()
+        assert torch.allclose(found.double().sigmoid(), expected, atol=1e-6)
+    require_class_scores(head, logits)
+    assert score_rule(Config({"bbox_head": {"type": "YOLOXHead"}})) == "class x objectness"
+    assert score_rule(Config({"bbox_head": {"type": "RetinaHead"}})) is None
+
+
+def test_class_and_objectness_of_yolov3_are_taken_from_its_output() -> None:
     head = MODELS.build(
         {
             "type": "YOLOV3Head",
-            "num_classes": 80,
+            "num_classes": 2,
             "in_channels": [8, 8, 8],
             "out_channels": [8, 8, 8],
             "anchor_generator": {
@@ -84,12 +96,28 @@ def test_yolov3_is_refused_by_name() -> None:
         }
     )
     output = head(tuple(torch.rand(1, 8, n, n) for n in (2, 4, 8)))
-    with pytest.raises(ConfigError, match="YOLOV3Head: its first output has 255 channels, expected 80 classes x 3"):
-        require_class_scores(head, class_logits(head, output))
+    logits, level = class_logits(head, output)[1], output[0][1]
+    assert level.shape[1] == 3 * 7 and logits.shape == (1, 6, 4, 4)
+    for anchor in range(3):
+        for kind in range(2):
+            product = level[:, 7 * anchor + 4].sigmoid() * level[:, 7 * anchor + 5 + kind].sigmoid()
+            assert torch.allclose(logits[:, 2 * anchor + kind].sigmoid(), product, atol=1e-6)
+    require_class_scores(head, class_logits(head, output))
+
+
+def test_the_logit_of_a_product_is_stable() -> None:
+    values = torch.tensor([-200.0, -50.0, -1.0, 0.0, 1.0, 14.0, 200.0])
+    one, other = torch.meshgrid(values, values, indexing="ij")
+    one = one.clone().requires_grad_()
+    found = logit_of_product(one, other)
+    exact = one.detach().double().sigmoid() * other.double().sigmoid()
+    assert torch.isfinite(found).all() and torch.allclose(found.detach().double().sigmoid(), exact, atol=1e-6)
+    (gradient,) = torch.autograd.grad(found.sum(), one)
+    assert torch.isfinite(gradient).all()
 
 
 def test_probabilities_of_known_heads_become_logits() -> None:
-    head = CenterNetHead(in_channels=8, feat_channels=8, num_classes=3)
+    head = MODELS.build({"type": "CenterNetHead", "in_channels": 8, "feat_channels": 8, "num_classes": 3})
     output = head((torch.rand(1, 8, 8, 8),))
     (probabilities,), logits = output[0], class_logits(head, output)
     assert probabilities.min() > 0 and probabilities.max() < 1

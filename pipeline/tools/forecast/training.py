@@ -46,7 +46,7 @@ def measure_training(
     )
     loader = stream_loader(Stream(source, batch_size, seed=0), cfg.train_dataloader.get("num_workers", 0))
     student = build(MODELS, cfg.model, "model")
-    priors = priors_of(class_head(trial.teacher.detector))
+    priors = priors_of(class_head(trial.teacher.detector)) if sections.distill.score_weight else None
     layout = TeacherLayout(first_grids(trial.cache, {0: shards}), codec.channels, codec.score_channels, priors)
     model = Distiller(student, CachedTeacher(codec), sections.distill, layout)
     model.to(own_device()).train()

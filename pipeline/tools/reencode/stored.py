@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.cache.arrays import decode_chunk
 from pipeline.cache.cache import Cache
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.reader import ShardReader
@@ -58,17 +57,8 @@ class StoredShard:
         self._reader, self._codec, self._plan = reader, codec, plan
 
     def levels(self) -> list[LevelShapes]:
-        """Return the FPN grids of every sample. One record is read for each padded shape."""
-        known: dict[tuple[int, int], LevelShapes] = {}
-        for index, (_, _, pad_shape) in enumerate(self._plan.samples):
-            if pad_shape not in known:
-                known[pad_shape] = self._read_levels(index)
-        return [known[pad_shape] for _, _, pad_shape in self._plan.samples]
-
-    def _read_levels(self, index: int) -> LevelShapes:
-        spec = next(spec for spec in self._reader.specs if spec.name == "record")
-        row = decode_chunk(spec, bytes(self._reader.chunks(index)["record"]))
-        return ViewRecord.from_row(row, row)[1]
+        """Return the FPN grids of every sample."""
+        return [self._reader.levels(index) for index in range(len(self._plan.samples))]
 
     def batches(self) -> Iterator[list[StoredView]]:
         """Yield the views of each batch."""

@@ -13,7 +13,7 @@ from pipeline.config import load_config
 from pipeline.data.replay import check_replay
 from pipeline.recipe import read_inputs
 from pipeline.records import TeacherOutput, ViewRecord
-from pipeline.teacher.model import Teacher, own_device
+from pipeline.teacher.model import Teacher, load_teacher
 
 
 @dataclass
@@ -45,7 +45,7 @@ class ViewReplayer:
         """Run the teacher on one view and compare its output with the cached one."""
         if self._teacher is None:
             self._cache.require(self._cache.recipe, self._spec.weights_sha256())
-            self._teacher = Teacher(self._spec, self._images.classes, own_device(), self._section.teacher.tf32)
+            self._teacher = load_teacher(self._section, self._spec, self._images.classes)
         exact = self._teacher([self.pixels(record)])
         coded = coded.to(self._teacher.device)
         features = unexplained_variance("feature", [(exact, coded.values("feature"))]) ** 0.5
