@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.cache.canonical import digest, read_json
-from pipeline.cache.layout import list_passes, load_pass_plan, pass_folder, probe_passes, shard_name
+from pipeline.cache.layout import explain_missing, list_passes, load_pass_plan, pass_folder, probe_passes, shard_name
 from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import MANIFEST, PLAN, read_codec, read_fields, require_fields
@@ -55,18 +55,26 @@ class Cache:
     def __init__(self, root: str | Place) -> None:
         self.root: Place = place(root)
         if not (self.root / "plan.json").is_file():
-            raise CacheError(f"{self.root}: no cache here (plan.json is missing); run stage 1 first")
+            raise explain_missing(self.root, "plan.json")
         self.plan: dict[str, Any] = read_json(self.root / "plan.json")
         found = (self.plan.get("format"), self.plan.get("version"))
         if found != (FORMAT, VERSION):
             raise StaleCache(f"{self.root}: expected format {(FORMAT, VERSION)}, found {found}; make a new cache")
         require_fields(self.plan, PLAN, self.root / "plan.json")
         self.plan_digest = digest(self.plan)
-        codec = read_codec(self.root / "codec.json")
+        codec = self._read_codec()
         self.codec_digest, self.codec_settings = digest(codec), codec["settings"]
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
         self._manifests: dict[int, dict[str, Any]] = {}
         self._probed: list[tuple[int, bool]] | None = None  # passes found by name; each takes one request
+
+    def _read_codec(self) -> dict[str, Any]:
+        try:
+            return read_codec(self.root / "codec.json")
+        except CacheError:
+            if (self.root / "codec.json").is_file():
+                raise
+        raise explain_missing(self.root, "codec.json")
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.completeness import count_expected_passes
 from pipeline.cache.manifest import totals
 from pipeline.errors import CacheError
 from pipeline.storage.place import Place
@@ -22,6 +23,7 @@ def describe(root: str | Place) -> dict[str, Any]:
         "images": len(cache.images()),
         "views": sum(m["samples"] for m in manifests.values()),
         "passes": {number: m["samples"] for number, m in manifests.items()},
+        "expected_passes": count_expected_passes(cache),
         "bytes": size,
         "bytes_by_tensor": {**parts, "overhead": size - sum(parts.values())},
         "fp16_bytes": sum(m["raw_fp16_bytes"] for m in manifests.values()),

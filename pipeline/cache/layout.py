@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from itertools import count
 from pathlib import Path
 from typing import overload
 
 from pipeline.cache.schema import PASS_PLAN, read_fields
 from pipeline.cache.shard_plan import ShardPlan
-from pipeline.storage.place import Place, key_of, storage_of
+from pipeline.errors import CacheError, CorruptCache, StoreError
+from pipeline.storage.files import read_small
+from pipeline.storage.place import AGAIN, REPAIR, Place, key_of, remedy, storage_of
 
 
 @overload
@@ -48,14 +51,52 @@ def list_passes(root: Place) -> list[tuple[int, bool]] | None:
 def probe_passes(root: Place, views: int | None) -> list[tuple[int, bool]]:
     """Return (number, whether it is complete) of every pass, by requesting the known names.
 
-    `views`: the largest number of passes. None: stop at the first pass that is missing.
+    `views`: the largest number of passes. None: stop at the first pass that is missing and not in summary.json.
     """
-    found = []
+    found, known = [], known_passes(root) if views is None else 0
     for number in count() if views is None else range(views):
         folder = pass_folder(root, number)
         complete = (folder / "manifest.json").exists()
         if complete or (folder / "plan.json").exists():
             found.append((number, complete))
-        elif views is None:
+        elif views is None and number >= known:
             break
     return found
+
+
+def read_recorded_passes(root: Place) -> int | None:
+    """Return the number of passes in summary.json; None if there is no such file. Raise CorruptCache, StoreError."""
+    path = root / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        passes = json.loads(read_small(path))["passes"]
+        if type(passes) is int and passes > 0:
+            return passes
+    except StoreError:
+        raise
+    except (CacheError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise CorruptCache(f"{path}: expected a JSON object with a number of passes; {remedy(path, AGAIN)}")
+
+
+def known_passes(root: Place) -> int:
+    """Return the number of passes in summary.json; 0 if the file is missing or damaged."""
+    try:
+        return read_recorded_passes(root) or 0
+    except CorruptCache:
+        return 0
+
+
+def explain_missing(root: Place, name: str) -> CacheError:
+    """Return the error of a cache without plan.json or codec.json: stage 1 stopped early, or the file was lost.
+
+    Stage 1 writes gate.json, plan.json and codec.json in this order, and starts no pass before.
+    """
+    listed = list_passes(root)
+    later = bool(listed) if listed is not None else bool(probe_passes(root, 1))
+    if later or (name == "plan.json" and (root / "codec.json").exists()):
+        return CorruptCache(f"{root / name}: missing, but the cache has later files; {remedy(root / name, REPAIR)}")
+    if name == "codec.json" or (root / "gate.json").exists():
+        return CacheError(f"{root}: stage 1 has not finished calibration ({name} is missing); {remedy(root, AGAIN)}")
+    return CacheError(f"{root}: no cache here ({name} is missing); run stage 1 first")

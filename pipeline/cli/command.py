@@ -81,6 +81,8 @@ def run_verb(args: argparse.Namespace) -> None:
     """Run the requested verb. Raise ConfigError for a missing config before mmdet is imported, which takes seconds."""
     set_exit_message(args.exit_message)
     config = getattr(args, "config", None)
+    if config is None and getattr(args, "cfg_options", None):
+        raise ConfigError("--cfg-options: changes values of a config; add --config C")
     if config is not None and not Path(config).is_file():
         raise ConfigError(f"{config}: no such config file")
     args.run(args)

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache.completeness import describe_passes
 from pipeline.codecs.summary import promise
 
 
@@ -70,10 +71,11 @@ def forecast_table(found: dict[str, Any]) -> str:
 
 def info_table(found: dict[str, Any]) -> str:
     """Format the result of `describe`."""
-    views = max(1, found["views"])
+    views, complete, expected = max(1, found["views"]), len(found["passes"]), found["expected_passes"]
+    unfinished = "" if complete == expected else "; not complete, `verify` says what is missing"
     lines = [
         f"cache    {found['cache']} ({found['format'][0]} {found['format'][1]})",
-        f"images   {found['images']}, {found['views']} views in {len(found['passes'])} complete passes",
+        f"images   {found['images']}, {found['views']} views in {describe_passes(complete, expected)}{unfinished}",
         f"bytes    {found['bytes'] / 1e6:.1f} MB, {found['bytes'] / views / 1e3:.1f} kB a view, "
         + compare_with_fp16(max(1, found["fp16_bytes"]) / max(1, found["bytes"])),
     ]

@@ -8,8 +8,10 @@ from typing import Any
 
 from pipeline.cli import terminal
 from pipeline.cli.command import Command, add_cache_json, add_options, parse_options, positive
-from pipeline.errors import CacheError, CorruptCache, StaleCache
+from pipeline.errors import ConfigError, CorruptCache
 from pipeline.progress import Silent
+
+VIEWS = 16  # that the teacher compares
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
@@ -17,11 +19,13 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     add_cache_json(parser)
     parser.add_argument("--deep", action="store_true", help="also decode every sample")
     parser.add_argument(
-        "--config", metavar="C", help="with --deep: run the teacher of this config on some views and compare"
+        "--config",
+        metavar="C",
+        help="also check that this config made the cache; with --deep, run its teacher on some views and compare",
     )
     add_options(parser)
     parser.add_argument(
-        "--views", type=positive, default=16, metavar="N", help="number of views to compare (default: 16)"
+        "--views", type=positive, metavar="N", help=f"number of views that the teacher compares (default: {VIEWS})"
     )
 
 
@@ -29,16 +33,18 @@ def run_verify(args: argparse.Namespace) -> None:
     """Run the verb."""
     from pipeline.integrity.verify import collect_findings
 
-    if args.deep and args.config:
-        _check_config(args)
-    found = collect_findings(args.cache, args.deep, Silent() if args.json else terminal.Bar())
+    if args.views and not (args.deep and args.config):
+        raise ConfigError("--views: the teacher compares views only with --deep and --config C; add both")
+    # The config is compared first: decoding all samples of another config's cache would take hours.
+    passes = _compare_config(args) if args.config else 0
+    found = collect_findings(args.cache, args.deep, Silent() if args.json else terminal.Bar(), passes)
     if args.deep and args.config and found["whole"]:
         found["live"] = live = _compare_teacher(args)
         found["bad"], found["whole"] = live["bad"], not live["bad"]
     if args.json:
         print(json.dumps(found, indent=1))
     elif found["whole"]:
-        print(_format_findings(found))
+        print(_format_findings(found, args.config))
     if not found["whole"]:
         first, *more = found["bad"]
         raise CorruptCache(first + (f" (and {len(more)} more; --json lists them)" if more else ""))
@@ -50,26 +56,28 @@ def _load_config(args: argparse.Namespace) -> Any:
     return load_config(args.config, {**parse_options(args.cfg_options), "cache.dir": args.cache})
 
 
-def _check_config(args: argparse.Namespace) -> None:
-    """Raise StaleCache for a cache of another config before hours of decoding. Other errors are reported later."""
-    from pipeline.integrity.compare_teacher import open_required
+def _compare_config(args: argparse.Namespace) -> int:
+    """Return the number of passes that the config makes. Raise StaleCache for a cache of another config."""
+    from pipeline.integrity.compare_config import compare_config
 
-    try:
-        open_required(*_load_config(args))
-    except CacheError as error:
-        if isinstance(error, StaleCache):
-            raise
+    cfg, sections = _load_config(args)
+    return compare_config(cfg, sections, need_weights=args.deep)
 
 
 def _compare_teacher(args: argparse.Namespace) -> dict[str, Any]:
     from pipeline.integrity.compare_teacher import compare_live
 
     cfg, sections = _load_config(args)
-    return compare_live(cfg, sections, args.views)
+    return compare_live(cfg, sections, args.views or VIEWS)
 
 
-def _format_findings(found: dict[str, Any]) -> str:
-    lines = [f"intact   {found['files']} files, {found['bytes'] / 1e6:.1f} MB"]
+def _format_findings(found: dict[str, Any], config: str | None) -> str:
+    from pipeline.cache.completeness import describe_passes
+
+    passes = describe_passes(found["passes"], found["expected_passes"])
+    lines = [f"intact   {found['files']} files, {found['bytes'] / 1e6:.1f} MB, {passes}"]
+    if config:
+        lines.append(f"config   {config} made this cache")
     if "decoded" in found:
         lines.append(f"decoded  {found['decoded']} views")
     if "live" in found:

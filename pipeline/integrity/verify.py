@@ -3,51 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from pipeline.cache.cache import Cache
-from pipeline.cache.layout import pass_folder
+from pipeline.cache.completeness import count_expected_passes, find_foreign_passes, find_missing_passes
+from pipeline.cache.layout import pass_folder, read_recorded_passes
 from pipeline.cache.manifest import check_pass
-from pipeline.cache.schema import GATE, QUARANTINE, read_fields
-from pipeline.errors import CacheError, PipelineError
-from pipeline.storage.place import Place
+from pipeline.cache.quarantine import FILE, Quarantine
+from pipeline.cache.schema import GATE, read_fields
+from pipeline.errors import CorruptCache, PipelineError
+from pipeline.storage.place import REPAIR, Place, remedy
 
 
-def verify(root: str | Place) -> dict[str, Any]:
-    """Read every file of a cache and compare its digest. Raise the PipelineError of the first that differs."""
-    for fault in find_faults(root):
+def verify(root: str | Place, passes: int = 0) -> dict[str, Any]:
+    """Read every file of a cache and compare its digest. Raise the PipelineError of the first that differs.
+
+    `passes`: the least number of passes of the complete cache, as a config knows it.
+    """
+    for fault in find_faults(root, passes):
         raise fault
-    return count_files(root)
+    return count_files(Cache(root), passes)
 
 
-def count_files(root: str | Place) -> dict[str, Any]:
-    """Count files and bytes of a cache for which `find_faults` is empty."""
-    cache = Cache(root)
+def count_files(cache: Cache, passes: int = 0) -> dict[str, Any]:
+    """Count files, bytes and passes of a cache for which `find_faults` is empty."""
     manifests = [cache.manifest(number) for number in cache.passes()]
     files = len(cache.codec_manifest()["files"]) + sum(len(m["files"]) for m in manifests)
-    return {"cache": str(root), "files": files, "bytes": sum(m["bytes"] for m in manifests)}
+    size = sum(m["bytes"] for m in manifests)
+    return {"cache": str(cache.root), "files": files, "bytes": size, **count_passes(cache, passes)}
 
 
-def find_faults(root: str | Place) -> Iterator[PipelineError]:
-    """Yield an error for each fault of a cache, file by file."""
+def count_passes(cache: Cache, passes: int = 0) -> dict[str, Any]:
+    """Count the complete passes and the passes of the complete cache, which is None if that is unknown."""
+    return {"passes": len(cache.passes()), "expected_passes": count_expected_passes(cache, passes)}
+
+
+def find_faults(root: str | Place, passes: int = 0) -> Iterator[PipelineError]:
+    """Yield an error for each fault of a cache: missing passes, then the others file by file."""
     try:
         cache = Cache(root)
     except PipelineError as error:
         yield error
         return
-    folders = [pass_folder(cache.root, number) for number in sorted({*cache.passes(), *cache.incomplete()})]
-    small = [(cache.root / "gate.json", GATE), *((folder / "quarantine.json", QUARANTINE) for folder in folders)]
-    for path, fields in small:
-        if path.exists():
-            yield from _catch_fault(read_fields, path, fields)
+    yield from filter(None, (find_missing_passes(cache, passes), find_foreign_passes(cache)))
+    yield from _catch_fault(read_recorded_passes, cache.root)
+    yield from _catch_fault(read_fields, cache.root / "gate.json", GATE)
     yield from _catch_fault(cache.codec_manifest)
     for number in cache.incomplete():
-        yield CacheError(
-            f"{pass_folder(cache.root, number)}: not complete (manifest.json is missing); run stage 1 again"
-        )
+        yield from _catch_fault(Quarantine.load, pass_folder(cache.root, number))
     for number in cache.passes():
         faults = list(_catch_fault(cache.manifest, number))
-        yield from faults or check_pass(cache.root, number, cache.manifest(number), cache.codec_digest)
+        yield from faults
+        if not faults:
+            yield from _catch_fault(_check_quarantine, cache, number)
+            yield from check_pass(cache.root, number, cache.manifest(number), cache.codec_digest)
+
+
+def _check_quarantine(cache: Cache, number: int) -> None:
+    """Raise CorruptCache where quarantine.json differs from its copy in the manifest. Stage 1 reads this file."""
+    path = pass_folder(cache.root, number) / FILE
+    listed, found = cache.quarantine(number), Quarantine.load(path.parent)
+    if listed.rows != found.rows:
+        raise CorruptCache(
+            f"{path}: lists {len(found.images)} images, the manifest {len(listed.images)}, or other reasons; "
+            f"{remedy(path, REPAIR)}"
+        )
 
 
 def _catch_fault(check: Any, *arguments: Any) -> Iterator[PipelineError]:
@@ -57,14 +78,15 @@ def _catch_fault(check: Any, *arguments: Any) -> Iterator[PipelineError]:
         yield error
 
 
-def collect_findings(root: str | Place, deep: bool, progress: Any) -> dict[str, Any]:
+def collect_findings(root: str | Place, deep: bool, progress: Any, passes: int = 0) -> dict[str, Any]:
     """Return the report of `verify` as a dict: 'whole' (the cache is intact), and 'bad' (one line for each fault)."""
-    bad = list(find_faults(root))
-    found: dict[str, Any] = {"cache": str(root)} if bad else count_files(root)
+    bad, found = list(find_faults(root, passes)), dict[str, Any](cache=str(root))
+    with suppress(PipelineError):  # it is one of the faults
+        cache = Cache(root)
+        found |= count_passes(cache, passes) if bad else count_files(cache, passes)
     if deep and not bad:
         from pipeline.integrity.decode_all import find_decode_faults
 
         bad = list(find_decode_faults(root, progress))
-        cache = Cache(root)
         found["decoded"] = sum(cache.manifest(number)["samples"] for number in cache.passes())
     return {**found, "whole": not bad, "bad": [str(error) for error in bad]}

@@ -22,7 +22,7 @@ def read_small(path: Place, sha256: str | None = None) -> bytes:
     except FileNotFoundError as error:
         if sha256:
             raise CorruptCache(f"{path}: listed in the manifest but missing; {remedy(path, AGAIN)}") from error
-        raise CacheError(f"{path}: missing; expected a file of the cache") from error
+        raise CacheError(f"{path}: missing; expected a file of the cache; {remedy(path, AGAIN)}") from error
     except OSError as error:
         raise unreadable(path, error) from error
     if sha256 and hashlib.sha256(raw).hexdigest() != sha256:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.completeness import find_missing_passes
 from pipeline.errors import CacheError
 from pipeline.records import RECORD_COLUMNS, SampleRef, TeacherOutput, ViewRecord
 
@@ -23,6 +24,9 @@ def find_view(cache: Cache, image_id: int, view: int) -> SampleRef:
     found = {ref.view: ref for ref in refs if ref.image_id == image_id}
     if view in found:
         return found[view]
+    incomplete = find_missing_passes(cache)
+    if incomplete is not None:  # the view may be in a pass that is missing
+        raise incomplete
     if found:
         raise CacheError(f"{cache.root}: image {image_id} has no view {view}, only {sorted(found)}; change --view")
     some_ids = ", ".join(str(image) for image in sorted({ref.image_id for ref in refs})[:5])

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,10 @@ import pytest
 
 from pipeline.cache.canonical import read_json, write_json
 from pipeline.cache.reader import ShardReader
-from pipeline.cli.command import guarded
-from pipeline.cli.main import main
 from pipeline.storage.files import checksum
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import detector, save_teacher
 from tests.helpers.stages import tree
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """Return a function that runs a verb and returns (exit code, standard output, standard error)."""
-
-    def verb(*argv: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, argv)])
-        capsys.readouterr()
-        try:
-            guarded(main)
-            code = 0
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return verb
 
 
 def flip(path: Path, at: int = -1) -> None:

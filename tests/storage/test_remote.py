@@ -229,7 +229,7 @@ def test_web_servers_are_read_by_known_names(web: Any, cache_folder: Path, capsy
         assert "MB" in capsys.readouterr().out
     assert {method for method, _, _ in web.asked} == {"GET", "HEAD"}
     (web.root / "cache/pass-1/manifest.json").unlink()
-    with pytest.raises(CacheError, match=r"pass-1: not complete"):
+    with pytest.raises(CacheError, match=r"1 of 2 passes are complete: pass-1 has no manifest\.json"):
         verify(url)
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import digest, read_json, write_json, write_report
+from pipeline.cache.completeness import find_missing_passes
 from pipeline.cache.inspect import summarise
 from pipeline.cache.layout import pass_folder
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.codecs.registry import read_options
-from pipeline.errors import CacheError, ConfigError
+from pipeline.errors import ConfigError
 from pipeline.integrity.verify import verify
 from pipeline.progress import Log, Progress
 from pipeline.stage1.job import check_existing
@@ -46,8 +47,9 @@ def reencode(
     """
     begun, old, root = time.perf_counter(), Cache(source), place(target)
     require_writable(root)
-    if not old.passes():
-        raise CacheError(f"{old.root}: no complete pass; run stage 1 first")
+    incomplete = find_missing_passes(old)
+    if incomplete is not None:  # the new cache would be complete without these passes
+        raise incomplete
     settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else read_options(codec).to_json()
     if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
         raise ConfigError(f"{old.root}: the source has no class scores, the new cache needs them; add --no-scores")
@@ -73,7 +75,7 @@ def reencode(
                 assert config is not None
                 calibrate_with(config, options, old, plan, root, log, progress)
         computed = sum(recode_pass(old, root, number, jobs, progress) for number in old.passes())
-        checked = verify(root)
+        checked = verify(root, len(old.passes()))
         log(f"verified {checked['files']} files, {checked['bytes'] / 1e6:.1f} MB")
         summary = summarise(root, computed, time.perf_counter() - begun)
         write_report(root / "summary.json", summary)

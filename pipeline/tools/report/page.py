@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import read_json
+from pipeline.cache.completeness import describe_passes, find_missing_passes
 from pipeline.cache.inspect import describe
 from pipeline.cache.shard_plan import mix
 from pipeline.codecs.group import open_codec
@@ -43,7 +44,7 @@ def write_page(
     cache = Cache(root)
     refs = [ref for number in cache.passes() for shard in cache.references(number) for ref in shard]
     if not refs:
-        raise CacheError(f"{cache.root}: no complete pass to report on; run stage 1 again")
+        raise find_missing_passes(cache) or CacheError(f"{cache.root}: all images are in quarantine")
     found, codec = describe(root), open_codec(cache)
     replayer = ViewReplayer(cache, config, options or {}) if config else None
     sampled = sorted(refs, key=lambda ref: mix(ref.image_id, ref.view))[:samples]
@@ -57,6 +58,7 @@ def write_page(
     curve = estimate_coarser(codec, rates[0], views[:8])
     page = {
         "found": found,
+        "passes": describe_passes(len(found["passes"]), found["expected_passes"]),
         "promise": promise(found["codec"]),
         "gate": read_json(cache.root / "gate.json"),
         "charts": draw_charts(cache, found, bits, rates, curve, runs),
