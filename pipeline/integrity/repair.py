@@ -12,37 +12,29 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.cache.canonical import digest, write_json
-from pipeline.cache.layout import list_passes, pass_folder
-from pipeline.cache.quarantine import Quarantine
-from pipeline.cache.schema import CODEC, GATE, MANIFEST, PASS_PLAN, PLAN, read_fields
+from pipeline.cache.layout import list_passes, pass_folder, read_recorded_passes
+from pipeline.cache.schema import CODEC, GATE, PLAN, read_fields
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.group import load_codec
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes
 from pipeline.errors import CacheError, CorruptCache, StaleCache
-from pipeline.integrity.damage import (
-    find_foreign_files,
-    find_sidecar_paths,
-    read_intact_codec,
-    read_or_none,
-    sha256_or_none,
-)
+from pipeline.integrity.damage import find_foreign_files, find_sidecar_paths, read_intact_codec, read_or_none
+from pipeline.integrity.originals import Originals
+from pipeline.integrity.repair_pass import PassRepair
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import Log, Progress
 from pipeline.recipe import read_inputs
 from pipeline.stage1.job import Job, make_plan
 from pipeline.stage1.ranks import Ranks
 from pipeline.stage1.run import cache_teacher
-from pipeline.storage.files import discard, local_path
+from pipeline.storage.files import local_path
 from pipeline.storage.local import sha256_file
 from pipeline.storage.lock import locked
 from pipeline.teacher.model import load_teacher
-
-Files = dict[str, dict[str, Any]]
 
 
 def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> list[str]:
@@ -63,44 +55,35 @@ def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> lis
         work = CacheRepair(root, cfg, sections, log, progress)
         work.repair_identity()
         work.repair_codec()
-        for folder in work.folders:
-            work.clear_pass(folder)
+        work.repair_passes()
     if work.bad:
         for line in work.bad:
             log(f"damaged  {line}")
         cache_teacher(cfg, sections, log, progress)
-        changed = [name for name, sha in work.known.items() if sha256_file(root / name) != sha]
-        log(f"result   {_describe_changes(changed)}")
+    if work.bad or work.originals:  # an earlier repair was interrupted, and stage 1 ended its work
+        log(f"result   {work.originals.compare()}")
+        work.originals.discard()
     return work.bad
 
 
-def _describe_changes(changed: list[str]) -> str:
-    if not changed:
-        return "byte for byte equal to the original"
-    return (
-        f"{len(changed)} files differ from the original (first: {changed[0]}); the machine, the thread "
-        "count or a library probably differs. The cache is intact and has a new content digest"
-    )
-
-
 class CacheRepair:
-    """A cache under repair. `bad`: a line for each damaged file; `known`: the sha256 of lost files in the manifests."""
+    """A cache under repair. `bad`: a line for each damaged file; `originals`: of the files that are replaced."""
 
     def __init__(self, root: Path, cfg: Config, sections: Sections, log: Log, progress: Progress) -> None:
         inputs = read_inputs(cfg, sections)
         plan = make_plan(sections, inputs.recipe, inputs.teacher.weights_sha256())
-        self.root, self.plan, self.bad, self.known = root, plan, list[str](), dict[str, str]()
+        self.root, self.plan, self.bad, self.originals = root, plan, list[str](), Originals(root, digest(plan))
         self._sections, self._images, self._views, self._spec = sections, inputs.images, inputs.views, inputs.teacher
         self._log, self._progress = log, progress
         numbers = [number for number, _ in list_passes(root) or []]
-        expected = expected_passes(sections, inputs.views)
-        if numbers and numbers[-1] not in expected:
+        self._expected = expected_passes(sections, inputs.views)
+        if numbers and numbers[-1] not in self._expected:
             raise CacheError(
-                f"{root}: found pass-{numbers[-1]}, but this config makes {len(expected)} passes; use the cache.passes "
-                "and views that the cache was made with"
+                f"{root}: found pass-{numbers[-1]}, but this config makes {len(self._expected)} passes; use the "
+                "cache.passes and views that the cache was made with"
             )
-        self.folders = [pass_folder(root, number) for number in numbers]
-        self._sidecars = {path: read_or_none(partial(load_sidecar, path)) for path in find_sidecar_paths(self.folders)}
+        self._folders = [pass_folder(root, number) for number in numbers]
+        self._sidecars = {path: read_or_none(partial(load_sidecar, path)) for path in find_sidecar_paths(self._folders)}
 
     def _calibration_job(self, root: Path) -> Job:
         """Build the job of a calibration. This loads the teacher."""
@@ -124,7 +107,8 @@ class CacheRepair:
             )
         found = read_or_none(lambda: read_fields(path, PLAN))
         if found is None:
-            self.bad.append(f"{path}: rewritten from the config; the shards have its digest")
+            digest_found = "; the shards have its digest" if used else ""
+            self._replace(f"{path}: rewritten from the config{digest_found}", path, known=used is not None)
             write_json(path, self.plan)
         elif digest(found) != wanted:
             raise StaleCache(
@@ -133,7 +117,7 @@ class CacheRepair:
             )
         gate = self.root / "gate.json"
         if read_or_none(lambda: read_fields(gate, GATE)) is None:
-            self.bad.append(f"{gate}: remeasured with the teacher")
+            self._replace(f"{gate}: remeasured with the teacher", gate)
             gate.unlink(missing_ok=True)
 
     def repair_codec(self) -> None:
@@ -144,7 +128,10 @@ class CacheRepair:
                 path.unlink()
             return
         wanted, scratch = self._most_common(lambda s: s.codec), self.root / "repair.tmp"
-        self.bad.append(f"{self.root / 'codec'}: recalibrated")
+        listed = read_or_none(lambda: read_fields(self.root / "codec.json", CODEC))
+        if listed is not None:  # also the digest of all tables
+            self.originals.know(self.root / "codec.json", sha256_file(self.root / "codec.json"))
+        self._replace(f"{self.root / 'codec'}: recalibrated", self.root / "codec.json", known=wanted is not None)
         shutil.rmtree(scratch, ignore_errors=True)
         load_or_calibrate_codec(self._calibration_job(scratch))
         found = digest(read_fields(scratch / "codec.json", CODEC))
@@ -161,55 +148,33 @@ class CacheRepair:
         (scratch / "codec.json").rename(self.root / "codec.json")
         shutil.rmtree(scratch)
 
-    def clear_pass(self, folder: Path) -> None:
-        """Delete the files that stage 1 must make again: sidecars of damaged shards, small files, the manifest."""
-        manifest = read_or_none(lambda: read_fields(folder / "manifest.json", MANIFEST))
-        files: Files = manifest["files"] if manifest else {}
-        before = len(self.bad)
-        self._clear_small_files(folder, manifest, files)
-        shards = {path.with_suffix(".tar") for path in self._sidecars if path.parent == folder}
-        shards |= {folder / name for name in files if name.endswith(".tar")}
-        for path in sorted(shards):
-            self._clear_shard(path, files)
-        if manifest is None:
-            self.bad.append(f"{folder / 'manifest.json'}: rewritten from the sidecars")
-        if len(self.bad) > before:
-            discard(folder / "manifest.json")
+    def repair_passes(self) -> None:
+        """Delete the files of all passes that stage 1 must make again: damaged ones, and the manifests of their passes.
 
-    def _clear_small_files(self, folder: Path, manifest: dict[str, Any] | None, files: Files) -> None:
-        self._restore_quarantine(folder, manifest)
-        plan = folder / "plan.json"
-        if self._differs(plan, files) or read_or_none(lambda: read_fields(plan, PASS_PLAN)) is None:
-            self.bad.append(f"{plan}: recomputed")
-            plan.unlink(missing_ok=True)
+        The digests of the originals are written before anything is deleted.
+        """
+        passes = [PassRepair(folder, self._sidecars, self.originals) for folder in self._folders]
+        for one in passes:
+            one.find()
+            self.bad += one.bad
+        for folder in (pass_folder(self.root, number) for number in self._expected):
+            if folder not in self._folders:
+                self._replace(f"{folder}: missing; computed", folder / "manifest.json")
+        self._check_summary()
+        self.originals.save()
+        for one in passes:
+            one.clear()
 
-    def _restore_quarantine(self, folder: Path, manifest: dict[str, Any] | None) -> None:
-        path = folder / "quarantine.json"
-        listed = Quarantine.from_manifest(manifest) if manifest else Quarantine({})
-        damaged = path.exists() and read_or_none(lambda: Quarantine.load(folder)) is None
-        lost = bool(listed.images) and not path.exists()
-        if not damaged and not lost:
-            return
-        if manifest is None:
-            raise CorruptCache(
-                f"{path}: damaged, and the manifest, which has a copy, is damaged too; delete this pass and run stage 1"
-            )
-        self.bad.append(f"{path}: rewritten from the manifest")
-        listed.save(folder)
+    def _check_summary(self) -> None:
+        """Note a damaged summary.json. Stage 1 always writes it, so it is no original."""
+        try:
+            read_recorded_passes(self.root)
+        except CorruptCache:
+            self.bad.append(f"{self.root / 'summary.json'}: rewritten")
 
-    def _clear_shard(self, path: Path, files: Files) -> None:
-        sidecar = path.with_suffix(".json")
-        known = self._sidecars.get(sidecar) or read_or_none(lambda: load_sidecar(sidecar))
-        intact = known is not None and path.is_file() and sha256_or_none(path) == known.sha256
-        # Check both files, without a short circuit: `_differs` records the expected sha256 of each.
-        if (self._differs(path, files) | self._differs(sidecar, files)) or not intact:
-            self.bad.append(f"{path}: recomputed")
-            sidecar.unlink(missing_ok=True)
-
-    def _differs(self, path: Path, files: Files) -> bool:
-        """Return whether a file differs from the manifest. If so, record the expected sha256 in `known`."""
-        wanted = files.get(path.name, {}).get("sha256")
-        if wanted is None or (path.is_file() and sha256_or_none(path) == wanted):
-            return False
-        self.known[path.relative_to(self.root).as_posix()] = wanted
-        return True
+    def _replace(self, line: str, path: Path, known: bool = False) -> None:
+        """Note a damaged file before it is replaced. `known`: the result is compared with a digest in the shards."""
+        self.bad.append(line)
+        if not known:
+            self.originals.replace(path)
+        self.originals.save()

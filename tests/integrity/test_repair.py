@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 
 from pipeline.cache.canonical import read_json, write_json
+from pipeline.cache.manifest import write_manifest
+from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.reader import ShardReader
+from pipeline.errors import CacheError
+from pipeline.integrity.originals import Originals
+from pipeline.integrity.repair_pass import PassRepair
 from pipeline.storage.files import checksum
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import detector, save_teacher
@@ -99,22 +104,43 @@ def test_verify_deep_needs_the_caches_own_teacher(
     assert code == 2 and "teacher weights' sha256" in err
 
 
+EQUAL = "byte for byte equal to the original"
+UNKNOWN = "the original digest of {} is unknown (first: {})"
 DAMAGE = {
-    "one shard, one sidecar": ["pass-0/shard-00001.tar", "pass-1/shard-00000.json"],
-    "a manifest and its plan": ["pass-0/manifest.json", "pass-0/plan.json"],
-    "identity and gate": ["plan.json", "gate.json"],
-    "the codec's tables": ["codec/feature_mean/c/0/0/0"],
-    "the codec's settings": ["codec.json", "pass-1/manifest.json"],
+    "one shard, one sidecar": (["pass-0/shard-00001.tar", "pass-1/shard-00000.json"], EQUAL),
+    "a pass's plan": (["pass-0/plan.json"], EQUAL),
+    "the codec's tables": (["codec/feature_mean/c/0/0/0"], EQUAL),
+    "the codec's settings": (["codec.json"], EQUAL),
+    "identity": (["plan.json"], EQUAL),
+    "the gate": (["gate.json"], UNKNOWN.format("1 file", "gate.json")),
+    "a manifest and its plan": (
+        ["pass-0/manifest.json", "pass-0/plan.json"],
+        UNKNOWN.format("2 files", "pass-0/plan.json"),
+    ),
+    "a manifest, shard and sidecar": (
+        ["pass-0/manifest.json", "pass-0/shard-00001.json"],
+        UNKNOWN.format("3 files", "pass-0/shard-00001.tar"),
+    ),
+    "a manifest and a shard": (  # the sidecar has the shard's digest
+        ["pass-1/manifest.json", "pass-1/shard-00000.tar"],
+        UNKNOWN.format("1 file", "pass-1/manifest.json"),
+    ),
+    "identity, gate and a shard": (
+        ["plan.json", "gate.json", "pass-0/shard-00000.tar"],
+        UNKNOWN.format("1 file", "gate.json"),
+    ),
 }
 
 
-QUICK = ("one shard, one sidecar", "the codec's tables")
+QUICK = ("one shard, one sidecar", "the codec's tables", "a manifest and a shard", "the gate")
 
 
 @pytest.mark.parametrize(
-    "names", [pytest.param(v, id=k, marks=() if k in QUICK else pytest.mark.slow) for k, v in DAMAGE.items()]
+    ("names", "result"),
+    [pytest.param(*v, id=k, marks=() if k in QUICK else pytest.mark.slow) for k, v in DAMAGE.items()],
 )
-def test_repair_restores_the_original(run, made: dict[str, Path], work: Path, names: list[str]) -> None:
+def test_repair_restores_the_original(run, made: dict[str, Path], work: Path, names: list[str], result: str) -> None:
+    """The result is called equal only where the digest of every original is known."""
     before = tree(work)
     bad = {(work / name).with_suffix(".tar") for name in names}
     untouched = {path: path.stat().st_mtime_ns for path in work.rglob("*.tar") if path not in bad}
@@ -123,11 +149,101 @@ def test_repair_restores_the_original(run, made: dict[str, Path], work: Path, na
     assert run("verify", work)[0] == 2
     code, out, err = run("repair", "--config", made["frs"], "--cfg-options", f"cache.dir={work}")
     assert code == 0, err
-    assert tree(work) == before and "byte for byte" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("result   "))
+    assert tree(work) == before and result in line and (EQUAL in line) == (result == EQUAL)
     assert all(path.stat().st_mtime_ns == when for path, when in untouched.items())
     assert run("verify", work, "--deep")[0] == 0
     code, out, _ = run("repair", "--config", made["frs"], "--cfg-options", f"cache.dir={work}")
-    assert code == 0 and "nothing to repair" in out
+    assert code == 0 and out == "intact   nothing to repair\n"
+
+
+def interrupt(*_: Any) -> None:
+    raise CacheError("interrupted")
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_repeated_repair_knows_the_original(
+    run, made: dict[str, Path], work: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    """The first repair is killed after it deleted a manifest; only repair.json then has the original digests."""
+    before = tree(work)
+    flip(work / "pass-0/shard-00001.tar")
+    options = ["--config", made["frs"], "--cfg-options", f"cache.dir={work}"]
+    if changed:  # as if another machine had made the original
+        manifest = read_json(work / "pass-0/manifest.json")
+        manifest["files"]["shard-00001.tar"]["sha256"] = "0" * 64
+        write_json(work / "pass-0/manifest.json", manifest)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.integrity.repair.cache_teacher", interrupt)
+        assert run("repair", *options)[0] == 2
+        assert not (work / "pass-0/manifest.json").exists() and (work / "repair.json").exists()
+        flip(work / "pass-0/shard-00000.tar")  # a later damage is found with the digests of the first repair
+        assert run("repair", *options)[0] == 2
+    code, out, err = run("repair", *options)
+    assert code == 0 and tree(work) == before, err
+    if changed:
+        assert "differ from the original (first: pass-0/shard-00001.tar)" in out and "new content digest" in out
+    else:
+        assert EQUAL in out
+    assert run("repair", *options)[1] == "intact   nothing to repair\n"
+
+
+def test_a_repeated_repair_remembers_what_is_unknown(
+    run, made: dict[str, Path], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stage 1 measured the gate again before it was killed, so the second repair finds nothing damaged."""
+    options = ["--config", made["frs"], "--cfg-options", f"cache.dir={work}"]
+    gate = (work / "gate.json").read_bytes()
+    (work / "gate.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.integrity.repair.cache_teacher", interrupt)
+        assert run("repair", *options)[0] == 2
+    (work / "gate.json").write_bytes(gate)
+    code, out, _ = run("repair", *options)
+    assert code == 0 and UNKNOWN.format("1 file", "gate.json") in out and EQUAL not in out
+    assert not (work / "repair.json").exists()
+
+
+def test_the_digests_of_another_cache_are_ignored(run, made: dict[str, Path], work: Path) -> None:
+    options = ["--config", made["frs"], "--cfg-options", f"cache.dir={work}"]
+    write_json(work / "repair.json", {"plan": "0" * 64, "files": {"gate.json": "0" * 64}, "replaced": ["gate.json"]})
+    assert "intact   nothing to repair" in run("repair", *options)[1]
+    (work / "repair.json").write_text("{")
+    code, out, _ = run("repair", *options)
+    assert code == 0 and UNKNOWN.format("1 file", "repair.json") in out
+
+
+def test_repair_computes_a_lost_pass(run, made: dict[str, Path], work: Path) -> None:
+    before = tree(work)
+    shutil.rmtree(work / "pass-1")
+    (work / "summary.json").write_text("")
+    code, out, err = run("repair", "--config", made["frs"], "--cfg-options", f"cache.dir={work}")
+    assert code == 0 and tree(work) == before, err
+    assert "pass-1: missing; computed" in out and "summary.json: rewritten" in out
+    assert UNKNOWN.format("1 file", "pass-1/manifest.json") in out and EQUAL not in out
+    assert run("verify", work)[0] == 0
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "other rows"])
+def test_a_quarantine_is_rewritten_from_the_manifest(tmp_path: Path, damage: str) -> None:
+    folder, plan = tmp_path / "pass-0", {"pass": 0, "shards": []}
+    write_json(folder / "plan.json", plan)
+    rows = [[7, "cannot be read"]]
+    Quarantine(dict(rows)).save(folder)
+    write_manifest(tmp_path, 0, "p", 0, 0, rows, {})
+    before = tree(tmp_path)
+    path = folder / "quarantine.json"
+    if damage == "lost":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        Quarantine({}).save(folder)
+    work = PassRepair(folder, {}, Originals(tmp_path, "p"))
+    work.find()
+    assert work.bad == [f"{path}: rewritten from the manifest"]
+    work.clear()
+    assert path.read_bytes() and tree(tmp_path)["pass-0/quarantine.json"] == before["pass-0/quarantine.json"]
 
 
 def test_repair_keeps_files_that_stage_1_does_not_make(run, made: dict[str, Path], work: Path) -> None:
