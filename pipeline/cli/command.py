@@ -5,30 +5,40 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from pipeline.cli.output import LOGGER, prepare_output, show
 from pipeline.cli.signals import INTERRUPTED, Interrupted, exit_message, interruptible, set_exit_message
-from pipeline.cli.terminal import LOGGER
 from pipeline.errors import ConfigError, PipelineError, brief
+from pipeline.text import one_line
 
 USER_ERROR = 2
+INNER_SPACES = re.compile(r"(?<![\s,(\[=]) +(?![\s,)\]]|$)")  # not those that separate the parts of a list
+KEPT = "\0"  # replaces a space while mmengine parses; no argument of a process can contain it
 STARTED = time.perf_counter()
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
-def one_line(error: BaseException) -> str:
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one safe line; --help of each verb is set up by `Command`."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
+
+
+def message_of(error: BaseException) -> str:
     """Return the message of an error. torch wraps an error of a worker in a traceback; its last line is the message."""
     text = str(error).strip()
     if text.startswith("Caught "):
         text = text.splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
-    # A name from a foreign file may contain control characters of a terminal.
-    return "".join(c if c.isprintable() else " " for c in text)
+    return one_line(text)
 
 
 def guarded(main: Callable[[], None]) -> None:
@@ -39,19 +49,24 @@ def guarded(main: Callable[[], None]) -> None:
         with interruptible():
             main()
     except PipelineError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        LOGGER.info(f"error: {one_line(error)}")
+        show(f"error: {message_of(error)}", error=True)
+        LOGGER.info(f"error: {message_of(error)}")
         sys.exit(USER_ERROR)
     except BrokenPipeError:  # the reader of a pipe has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # a read-only folder, a full disk, an unreachable host
         hint = "; committed data is kept. Rerun the same command to resume." if error.errno in DISK_ERRORS else ""
-        reason = error.strerror or one_line(error)
-        print(f"error: {error.filename or type(error).__name__}: {reason}{hint}", file=sys.stderr)
+        reason = error.strerror or message_of(error)
+        where = one_line(str(error.filename or type(error).__name__))
+        show(f"error: {where}: {reason}{hint}", error=True)
+        sys.exit(USER_ERROR)
+    except UnicodeEncodeError as error:
+        where = one_line(error.object[:200])
+        show(f"error: {where!r}: cannot be written as {error.encoding}; rename it, or set PYTHONUTF8=1", error=True)
         sys.exit(USER_ERROR)
     except Interrupted as interrupted:
-        print(exit_message(), file=sys.stderr)
+        show(exit_message(), error=True)
         sys.exit(interrupted.code)
 
 
@@ -90,7 +105,8 @@ def run_verb(args: argparse.Namespace) -> None:
 
 def run_script(command: Command, name: str) -> None:
     """Run a verb as the script `name`."""
-    parser = argparse.ArgumentParser(prog=f"python {name}")
+    prepare_output()
+    parser = Parser(prog=f"python {name}")
     command.fill(parser)
     guarded(lambda: run_verb(parser.parse_args()))
 
@@ -125,8 +141,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def _keep_spaces(pair: str) -> str:
+    return INNER_SPACES.sub(lambda spaces: KEPT * len(spaces[0]), pair)
+
+
+def _with_spaces(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_with_spaces(inner) for inner in value)
+    return value.replace(KEPT, " ") if isinstance(value, str) else value
+
+
 def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """Parse --cfg-options key=value pairs as mmengine does. Raise ConfigError where one cannot be parsed."""
+    """Parse --cfg-options key=value pairs as mmengine does. Raise ConfigError where one cannot be parsed.
+
+    mmengine removes every space, also those of a path. Spaces inside a value are kept here.
+    """
     if not pairs:
         return {}
     from mmengine.config import DictAction
@@ -134,7 +163,8 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--cfg-options", nargs="+", action=DictAction)
     try:
-        return parser.parse_args(["--cfg-options", *pairs]).cfg_options
+        found = parser.parse_args(["--cfg-options", *map(_keep_spaces, pairs)]).cfg_options
+        return {key.replace(KEPT, " "): _with_spaces(value) for key, value in found.items()}
     except (argparse.ArgumentError, ValueError, AssertionError, SyntaxError) as error:
         wrong = next((pair for pair in pairs if "=" not in pair), None)
         what = f"expected key=value, found {wrong!r}" if wrong else brief(error)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.cli.command import Command, add_cache
+from pipeline.cli.output import show
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def run_export(args: argparse.Namespace) -> None:
     from pipeline.cli.tables import export_table
     from pipeline.tools.export import export_view
 
-    print(export_table(Path(args.out), export_view(args.cache, args.image_id, args.view, Path(args.out))))
+    show(export_table(Path(args.out), export_view(args.cache, args.image_id, args.view, Path(args.out))))
 
 
 EXPORT = Command(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from pipeline.cli.command import Command, add_cache_json
+from pipeline.cli.output import show, show_json
 
 
 def run_info(args: argparse.Namespace) -> None:
@@ -14,7 +14,7 @@ def run_info(args: argparse.Namespace) -> None:
     from pipeline.cli.tables import info_table
 
     found = describe(args.cache)
-    print(json.dumps(found, indent=1) if args.json else info_table(found))
+    show_json(found) if args.json else show(info_table(found))
 
 
 INFO = Command("Print a table of the content of a cache.", "{prog} work_dirs/demo/cache", add_cache_json, run_info)

@@ -8,9 +8,10 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline.cli.command import guarded, run_verb
+from pipeline.cli.command import Parser, guarded, run_verb
 from pipeline.cli.export import EXPORT
 from pipeline.cli.info import INFO
+from pipeline.cli.output import prepare_output
 from pipeline.cli.plan import PLAN
 from pipeline.cli.reencode import REENCODE
 from pipeline.cli.repair import REPAIR
@@ -41,7 +42,7 @@ tab completion in bash or zsh:
 
 def parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog=prog,
         description=ABOUT,
         epilog=EPILOG.format(prog=prog),
@@ -55,6 +56,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 def main() -> None:
     """Parse the command line and run its verb."""
+    prepare_output()
     name = Path(sys.argv[0]).name
     root = parser("python -m pipeline" if name == "__main__.py" else name)
     if "_ARGCOMPLETE" in os.environ:

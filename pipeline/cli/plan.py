@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
+from functools import partial
 
 from pipeline.cli import terminal
 from pipeline.cli.command import STARTED, Command, add_config, parse_options, positive
+from pipeline.cli.output import show, show_json
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +30,9 @@ def run_plan(args: argparse.Namespace) -> None:
 
     cfg, sections = load_config(args.config, parse_options(args.cfg_options))
     seconds = args.seconds - (time.perf_counter() - STARTED)  # the import of mmdet takes several seconds
-    log = (lambda text: print(text, file=sys.stderr)) if args.json else print
+    log = partial(show, error=args.json)
     found = forecast(cfg, sections, log, terminal.Bar(stderr=args.json), args.samples, seconds)
-    print(json.dumps(found, indent=1) if args.json else forecast_table(found))
+    show_json(found) if args.json else show(forecast_table(found))
     if not fits_on_disk(found):
         raise CacheError(
             f"{found['cache']}: {found['warnings'][0]}; free disk space, or change cache.dir or cache.codec.quality"

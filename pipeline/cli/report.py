@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.cli.command import Command, add_cache, add_options, parse_options, positive
+from pipeline.cli.output import show
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def run_report(args: argparse.Namespace) -> None:
 
     options = parse_options(args.cfg_options)
     page = write_page(args.cache, Path(args.out), args.config, options, args.students, args.compare, args.samples)
-    print(f"{page}, {page.stat().st_size / 1e6:.1f} MB")
+    show(f"{page}, {page.stat().st_size / 1e6:.1f} MB")
 
 
 REPORT = Command(

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.cache.completeness import describe_passes
 from pipeline.codecs.summary import promise
+from pipeline.text import one_line, one_line_each
 
 
 def compare_with_fp16(ratio: float) -> str:
@@ -19,8 +20,9 @@ def compare_with_fp16(ratio: float) -> str:
 
 def stage1_table(root: str, summary: dict[str, Any]) -> str:
     """Format the summary of stage 1."""
+    summary = one_line_each(summary)
     lines = [
-        f"cache    {root}",
+        f"cache    {one_line(root)}",
         f"stored   {summary['images']} images, {summary['views']} views in {summary['passes']} passes, "
         f"{summary['bytes'] / 1e6:.1f} MB",
         f"view     {summary['bytes_per_view'] / 1e3:.1f} kB, {compare_with_fp16(summary['ratio_to_fp16'])}",
@@ -41,6 +43,7 @@ def format_duration(seconds: float) -> str:
 
 def forecast_table(found: dict[str, Any]) -> str:
     """Format the result of `forecast`."""
+    found = one_line_each(found)
     scale, unit = (1e9, "GB") if found["bytes"] > 2e9 else (1e6, "MB")
     low, high = found["bytes_low"] / scale, found["bytes_high"] / scale
     lines = [
@@ -71,6 +74,7 @@ def forecast_table(found: dict[str, Any]) -> str:
 
 def info_table(found: dict[str, Any]) -> str:
     """Format the result of `describe`."""
+    found = one_line_each(found)
     views, complete, expected = max(1, found["views"]), len(found["passes"]), found["expected_passes"]
     unfinished = "" if complete == expected else "; not complete, `verify` says what is missing"
     lines = [
@@ -99,11 +103,12 @@ def export_table(folder: Path, written: list[Path]) -> str:
     lines = [
         f"{kind:8} {levels} levels: {kind}_0 to {kind}_{levels - 1}, .npy and .png" for kind, levels in kinds.items()
     ]
-    return "\n".join([f"view     {folder}, {len(written)} files; view.json describes them", *lines])
+    return "\n".join([f"view     {one_line(str(folder))}, {len(written)} files; view.json describes them", *lines])
 
 
 def stage2_table(summary: dict[str, Any]) -> str:
     """Format the summary of stage 2."""
+    summary = one_line_each(summary)
     source = f"cache {summary['content'][:16]}" if summary["content"] else "live teacher"
     if summary.get("views_check") == "close":
         source += " (views.check='close': pixels were compared by thumbnail only)"

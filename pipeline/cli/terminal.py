@@ -1,16 +1,15 @@
-"""Show the progress of a run: a bar or plain lines on the terminal, and a log file."""
+"""Show the progress of a run: a bar or plain lines on the terminal, and the path of the log file."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-LOGGER = logging.getLogger("pipeline")
+from pipeline.cli.output import LOGGER, log, show
 
 
 class Bar:
@@ -73,14 +72,7 @@ class Bar:
             self._print(f"{self._title:8} {of}, {self._rate:.1f} views/s{size}, {seconds:.0f} s")
 
     def _print(self, text: str) -> None:
-        print(text, file=sys.stderr) if self._console.stderr else log(text)
-
-
-def log(text: str) -> None:
-    """Print text to the terminal, and write it to the log file if there is one."""
-    print(text, flush=True)
-    for line in text.splitlines():
-        LOGGER.info(line)
+        show(text, error=True) if self._console.stderr else log(text)
 
 
 def keep_log(path: Path) -> None:

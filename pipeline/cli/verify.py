@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from pipeline.cli import terminal
 from pipeline.cli.command import Command, add_cache_json, add_options, parse_options, positive
+from pipeline.cli.output import show, show_json
 from pipeline.errors import ConfigError, CorruptCache
 from pipeline.progress import Silent
+from pipeline.text import one_line, one_line_each
 
 VIEWS = 16  # that the teacher compares
 
@@ -42,9 +43,9 @@ def run_verify(args: argparse.Namespace) -> None:
         found["live"] = live = _compare_teacher(args)
         found["bad"], found["whole"] = live["bad"], not live["bad"]
     if args.json:
-        print(json.dumps(found, indent=1))
+        show_json(found)
     elif found["whole"]:
-        print(_format_findings(found, args.config))
+        show(_format_findings(found, args.config))
     if not found["whole"]:
         first, *more = found["bad"]
         raise CorruptCache(first + (f" (and {len(more)} more; --json lists them)" if more else ""))
@@ -74,10 +75,11 @@ def _compare_teacher(args: argparse.Namespace) -> dict[str, Any]:
 def _format_findings(found: dict[str, Any], config: str | None) -> str:
     from pipeline.cache.completeness import describe_passes
 
+    found = one_line_each(found)
     passes = describe_passes(found["passes"], found["expected_passes"])
     lines = [f"intact   {found['files']} files, {found['bytes'] / 1e6:.1f} MB, {passes}"]
     if config:
-        lines.append(f"config   {config} made this cache")
+        lines.append(f"config   {one_line(config)} made this cache")
     if "decoded" in found:
         lines.append(f"decoded  {found['decoded']} views")
     if "live" in found:

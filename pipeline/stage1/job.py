@@ -20,6 +20,7 @@ from pipeline.stage1.loader import Batch, Shard, ViewLoader
 from pipeline.stage1.ranks import Ranks
 from pipeline.storage.place import Place
 from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.text import one_line
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,16 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
     log, progress = ranks.shared_log(log), ranks.shared_progress(progress)
     inputs = read_inputs(cfg, sections)
     images, views, spec = inputs.images, inputs.views, inputs.teacher
-    log(f"images   {len(images)} of {images.total} in {images.ann_file} (filter_cfg {plain(images.filter_cfg)})")
-    for note in images.notes:
-        log(f"boxes    {note}")
-    log(f"views    {views.recognised}")
+    filtered = f"(filter_cfg {plain(images.filter_cfg)})"
+    lines = [f"images   {len(images)} of {images.total} in {images.ann_file} {filtered}"]
+    lines += [*(f"boxes    {note}" for note in images.notes), f"views    {views.recognised}"]
+    for line in lines:  # each has names of the annotation file or the config
+        log(one_line(line))
     teacher = load_teacher(sections, spec, images.classes)
     weights = spec.weights_sha256()
     hardware = f"{teacher.device}" if ranks.world == 1 else f"{ranks.world} ranks"
     unscored = "" if teacher.scored else "; it has no class scores, so the richness map is 1 everywhere"
-    log(f"teacher  {spec.label}, weights {weights[:12]}, on {hardware}{unscored}")
+    log(one_line(f"teacher  {spec.label}, weights {weights[:12]}, on {hardware}{unscored}"))
     plan = make_plan(sections, inputs.recipe, weights)
     expected_passes(sections, views)
     check_existing(root, plan)

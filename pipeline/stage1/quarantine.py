@@ -6,6 +6,7 @@ from pipeline.cache.quarantine import Quarantine
 from pipeline.stage1.loader import ViewLoader
 from pipeline.storage.lock import locked
 from pipeline.storage.place import Place
+from pipeline.text import one_line
 
 
 def quarantine_broken_images(folder: Place, loader: ViewLoader) -> set[int]:
@@ -13,7 +14,7 @@ def quarantine_broken_images(folder: Place, loader: ViewLoader) -> set[int]:
 
     Return the ids of the broken images.
     """
-    broken = {image: str(error) for image, error in loader.broken()}
+    broken = {image: one_line(str(error)) for image, error in loader.broken()}
     if broken:
         with locked(folder, wait=True) as lock:  # other ranks add to the same file
             Quarantine({**Quarantine.load(folder).reasons, **broken}).save(lock.place)

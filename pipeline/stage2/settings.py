@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import logging
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ def apply_flags(
 ) -> None:
     """Write the command-line flags into the config, as mmdet's tools/train.py does. Raise ConfigError."""
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
+    _check_work_dir(str(cfg.work_dir))
     cfg.launcher = launcher
     scaled = auto_scale_lr or (cfg.get("auto_scale_lr") or {}).get("enable")
     if (amp or scaled) and not isinstance(cfg.get("optim_wrapper", {}).get("optimizer"), dict):
@@ -31,6 +33,18 @@ def apply_flags(
     if resume:
         cfg.resume, cfg.load_from = True, None if resume == "auto" else resume
     scale_learning_rate(cfg, bool(scaled), launcher)
+
+
+def _check_work_dir(work_dir: str) -> None:
+    """Raise ConfigError where mmengine could not write the name of a checkpoint into its file last_checkpoint."""
+    encoding = locale.getpreferredencoding(False)
+    try:
+        work_dir.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"work_dir: {work_dir} cannot be written in the locale's encoding {encoding}; use another folder, or set "
+            "PYTHONUTF8=1"
+        ) from error
 
 
 def scale_learning_rate(cfg: Config, requested: bool, launcher: str) -> None:

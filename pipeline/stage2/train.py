@@ -20,6 +20,7 @@ from pipeline.stage2.runner import build_runner
 from pipeline.stage2.settings import check_training
 from pipeline.stage2.teacher_data import prepare_teacher_data
 from pipeline.teacher.zoo import find_teacher
+from pipeline.text import one_line
 
 
 def make_inherit_hooks(cfg: Config, sections: Sections) -> list[InheritHook]:
@@ -38,7 +39,7 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
     data = prepare_teacher_data(cfg, sections)
     check_validation(cfg, data.stream.images.classes)
     for note in data.stream.images.notes:
-        print_log(f"boxes    {note}", "current")
+        print_log(one_line(f"boxes    {note}"), "current")
     begun = time.perf_counter()
     runner, hook = build_runner(cfg, sections, data, hooks)
     with image_errors():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.command import one_line
+from pipeline.cli.command import message_of, parse_options
 from pipeline.cli.main import COMMANDS, parser
 from tests.helpers.paths import ROOT
 
@@ -40,7 +40,20 @@ def test_one_line_of_a_workers_error() -> None:
 
     text = "Caught CorruptCache in worker\nTraceback\n  x\npipeline.errors.CorruptCache: shard 3 is broken"
     wrapped = CorruptCache(text)
-    assert one_line(wrapped) == "shard 3 is broken"
+    assert message_of(wrapped) == "shard 3 is broken"
+
+
+def test_options_keep_spaces_inside_values() -> None:
+    """mmengine would make the cache in another folder, without a word."""
+    pairs = ["cache.dir=/tmp/my  caches/a b", "x=(1333, 800)", "y=[a b , c,(d e, 2)]", "z='q r'", "n=1 2", "i= 3 "]
+    assert parse_options(pairs) == {
+        "cache.dir": "/tmp/my  caches/a b",
+        "x": (1333, 800),
+        "y": ["a b", "c", ("d e", 2)],
+        "z": "q r",
+        "n": "1 2",
+        "i": 3,
+    }
 
 
 HEAVY = ("torch", "zarr", "cv2", "mmdet", "mmcv", "mmengine", "webdataset", "matplotlib")

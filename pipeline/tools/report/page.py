@@ -16,6 +16,7 @@ from pipeline.cache.shard_plan import mix
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.summary import promise
 from pipeline.errors import CacheError
+from pipeline.storage.files import atomic_file
 from pipeline.tools.report.bits import count_bits
 from pipeline.tools.report.draw import draw_charts
 from pipeline.tools.report.pictures import legend_colours
@@ -78,6 +79,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(environment.get_template("page.html").render(page), encoding="utf-8")
+    text = environment.get_template("page.html").render(page)
+    with atomic_file(out) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))  # a path may have undecodable bytes
     return out
