@@ -109,10 +109,11 @@ class Trainer:
     def _loader(self, batch_size: int) -> Any:
         from mmengine.runner import Runner
 
-        from pipeline.data.stream import Stream, stream_loader
+        from pipeline.data.stream import LoaderOptions, Stream, stream_loader
 
         if self._teacher_data is not None:
-            return stream_loader(Stream(self._teacher_data.stream, batch_size, seed=0), self._workers)
+            options = LoaderOptions(self._workers)
+            return stream_loader(Stream(self._teacher_data.stream, batch_size, seed=0), options)
         endless = {"type": "InfiniteSampler", "shuffle": True}
         loading = {
             **self.config.train_dataloader,

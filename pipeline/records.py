@@ -149,6 +149,14 @@ class EncodedBatch:
         moved = {name: array.to(device, non_blocking=True) for name, array in self.arrays.items()}
         return EncodedBatch(moved, self.levels)
 
+    def pin_memory(self) -> EncodedBatch:
+        """Return the batch in page-locked memory, from which a GPU copies faster. torch's DataLoader calls this."""
+        import torch
+
+        if not torch.cuda.is_available():
+            return self
+        return EncodedBatch({name: array.pin_memory() for name, array in self.arrays.items()}, self.levels)
+
 
 def canvas(levels: tuple[LevelShapes, ...]) -> LevelShapes:
     """Return the smallest grid of every level that contains the grids of all samples."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -134,18 +134,33 @@ class Stream(wds.DataPipeline):
         return reader.coded(ref.index, chunks, source.codec.check_sample), shapes
 
 
-def stream_loader(stream: Stream, workers: int) -> DataLoader:
+@dataclass(frozen=True)
+class LoaderOptions:
+    """The keys of `train_dataloader` that torch's DataLoader gets.
+
+    `prefetch_factor`: batches that each worker loads in advance (None: torch's 2). `timeout`: seconds to wait for a
+    batch, 0 without a limit.
+    """
+
+    num_workers: int = field(default=0, metadata={"at_least": 0})
+    persistent_workers: bool = False
+    pin_memory: bool = False
+    prefetch_factor: int | None = field(default=None, metadata={"at_least": 1})
+    timeout: float = field(default=0.0, metadata={"at_least": 0})
+
+
+def stream_loader(stream: Stream, options: LoaderOptions) -> DataLoader:
     """Return a DataLoader for mmengine's Runner."""
+    given = asdict(options)
+    given["pin_memory"] = options.pin_memory and torch.cuda.is_available()  # without CUDA, torch would warn
     cache = stream.source.cache
-    if not workers or cache is None or storage_of(cache.root).fork_safe:
-        return DataLoader(stream, batch_size=None, num_workers=workers)
-    # This process has used obstore, whose threads do not survive a fork.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    threads = partial(_use_threads, cv2.getNumThreads())
-    return DataLoader(
-        stream, batch_size=None, num_workers=workers, multiprocessing_context=context, worker_init_fn=threads
-    )
+    if options.num_workers and cache is not None and not storage_of(cache.root).fork_safe:
+        # This process has used obstore, whose threads do not survive a fork.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        threads = partial(_use_threads, cv2.getNumThreads())
+        given |= {"multiprocessing_context": context, "worker_init_fn": threads}
+    return DataLoader(stream, batch_size=None, **given)
 
 
 def _use_threads(count: int, worker: int) -> None:

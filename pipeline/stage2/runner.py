@@ -14,12 +14,13 @@ from torch import distributed, nn
 
 from pipeline.config import DistillSection, Sections
 from pipeline.data.stream import Stream, stream_loader
-from pipeline.errors import ConfigError, StudentError
+from pipeline.errors import StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors, type_name
 from pipeline.stage2.checkpoint import LoadStudent, SaveStudent, StreamHook, WholeCheckpointHook
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.finite import FiniteHook
 from pipeline.stage2.hooks import check_hooks
+from pipeline.stage2.loader import read_batch_size, read_loader
 from pipeline.stage2.loop import ResumableTrainLoop
 from pipeline.stage2.resume import check_starting_weights, find_checkpoint, guard_loading
 from pipeline.stage2.teacher_data import TeacherData
@@ -83,9 +84,7 @@ def build_runner(
     cfg: Config, sections: Sections, data: TeacherData, more_hooks: Sequence[Hook] = ()
 ) -> tuple[Runner, StreamHook]:
     """Build mmengine's Runner around a Distiller and a Stream."""
-    batch_size = cfg.train_dataloader.get("batch_size")
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"train_dataloader.batch_size: expected an integer of at least 1, found {batch_size!r}")
+    batch_size = read_batch_size(cfg.train_dataloader)
     seed = (cfg.get("randomness") or {}).get("seed")
     if seed is not None:
         with config_errors("randomness.seed"):
@@ -98,7 +97,7 @@ def build_runner(
         runner = Runner(
             model=model,
             work_dir=cfg.work_dir,
-            train_dataloader=stream_loader(stream, cfg.train_dataloader.get("num_workers", 0)),
+            train_dataloader=stream_loader(stream, read_loader(cfg.train_dataloader)),
             default_hooks=default_hooks(cfg),
             custom_hooks=[
                 *(cfg.get("custom_hooks") or []),

@@ -11,9 +11,8 @@ from mmengine.logging import print_log
 
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config, type_name
+from pipeline.stage2.loader import read_loader
 
-# Samplers of mmdet's own configs. The stream replaces them: it shuffles and keeps one orientation per batch.
-STOCK_SAMPLERS = {"sampler": {"DefaultSampler", "InfiniteSampler"}, "batch_sampler": {"AspectRatioBatchSampler"}}
 BATCH_MIXING = "data_preprocessor.batch_augments"
 
 
@@ -84,26 +83,9 @@ def check_training(cfg: Config) -> None:
     preprocessor = cfg.model.get("data_preprocessor", {})
     if preprocessor.get("batch_augments"):
         raise ConfigError(f"model.{BATCH_MIXING}: changes images after their views are checked; remove it")
-    _check_loader(cfg.train_dataloader)
+    read_loader(cfg.train_dataloader)
     divisor = preprocessor.get("pad_size_divisor", 1)
     if not isinstance(divisor, int) or divisor < 1 or divisor % 32:
         raise ConfigError(
             f"model.data_preprocessor.pad_size_divisor: expected a multiple of 32, as for the teacher, found {divisor}"
         )
-
-
-def _check_loader(loader: Config) -> None:
-    """Raise ConfigError for a setting that chooses samples, because the stream does that."""
-    for key, stock in STOCK_SAMPLERS.items():
-        value = loader.get(key) or {}
-        if not isinstance(value, dict):
-            raise ConfigError(f"train_dataloader.{key}: expected a dict, found {value!r}")
-        name = type_name(value["type"]) if value.get("type") is not None else None
-        if name is not None and name not in stock:
-            raise ConfigError(
-                f"train_dataloader.{key}: {name} cannot choose the samples of a cache, because an epoch is one pass "
-                f"over all views; expected none or one of {sorted(stock)}"
-            )
-    for key in ("collate_fn", "drop_last"):
-        if loader.get(key):
-            raise ConfigError(f"train_dataloader.{key}: has no effect when training from a cache; remove it")

@@ -16,6 +16,7 @@ from pipeline.data.validation import check_validation
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.stage2.inherit import InheritHook
+from pipeline.stage2.loader import loader_errors
 from pipeline.stage2.runner import build_runner
 from pipeline.stage2.settings import check_training
 from pipeline.stage2.teacher_data import prepare_teacher_data
@@ -42,7 +43,7 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
         print_log(one_line(f"boxes    {note}"), "current")
     begun = time.perf_counter()
     runner, hook = build_runner(cfg, sections, data, hooks)
-    with image_errors():
+    with image_errors(), loader_errors():
         runner.train()
         trained = time.perf_counter() - begun
         if hook.metrics is None:  # a finished run that is resumed does not evaluate

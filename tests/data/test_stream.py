@@ -8,7 +8,7 @@ from pipeline.config import load_config
 
 
 def test_loader_workers_change_nothing(made: dict[str, Path]) -> None:
-    from pipeline.data.stream import Stream, stream_loader
+    from pipeline.data.stream import LoaderOptions, Stream, stream_loader
     from pipeline.stage2.teacher_data import prepare_teacher_data
 
     cfg, sections = load_config(str(made["frs"]))
@@ -19,7 +19,8 @@ def test_loader_workers_change_nothing(made: dict[str, Path]) -> None:
         epochs = []
         for epoch in range(2):
             stream.set_epoch(epoch)
-            epochs.append([[s.img_id for s in b["data_samples"]] for b in stream_loader(stream, workers)])
+            loader = stream_loader(stream, LoaderOptions(workers))
+            epochs.append([[s.img_id for s in b["data_samples"]] for b in loader])
         runs.append(epochs)
     assert runs[0] == runs[1] and runs[0][0] != runs[0][1]
     assert sorted(i for batch in runs[0][0] for i in batch) == list(range(100, 112))

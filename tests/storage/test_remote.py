@@ -30,7 +30,7 @@ from pipeline.cache.zarr_store import TarStore
 from pipeline.cli.command import guarded
 from pipeline.cli.main import main
 from pipeline.config import load_config
-from pipeline.data.stream import Stream, stream_loader
+from pipeline.data.stream import LoaderOptions, Stream, stream_loader
 from pipeline.errors import CacheError, ConfigError, CorruptCache, StoreError
 from pipeline.integrity.verify import verify
 from pipeline.progress import Silent
@@ -423,5 +423,5 @@ def batches(config: Path, workers: int, **options: Any) -> list[Any]:
     return [
         [s.img_id for s in batch["data_samples"]]
         + [hashlib.sha256(a.numpy().tobytes()).hexdigest() for a in batch["teacher"].arrays.values()]
-        for batch in stream_loader(stream, workers)
+        for batch in stream_loader(stream, LoaderOptions(workers))
     ]

@@ -11,6 +11,7 @@ from pipeline.data.shard_planning import expected_passes, layout_of
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import Log, Progress
 from pipeline.stage1.job import open_job
+from pipeline.stage2.loader import read_batch_size, read_loader
 from pipeline.storage.urls import require_writable
 from pipeline.tools.forecast.disk import free_bytes, measure_write_rate, nearest_folder
 from pipeline.tools.forecast.estimate import count_positions, estimate_hours, estimate_size
@@ -28,6 +29,8 @@ def forecast(
     """Forecast from `samples` images in about `seconds`, longer for a slow teacher. Return a dict for JSON."""
     begun = time.perf_counter()
     require_writable(sections.cache.place())
+    read_batch_size(cfg.train_dataloader)
+    read_loader(cfg.train_dataloader)
     job = open_job(cfg, sections, log, progress)
     images, views, teacher = job.images, job.views, job.teacher
     passes = len(expected_passes(sections, views))

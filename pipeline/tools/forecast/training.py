@@ -16,6 +16,7 @@ from pipeline.data.views import Views
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors
 from pipeline.stage2.compatibility import TeacherLayout
 from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.loader import read_batch_size, read_loader
 from pipeline.stage2.teacher_data import first_grids
 from pipeline.stage2.teacher_source import CachedTeacher
 from pipeline.teacher.heads import class_head
@@ -39,12 +40,12 @@ def measure_training(
 ) -> Training:
     """Run up to UNCOUNTED + COUNTED steps, for about `seconds`, on an untrained student: the weights do not matter."""
     codec: Codec = trial.codec
-    batch_size = cfg.train_dataloader.batch_size
+    batch_size = read_batch_size(cfg.train_dataloader)
     shards = trial.cache.references(0)
     source = StreamSource(
         {0: shards}, images, views, trial.cache, codec, "exact", 0.0, {0: trial.cache.manifest(0)["environment"]}
     )
-    loader = stream_loader(Stream(source, batch_size, seed=0), cfg.train_dataloader.get("num_workers", 0))
+    loader = stream_loader(Stream(source, batch_size, seed=0), read_loader(cfg.train_dataloader))
     student = build(MODELS, cfg.model, "model")
     priors = priors_of(class_head(trial.teacher.detector)) if sections.distill.score_weight else None
     layout = TeacherLayout(first_grids(trial.cache, {0: shards}), codec.channels, codec.score_channels, priors)
