@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.cache.shard_plan import mix
+from pipeline.data.image_size import describe_wrong_size
 from pipeline.data.transforms import DRAWN, FIXED, MIXING, describe_rule, list_choices
 from pipeline.data.view_record import PAD, make_record, padded
 from pipeline.errors import ConfigError, DataError, PipelineError, ViewError, brief
@@ -113,12 +114,10 @@ class Views:
             raise DataError(f"{where}: cannot be read: {brief(error)}") from error
         if results is None or results.get("img") is None:
             raise DataError(f"{where}: the image cannot be decoded")
-        ori_shape = tuple(int(n) for n in results["img"].shape[:2])
+        height, width = results["img"].shape[:2]
+        ori_shape = (int(height), int(width))
         if ori_shape != (info["height"], info["width"]):
-            raise DataError(
-                f"{where}: the annotation file says {info['width']}x{info['height']}, the image is "
-                f"{ori_shape[1]}x{ori_shape[0]}"
-            )
+            raise DataError(f"{where}: {describe_wrong_size(info, ori_shape)}")
         try:
             results = self._transform(results, view)
             packed = self._pack({**results})

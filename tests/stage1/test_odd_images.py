@@ -16,6 +16,7 @@ from PIL import Image
 from pipeline.cache.cache import Cache
 from pipeline.config import load_config
 from pipeline.data.images import Images
+from pipeline.data.views import Views
 from pipeline.errors import DataError, ReplayMismatch
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import make_dataset
@@ -170,3 +171,34 @@ def test_another_opencv(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) 
     ):
         stage2(made["frs"])
     assert stage2(made["frs"], **{"views.check": "close"})["views_check"] == "close"
+
+
+@pytest.mark.parametrize("turn", [5, 6, 7, 8])
+def test_an_image_turned_by_exif(tmp_path: Path, turn: int) -> None:
+    """The error names EXIF and both remedies, and each of them works. Other wrong sizes are not blamed on EXIF."""
+    path = tmp_path / "turned.jpg"
+    noise(96, 64).save(path, exif=turned(turn))  # stored 96x64, shown 64x96
+    raw = {"color_type": "color_ignore_orientation"}
+    pipelines = [[{"type": "LoadImageFromFile", **more}, {"type": "PackDetInputs"}] for more in ({}, raw)]
+    shown, stored = (Views(pipeline, 0, None) for pipeline in pipelines)
+    info = {"img_id": 7, "img_path": str(path), "width": 96, "height": 64, "instances": []}
+    with pytest.raises(DataError) as error:
+        shown.replay(info, 0)
+    text = str(error.value)
+    assert f"says 96x64, the image is 64x96 with its EXIF orientation {turn}" in text and "\n" not in text
+    assert "set color_type='color_ignore_orientation'" in text and "correct width and height" in text
+    assert stored.replay(info, 0)[0].shape == (3, 64, 96)
+    right = {**info, "width": 64, "height": 96}
+    assert shown.replay(right, 0)[0].shape == (3, 96, 64)
+    with pytest.raises(DataError, match=rf"without its EXIF orientation {turn}, which .* ignores; remove color_type"):
+        stored.replay(right, 0)
+    with pytest.raises(DataError, match=r"says 90x60, the image is 64x96; correct width and height"):
+        shown.replay({**info, "width": 90, "height": 60}, 0)
+
+
+def test_a_wrong_size_without_exif(tmp_path: Path) -> None:
+    path = tmp_path / "plain.jpg"
+    noise(96, 64).save(path)
+    views = Views([{"type": "LoadImageFromFile"}, {"type": "PackDetInputs"}], 0, None)
+    with pytest.raises(DataError, match="says 64x96, the image is 96x64; correct width and height"):
+        views.replay({"img_id": 7, "img_path": str(path), "width": 64, "height": 96, "instances": []}, 0)
