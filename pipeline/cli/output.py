@@ -35,12 +35,20 @@ def prepare_output() -> None:
 
 def show(text: str, error: bool = False) -> None:
     """Print text to standard output, or to standard error."""
-    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
+    _print(printable(text), error)
 
 
 def show_json(value: Any) -> None:
     """Print a JSON value. Python's encoder escapes all unsafe characters except DEL."""
-    print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"))
+    _print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"), False)
+
+
+def _print(text: str, error: bool) -> None:
+    try:
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+    except OSError as fault:  # output into a file on a full disk
+        fault.filename = fault.filename or "standard output"
+        raise
 
 
 def log(text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.canonical import write_report
 from pipeline.cache.completeness import find_missing_passes
 from pipeline.errors import CacheError
 from pipeline.records import RECORD_COLUMNS, SampleRef, TeacherOutput, ViewRecord
+from pipeline.storage.files import atomic_file, discard
 
 # From dark violet through magenta and orange to pale yellow. The lightness rises evenly, so grey prints are readable.
 HEAT = ((0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
@@ -51,7 +55,7 @@ def export_view(root: str, image_id: int, view: int, out: Path) -> list[Path]:
     """
     cache = Cache(root)
     record, output = decode_view(cache, find_view(cache, image_id, view))
-    out.mkdir(parents=True, exist_ok=True)
+    discard(out / "view.json")  # it describes the files, so it is there only if all of them are
     written = []
     tensors = (
         ("features", output.features, paint_components),
@@ -61,12 +65,22 @@ def export_view(root: str, image_id: int, view: int, out: Path) -> list[Path]:
     for what, levels, paint in tensors:
         for number, level in enumerate(levels):
             values = level[0].numpy()
-            written += [out / f"{what}_{number}.npy", out / f"{what}_{number}.png"]
-            np.save(written[-2], values)
-            Image.fromarray(resize_to_view(paint(values), record)).save(written[-1])
-    written.append(out / "view.json")
-    written[-1].write_text(json.dumps(describe_view(cache, record), indent=1) + "\n")
-    return written
+            picture = Image.fromarray(resize_to_view(paint(values), record))
+            written += [
+                write_whole(out / f"{what}_{number}.npy", partial(np.save, arr=values)),
+                write_whole(out / f"{what}_{number}.png", partial(picture.save, format="PNG")),
+            ]
+    write_report(out / "view.json", describe_view(cache, record))
+    return [*written, out / "view.json"]
+
+
+def write_whole(path: Path, encode: Callable[[io.BytesIO], None]) -> Path:
+    """Write a file completely or, if the disk is full, not at all. Return its path."""
+    content = io.BytesIO()
+    encode(content)
+    with atomic_file(path) as file:
+        file.write(content.getvalue())
+    return path
 
 
 def describe_view(cache: Cache, record: ViewRecord) -> dict[str, Any]:
