@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 Log = Callable[[str], None]
+
+# Work above these limits can take longer than a few seconds. One line is logged before it starts.
+LARGE_JSON = 30e6  # bytes of an annotation file
+LARGE_FILE = 500e6  # bytes to read or hash
+MANY_IMAGES = 2000  # images of which a blank view is transformed, to plan its size
+
+
+def ignore(text: str) -> None:
+    """A Log that drops the line."""
+
+
+def announce_file(log: Log, what: str, path: Path, limit: float) -> None:
+    """Log one line before a large file is read. `what`: the line up to the path."""
+    size = path.stat().st_size if path.is_file() else 0
+    if size > limit:
+        log(f"{what} {path}, {size / 1e6:.0f} MB")
 
 
 class Progress(Protocol):

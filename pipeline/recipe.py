@@ -5,15 +5,19 @@ This module also reads the inputs that a recipe is made from, and opens a cache 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cache.cache import FORMAT, MAKER, VERSION, Cache
 from pipeline.config import Sections
+from pipeline.data.coco import annotation_path
 from pipeline.data.images import Images
 from pipeline.data.shard_planning import images_and_views
 from pipeline.data.views import PAD, Views
+from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config, plain
+from pipeline.progress import LARGE_FILE, LARGE_JSON, Log, announce_file
 from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
 from pipeline.teacher.class_scores import score_rule
@@ -30,6 +34,16 @@ class Inputs:
     views: Views
     teacher: TeacherSpec
     recipe: dict[str, Any]
+
+
+def announce_inputs(cfg: Config, sections: Sections, log: Log) -> None:
+    """Log one line for each input that takes longer than a few seconds to read, hash or download."""
+    with suppress(ConfigError):  # `read_inputs` says what is wrong
+        announce_file(log, "images   reading", annotation_path(cfg.train_dataloader.dataset), LARGE_JSON)
+    spec = find_teacher(sections.teacher)
+    if spec.url is not None and not spec.checkpoint.is_file():
+        log(f"teacher  weights are missing: {spec.checkpoint}, from {spec.url}")
+    announce_file(log, "teacher  hashing", spec.checkpoint, LARGE_FILE)
 
 
 def read_inputs(cfg: Config, sections: Sections) -> Inputs:

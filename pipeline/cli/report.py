@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from pipeline.cli.command import Command, add_cache, add_options, parse_options, positive
@@ -38,7 +39,8 @@ def run_report(args: argparse.Namespace) -> None:
     from pipeline.tools.report.page import write_page
 
     options = parse_options(args.cfg_options)
-    page = write_page(args.cache, Path(args.out), args.config, options, args.students, args.compare, args.samples)
+    out, log = Path(args.out), partial(show, error=True)
+    page = write_page(args.cache, out, args.config, options, args.students, args.compare, args.samples, log)
     show(f"{page}, {page.stat().st_size / 1e6:.1f} MB")
 
 

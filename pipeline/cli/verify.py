@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 from pipeline.cli import terminal
@@ -38,7 +39,8 @@ def run_verify(args: argparse.Namespace) -> None:
         raise ConfigError("--views: the teacher compares views only with --deep and --config C; add both")
     # The config is compared first: decoding all samples of another config's cache would take hours.
     passes = _compare_config(args) if args.config else 0
-    found = collect_findings(args.cache, args.deep, Silent() if args.json else terminal.Bar(), passes)
+    log = partial(show, error=True)
+    found = collect_findings(args.cache, args.deep, Silent() if args.json else terminal.Bar(), passes, log)
     if args.deep and args.config and found["whole"]:
         found["live"] = live = _compare_teacher(args)
         found["bad"], found["whole"] = live["bad"], not live["bad"]
@@ -60,8 +62,10 @@ def _load_config(args: argparse.Namespace) -> Any:
 def _compare_config(args: argparse.Namespace) -> int:
     """Return the number of passes that the config makes. Raise StaleCache for a cache of another config."""
     from pipeline.integrity.compare_config import compare_config
+    from pipeline.recipe import announce_inputs
 
     cfg, sections = _load_config(args)
+    announce_inputs(cfg, sections, partial(show, error=True))
     return compare_config(cfg, sections, need_weights=args.deep)
 
 

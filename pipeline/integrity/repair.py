@@ -26,8 +26,8 @@ from pipeline.integrity.damage import find_foreign_files, find_sidecar_paths, re
 from pipeline.integrity.originals import Originals
 from pipeline.integrity.repair_pass import PassRepair
 from pipeline.mmdet_compat.registry import Config
-from pipeline.progress import Log, Progress
-from pipeline.recipe import read_inputs
+from pipeline.progress import LARGE_FILE, Log, Progress
+from pipeline.recipe import announce_inputs, read_inputs
 from pipeline.stage1.job import Job, make_plan
 from pipeline.stage1.ranks import Ranks
 from pipeline.stage1.run import cache_teacher
@@ -70,6 +70,7 @@ class CacheRepair:
     """A cache under repair. `bad`: a line for each damaged file; `originals`: of the files that are replaced."""
 
     def __init__(self, root: Path, cfg: Config, sections: Sections, log: Log, progress: Progress) -> None:
+        announce_inputs(cfg, sections, log)
         inputs = read_inputs(cfg, sections)
         plan = make_plan(sections, inputs.recipe, inputs.teacher.weights_sha256())
         self.root, self.plan, self.bad, self.originals = root, plan, list[str](), Originals(root, digest(plan))
@@ -153,6 +154,9 @@ class CacheRepair:
 
         The digests of the originals are written before anything is deleted.
         """
+        size = sum(sidecar.size for sidecar in self._sidecars.values() if sidecar)
+        if size > LARGE_FILE:
+            self._log(f"cache    reading {len(self._sidecars)} shards, {size / 1e6:.0f} MB")
         passes = [PassRepair(folder, self._sidecars, self.originals) for folder in self._folders]
         for one in passes:
             one.find()

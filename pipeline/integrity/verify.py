@@ -12,16 +12,19 @@ from pipeline.cache.layout import pass_folder, read_recorded_passes
 from pipeline.cache.manifest import check_pass
 from pipeline.cache.quarantine import FILE, Quarantine
 from pipeline.cache.schema import GATE, read_fields
-from pipeline.errors import CorruptCache, PipelineError
+from pipeline.errors import CacheError, CorruptCache, PipelineError
+from pipeline.progress import LARGE_FILE, Log, Progress, ignore
+from pipeline.storage.files import local_path
 from pipeline.storage.place import REPAIR, Place, remedy
 
 
-def verify(root: str | Place, passes: int = 0) -> dict[str, Any]:
+def verify(root: str | Place, passes: int = 0, log: Log = ignore) -> dict[str, Any]:
     """Read every file of a cache and compare its digest. Raise the PipelineError of the first that differs.
 
-    `passes`: the least number of passes of the complete cache, as a config knows it.
+    `passes`: the least number of passes of the complete cache, as a config knows it. `log` gets a line before each
+    large pass.
     """
-    for fault in find_faults(root, passes):
+    for fault in find_faults(root, passes, log):
         raise fault
     return count_files(Cache(root), passes)
 
@@ -39,7 +42,7 @@ def count_passes(cache: Cache, passes: int = 0) -> dict[str, Any]:
     return {"passes": len(cache.passes()), "expected_passes": count_expected_passes(cache, passes)}
 
 
-def find_faults(root: str | Place, passes: int = 0) -> Iterator[PipelineError]:
+def find_faults(root: str | Place, passes: int = 0, log: Log = ignore) -> Iterator[PipelineError]:
     """Yield an error for each fault of a cache: missing passes, then the others file by file."""
     try:
         cache = Cache(root)
@@ -57,7 +60,15 @@ def find_faults(root: str | Place, passes: int = 0) -> Iterator[PipelineError]:
         yield from faults
         if not faults:
             yield from _catch_fault(_check_quarantine, cache, number)
-            yield from check_pass(cache.root, number, cache.manifest(number), cache.codec_digest)
+            yield from _check_bytes(cache, number, log)
+
+
+def _check_bytes(cache: Cache, number: int, log: Log) -> list[CacheError]:
+    """Read every byte of a pass."""
+    manifest = cache.manifest(number)
+    if manifest["bytes"] > LARGE_FILE or local_path(cache.root) is None:
+        log(f"pass {number}   reading {len(manifest['files'])} files, {manifest['bytes'] / 1e6:.0f} MB")
+    return check_pass(cache.root, number, manifest, cache.codec_digest)
 
 
 def _check_quarantine(cache: Cache, number: int) -> None:
@@ -78,9 +89,11 @@ def _catch_fault(check: Any, *arguments: Any) -> Iterator[PipelineError]:
         yield error
 
 
-def collect_findings(root: str | Place, deep: bool, progress: Any, passes: int = 0) -> dict[str, Any]:
+def collect_findings(
+    root: str | Place, deep: bool, progress: Progress, passes: int = 0, log: Log = ignore
+) -> dict[str, Any]:
     """Return the report of `verify` as a dict: 'whole' (the cache is intact), and 'bad' (one line for each fault)."""
-    bad, found = list(find_faults(root, passes)), dict[str, Any](cache=str(root))
+    bad, found = list(find_faults(root, passes, log)), dict[str, Any](cache=str(root))
     with suppress(PipelineError):  # it is one of the faults
         cache = Cache(root)
         found |= count_passes(cache, passes) if bad else count_files(cache, passes)

@@ -15,7 +15,7 @@ from pipeline.data.views import Views
 from pipeline.errors import StaleCache
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.progress import Log, Progress
-from pipeline.recipe import read_inputs
+from pipeline.recipe import announce_inputs, read_inputs
 from pipeline.stage1.loader import Batch, Shard, ViewLoader
 from pipeline.stage1.ranks import Ranks
 from pipeline.storage.place import Place
@@ -46,6 +46,7 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
     """Check and build the inputs of stage 1. Nothing is written. Raise PipelineError where an input is invalid."""
     root, ranks = sections.cache.place(), Ranks()
     log, progress = ranks.shared_log(log), ranks.shared_progress(progress)
+    announce_inputs(cfg, sections, log)
     inputs = read_inputs(cfg, sections)
     images, views, spec = inputs.images, inputs.views, inputs.teacher
     filtered = f"(filter_cfg {plain(images.filter_cfg)})"

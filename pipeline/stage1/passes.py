@@ -11,6 +11,7 @@ from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
 from pipeline.data.replay import library_versions
 from pipeline.data.shard_planning import plan_views, require_images
+from pipeline.progress import MANY_IMAGES
 from pipeline.stage1.job import Job
 from pipeline.stage1.loop import make_shards
 from pipeline.storage.files import discard
@@ -45,6 +46,8 @@ def load_or_create_shard_plan(job: Job, number: int) -> list[ShardPlan]:
     Raise StaleCache where its images are not those of the config's data set.
     """
     if job.ranks.is_leader and not (pass_folder(job.root, number) / "plan.json").exists():
+        if len(job.images) > MANY_IMAGES:
+            job.log(f"plan     pass {number}: sizes of the views of {len(job.images)} images")
         write_shard_plan(job, number, plan_views(job.images, job.views, number, job.plan["layout"]))
     job.ranks.wait_for_all()
     shards = load_pass_plan(job.root, number)

@@ -22,7 +22,7 @@ from pipeline.progress import Log, Progress
 from pipeline.stage1.job import Job, open_job
 from pipeline.stage1.passes import cache_pass
 from pipeline.storage.base import Lock
-from pipeline.storage.lock import locked
+from pipeline.storage.lock import announce_lock, locked
 from pipeline.storage.urls import require_writable
 from pipeline.teacher import gate
 from pipeline.teacher.backbones import FeatureExtractor
@@ -37,6 +37,8 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     require_writable(sections.cache.place())
     job = open_job(cfg, sections, log, progress)
     numbers = expected_passes(sections, job.views)
+    if job.ranks.is_leader:
+        announce_lock(job.root, job.log)
     with locked(job.root) if job.ranks.is_leader else nullcontext() as lock:
         job, codec = prepare_codec(cfg, job, lock)
         computed = sum(cache_pass(job, codec, number) for number in numbers)
@@ -69,6 +71,7 @@ def measure_teacher(cfg: Config, job: Job) -> dict[str, float]:
         if section.min_map > 0:
             raise ConfigError(f"teacher.min_map={section.min_map}: a backbone predicts no boxes, set it to 0")
         return {"mAP": 0.0, "AP50": 0.0, "images": 0}
+    job.log(f"gate     measuring the mAP on up to {section.gate_images} val images")
     check_validation(cfg, job.images.classes)
     return gate.measure(job.teacher.detector, cfg, section.gate_images)
 

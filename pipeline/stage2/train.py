@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.data.images import image_errors
 from pipeline.data.validation import check_validation
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
+from pipeline.recipe import announce_inputs
 from pipeline.stage2.inherit import InheritHook
 from pipeline.stage2.loader import loader_errors
 from pipeline.stage2.runner import build_runner
@@ -36,6 +38,9 @@ def make_inherit_hooks(cfg: Config, sections: Sections) -> list[InheritHook]:
 def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
     """Train and evaluate a student. Return the summary (mAP, AP50 as fractions). Raise PipelineError."""
     check_training(cfg)
+    announce_inputs(cfg, sections, partial(print_log, logger="current"))
+    if sections.teacher.source == "live":
+        print_log("plan     sizes of the views of all images", "current")
     hooks = make_inherit_hooks(cfg, sections)
     data = prepare_teacher_data(cfg, sections)
     check_validation(cfg, data.stream.images.classes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from pipeline.storage.base import Lock, Place
+from pipeline.storage.files import local_path
 from pipeline.storage.place import key_of, storage_of
 
 
@@ -15,6 +17,12 @@ def locked(folder: Place, wait: bool = False) -> AbstractContextManager[Lock]:
     process expires.
     """
     return storage_of(folder).lock(key_of(folder), wait)
+
+
+def announce_lock(folder: Place, log: Callable[[str], None]) -> None:
+    """Log one line if a lock in an object store has an owner: `locked` may watch it for most of a minute."""
+    if local_path(folder) is None and (folder / ".lock").exists():
+        log(f"lock     {folder / '.lock'} exists; watching whether its owner is running")
 
 
 def joined(shared: Place) -> AbstractContextManager[None]:

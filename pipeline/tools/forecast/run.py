@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes, layout_of
 from pipeline.mmdet_compat.registry import Config
-from pipeline.progress import Log, Progress
+from pipeline.progress import MANY_IMAGES, Log, Progress
 from pipeline.stage1.job import open_job
 from pipeline.stage2.loader import read_batch_size, read_loader
 from pipeline.storage.urls import require_writable
@@ -37,7 +37,10 @@ def forecast(
     remote = "://" in sections.cache.dir
     folder = nearest_folder(Path("." if remote else sections.cache.dir).parent)
     with run_trial(job, folder, samples, seconds - (time.perf_counter() - begun)) as trial:
+        log(f"student  training for up to {seconds * TRAINING_SHARE:.0f} s")
         training = measure_training(cfg, sections, images, views, trial, seconds * TRAINING_SHARE)
+        if views.finite and len(images) > MANY_IMAGES:
+            log(f"plan     sizes of the views of {len(images)} images in {passes} passes")
         places, shards = count_positions(images, views, passes, layout_of(sections), trial)
         found = {
             "cache": sections.cache.dir,

@@ -21,7 +21,7 @@ from pipeline.integrity.verify import verify
 from pipeline.progress import Log, Progress
 from pipeline.stage1.job import check_existing
 from pipeline.storage.files import discard
-from pipeline.storage.lock import locked
+from pipeline.storage.lock import announce_lock, locked
 from pipeline.storage.place import Place
 from pipeline.storage.urls import place, require_writable
 from pipeline.tools.reencode.calibration import calibrate_with, copy_codec
@@ -64,6 +64,7 @@ def reencode(
     if like is not None and not (root / "codec.json").exists():
         # Checked before plan.json is written: an error must not leave the folder of another cache.
         Cache(like).require(recipe, plan["teacher_sha256"], "use a cache of the same teacher and data")
+    announce_lock(root, log)
     with locked(root) as lock:
         root = lock.place
         write_json(root / "gate.json", read_json(old.root / "gate.json"))
@@ -75,7 +76,7 @@ def reencode(
                 assert config is not None
                 calibrate_with(config, options, old, plan, root, log, progress)
         computed = sum(recode_pass(old, root, number, jobs, progress) for number in old.passes())
-        checked = verify(root, len(old.passes()))
+        checked = verify(root, len(old.passes()), log)
         log(f"verified {checked['files']} files, {checked['bytes'] / 1e6:.1f} MB")
         summary = summarise(root, computed, time.perf_counter() - begun)
         write_report(root / "summary.json", summary)

@@ -16,6 +16,7 @@ from pipeline.cache.shard_plan import mix
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.summary import promise
 from pipeline.errors import CacheError
+from pipeline.progress import Log, ignore
 from pipeline.storage.files import atomic_file
 from pipeline.tools.report.bits import count_bits
 from pipeline.tools.report.draw import draw_charts
@@ -35,6 +36,7 @@ def write_page(
     students: Sequence[str] = (),
     compare: Sequence[str] = (),
     samples: int = 24,
+    log: Log = ignore,
 ) -> Path:
     """Write the page about the cache `root`. Return its path.
 
@@ -47,8 +49,10 @@ def write_page(
     if not refs:
         raise find_missing_passes(cache) or CacheError(f"{cache.root}: all images are in quarantine")
     found, codec = describe(root), open_codec(cache)
-    replayer = ViewReplayer(cache, config, options or {}) if config else None
+    replayer = ViewReplayer(cache, config, options or {}, log) if config else None
     sampled = sorted(refs, key=lambda ref: mix(ref.image_id, ref.view))[:samples]
+    if replayer:
+        log(f"teacher  running on {len(sampled)} views, to compare them with the cache")
     sample = DecodedSample(cache, codec, sampled)
     views = [stored for _, stored in sample.stored]
     bits, runs, rates = (

@@ -11,7 +11,8 @@ from pipeline.cache.cache import Cache
 from pipeline.calibration.gradient import unexplained_variance
 from pipeline.config import load_config
 from pipeline.data.replay import check_replay
-from pipeline.recipe import read_inputs
+from pipeline.progress import Log
+from pipeline.recipe import announce_inputs, read_inputs
 from pipeline.records import TeacherOutput, ViewRecord
 from pipeline.teacher.model import Teacher, load_teacher
 
@@ -27,8 +28,9 @@ class OutputError:
 class ViewReplayer:
     """Replays the views of a cache. Raises StaleCache for another cache's config, ReplayMismatch for a changed view."""
 
-    def __init__(self, cache: Cache, config: str, options: dict[str, Any]) -> None:
+    def __init__(self, cache: Cache, config: str, options: dict[str, Any], log: Log) -> None:
         cfg, sections = load_config(config, options)
+        announce_inputs(cfg, sections, log)
         inputs = read_inputs(cfg, sections)
         self._images, self._views, self._spec = inputs.images, inputs.views, inputs.teacher
         self._section, self._cache = sections, cache
