@@ -113,6 +113,7 @@ class DistillSection:
     classes than the teacher.
     `feature_loss`: 'frs', 'pkd', 'cwd', 'mgd' or a loss of another package (pipeline/losses/registry.py). All except
     'frs' need a lossless cache, or one of codec profile 'universal'.
+    `box_weight`: of LD, the loss on GFL's box distributions; it needs `teacher.source='live'`.
     `student_levels`: the student's FPN level for each of the teacher's levels (default: the same number in order).
     `interpolate`: how the student's features are resized to the teacher's grids; without it, the grids must be equal.
     `adapter`: the convolution that maps the student's features to the teacher's width (default: that of the loss).
@@ -121,6 +122,7 @@ class DistillSection:
 
     feature_weight: float = field(metadata={"at_least": 0})
     score_weight: float = field(metadata={"at_least": 0})
+    box_weight: float = field(default=0.0, metadata={"at_least": 0})
     warmup_iters: int = field(default=500, metadata={"at_least": 0})
     feature_loss: str = field(default="frs", metadata={"choices": feature_losses})
     student_levels: list | tuple | None = field(default=None, metadata={"check": check_indices})

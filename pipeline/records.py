@@ -7,7 +7,7 @@ A record does not depend on its source, a live teacher or a cache.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +70,7 @@ class TeacherOutput:
     scores[l]: (B, K, H_l, W_l), sigmoid of the class logits. Empty if the cache was made without scores.
     frs[l]: (B, H_l, W_l) in [0, 1], the FRS map max_K(scores). It is 0 outside a sample's own grid, so these positions
     do not enter a loss. Losses that are not weighted by the map use `inside`.
+    boxes[l]: (B, 4 N, H_l, W_l), logits of box distributions. Empty unless a live teacher is asked for them.
     grids: each sample's own FPN grids; None if every sample fills the batch's grids.
     """
 
@@ -77,14 +78,15 @@ class TeacherOutput:
     scores: list[Tensor]
     frs: list[Tensor]
     grids: tuple[LevelShapes, ...] | None = None
+    boxes: list[Tensor] = field(default_factory=list)
 
     @property
     def levels(self) -> LevelShapes:
         return tuple((f.shape[-2], f.shape[-1]) for f in self.features)
 
     def values(self, what: str) -> list[Tensor]:
-        """Return the tensors that the 'feature' or the 'score' loss compares with the student's."""
-        return {"feature": self.features, "score": self.scores}[what]
+        """Return the tensors that a 'feature', 'score' or 'box' loss compares with the student's."""
+        return {"feature": self.features, "score": self.scores, "box": self.boxes}[what]
 
     def unsound(self) -> tuple[int, int] | None:
         """Return (sample, level) of the first NaN or infinity; None if there is none."""

@@ -25,7 +25,8 @@ class Loss:
     level: function that computes the loss of one level, a scalar. Its arguments are the teacher's (B, X, H, W), the
         student's (B, X, H, W) and a weight (B, H, W): the richness map if `weighted`, otherwise a bool mask of the
         positions inside each sample's own grid.
-    compares: 'feature', or 'score' (the teacher's probabilities and the student's logits).
+    compares: 'feature', 'score' (the teacher's probabilities and the student's logits), or 'box' (logits of box
+        distributions).
     adapters: whether trained modules are applied to the student's features first, by default 3x3 convolutions.
     module: makes the trained module of one level from (student's width, teacher's width), if it is another one.
     profiles: the profiles of the frs codec whose quantiser step is chosen for this loss.
@@ -33,7 +34,7 @@ class Loss:
 
     name: str
     level: LevelLoss
-    compares: Literal["feature", "score"] = "feature"
+    compares: Literal["feature", "score", "box"] = "feature"
     weighted: bool = False
     adapters: bool = False
     module: Callable[[int, int], nn.Module] | None = None

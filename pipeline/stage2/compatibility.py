@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.config import DistillSection
 from pipeline.data.view_record import PAD
 from pipeline.errors import StudentError
+from pipeline.losses.ld import bins_of
 from pipeline.records import LevelShapes
 from pipeline.teacher.heads import class_head, copy_to_meta, output_shapes, require_logits
 from pipeline.teacher.priors import Priors, priors_of
@@ -24,13 +25,14 @@ class TeacherLayout:
     """The shapes of the teacher's outputs.
 
     grids: the teacher's FPN grids for padded views, at least one. channels: C. score_channels: K, 0 without scores.
-    priors: None if no score loss needs them.
+    priors: None if no loss of the head needs them. bins: of one side of a box distribution, 0 if it is not compared.
     """
 
     grids: Grids
     channels: int
     score_channels: int
     priors: Priors | None
+    bins: int = 0
 
     @property
     def levels(self) -> int:
@@ -50,7 +52,7 @@ def distinct_grids(views: Iterable[tuple[tuple[int, int], LevelShapes]]) -> Grid
 def check_student(student: nn.Module, teacher: TeacherLayout, distill: DistillSection) -> int:
     """Return the width of the student's FPN. Raise StudentError where its outputs do not match the teacher's.
 
-    With a score loss, the class scores must mean the same, which needs the same anchors.
+    With a loss on scores or boxes, these must mean the same, which needs the same anchors.
     """
     if getattr(student, "neck", None) is None:
         raise StudentError(f"student {type(student).__name__} has no neck; features are taken from a detector's neck")
@@ -75,22 +77,32 @@ def check_student(student: nn.Module, teacher: TeacherLayout, distill: DistillSe
                 f"student has {own_scores} class score channels a position, the teacher's outputs have "
                 f"{teacher.score_channels}: classes and anchors must be the same"
             )
-    if scores:
+    if scores or distill.box_weight:
         require_logits(student)
-        difference = priors_of(class_head(student)).difference(teacher.priors) if teacher.priors else None
-        if difference:
-            raise StudentError(
-                f"score channels of student and teacher have other meanings: {difference}; use the teacher's anchor "
-                "settings, or set distill.score_weight=0"
-            )
+        _check_head(class_head(student), teacher, distill)
     return width
+
+
+def _check_head(head: nn.Module, teacher: TeacherLayout, distill: DistillSection) -> None:
+    """Raise StudentError where outputs of the student's head mean something else than the teacher's."""
+    difference = priors_of(head).difference(teacher.priors) if teacher.priors else None
+    if difference:
+        raise StudentError(
+            f"score channels of student and teacher have other meanings: {difference}; use the teacher's anchor "
+            "settings, or set distill.score_weight=0"
+        )
+    bins = bins_of(head) if distill.box_weight else 0
+    if bins != teacher.bins:
+        raise StudentError(
+            f"student's box distributions have {bins} bins a side, the teacher's {teacher.bins}; use the same reg_max"
+        )
 
 
 def _check_pairs(student: nn.Module, distill: DistillSection) -> None:
     """Raise StudentError for pairs of levels that cannot be compared."""
-    if distill.score_weight and (distill.student_levels or distill.interpolate):
+    if (distill.score_weight or distill.box_weight) and (distill.student_levels or distill.interpolate):
         raise StudentError(
-            "distill.student_levels and interpolate pair features only; set distill.score_weight=0 or remove them"
+            "distill.student_levels and interpolate pair features only; set distill.score_weight=0 and box_weight=0"
         )
     divisor = getattr(getattr(student, "data_preprocessor", None), "pad_size_divisor", PAD)
     if distill.interpolate and divisor != PAD:

@@ -19,6 +19,7 @@ from pipeline.config import DistillSection
 from pipeline.errors import ConfigError, StudentError
 from pipeline.losses.base import Loss
 from pipeline.losses.frs import SCORE
+from pipeline.losses.ld import LD, box_distributions
 from pipeline.losses.registry import feature_losses
 from pipeline.records import TeacherOutput
 from pipeline.stage2.compatibility import TeacherLayout, check_student
@@ -106,6 +107,9 @@ class Distiller(BaseModel):
             logits = [self._crop(logit, size) for logit, size in zip(outputs["logits"], target.levels)]
             score = SCORE(target, logits)
             losses["loss_frs_score"] = self.section.score_weight * ramp * score
+        if self.section.box_weight:
+            boxes = [self._crop(box, size) for box, size in zip(outputs["boxes"], target.levels)]
+            losses["loss_ld_box"] = self.section.box_weight * ramp * LD(target, boxes)
         return losses
 
     def _adapt(self, features: list[Tensor], target: TeacherOutput) -> list[Tensor]:
@@ -136,13 +140,18 @@ class Distiller(BaseModel):
         outputs: dict[str, list[Tensor]] = {}
         neck: nn.Module = self.student.neck
         handles = [neck.register_forward_hook(lambda _m, _i, out: outputs.update(features=list(out)))]
-        if self.section.score_weight:
-            head = class_head(self.student)
-            handles.append(
-                head.register_forward_hook(lambda _m, _i, out: outputs.update(logits=class_logits(head, out)))
-            )
+        section = self.section
+        readers = (("logits", section.score_weight, class_logits), ("boxes", section.box_weight, box_distributions))
+        for name, weight, read in readers:
+            if weight:
+                record = partial(self._record_head, outputs, name, read)
+                handles.append(class_head(self.student).register_forward_hook(record))
         try:
             yield outputs
         finally:
             for handle in handles:
                 handle.remove()
+
+    @staticmethod
+    def _record_head(outputs: dict[str, list[Tensor]], name: str, read: Any, head: nn.Module, _: Any, out: Any) -> None:
+        outputs[name] = read(head, out)

@@ -49,6 +49,8 @@ def prepare_teacher_data(cfg: Config, sections: Sections) -> TeacherData:
 
 def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     """Open the cache, and check that it is complete and that this config made it. Raise PipelineError."""
+    if sections.distill.box_weight:
+        raise ConfigError("distill.box_weight: caches have no box distributions; set teacher.source='live'")
     # The teacher's weights may be missing. If they exist, they must be those of the cache.
     cache = open_cache(sections.cache.place(), inputs, inputs.teacher.known_sha256(), "use another cache.dir")
     passes = read_passes(cache, expected_passes(sections, inputs.views), inputs.images)
@@ -140,6 +142,7 @@ def build_live_data(sections: Sections, images: Images, views: Views) -> Teacher
     pads = {ref.pad_shape for shards in passes.values() for refs in shards for ref in refs}
     _, channels, scores = output_shapes(teacher.detector, min(pads), teacher.scored)
     grids = distinct_grids((pad, teacher.levels(pad)) for pad in sorted(pads)[:VIEWS_CHECKED])
-    priors = priors_of(class_head(teacher.detector)) if sections.distill.score_weight else None
-    layout = TeacherLayout(grids, channels, scores, priors)
+    compared = sections.distill.score_weight or sections.distill.box_weight
+    priors = priors_of(class_head(teacher.detector)) if compared else None
+    layout = TeacherLayout(grids, channels, scores, priors, teacher.bins)
     return TeacherData(source, LiveTeacher(teacher), layout, {"teacher": "live", "content": None})

@@ -15,17 +15,19 @@ from pipeline.config import Sections
 from pipeline.data.views import PAD, padded
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.losses.frs import frs_map
+from pipeline.losses.ld import bins_of, box_distributions
 from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.precision import precision
 from pipeline.records import LevelShapes, TeacherOutput
 from pipeline.teacher.backbones import FeatureExtractor
 from pipeline.teacher.class_names import require_classes
+from pipeline.teacher.class_scores import class_logits
 from pipeline.teacher.fit import load_backbone, load_strict
 from pipeline.teacher.heads import (
     class_count,
+    class_head,
     copy_to_meta,
     dense_features,
-    dense_outputs,
     output_shapes,
     require_logits,
 )
@@ -44,8 +46,9 @@ class Teacher:
     """Computes the TeacherOutput of views that have one padded shape.
 
     classes: those of the data set, in label order. scores: whether class scores are needed. `scored`: whether there are
-    any; without them, the richness map is 1 everywhere. Raises TeacherError where weights, config and classes do not
-    fit, and ConfigError where class scores are needed and the detector has none.
+    any; without them, the richness map is 1 everywhere. boxes: whether box distributions are returned, of `bins` bins a
+    side. Raises TeacherError where weights, config and classes do not fit, and ConfigError where class scores are
+    needed and the detector has none.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Teacher:
         device: torch.device,
         tf32: bool = False,
         scores: bool = True,
+        boxes: bool = False,
     ) -> None:
         self.detector = self._load(spec, classes)
         self.detector.to(device).eval().requires_grad_(False)
@@ -62,7 +66,8 @@ class Teacher:
         if device.type == "cpu":  # a sixth faster on the CPU; the live teacher does the same
             self.detector.to(memory_format=torch.channels_last)
         self.device, self._tf32 = device, tf32
-        self.scored = self._has_scores(needed=scores)
+        self.scored = self._has_scores(needed=scores or boxes)
+        self.bins = bins_of(class_head(self.detector)) if boxes else 0
         self._meta_copy = copy_to_meta(self.detector)
         self._levels: dict[tuple[int, int], LevelShapes] = {}
 
@@ -121,9 +126,12 @@ class Teacher:
             if not self.scored:
                 features = [f.float() for f in dense_features(self.detector, inputs)]
                 return TeacherOutput(features, [], [f.new_ones(f[:, 0].shape) for f in features])
-            features, logits = dense_outputs(self.detector, inputs)
-            scores = [level.float().sigmoid() for level in logits]
-        return TeacherOutput([f.float() for f in features], scores, [frs_map(s) for s in scores])
+            features, head = dense_features(self.detector, inputs), class_head(self.detector)
+            output = head(tuple(features))
+            scores = [level.float().sigmoid() for level in class_logits(head, output)]
+            boxes = [level.float() for level in box_distributions(head, output)] if self.bins else []
+        richness = [frs_map(s) for s in scores]
+        return TeacherOutput([f.float() for f in features], scores, richness, boxes=boxes)
 
     def by_shape(self, views: Sequence[Tensor]) -> TeacherOutput:
         """Compute views of any shapes, each with its own padding, and pad the outputs to a common grid with frs = 0.
@@ -138,22 +146,23 @@ class Teacher:
         if len(parts) == 1:
             return next(iter(parts.values()))
         first = next(iter(parts.values()))
-        features, scores, frs = (
+        features, scores, frs, boxes = (
             [t.new_zeros((len(views), *t.shape[1:-2], *size)) for t, size in zip(tensors, canvas)]
-            for tensors in (first.features, first.scores, first.frs)
+            for tensors in (first.features, first.scores, first.frs, first.boxes)
         )
-        output = TeacherOutput(features, scores, frs, tuple(self.levels(padded(view.shape[1:])) for view in views))
+        grids = tuple(self.levels(padded(view.shape[1:])) for view in views)
+        output = TeacherOutput(features, scores, frs, grids, boxes)
         for shape, indices in groups.items():
-            for level, (h, w) in enumerate(self.levels(shape)):
-                output.features[level][indices, :, :h, :w] = parts[shape].features[level]
-                output.frs[level][indices, :h, :w] = parts[shape].frs[level]
-                if self.scored:
-                    output.scores[level][indices, :, :h, :w] = parts[shape].scores[level]
+            part = parts[shape]
+            for whole, own in zip((features, scores, frs, boxes), (part.features, part.scores, part.frs, part.boxes)):
+                for target, source, (h, w) in zip(whole, own, self.levels(shape)):
+                    target[indices, ..., :h, :w] = source
         return output
 
 
 def load_teacher(sections: Sections, spec: TeacherSpec, classes: tuple[str, ...]) -> Teacher:
     """Build the teacher of a config on this process's device, with class scores if the config needs them."""
     live = sections.teacher.source == "live"
+    boxes = live and sections.distill.box_weight > 0
     needed = sections.distill.score_weight > 0 if live else sections.cache.codec.scores
-    return Teacher(spec, classes, own_device(), sections.teacher.tf32, needed)
+    return Teacher(spec, classes, own_device(), sections.teacher.tf32, needed, boxes)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from pipeline.config import DistillSection
 from pipeline.errors import ConfigError
+from pipeline.losses.ld import ld_loss
 from pipeline.losses.mgd import MaskedGenerator
 from pipeline.losses.registry import feature_losses, loss_named
 from pipeline.records import TeacherOutput
@@ -123,3 +124,19 @@ def test_without_class_scores() -> None:
     require_served(codec, DistillSection(1.0, 0.0), Path("cache"))
     with pytest.raises(ConfigError, match=r"distill\.score_weight=0\.1: cache was made without class scores"):
         require_served(codec, DistillSection(1.0, 0.1), Path("cache"))
+
+
+def test_ld_equals_numpy() -> None:
+    """The mean over sides of KL between softened distributions, weighted by the map."""
+    generator = torch.Generator().manual_seed(1)
+    teacher, student = (torch.randn(2, 4 * 5, 3, 4, generator=generator) * 8 for _ in range(2))
+    richness = torch.rand(2, 3, 4, generator=generator)
+    richness[1, 2:] = 0
+    total = 0.0
+    for b, y, x in np.ndindex(2, 3, 4):
+        for side in range(4):
+            t, s = (z[b, 5 * side : 5 * side + 5, y, x].double().numpy() / 10 for z in (teacher, student))
+            p, q = (np.exp(z) / np.exp(z).sum() for z in (t, s))
+            total += float(richness[b, y, x]) * (p * np.log(p / q)).sum() * 100 / 4
+    assert float(ld_loss(teacher, student, richness)) == pytest.approx(total / float(richness.sum()), rel=1e-5)
+    assert float(ld_loss(teacher, teacher, richness)) == 0

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from pipeline.config import load_config
+from pipeline.errors import ConfigError, StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config
 from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.runner import wrap_student
+from pipeline.stage2.teacher_data import prepare_teacher_data
 from pipeline.stage2.train import train_student
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import FAMILIES, detector, save_teacher
@@ -119,3 +122,32 @@ def test_teacher_is_not_part_of_the_student(data: Path, teacher: dict, tmp_path:
     assert sum(p.numel() for p in model.student.parameters()) == sum(
         p.numel() for p in MODELS.build(Config.fromfile(config).model).parameters()
     )
+
+
+def test_box_distributions_of_a_live_gfl(data: Path, tmp_path: Path) -> None:
+    """LD reaches the box branch, and almost vanishes for the teacher itself."""
+    gfl = save_teacher(tmp_path / "gfl", detector("gfl"))
+    config = make_config(data, gfl, detector("gfl"), tmp_path, "lossless", **{"distill.box_weight": 2.0})
+    model, batch = distiller_and_batch(config, "live")
+    losses = model(**model.data_preprocessor(batch, True), mode="loss")
+    assert losses["loss_ld_box"] > 0 and losses["loss_frs_score"] > 0
+    (gradient,) = torch.autograd.grad(losses["loss_ld_box"], model.student.bbox_head.gfl_reg.weight)
+    assert gradient.any()
+    model.student.load_state_dict(model._source[0].teacher.detector.state_dict())
+    model.student.eval()
+    same = model(**model.data_preprocessor(batch, True), mode="loss")
+    assert float(same["loss_ld_box"]) < 0.05 * float(losses["loss_ld_box"])  # views are padded together here
+
+
+def test_without_box_distributions(data: Path, tmp_path: Path, teacher: dict[str, str]) -> None:
+    options = {"distill.box_weight": 2.0}
+    config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs", **options)
+    with pytest.raises(ConfigError, match=r"caches have no box distributions; set teacher\.source='live'"):
+        distiller_and_batch(config, "cache")
+    with pytest.raises(ConfigError, match="RetinaHead predicts no box distributions"):
+        distiller_and_batch(config, "live")
+    gfl = save_teacher(tmp_path / "gfl", detector("gfl"))
+    changed = make_config(data, gfl, detector("gfl"), tmp_path / "c", "frs", **options)
+    cfg, sections = load_config(str(changed), {"teacher.source": "live", "model.bbox_head.reg_max": 12})
+    with pytest.raises(StudentError, match="have 13 bins a side, the teacher's 17; use the same reg_max"):
+        wrap_student(MODELS.build(cfg.model), prepare_teacher_data(cfg, sections), sections.distill)
