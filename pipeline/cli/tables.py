@@ -76,10 +76,11 @@ def info_table(found: dict[str, Any]) -> str:
     """Format the result of `describe`."""
     found = one_line_each(found)
     views, complete, expected = max(1, found["views"]), len(found["passes"]), found["expected_passes"]
-    unfinished = "" if complete == expected else "; not complete, `verify` says what is missing"
+    lacks = "; not complete, `verify` says what is missing" if expected else "; summary.json is missing"
+    passes = describe_passes(complete, expected) + lacks * (complete != expected)
     lines = [
         f"cache    {found['cache']} ({found['format'][0]} {found['format'][1]})",
-        f"images   {found['images']}, {found['views']} views in {describe_passes(complete, expected)}{unfinished}",
+        f"images   {found['images']}, {found['views']} views in {passes}",
         f"bytes    {found['bytes'] / 1e6:.1f} MB, {found['bytes'] / views / 1e3:.1f} kB a view, "
         + compare_with_fp16(max(1, found["fp16_bytes"]) / max(1, found["bytes"])),
     ]

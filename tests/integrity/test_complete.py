@@ -93,7 +93,7 @@ def test_a_damaged_summary(run: Run, cache: Path, text: str) -> None:
     assert "24 views in 2 of 2 passes\n" in run("info", cache)[1]
 
 
-def test_drawn_views(cache: Path) -> None:
+def test_drawn_views(run: Run, cache: Path) -> None:
     """Only the summary or a config knows the number of draws."""
     draw(cache)
     assert not list(find_faults(cache)) and count_expected_passes(Cache(cache)) == 2
@@ -101,6 +101,7 @@ def test_drawn_views(cache: Path) -> None:
     lose(cache, "pass-0")
     assert "1 of 2 passes are complete: pass-0 is missing" in str(next(find_faults(cache)))
     lose(cache, "summary.json")
+    assert "12 views in 1 of an unknown number of passes; summary.json is missing\n" in run("info", cache)[1]
     (fault,) = find_faults(cache)
     assert "1 of an unknown number of passes" in str(fault) and "add --config C" in str(fault)
     assert "1 of 2 passes" in str(next(find_faults(cache, passes=2)))
