@@ -306,8 +306,8 @@ def test_focal_loss_gradient_and_class_weights():
 
 
 def test_other_ops_are_found_and_refuse_by_name():
-    with pytest.raises(UnsupportedOpError, match=r"'deform_conv_forward'.*install an mmcv") as caught:
-        ext.deform_conv_forward(torch.zeros(1), kernel=3)
+    with pytest.raises(UnsupportedOpError, match=r"'carafe_forward'.*install an mmcv") as caught:
+        ext.carafe_forward(torch.zeros(1), kernel_size=3)
     assert isinstance(caught.value, NotImplementedError)
     assert "\n" not in str(caught.value)
     with pytest.raises(NotImplementedError, match="softnms"):

@@ -6,9 +6,10 @@ Without it `import mmdet.models` fails. Call `install()` before mmdet is importe
     install()
     import mmdet.models
 
-It implements the ops that RetinaNet, GFL, FCOS and Faster R-CNN need to train and test: `nms`, `roi_align_*` (average
-pooling) and `sigmoid_focal_loss_*`. All other ops exist, because mmcv/utils/ext_loader.py requires them, and raise
-`UnsupportedOpError` when they are called. If a compiled `mmcv._ext` exists, it is used instead.
+It implements the ops that nearly all detectors of mmdet's zoo need to train and test: `nms`, `roi_align_*` (average
+pooling), `sigmoid_focal_loss_*`, `deform_conv_*` and `modulated_deform_conv_*`. All other ops exist, because
+mmcv/utils/ext_loader.py requires them, and raise `UnsupportedOpError` when they are called. If a compiled `mmcv._ext`
+exists, it is used instead.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from pipeline.mmdet_compat.ops.backend import EXTENSION, Implementation, torchvision_works, unsupported
+from pipeline.mmdet_compat.ops.deform_conv import (
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    deform_conv_forward,
+    modulated_deform_conv_backward,
+    modulated_deform_conv_forward,
+)
 from pipeline.mmdet_compat.ops.focal import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
 from pipeline.mmdet_compat.ops.nms import nms
 from pipeline.mmdet_compat.ops.roi_align import roi_align_backward, roi_align_forward
@@ -40,6 +48,11 @@ class StandIn(ModuleType):
         self.roi_align_backward = roi_align_backward
         self.sigmoid_focal_loss_forward = sigmoid_focal_loss_forward
         self.sigmoid_focal_loss_backward = sigmoid_focal_loss_backward
+        self.deform_conv_forward = deform_conv_forward
+        self.deform_conv_backward_input = deform_conv_backward_input
+        self.deform_conv_backward_parameters = deform_conv_backward_parameters
+        self.modulated_deform_conv_forward = modulated_deform_conv_forward
+        self.modulated_deform_conv_backward = modulated_deform_conv_backward
         # mmcv's collect_env() calls both functions.
         self.get_compiler_version = lambda: f"n/a ({implementation} stand-in)"
         self.get_compiling_cuda_version = lambda: "n/a"
