@@ -12,10 +12,10 @@ from pipeline.data.view_record import PAD
 from pipeline.errors import StudentError
 from pipeline.losses.ld import bins_of
 from pipeline.records import LevelShapes
-from pipeline.teacher.heads import class_head, copy_to_meta, output_shapes, require_logits
+from pipeline.teacher.heads import class_head, copy_to_meta, require_logits, shapes_of
 from pipeline.teacher.priors import Priors, priors_of
 
-VIEWS_CHECKED = 4  # padded shapes; each is a pass of the student on torch's meta device
+VIEWS_CHECKED = 4  # padded shapes; each is a pass of the student, on torch's meta device where it runs there
 
 Grids = tuple[tuple[tuple[int, int], LevelShapes], ...]  # (padded (H, W), the teacher's FPN grids) of some views
 
@@ -58,9 +58,9 @@ def check_student(student: nn.Module, teacher: TeacherLayout, distill: DistillSe
         raise StudentError(f"student {type(student).__name__} has no neck; features are taken from a detector's neck")
     scores = distill.score_weight > 0
     _check_pairs(student, distill)
-    copy, width = copy_to_meta(student), 0
+    copy, width = copy_to_meta(student, scores), 0
     for (height, full_width), wanted in teacher.grids:
-        levels, width, own_scores = output_shapes(copy, (height, full_width), scores)
+        levels, width, own_scores = shapes_of(copy, (height, full_width), scores)
         levels = _choose(levels, distill.student_levels)
         if len(levels) != len(wanted):
             raise StudentError(

@@ -25,6 +25,7 @@ from pipeline.stage2.loop import ResumableTrainLoop
 from pipeline.stage2.resume import check_starting_weights, find_checkpoint, guard_loading
 from pipeline.stage2.teacher_data import TeacherData
 from pipeline.teacher.heads import class_count
+from pipeline.teacher.layout import use_fast_layout
 from pipeline.teacher.model import own_device
 
 # Keys that are passed to mmengine's Runner unchanged.
@@ -60,8 +61,7 @@ def build_distiller(cfg: Config, sections: Sections, data: TeacherData) -> Disti
     find_checkpoint(cfg)
     check_hooks(cfg, student, data.stream.images.pipeline)
     guard_loading(check_starting_weights(cfg, student, data.provenance))
-    if own_device().type == "cpu":  # a sixth faster on a CPU; results differ in the last digits only
-        student.to(memory_format=torch.channels_last)
+    use_fast_layout(student, own_device())
     return wrap_student(student, data, sections.distill)
 
 

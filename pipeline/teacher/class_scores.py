@@ -83,8 +83,7 @@ RULES: dict[str, tuple[str, Callable[[Any, Any], list[Tensor]]]] = {
 def require_class_scores(head: nn.Module, logits: list[Tensor]) -> None:
     """Raise ConfigError where the logits of a head are not one score for each class and prior.
 
-    A head that also predicts boxes there has other channels. On values, a head that applies a sigmoid itself and has no
-    entry in RULES is detected too. On the meta device only the channels are checked.
+    A head that also predicts boxes there has other channels.
     """
     name, channels = type(head).__name__, int(logits[0].shape[1])
     classes = getattr(head, "cls_out_channels", None) or getattr(head, "num_classes", None)
@@ -96,12 +95,14 @@ def require_class_scores(head: nn.Module, logits: list[Tensor]) -> None:
             f"{name}: its first output has {channels} channels, expected {classes} classes x {priors} priors = "
             f"{classes * priors}; it does not contain class scores only, so FRS cannot use this head"
         )
-    if logits[0].is_meta:
-        return
+
+
+def require_no_sigmoid(head: nn.Module, logits: list[Tensor]) -> None:
+    """Raise ConfigError where all logits lie between 0 and 1: the head applies a sigmoid and has no entry in RULES."""
     low, high = min(float(x.min()) for x in logits), max(float(x.max()) for x in logits)
     if 0 <= low < high <= 1:
         raise ConfigError(
-            f"{name}: its class scores lie between {low:.3f} and {high:.3f}, so they seem to be probabilities, "
+            f"{type(head).__name__}: its class scores lie between {low:.3f} and {high:.3f}, so they seem to be probabilities, "
             "expected logits; add the head to RULES in pipeline/teacher/class_scores.py if it applies a sigmoid"
         )
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, brief
 from pipeline.records import LevelShapes
-from pipeline.teacher.class_scores import class_logits, require_class_scores
+from pipeline.teacher.class_scores import class_logits, require_class_scores, require_no_sigmoid
 
 
 def class_head(detector: nn.Module) -> nn.Module:
@@ -64,6 +64,7 @@ def require_logits(detector: Any) -> None:
     finally:
         detector.train(training)
     require_class_scores(head, logits)
+    require_no_sigmoid(head, logits)
 
 
 def class_count(detector: nn.Module) -> int | None:
@@ -74,25 +75,34 @@ def class_count(detector: nn.Module) -> int | None:
     return getattr(head, "num_classes", None)
 
 
-def copy_to_meta(detector: nn.Module) -> nn.Module:
-    """Copy a detector to torch's meta device, where it computes only shapes."""
-    return copy.deepcopy(detector).to("meta").eval()
+def copy_to_meta(detector: nn.Module, scores: bool = True) -> nn.Module:
+    """Copy a detector to torch's meta device, where it computes only shapes.
+
+    Return the detector itself where one of its ops does not run there, as mmcv's compiled ones do not.
+    """
+    copied = copy.deepcopy(detector).to("meta").eval()
+    try:
+        _pass(copied, (128, 128), scores)
+    except Exception:  # an op may raise any exception; a detector that is wrong fails again in `shapes_of`
+        return detector
+    return copied
 
 
 FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError)  # of parts that do not fit
 
 
 def output_shapes(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = True) -> tuple[LevelShapes, int, int]:
-    """Return (level shapes, C, K) of a detector for a padded view. A copy from `copy_to_meta` is used directly.
+    """Return (level shapes, C, K) of a detector for a padded view. Raise ConfigError where it cannot compute them.
 
     scores: whether class scores are needed. Without them, K is 0 and the detector needs no dense head.
     """
-    if next(detector.parameters()).device.type != "meta":
-        detector = copy_to_meta(detector)
+    return shapes_of(copy_to_meta(detector, scores), pad_shape, scores)
+
+
+def shapes_of(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = True) -> tuple[LevelShapes, int, int]:
+    """Return the `output_shapes` by a pass of the detector itself, which may be a copy from `copy_to_meta`."""
     try:
-        with torch.no_grad():
-            inputs = torch.empty((1, 3, *pad_shape), device="meta")
-            features, logits = dense_outputs(detector, inputs) if scores else (dense_features(detector, inputs), [])
+        features, logits = _pass(detector, pad_shape, scores)
     except FAILURES as error:
         raise ConfigError(
             f"{type(detector).__name__}: backbone, neck and head do not fit together; check in_channels: {brief(error)}"
@@ -107,3 +117,15 @@ def output_shapes(detector: nn.Module, pad_shape: tuple[int, int], scores: bool 
             "class head: its levels differ from the neck's; FRS needs one score for each feature position"
         )
     return levels, channels, int(logits[0].shape[1])
+
+
+def _pass(detector: nn.Module, pad_shape: tuple[int, int], scores: bool) -> tuple[list[Tensor], list[Tensor]]:
+    training = detector.training
+    try:
+        with torch.no_grad():
+            inputs = torch.zeros((1, 3, *pad_shape), device=next(detector.parameters()).device)
+            if scores:
+                return dense_outputs(detector.eval(), inputs)
+            return dense_features(detector.eval(), inputs), []
+    finally:
+        detector.train(training)

@@ -28,9 +28,10 @@ from pipeline.teacher.heads import (
     class_head,
     copy_to_meta,
     dense_features,
-    output_shapes,
     require_logits,
+    shapes_of,
 )
+from pipeline.teacher.layout import use_fast_layout
 from pipeline.teacher.weights import read_checkpoint
 from pipeline.teacher.zoo import TeacherSpec
 
@@ -63,12 +64,11 @@ class Teacher:
         self.detector = self._load(spec, classes)
         self.detector.to(device).eval().requires_grad_(False)
         self.detector.dataset_meta = {"classes": classes}
-        if device.type == "cpu":  # a sixth faster on the CPU; the live teacher does the same
-            self.detector.to(memory_format=torch.channels_last)
+        use_fast_layout(self.detector, device)  # the live teacher does the same
         self.device, self._tf32 = device, tf32
         self.scored = self._has_scores(needed=scores or boxes)
         self.bins = bins_of(class_head(self.detector)) if boxes else 0
-        self._meta_copy = copy_to_meta(self.detector)
+        self._meta_copy = copy_to_meta(self.detector, self.scored)
         self._levels: dict[tuple[int, int], LevelShapes] = {}
 
     @staticmethod
@@ -108,7 +108,7 @@ class Teacher:
     def levels(self, pad_shape: tuple[int, int]) -> LevelShapes:
         """Return the FPN grids of a padded view (H, W)."""
         if pad_shape not in self._levels:
-            self._levels[pad_shape], *_ = output_shapes(self._meta_copy, pad_shape, self.scored)
+            self._levels[pad_shape], *_ = shapes_of(self._meta_copy, pad_shape, self.scored)
         return self._levels[pad_shape]
 
     def __call__(self, views: Sequence[Tensor]) -> TeacherOutput:

@@ -56,6 +56,8 @@ def deform_conv_forward(
 
     offset: (N, 2 * G * T, P, Q).
     """
+    if output.is_meta:  # it has its shape already
+        return
     x, kernel, moves = map(at_least_float32, (input, weight, offset))
     for n in range(len(x)):
         output[n] = convolve(x[n], moves[n], None, kernel, _taps_v1(given), given["group"])
@@ -115,6 +117,8 @@ def modulated_deform_conv_forward(
     **given: Any,
 ) -> None:
     """Write version 2's convolution into `output`. `mask`: (N, G * T, P, Q). `bias`: (O,), if `with_bias`."""
+    if output.is_meta:  # it has its shape already
+        return
     x, kernel, moves, factors = map(at_least_float32, (input, weight, offset, mask))
     for n in range(len(x)):
         made = convolve(x[n], moves[n], factors[n], kernel, _taps_v2(given), given["group"])
