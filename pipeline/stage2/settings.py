@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import locale
 import logging
+import math
 import os
 from pathlib import Path
 
 from mmengine.logging import print_log
 
+from pipeline.data.view_record import PAD
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config, type_name
 from pipeline.stage2.loader import read_loader
 
 BATCH_MIXING = "data_preprocessor.batch_augments"
+PADDING = {"BatchFixedSizePad"}  # batch_augments that only pad at the bottom and right
 
 
 def apply_flags(
@@ -80,12 +83,32 @@ def check_training(cfg: Config) -> None:
     loop = type_name(cfg.train_cfg.get("type", "EpochBasedTrainLoop"))
     if not cfg.train_cfg.get("by_epoch", True) or loop != "EpochBasedTrainLoop":
         raise ConfigError("train_cfg: expected EpochBasedTrainLoop, because an epoch is one pass of the cache")
-    preprocessor = cfg.model.get("data_preprocessor", {})
-    if preprocessor.get("batch_augments"):
-        raise ConfigError(f"model.{BATCH_MIXING}: changes images after their views are checked; remove it")
     read_loader(cfg.train_dataloader)
+    _check_padding(cfg)
+
+
+def _check_padding(cfg: Config) -> None:
+    """Make the student's preprocessor pad to multiples of 32, as the teacher's does.
+
+    Raise ConfigError for a part of it that changes images.
+    """
+    preprocessor = cfg.model.get("data_preprocessor")
+    if not isinstance(preprocessor, dict):
+        raise ConfigError("model.data_preprocessor: missing; add dict(type='DetDataPreprocessor', mean=..., std=...)")
+    for augment in preprocessor.get("batch_augments") or []:
+        name = type_name(augment.get("type"))
+        if name not in PADDING:
+            raise ConfigError(f"model.{BATCH_MIXING}: {name} changes images after their views are checked; remove it")
     divisor = preprocessor.get("pad_size_divisor", 1)
-    if not isinstance(divisor, int) or divisor < 1 or divisor % 32:
+    if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
         raise ConfigError(
-            f"model.data_preprocessor.pad_size_divisor: expected a multiple of 32, as for the teacher, found {divisor}"
+            f"model.data_preprocessor.pad_size_divisor: expected a whole number of at least 1, found {divisor!r}"
+        )
+    wanted = math.lcm(divisor, PAD)
+    if wanted != divisor:
+        preprocessor["pad_size_divisor"] = wanted
+        print_log(
+            f"padding  model.data_preprocessor.pad_size_divisor {divisor} -> {wanted}: the teacher's views are padded "
+            f"to multiples of {PAD}",
+            "current",
         )

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.stage2 import settings
-from pipeline.stage2.settings import apply_flags
+from pipeline.stage2.settings import apply_flags, check_training
 
 
 def config(**auto_scale_lr: Any) -> Config:
@@ -62,3 +62,42 @@ def test_nothing_is_said_where_no_base_is_known(warnings: list[str]) -> None:
     assert rate(config()) == 0.01 and not warnings
     with pytest.raises(ConfigError, match="base_batch_size"):
         rate(config(enable=True))
+
+
+def training(**changes: Any) -> Config:
+    parts = {"val_dataloader": {}, "val_evaluator": {}, "optim_wrapper": {}, "train_cfg": {}, "train_dataloader": {}}
+    made = Config({**parts, "model": {"data_preprocessor": {"pad_size_divisor": 32}}})
+    made.merge_from_dict(changes)
+    return made
+
+
+@pytest.mark.parametrize("given, padded", [(1, 32), (32, 32), (64, 64), (48, 96)])
+def test_the_student_pads_as_the_teacher_does(warnings: list[str], given: int, padded: int) -> None:
+    cfg = training(**{"model.data_preprocessor.pad_size_divisor": given})
+    check_training(cfg)
+    assert cfg.model.data_preprocessor.pad_size_divisor == padded
+    assert [f"pad_size_divisor {given} -> {padded}" in line for line in warnings] == ([True] if given != padded else [])
+
+
+def test_a_missing_divisor_is_one(warnings: list[str]) -> None:
+    cfg = training()
+    cfg.model.data_preprocessor = {"mean": [0, 0, 0]}
+    check_training(cfg)
+    assert cfg.model.data_preprocessor.pad_size_divisor == 32
+    cfg.model.pop("data_preprocessor")
+    with pytest.raises(ConfigError, match=r"model.data_preprocessor: missing"):
+        check_training(cfg)
+
+
+def test_augments_that_only_pad_are_accepted() -> None:
+    pads = {"type": "BatchFixedSizePad", "size": (1024, 1024), "pad_mask": True}
+    check_training(training(**{"model.data_preprocessor.batch_augments": [pads]}))
+    mixed = [pads, {"type": "BatchSyncRandomResize", "random_size_range": (480, 800)}]
+    with pytest.raises(ConfigError, match="batch_augments: BatchSyncRandomResize changes images"):
+        check_training(training(**{"model.data_preprocessor.batch_augments": mixed}))
+
+
+@pytest.mark.parametrize("hook", ["YOLOXModeSwitchHook", "PipelineSwitchHook"])
+def test_hooks_that_change_the_transforms_are_named(hook: str) -> None:
+    with pytest.raises(ConfigError, match=f"custom_hooks: {hook} changes the transforms"):
+        check_training(training(custom_hooks=[{"type": hook, "num_last_epochs": 15}]))
