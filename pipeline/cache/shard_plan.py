@@ -61,7 +61,7 @@ def plan_pass(
     images: Iterable[int],
     cache_pass: int,
     views: int | None,
-    pad_shape: Callable[[int, int], tuple[int, int]],
+    pad_shape: Callable[[int, int], tuple[int, int] | None],
     batch_size: int,
     shard_samples: int,
     seed: int,
@@ -69,12 +69,14 @@ def plan_pass(
     """Make the shard plans of a pass.
 
     Sort the views by orientation and padded shape, shuffle views of equal shape by `seed`, and divide them into batches
-    and shards. `pad_shape(image_id, view)` returns the view's padded (H, W).
+    and shards. `pad_shape(image_id, view)` returns the view's padded (H, W), or None for a view that is left out.
     """
     samples = []
     for image in images:
         view = view_of(image, cache_pass, views)
-        samples.append((image, view, tuple(pad_shape(image, view))))
+        shape = pad_shape(image, view)
+        if shape is not None:
+            samples.append((image, view, tuple(shape)))
     samples.sort(key=lambda s: (s[2][1] >= s[2][0], s[2][0] * s[2][1], s[2], mix(seed, cache_pass, s[0])))
     batches = []
     for pad, group in groupby(samples, key=lambda s: s[2]):

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 
 from pipeline.data.coco import Annotations, annotation_path, check_annotations
+from pipeline.data.wrappers import require_boxes, unwrap_repeats
 from pipeline.errors import ConfigError, DataError, brief
 from pipeline.mmdet_compat.registry import DATASETS, build, config_errors, type_name
 
@@ -43,24 +44,21 @@ def build_dataset(config: dict[str, Any], where: str) -> Any:
 class Images:
     """An mmdet dataset without its pipeline, by image id.
 
-    `total` images in the annotation file, len(self) of them kept by filter_cfg. `notes`: what mmdet leaves out without
-    a word, a line each. Raises ConfigError or DataError, also where mmdet's labels are not those of `classes`.
+    `total` images in the annotation file, len(self) of them kept by filter_cfg. `repeats`: how often an epoch shows
+    each (RepeatDataset). `notes`: what mmdet leaves out without a word, a line each. Raises ConfigError or DataError,
+    also where mmdet's labels are not those of `classes`.
     """
 
     def __init__(self, dataset: dict[str, Any]) -> None:
-        for key in ("dataset", "datasets"):
-            if key in dataset:
-                raise ConfigError(
-                    f"dataset wrapper {dataset.get('type')}: a cache is keyed by the images of one dataset; use the "
-                    "inner dataset itself"
-                )
-        config = copy.deepcopy(dict(dataset))
+        inner, self.repeats = unwrap_repeats(dataset)
+        config = copy.deepcopy(inner)
         steps = config.pop("pipeline", None)
         if not isinstance(steps, list) or not all(isinstance(s, dict) and "type" in s for s in steps):
             raise ConfigError("train_dataloader.dataset.pipeline: expected a list of transforms, each dict(type=...)")
         self.pipeline: list[dict[str, Any]] = [dict(step) for step in steps]
         self.ann_file = annotation_path(config)
         self.filter_cfg = config.get("filter_cfg")
+        require_boxes(config, self.ann_file)
         annotations = check_annotations(self.ann_file)
         self.total = len(annotations.image_ids)
         self._dataset = build_dataset(config, "train_dataloader.dataset")

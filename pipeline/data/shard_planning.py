@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.cache.shard_plan import ShardPlan, plan_pass
+from pipeline.cache.shard_plan import ShardPlan, plan_pass, view_of
 from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.views import Views
-from pipeline.errors import ConfigError, StaleCache
+from pipeline.errors import ConfigError, StaleCache, ViewError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.storage.place import Place
 
@@ -51,8 +51,11 @@ def require_images(root: Place, number: int, planned: set[int], images: Images) 
 def plan_views(
     images: Images, views: Views, number: int, layout: dict[str, int], ids: Iterable[int] | None = None
 ) -> list[ShardPlan]:
-    """Plan the shards of pass `number` over all images (or `ids`)."""
-    return plan_pass(
+    """Plan the shards of pass `number` over all images (or `ids`). Views without boxes may be left out (`Views`).
+
+    Raise ViewError where none of all images is left.
+    """
+    shards = plan_pass(
         images.ids if ids is None else ids,
         number,
         views.count if views.finite else None,
@@ -61,3 +64,15 @@ def plan_views(
         layout["shard_samples"],
         layout["seed"],
     )
+    if not shards and ids is None:
+        raise ViewError(
+            f"views: no view of pass {number} has a box left after the transforms; check crop sizes and "
+            "FilterAnnotations in train_dataloader.dataset.pipeline"
+        )
+    return shards
+
+
+def is_empty(images: Images, views: Views, number: int, image: int) -> bool:
+    """Return whether the transforms leave the view of an image out of pass `number`, because no box is in it."""
+    view = view_of(image, number, views.count if views.finite else None)
+    return views.pad_shape(images.info(image), view) is None

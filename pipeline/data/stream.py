@@ -84,12 +84,14 @@ class Stream(wds.DataPipeline):
         return self.batch_size * self._world
 
     def batches(self) -> list[Batch]:
-        """Return the current epoch's batches, over all ranks."""
+        """Return the current epoch's batches, over all ranks: one pass, or `images.repeats` passes (RepeatDataset)."""
         key = (int(self._epoch), self.global_batch)
         if self._current is None or self._current[0] != key:
-            numbers = sorted(self.source.passes)
-            shards = self.source.passes[numbers[key[0] % len(numbers)]]
-            self._current = (key, epoch_batches(shards, self.seed, *key))
+            numbers, times = sorted(self.source.passes), self.source.images.repeats
+            rounds = range(key[0] * times, (key[0] + 1) * times)
+            shards = [self.source.passes[numbers[n % len(numbers)]] for n in rounds]
+            made = (epoch_batches(part, self.seed, n, key[1]) for n, part in zip(rounds, shards))
+            self._current = (key, [batch for part in made for batch in part])
         return self._current[1]
 
     def epoch_digest(self) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.errors import ViewError
 from pipeline.mmdet_compat.registry import type_name
 
-FIXED = {"LoadAnnotations", "Resize", "FixShapeResize", "Pad"}
+FIXED = {"LoadAnnotations", "Resize", "FixShapeResize", "Pad", "FilterAnnotations"}
 DRAWN = {
     "RandomResize",
     "RandomFlip",
@@ -18,8 +19,44 @@ DRAWN = {
     "RandomErasing",
     "RandomShift",
     "RandomAffine",
+    "RandomCrop",
+    "MinIoURandomCrop",
+    "RandomCenterCropPad",
 }
+WRAPPERS = {"RandomChoice", "RandomApply"}  # they draw which of their inner transforms run
 MIXING = {"Mosaic", "CachedMosaic", "MixUp", "CachedMixUp", "CopyPaste", "InstaBoost"}
+BY_BOXES = {"FilterAnnotations", "RandomCrop", "MinIoURandomCrop", "RandomCenterCropPad"}  # the boxes decide the result
+LOAD, PACK = "LoadImageFromFile", "PackDetInputs"
+
+
+def all_names(transforms: Any) -> list[str]:
+    """Return the names of transforms and of all transforms inside wrappers, in the order of the config."""
+    if isinstance(transforms, list | tuple):
+        return [name for transform in transforms for name in all_names(transform)]
+    name = type_name(transforms.get("type", "?")) if isinstance(transforms, dict) else str(transforms)
+    return [name, *(all_names(transforms.get("transforms", [])) if name in WRAPPERS else [])]
+
+
+def require_replayable(pipeline: list[dict[str, Any]]) -> None:
+    """Raise ViewError for a transform that mixes images or is not known to replay, and for a pipeline without ends."""
+    names = [type_name(t.get("type", "?")) for t in pipeline]
+    known = FIXED | DRAWN | WRAPPERS
+    for name in all_names(pipeline):
+        if name in MIXING:
+            raise ViewError(f"transform {name}: mixes images, so its views cannot be cached; {without_mixing(names)}")
+        if name not in known | {LOAD, PACK}:
+            raise ViewError(f"transform {name}: not known to replay exactly; use some of {sorted(known)}")
+    if len(names) < 2 or names[0] != LOAD or names[-1] != PACK or {LOAD, PACK} & set(all_names(pipeline[1:-1])):
+        raise ViewError(f"data pipeline: expected LoadImageFromFile ... PackDetInputs, found {names}")
+
+
+def without_mixing(names: list[str]) -> str:
+    """Suggest what remains of a pipeline without the transforms that mix images."""
+    mixing = [name for name in names if name in MIXING]
+    # In mmdet's pipelines, RandomAffine cuts the middle out of a mosaic, which is twice as large as the image.
+    rest = [name for name in names if name in FIXED | DRAWN and not ("Mosaic" in mixing and name == "RandomAffine")]
+    rest = [LOAD, *(["LoadAnnotations"] if "LoadAnnotations" not in rest else []), *rest, PACK]
+    return f"remove {' and '.join(dict.fromkeys(mixing))}, for example {' -> '.join(rest)}"
 
 
 def list_choices(transform: dict[str, Any]) -> list[dict[str, Any]] | None:

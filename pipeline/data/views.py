@@ -3,6 +3,9 @@
 The transforms are those of the config (train_dataloader.dataset.pipeline). If every transform chooses from a finite set
 with equal probability (flip or not, one of several scales), view v is the v-th combination, and nothing is random. If a
 transform draws from a range, view v is the pipeline's result with generators seeded by (seed, image id, v).
+
+Some transforms, such as RandomCrop, return nothing where no box is left. mmdet then takes another image; here such a
+view is not part of its pass.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from torch import Tensor
 
 from pipeline.cache.shard_plan import mix
 from pipeline.data.image_size import describe_wrong_size
-from pipeline.data.transforms import DRAWN, FIXED, MIXING, describe_rule, list_choices
+from pipeline.data.transforms import BY_BOXES, all_names, describe_rule, list_choices, require_replayable
 from pipeline.data.view_record import PAD, make_record, padded
-from pipeline.errors import ConfigError, DataError, PipelineError, ViewError, brief
+from pipeline.errors import ConfigError, DataError, PipelineError, brief
 from pipeline.mmdet_compat.registry import TRANSFORMS, build, plain, type_name
 from pipeline.records import ViewRecord
 
@@ -46,14 +49,7 @@ class Views:
     """
 
     def __init__(self, pipeline: list[dict[str, Any]], seed: int, count: int | None) -> None:
-        names = [type_name(t.get("type", "?")) for t in pipeline]
-        for name in names:
-            if name in MIXING:
-                raise ViewError(f"transform {name}: mixes images, so its views cannot be cached; remove it")
-            if name not in FIXED | DRAWN | {"LoadImageFromFile", "PackDetInputs"}:
-                raise ViewError(f"transform {name}: not known to replay exactly; use some of {sorted(FIXED | DRAWN)}")
-        if len(names) < 2 or names[0] != "LoadImageFromFile" or names[-1] != "PackDetInputs":
-            raise ViewError(f"data pipeline: expected LoadImageFromFile ... PackDetInputs, found {names}")
+        require_replayable(pipeline)
         self.seed, self.rule = seed, plain(pipeline)
         middle = [dict(t) for t in pipeline[1:-1]]
         options = [list_choices(t) for t in middle]
@@ -74,25 +70,35 @@ class Views:
         self.recognised = describe_rule(middle, options, self.count)
         self._load, self._pack = build_transform(pipeline[0]), build_transform(pipeline[-1])
         self._steps = [[build_transform(cfg) for cfg in combination] for combination in combinations]
-        self._sizes: dict[tuple[int, ...], tuple[int, int]] = {}
+        self._by_boxes = bool(BY_BOXES & set(all_names(middle)))
+        self._sizes: dict[tuple[int, ...], tuple[int, int] | None] = {}
 
-    def _transform(self, results: dict[str, Any], view: int) -> dict[str, Any]:
+    def _transform(self, results: dict[str, Any], view: int) -> dict[str, Any] | None:
+        """Return the transformed results; None where a transform leaves the view out, because no box is in it."""
         with seeded(mix(self.seed, int(results["img_id"]), view)):
             for step in self._steps[view if self.finite else 0]:
                 results = step(results)
+                if results is None:
+                    return None
         return results
 
-    def pad_shape(self, info: dict[str, Any], view: int) -> tuple[int, int]:
-        """Return the padded (H, W) of a view. Uses the sizes in the annotation file and does not read the image."""
+    def pad_shape(self, info: dict[str, Any], view: int) -> tuple[int, int] | None:
+        """Return the padded (H, W) of a view; None if the transforms leave it out, because no box is in it.
+
+        Uses the sizes and boxes in the annotation file and does not read the image.
+        """
         key: tuple[int, ...] = (info["height"], info["width"], view)
-        if not self.finite:
+        if not self.finite or self._by_boxes:
             key += (info["img_id"],)
         if key not in self._sizes:
             try:
-                blank = np.zeros((info["height"], info["width"], 3), np.uint8)
-                results = {**info, "instances": [], "img": blank, "img_shape": blank.shape[:2]}
+                kind = np.float32 if getattr(self._load, "to_float32", False) else np.uint8
+                blank = np.zeros((info["height"], info["width"], 3), kind)
+                boxes = info["instances"] if self._by_boxes else []
+                results = {**info, "instances": boxes, "img": blank, "img_shape": blank.shape[:2]}
                 results["ori_shape"] = blank.shape[:2]
-                self._sizes[key] = padded(self._transform(results, view)["img"].shape)
+                made = self._transform(results, view)
+                self._sizes[key] = None if made is None else padded(made["img"].shape)
             except Exception:  # `replay` fails on this image too, and names the image and the cause
                 self._sizes[key] = (PAD, PAD)
         return self._sizes[key]
@@ -120,9 +126,11 @@ class Views:
             raise DataError(f"{where}: {describe_wrong_size(info, ori_shape)}")
         try:
             results = self._transform(results, view)
-            packed = self._pack({**results})
+            packed = None if results is None else self._pack({**results})
         except Exception as error:  # a transform may raise any exception
             raise DataError(f"{where}, view {view}: a transform failed: {brief(error)}") from error
+        if results is None or packed is None:
+            raise DataError(f"{where}, view {view}: no box is left after the transforms; leave the view out")
         inputs = packed["inputs"]
         record = make_record(int(info["img_id"]), view, results, inputs, ori_shape, thumbnail)
         return inputs, packed["data_samples"], record

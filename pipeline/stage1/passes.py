@@ -10,7 +10,7 @@ from pipeline.cache.shard_plan import ShardPlan
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
 from pipeline.data.replay import library_versions
-from pipeline.data.shard_planning import plan_views, require_images
+from pipeline.data.shard_planning import is_empty, plan_views, require_images
 from pipeline.progress import MANY_IMAGES
 from pipeline.stage1.job import Job
 from pipeline.stage1.loop import make_shards
@@ -51,8 +51,23 @@ def load_or_create_shard_plan(job: Job, number: int) -> list[ShardPlan]:
         write_shard_plan(job, number, plan_views(job.images, job.views, number, job.plan["layout"]))
     job.ranks.wait_for_all()
     shards = load_pass_plan(job.root, number)
-    require_images(job.root, number, {image for shard in shards for image, _, _ in shard.samples}, job.images)
+    planned = {image for shard in shards for image, _, _ in shard.samples}
+    if job.ranks.is_leader:
+        record_empty_views(job, number, planned)
+    job.ranks.wait_for_all()
+    require_images(job.root, number, planned | Quarantine.load(pass_folder(job.root, number)).images, job.images)
     return shards
+
+
+def record_empty_views(job: Job, number: int, planned: set[int]) -> None:
+    """List in the quarantine of a pass the images that its shard plan leaves out because their view has no box."""
+    known = Quarantine.load(pass_folder(job.root, number))
+    missing = sorted(set(job.images.ids) - planned - known.images)
+    empty = [image for image in missing if is_empty(job.images, job.views, number, image)]
+    if empty:
+        job.log(f"views    {len(empty)} of {len(job.images)} in pass {number} have no box left and are left out")
+        reasons = {image: "no box is left in its view" for image in empty}
+        Quarantine({**known.reasons, **reasons}).save(pass_folder(job.root, number))
 
 
 def write_shard_plan(job: Job, number: int, shards: list[ShardPlan]) -> None:

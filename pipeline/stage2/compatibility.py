@@ -104,11 +104,12 @@ def _check_pairs(student: nn.Module, distill: DistillSection) -> None:
         raise StudentError(
             "distill.student_levels and interpolate pair features only; set distill.score_weight=0 and box_weight=0"
         )
-    divisor = getattr(getattr(student, "data_preprocessor", None), "pad_size_divisor", PAD)
-    if distill.interpolate and divisor != PAD:
+    preprocessor = getattr(student, "data_preprocessor", None)
+    divisor = getattr(preprocessor, "pad_size_divisor", PAD)
+    if distill.interpolate and (divisor != PAD or getattr(preprocessor, "batch_augments", None)):
         raise StudentError(
-            f"distill.interpolate needs the teacher's padding: set model.data_preprocessor.pad_size_divisor to {PAD}, "
-            f"found {divisor}"
+            f"distill.interpolate needs the teacher's padding: set model.data_preprocessor.pad_size_divisor to {PAD} "
+            f"(found {divisor}) and remove batch_augments"
         )
 
 

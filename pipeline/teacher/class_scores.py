@@ -103,7 +103,8 @@ def require_no_sigmoid(head: nn.Module, logits: list[Tensor]) -> None:
     if 0 <= low < high <= 1:
         raise ConfigError(
             f"{type(head).__name__}: its class scores lie between {low:.3f} and {high:.3f}, so they seem to be "
-            "probabilities, expected logits; add the head to RULES in pipeline/teacher/class_scores.py if it applies a sigmoid"
+            "probabilities, expected logits; if the head applies a sigmoid, add it to RULES in "
+            "pipeline/teacher/class_scores.py"
         )
 
 

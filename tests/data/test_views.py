@@ -17,8 +17,9 @@ from pipeline.config import load_config
 from pipeline.data.images import Images
 from pipeline.data.replay import check_replay, library_versions
 from pipeline.data.schedule import epoch_batches, take_share
+from pipeline.data.shard_planning import plan_views
 from pipeline.data.views import Views, padded
-from pipeline.errors import ConfigError, ReplayMismatch, ViewError
+from pipeline.errors import ConfigError, DataError, ReplayMismatch, ViewError
 from pipeline.records import FLIPS, SampleRef, ViewRecord
 
 LOAD, PACK = {"type": "LoadImageFromFile"}, {"type": "PackDetInputs"}
@@ -27,6 +28,23 @@ RESIZE, FLIP = {"type": "Resize", "scale": (128, 64), "keep_ratio": True}, {"typ
 CHOICE = {"type": "RandomChoiceResize", "scales": [(128, 64), (160, 96)], "keep_ratio": True}
 RANGE = {"type": "RandomResize", "scale": [(128, 48), (128, 96)], "keep_ratio": True}
 COLOUR = {"type": "PhotoMetricDistortion"}
+CROP = {"type": "RandomCrop", "crop_size": (48, 48)}
+CENTER = {
+    "crop_size": (64, 64),
+    "ratios": (0.6, 1.0),
+    "test_pad_mode": None,
+    "mean": [0, 0, 0],
+    "std": [1, 1, 1],
+    "to_rgb": True,
+    "border": 16,
+}
+BY_BOXES = {  # pipelines of mmdet's zoo whose boxes decide the result
+    "large-scale jitter": (RANGE, CROP, {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2)}, FLIP),
+    "detr": (FLIP, {"type": "RandomChoice", "transforms": [[CHOICE], [CHOICE, {**CROP, "allow_negative_crop": True}]]}),
+    "ssd": ({"type": "Expand"}, {"type": "MinIoURandomCrop", "min_crop_size": 0.3}, RESIZE, FLIP, COLOUR),
+    "centernet": ({"type": "RandomCenterCropPad", **CENTER}, RESIZE),
+    "apply": ({"type": "RandomApply", "transforms": [CROP], "prob": 0.5}, {"type": "Pad", "size_divisor": 32}),
+}
 
 
 def pipeline(*steps: dict) -> list[dict]:
@@ -100,6 +118,67 @@ def test_replay_depends_on_nothing_else(images: Images, steps: tuple[dict, ...])
         assert (np.random.get_state()[1] == before).all(), "the caller's generators must not move"
         assert record.pad_shape == second.pad_shape(images.info(image), view) == padded(pixels.shape[1:])
         assert sample.metainfo["flip"] == (record.flip != 0)
+
+
+@pytest.mark.parametrize("name", BY_BOXES)
+def test_replay_by_boxes(images: Images, name: str) -> None:
+    """The planned size is that of the view, a second replay is equal to the bit, views without boxes have no size."""
+    steps = [{**LOAD, "to_float32": name == "centernet"}, *pipeline(*BY_BOXES[name])[1:]]
+    first, second = (Views(steps, 7, 4) for _ in range(2))
+    found = 0
+    for image in images.ids:
+        for view in range(4):
+            np.random.seed(image)
+            planned = first.pad_shape(images.info(image), view)
+            if planned is None:
+                with pytest.raises(DataError, match=f"image {image} .*, view {view}: no box is left"):
+                    second.replay(images.info(image), view)
+                continue
+            found += 1
+            pixels, sample, record = second.replay(images.info(image), view)
+            again, same, repeated = first.replay(images.info(image), view)
+            assert planned == record.pad_shape == padded(pixels.shape[1:])
+            assert torch.equal(pixels, again) and record.boxes == repeated.boxes
+            assert torch.equal(sample.gt_instances.bboxes.tensor, same.gt_instances.bboxes.tensor)
+    assert found > len(images)
+
+
+def test_a_view_without_boxes_is_left_out_of_the_plan(images: Images) -> None:
+    tall = {"type": "FilterAnnotations", "min_gt_bbox_wh": (1, 30)}  # in pixels: some images have no such box
+    views = Views(pipeline(tall, RESIZE), 0, None)
+    heights = {i: max(b["bbox"][3] - b["bbox"][1] for b in images.info(i)["instances"]) for i in images.ids}
+    layout = {"batch_size": 2, "shard_samples": 4, "seed": 0}
+
+    planned = {image for shard in plan_views(images, views, 0, layout) for image, _, _ in shard.samples}
+
+    assert planned == {image for image, height in heights.items() if height > 30}
+    assert 0 < len(planned) < len(images)
+    with pytest.raises(ViewError, match="no view of pass 0 has a box left"):
+        plan_views(images, Views(pipeline({**tall, "min_gt_bbox_wh": (999, 999)}), 0, None), 0, layout)
+
+
+def test_transforms_inside_a_choice_are_checked() -> None:
+    def choice(*steps: dict) -> dict:
+        return {"type": "RandomChoice", "transforms": [[RESIZE], list(steps)]}
+
+    assert Views(pipeline(choice(RANGE, CROP)), 0, 2).recognised == "2 seeded draws: RandomChoice"
+    with pytest.raises(ConfigError, match=r"views.count.*RandomChoice"):
+        Views(pipeline(choice(RESIZE)), 0, None)
+    with pytest.raises(ViewError, match="transform Mosaic: mixes images"):
+        Views(pipeline(choice({"type": "Mosaic"})), 0, 2)
+    with pytest.raises(ViewError, match="transform Albu: not known"):
+        Views(pipeline(choice({"type": "RandomApply", "transforms": [{"type": "Albu"}]})), 0, 2)
+    with pytest.raises(ViewError, match="expected LoadImageFromFile"):
+        Views(pipeline(choice(LOAD)), 0, 2)
+
+
+def test_a_mixing_pipeline_is_refused_with_one_that_replays() -> None:
+    """The suggestion is a pipeline of the same transforms; without its mixing ones it is accepted."""
+    rtmdet = [{"type": "CachedMosaic"}, RANGE, CROP, {"type": "YOLOXHSVRandomAug"}, FLIP, {"type": "CachedMixUp"}]
+    rest = "LoadImageFromFile -> LoadAnnotations -> RandomResize -> RandomCrop -> YOLOXHSVRandomAug -> RandomFlip"
+    with pytest.raises(ViewError, match=f"remove CachedMosaic and CachedMixUp, for example {rest} -> PackDetInputs"):
+        Views(pipeline(*rtmdet), 0, None)
+    assert Views(pipeline(*(t for t in rtmdet if "Cached" not in t["type"])), 0, 2).count == 2
 
 
 def test_record_round_trip(images: Images) -> None:

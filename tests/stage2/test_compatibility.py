@@ -76,7 +76,7 @@ def test_levels_may_be_paired_in_another_way(data_of: TeacherData) -> None:
         check_student(student(), data_of.layout, replace(FEATURES, student_levels=[0, 1, 2, 3, 7]))
     with pytest.raises(StudentError, match="pair features only; set distill"):
         check_student(student(), data_of.layout, replace(SCORES, student_levels=[0, 1, 2, 3, 4]))
-    with pytest.raises(StudentError, match="pad_size_divisor to 32, found 64"):
+    with pytest.raises(StudentError, match=r"pad_size_divisor to 32 \(found 64\)"):
         check_student(
             student(**{"data_preprocessor.pad_size_divisor": 64}),
             data_of.layout,

@@ -95,9 +95,3 @@ def test_augments_that_only_pad_are_accepted() -> None:
     mixed = [pads, {"type": "BatchSyncRandomResize", "random_size_range": (480, 800)}]
     with pytest.raises(ConfigError, match="batch_augments: BatchSyncRandomResize changes images"):
         check_training(training(**{"model.data_preprocessor.batch_augments": mixed}))
-
-
-@pytest.mark.parametrize("hook", ["YOLOXModeSwitchHook", "PipelineSwitchHook"])
-def test_hooks_that_change_the_transforms_are_named(hook: str) -> None:
-    with pytest.raises(ConfigError, match=f"custom_hooks: {hook} changes the transforms"):
-        check_training(training(custom_hooks=[{"type": hook, "num_last_epochs": 15}]))

@@ -71,7 +71,7 @@ def estimate_hours(
     trial: Trial, training: Training, found: dict[str, Any], sections: Sections, cfg: Config
 ) -> dict[str, Any]:
     """Estimate the seconds of both stages, and the epochs after which the cache saves time."""
-    count, images = found["distinct_views"], found["images"]
+    count, images = found["distinct_views"], found["images_per_epoch"]
     calibration = trial.calibration_seconds * trial.calibration_views / trial.calibrated_on
     gate = sections.teacher.gate_images * trial.teacher_seconds
     stage1 = count / trial.views_per_second + calibration + gate

@@ -47,6 +47,7 @@ def forecast(
             "device": str(teacher.device),
             "views": views.recognised,
             "images": len(images),
+            "images_per_epoch": len(images) * images.repeats,
             "passes": passes,
             "distinct_views": len(images) * passes,
             "sampled_views": len(trial.positions),

@@ -1,0 +1,48 @@
+"""Data set wrappers and formats: which of mmdet's a cache can use, and what replaces the others."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.transforms import without_mixing
+from pipeline.errors import ConfigError
+from pipeline.mmdet_compat.registry import DATASETS, type_name
+
+
+def unwrap_repeats(dataset: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return the data set inside RepeatDataset wrappers, and how often they repeat it. Raise ConfigError for others."""
+    inner, repeats = dict(dataset), 1
+    while "dataset" in inner or "datasets" in inner:
+        kind, times = type_name(inner.get("type")), inner.get("times")
+        if kind != "RepeatDataset" or not isinstance(inner.get("dataset"), dict):
+            raise ConfigError(f"train_dataloader.dataset: wrapper {kind}: {what_to_use_instead(kind, inner)}")
+        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+            raise ConfigError(f"train_dataloader.dataset.times: expected a whole number of at least 1, found {times!r}")
+        inner, repeats = dict(inner["dataset"]), repeats * times
+    return inner, repeats
+
+
+def what_to_use_instead(kind: str, wrapper: dict[str, Any]) -> str:
+    """Say why a cache cannot use a data set wrapper, and what replaces it."""
+    if kind == "MultiImageMixDataset":
+        names = [type_name(t["type"]) for t in wrapper.get("pipeline") or [] if isinstance(t, dict) and "type" in t]
+        return f"mixes images, so views cannot be cached; use its inner dataset; pipeline: {without_mixing(names)}"
+    if kind == "ConcatDataset":
+        return "a cache has one annotation file; merge those of its datasets into one, with distinct image ids"
+    if kind == "ClassBalancedDataset":
+        return "shows some images more often, but an epoch of a cache shows each once; use its inner dataset"
+    return "a cache is keyed by the images of one dataset; use the inner dataset itself"
+
+
+def require_boxes(config: dict[str, Any], path: Path) -> None:
+    """Raise ConfigError for a data set class of mmdet that reads another format than COCO's boxes."""
+    kind = DATASETS.get(config["type"]) if isinstance(config.get("type"), str) else config.get("type")
+    coco: Any = DATASETS.get("CocoDataset")
+    foreign = inspect.isclass(kind) and kind.__module__.startswith("mmdet.") and not issubclass(kind, coco)
+    if foreign or type_name(config.get("type")) == "CocoPanopticDataset":
+        raise ConfigError(
+            f"train_dataloader.dataset: {type_name(config['type'])} does not read boxes in COCO's format; convert "
+            f"{path} to a COCO annotation file, and use CocoDataset with metainfo=dict(classes=...)"
+        )
