@@ -21,6 +21,7 @@ from typing import Any
 
 from pipeline.cache.canonical import digest, read_json
 from pipeline.cache.layout import explain_missing, list_passes, load_pass_plan, pass_folder, probe_passes, shard_name
+from pipeline.cache.plain import require_plain_cache
 from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import MANIFEST, PLAN, read_codec, read_fields, require_fields
@@ -54,6 +55,7 @@ class Cache:
 
     def __init__(self, root: str | Place) -> None:
         self.root: Place = place(root)
+        require_plain_cache(self.root)
         if not (self.root / "plan.json").is_file():
             raise explain_missing(self.root, "plan.json")
         self.plan: dict[str, Any] = read_json(self.root / "plan.json")

@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.cache.shard_plan import mix
-from pipeline.data.image_size import describe_wrong_size
+from pipeline.data.image_size import check_image_file, describe_wrong_size
 from pipeline.data.transforms import BY_BOXES, all_names, describe_rule, list_choices, require_replayable
 from pipeline.data.view_record import PAD, make_record, padded
 from pipeline.errors import ConfigError, DataError, PipelineError, brief
@@ -110,6 +110,7 @@ class Views:
         compare all pixels do not need it.
         """
         where = f"image {info['img_id']} ({info['img_path']})"
+        check_image_file(info, where)
         try:
             results = self._load({**info})
         except PipelineError:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.cache.canonical import digest, write_json
 from pipeline.cache.layout import list_passes, pass_folder, read_recorded_passes
+from pipeline.cache.plain import locked_cache
 from pipeline.cache.schema import CODEC, GATE, PLAN, read_fields
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.calibration.calibrate import load_or_calibrate_codec
@@ -33,7 +34,6 @@ from pipeline.stage1.ranks import Ranks
 from pipeline.stage1.run import cache_teacher
 from pipeline.storage.files import local_path
 from pipeline.storage.local import sha256_file
-from pipeline.storage.lock import locked
 from pipeline.teacher.model import load_teacher
 
 
@@ -51,7 +51,7 @@ def repair(cfg: Config, sections: Sections, log: Log, progress: Progress) -> lis
         )
     if not (root / "plan.json").exists() and not list(root.glob("pass-*/*")):
         raise CacheError(f"{root}: no cache here (found neither plan.json nor a pass); check cache.dir")
-    with locked(root):
+    with locked_cache(root):
         work = CacheRepair(root, cfg, sections, log, progress)
         work.repair_identity()
         work.repair_codec()

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.cache.canonical import write_json, write_report
 from pipeline.cache.inspect import summarise
+from pipeline.cache.plain import locked_cache
 from pipeline.cache.schema import GATE, read_fields
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.base import Codec
@@ -22,7 +23,7 @@ from pipeline.progress import Log, Progress
 from pipeline.stage1.job import Job, open_job
 from pipeline.stage1.passes import cache_pass
 from pipeline.storage.base import Lock
-from pipeline.storage.lock import announce_lock, locked
+from pipeline.storage.lock import announce_lock
 from pipeline.storage.urls import require_writable
 from pipeline.teacher import gate
 from pipeline.teacher.backbones import FeatureExtractor
@@ -39,7 +40,7 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     numbers = expected_passes(sections, job.views)
     if job.ranks.is_leader:
         announce_lock(job.root, job.log)
-    with locked(job.root) if job.ranks.is_leader else nullcontext() as lock:
+    with locked_cache(job.root) if job.ranks.is_leader else nullcontext() as lock:
         job, codec = prepare_codec(cfg, job, lock)
         computed = sum(cache_pass(job, codec, number) for number in numbers)
         summary = summarise(job.root, computed, time.perf_counter() - begun)

@@ -73,7 +73,8 @@ class Lock(Protocol):
 class Storage(Protocol):
     """Files by key, for example "pass-0/plan.json"; "" is the root. Can be pickled; a copy opens its own connection.
 
-    A missing file raises FileNotFoundError. Other failures raise another OSError (local) or a StoreError (remote).
+    A missing file raises FileNotFoundError. Other failures raise another OSError (local) or a StoreError (remote). A
+    local link, FIFO, device, socket or folder in the place of a file raises CorruptCache.
     """
 
     @property

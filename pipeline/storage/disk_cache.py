@@ -17,13 +17,17 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from google_crc32c import value as crc32c
 
+from pipeline.errors import CorruptCache
 from pipeline.storage.base import Extent
+from pipeline.storage.regular import open_regular, remove
 
 PAGE = 4096
+SMALL = 256 << 20  # largest file that is read at once
 NAME = re.compile(r"[0-9a-f]{64}(\.json)?")  # other files in the folder are left alone
 FULL = 10.0  # seconds until a full cache looks for files to evict again
 
@@ -39,13 +43,13 @@ class DiskCache:
     def touch(self, sha256: str) -> None:
         """Mark a shard as used by this run."""
         with suppress(OSError):
-            os.utime(self._folder / sha256)
+            os.utime(self._folder / sha256, follow_symlinks=False)
 
     def read(self, sha256: str, extent: Extent) -> bytes | None:
         """Return the bytes of an extent; None if it is missing or its crc32c differs."""
         try:
-            handle = os.open(self._folder / sha256, os.O_RDONLY)
-        except OSError:
+            handle = open_regular(self._folder / sha256)
+        except (OSError, CorruptCache):
             return None
         try:
             data = os.pread(handle, extent.size, extent.offset)
@@ -62,8 +66,9 @@ class DiskCache:
     def read_small(self, sha256: str) -> bytes | None:
         """Return a small file by its sha256; None if it is missing or differs."""
         try:
-            data = (self._folder / f"{sha256}.json").read_bytes()
-        except OSError:
+            with FileIO(open_regular(self._folder / f"{sha256}.json"), "r") as file:
+                data = file.read(SMALL)
+        except (OSError, CorruptCache):
             return None
         return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
@@ -79,7 +84,7 @@ class DiskCache:
             with self._lock_usage() as (used, set_used):
                 found = self._make_room(used, size)
                 set_used(found)
-        except OSError:
+        except (OSError, CorruptCache):
             return False
         if found + pages(size) > self._limit:
             self._full_until = time.monotonic() + FULL
@@ -88,12 +93,15 @@ class DiskCache:
     def _write(self, name: str, offset: int, data: bytes) -> None:
         if time.monotonic() < self._full_until:
             return
-        with suppress(OSError), self._lock_usage() as (used, set_used):  # one process at a time counts and writes
+        with (
+            suppress(OSError, CorruptCache),
+            self._lock_usage() as (used, set_used),
+        ):  # one process at a time counts and writes
             found = self._make_room(used, len(data))
             set_used(found)
             if found + pages(len(data)) > self._limit:
                 return
-            handle = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT, 0o644)
+            handle = open_regular(self._folder / name, os.O_WRONLY | os.O_CREAT)
             try:
                 os.pwrite(handle, data, offset)
             finally:
@@ -108,15 +116,14 @@ class DiskCache:
     @contextmanager
     def _lock_usage(self) -> Iterator[tuple[int, Callable[[int], None]]]:
         """Yield the bytes in use (-1: not known) and a function that sets them, locked against other processes."""
-        with open(self._folder / ".used", "a+b") as file:
+        with FileIO(open_regular(self._folder / ".used", os.O_RDWR | os.O_CREAT), "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
             text = file.read(32)
 
             def set_used(used: int) -> None:
                 file.truncate(0)
+                file.seek(0)
                 file.write(str(used).encode())
-                file.flush()
 
             yield int(text) if text.isdigit() else -1, set_used
 
@@ -126,13 +133,13 @@ class DiskCache:
         for entry in os.scandir(self._folder):
             if NAME.fullmatch(entry.name):
                 with suppress(FileNotFoundError):
-                    found = entry.stat()
+                    found = entry.stat(follow_symlinks=False)
                     files.append((found.st_mtime, 512 * found.st_blocks, entry.path))
         used = sum(size for _, size, _ in files)
         for mtime, size, path in sorted(files):
             if used <= wanted or mtime >= self._begun:
                 break
-            Path(path).unlink(missing_ok=True)
+            remove(Path(path))
             used -= size
         return used
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from weakref import ref
 
 from pipeline.errors import CacheError
+from pipeline.storage.regular import open_regular
 
 
 class Flock:
@@ -17,7 +19,8 @@ class Flock:
     def __init__(self, folder: Path, how: int) -> None:
         self.place = folder
         # On some file systems, a shared flock needs a file open for reading, an exclusive one a file open for writing.
-        self._file = open(folder / ".lock", "a+")  # noqa: SIM115 (the lock lasts as long as the file is open)
+        # The lock lasts as long as the file is open.
+        self._file = FileIO(open_regular(folder / ".lock", os.O_RDWR | os.O_CREAT), "r+")
         # Without this, a loader's worker would keep the lock of a killed run.
         os.register_at_fork(after_in_child=partial(_close_in_child, ref(self)))
         try:

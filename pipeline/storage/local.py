@@ -19,6 +19,7 @@ from pipeline.errors import CorruptCache
 from pipeline.storage.base import ShardLayout
 from pipeline.storage.flock import Flock
 from pipeline.storage.ranges import LocalRanges
+from pipeline.storage.regular import create, open_regular, remove, temporary_name
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class LocalStorage:
         return self.place(key).stat().st_size
 
     def read(self, key: str, limit: int, sha256: str | None = None) -> bytes:
-        with open(self.place(key), "rb") as file:
+        with open_reading(self.place(key)) as file:
             if os.fstat(file.fileno()).st_size > limit:
                 raise CorruptCache(f"{self.describe(key)}: expected at most {limit} bytes, found more")
-            return file.read()
+            return file.readall()
 
     def read_range(self, key: str, offset: int, size: int) -> tuple[bytes, int]:
-        with open(self.place(key), "rb") as file:
+        with open_reading(self.place(key)) as file:
             whole = os.fstat(file.fileno()).st_size
             return os.pread(file.fileno(), max(0, min(size, whole - offset)), offset), whole
 
@@ -61,13 +62,13 @@ class LocalStorage:
 
     @contextmanager
     def write_atomic(self, key: str) -> Iterator[Any]:
-        """Write the file under a temporary name, sync it, then rename it."""
+        """Write the file under a new, temporary name, sync it, then rename it."""
         path = self.place(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
+        temporary = temporary_name(path)
         try:
             with naming(path):
-                with CountingWriter(FileIO(temporary, "w")) as file:
+                with CountingWriter(FileIO(create(temporary), "w")) as file:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
@@ -77,15 +78,14 @@ class LocalStorage:
                 os.replace(temporary, path)
                 sync(path.parent)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
             raise
 
     @contextmanager
     def write_folder(self, key: str) -> Iterator[Path]:
-        """Write the folder under a temporary name, sync it, then rename it. An error leaves the temporary folder."""
+        """Write the folder under a new name, sync it, then rename it. An error leaves the folder with that name."""
         path = self.place(key)
-        temporary = path.with_name(path.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = temporary_name(path)
         with naming(path):
             temporary.mkdir(parents=True)
             yield temporary
@@ -96,7 +96,7 @@ class LocalStorage:
             sync(path.parent)
 
     def delete(self, key: str) -> None:
-        self.place(key).unlink(missing_ok=True)
+        remove(self.place(key))
 
     def list_dir(self, key: str) -> list[str]:
         try:
@@ -121,6 +121,11 @@ class LocalStorage:
             yield
         finally:
             lock.close()
+
+
+def open_reading(path: Path) -> FileIO:
+    """Open a regular file for reading, and return it unbuffered."""
+    return FileIO(open_regular(path), "r")
 
 
 def sha256_file(path: Path) -> str:

@@ -26,6 +26,7 @@ from google_crc32c import value as crc32c
 from pipeline.errors import CacheError, CorruptCache, StoreError
 from pipeline.storage.base import DELETE, Extent, Fetched, ShardLayout, Storage
 from pipeline.storage.disk_cache import DiskCache
+from pipeline.storage.regular import open_regular
 
 AHEAD = BLOCK = 4 << 20
 GAP = 32 << 10
@@ -40,7 +41,8 @@ class LocalRanges:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = FileIO(path)  # FileIO, not a descriptor, so the file is closed with the last reference
+            # FileIO, not a descriptor, so the file is closed with the last reference
+            self._file = FileIO(open_regular(path), "r")
         except FileNotFoundError as error:
             raise CacheError(f"{path}: missing; expected a shard of the cache") from error
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,3 +203,25 @@ def test_a_wrong_size_without_exif(tmp_path: Path) -> None:
     views = Views([{"type": "LoadImageFromFile"}, {"type": "PackDetInputs"}], 0, None)
     with pytest.raises(DataError, match="says 64x96, the image is 96x64; correct width and height"):
         views.replay({"img_id": 7, "img_path": str(path), "width": 64, "height": 96, "instances": []}, 0)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "too large", "other size"])
+def test_what_is_no_image_of_its_size(data: Path, teacher: dict, tmp_path: Path, kind: str) -> None:
+    """Refused by its header before it is decoded: none of these may block or fill the memory."""
+    copied = make_dataset(tmp_path / "data")
+    picture = copied / "images" / "003.jpg"
+    picture.unlink()
+    if kind == "FIFO":
+        os.mkfifo(picture)
+    elif kind == "device":
+        picture.symlink_to("/dev/zero")
+    elif kind == "too large":
+        with open(picture, "wb") as file:
+            file.truncate((256 << 20) + 1)
+    else:
+        Image.new("1", (20000, 20000)).save(picture, "PNG")
+    val = {"val_dataloader.dataset.data_root": str(data), "val_evaluator.ann_file": str(data / "annotations.json")}
+    config = make_config(copied, teacher, detector("retinanet"), tmp_path, "lossless", **val)
+    expected = {"too large": "expected at most 256 MiB", "other size": "image is 20000x20000|pixels"}
+    with pytest.raises(DataError, match=rf"image 103 .*({expected.get(kind, 'expected a regular file')})"):
+        stage1(config)

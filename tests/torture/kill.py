@@ -45,7 +45,7 @@ def phase(root: Path) -> str:
     """How far the killed run had come."""
     if not (root / "codec.json").exists():
         return "gate and calibration"
-    return "in a shard" if list(root.glob("pass-*/*.tar.tmp")) else "between files"
+    return "in a shard" if list(root.glob("pass-*/*.tar.*.tmp")) else "between files"
 
 
 def undisturbed(folder: Path, codec: str) -> tuple[Path, dict[str, str], float]:
@@ -72,7 +72,7 @@ def main() -> None:
                 kills += 1
                 phases[phase(root)] += 1
                 found = tree(root) if root.exists() else {}
-                visible = {n: sha for n, sha in found.items() if not n.endswith(".tmp") and "codec.tmp/" not in n}
+                visible = {n: sha for n, sha in found.items() if not n.endswith(".tmp") and ".tmp/" not in n}
                 wrong += [f"kill {kills}: {name}" for name, sha in visible.items() if wanted.get(name) != sha]
             os.waitpid(in_child(again), 0)
             if tree(root) != wanted:

@@ -15,13 +15,14 @@ from pipeline.cache.completeness import find_missing_passes
 from pipeline.cache.inspect import summarise
 from pipeline.cache.layout import pass_folder
 from pipeline.cache.manifest import shard_done, write_manifest
+from pipeline.cache.plain import locked_cache
 from pipeline.codecs.registry import read_options
 from pipeline.errors import ConfigError
 from pipeline.integrity.verify import verify
 from pipeline.progress import Log, Progress
 from pipeline.stage1.job import check_existing
 from pipeline.storage.files import discard
-from pipeline.storage.lock import announce_lock, locked
+from pipeline.storage.lock import announce_lock
 from pipeline.storage.place import Place
 from pipeline.storage.urls import place, require_writable
 from pipeline.tools.reencode.calibration import calibrate_with, copy_codec
@@ -65,7 +66,7 @@ def reencode(
         # Checked before plan.json is written: an error must not leave the folder of another cache.
         Cache(like).require(recipe, plan["teacher_sha256"], "use a cache of the same teacher and data")
     announce_lock(root, log)
-    with locked(root) as lock:
+    with locked_cache(root) as lock:
         root = lock.place
         write_json(root / "gate.json", read_json(old.root / "gate.json"))
         write_json(root / "plan.json", plan)
