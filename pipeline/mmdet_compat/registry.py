@@ -26,7 +26,7 @@ with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
 
     register_all_modules(init_default_scope=True)
 
-from pipeline.errors import ConfigError, brief  # noqa: E402
+from pipeline.errors import ConfigError, PipelineError, brief  # noqa: E402
 
 # Loader workers are forked, and a fork of a process with OpenCV threads may wait for them forever.
 cv2.setNumThreads(0)
@@ -60,7 +60,12 @@ def config_errors(what: str) -> Iterator[None]:
 def build(registry: Any, cfg: Any, what: str) -> Any:
     """Build an object of a registry from a config. Raise ConfigError that names `what`."""
     with config_errors(what):
-        return registry.build(cfg)
+        try:
+            return registry.build(cfg)
+        except PipelineError:
+            raise
+        except RuntimeError as error:  # how mmdet reports that an optional package is missing
+            raise ConfigError(f"{what}: cannot be built from the config: {brief(error)}") from error
 
 
 def type_name(value: Any) -> str:

@@ -21,8 +21,9 @@ from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.finite import FiniteHook
 from pipeline.stage2.hooks import check_hooks
 from pipeline.stage2.loader import read_batch_size, read_loader
-from pipeline.stage2.loop import ResumableTrainLoop
+from pipeline.stage2.loop import RESUMABLE
 from pipeline.stage2.resume import check_starting_weights, find_checkpoint, guard_loading
+from pipeline.stage2.settings import loop_of
 from pipeline.stage2.teacher_data import TeacherData
 from pipeline.teacher.heads import class_count
 from pipeline.teacher.layout import use_fast_layout
@@ -108,7 +109,7 @@ def build_runner(
                 *more_hooks,
             ],
             cfg=cfg,
-            train_cfg={"type": ResumableTrainLoop.__name__, **loop_settings},
+            train_cfg={"type": RESUMABLE[loop_of(cfg)].__name__, **loop_settings},
             **{key: cfg.get(key) for key in UNCHANGED_KEYS},
             resume=cfg.get("resume", False),
             launcher=cfg.get("launcher", "none"),

@@ -6,6 +6,7 @@ import locale
 import logging
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -15,8 +16,10 @@ from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config, type_name
 from pipeline.stage2.loader import read_loader
 
+LENGTHS = {"EpochBasedTrainLoop": "max_epochs", "IterBasedTrainLoop": "max_iters"}  # and what sets their length
 BATCH_MIXING = "data_preprocessor.batch_augments"
 PADDING = {"BatchFixedSizePad"}  # batch_augments that only pad at the bottom and right
+WITH_SKLEARN = {"PAAHead", "LADHead"}  # their losses fit a Gaussian mixture
 
 
 def apply_flags(
@@ -80,11 +83,27 @@ def check_training(cfg: Config) -> None:
     for key in ("val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg"):
         if not isinstance(cfg.get(key), dict | list):
             raise ConfigError(f"{key}: missing in the config; stage 2 needs it to train and evaluate a student")
-    loop = type_name(cfg.train_cfg.get("type", "EpochBasedTrainLoop"))
-    if not cfg.train_cfg.get("by_epoch", True) or loop != "EpochBasedTrainLoop":
-        raise ConfigError("train_cfg: expected EpochBasedTrainLoop, because an epoch is one pass of the cache")
+    loop_of(cfg)
+    head = cfg.model.get("bbox_head")
+    head = type_name(head.get("type")) if isinstance(head, dict) else None
+    if head in WITH_SKLEARN and find_spec("sklearn") is None:
+        raise ConfigError(f"model.bbox_head: {head} needs scikit-learn to train; install it: pip install scikit-learn")
     read_loader(cfg.train_dataloader)
     _check_padding(cfg)
+
+
+def loop_of(cfg: Config) -> str:
+    """Return the name of mmengine's loop that `train_cfg` sets. Raise ConfigError for one that stage 2 has not."""
+    by_epoch = cfg.train_cfg.get("by_epoch")
+    usual = "IterBasedTrainLoop" if by_epoch is False else "EpochBasedTrainLoop"
+    name = type_name(cfg.train_cfg.get("type") or usual)
+    length = LENGTHS.get(name)
+    if length is None or (by_epoch is not None and by_epoch != (name == "EpochBasedTrainLoop")):
+        raise ConfigError(f"train_cfg: expected one of {sorted(LENGTHS)}, found {dict(cfg.train_cfg)}")
+    steps = cfg.train_cfg.get(length)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"train_cfg.{length}: expected a whole number of at least 1, found {steps!r}")
+    return name
 
 
 def _check_padding(cfg: Config) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import load_config
-from pipeline.mmdet_compat.registry import plain, type_name
+from pipeline.errors import ConfigError
+from pipeline.mmdet_compat.registry import MODELS, build, plain, type_name
 from pipeline.recipe import read_inputs
 from pipeline.stage2.train import train_student
 from tests.conftest import detector, make_config, stage1
@@ -79,3 +80,15 @@ def test_type_names() -> None:
     ]
     assert plain({"type": "mmdet.Resize", "scale": (1, 2)}) == {"type": "Resize", "scale": [1, 2]}
     assert plain({"type": 5, "to": {"type": Path}}) == {"type": 5, "to": {"type": "Path"}}
+
+
+def test_a_missing_optional_package_is_one_line() -> None:
+    """mmdet's language models raise RuntimeError without the package transformers."""
+
+    class NeedsPackage:
+        def __init__(self) -> None:
+            raise RuntimeError("transformers is not installed, please install it by: pip install transformers.")
+
+    MODELS.register_module("NeedsPackage", module=NeedsPackage, force=True)
+    with pytest.raises(ConfigError, match="model: cannot be built from the config: RuntimeError: transformers is not"):
+        build(MODELS, {"type": "NeedsPackage"}, "model")

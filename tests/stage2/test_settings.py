@@ -65,8 +65,9 @@ def test_nothing_is_said_where_no_base_is_known(warnings: list[str]) -> None:
 
 
 def training(**changes: Any) -> Config:
-    parts = {"val_dataloader": {}, "val_evaluator": {}, "optim_wrapper": {}, "train_cfg": {}, "train_dataloader": {}}
-    made = Config({**parts, "model": {"data_preprocessor": {"pad_size_divisor": 32}}})
+    empty = {key: {} for key in ("val_dataloader", "val_evaluator", "optim_wrapper", "train_dataloader")}
+    preprocessor = {"data_preprocessor": {"pad_size_divisor": 32}}
+    made = Config({**empty, "train_cfg": {"max_epochs": 1}, "model": preprocessor})
     made.merge_from_dict(changes)
     return made
 
@@ -95,3 +96,13 @@ def test_augments_that_only_pad_are_accepted() -> None:
     mixed = [pads, {"type": "BatchSyncRandomResize", "random_size_range": (480, 800)}]
     with pytest.raises(ConfigError, match="batch_augments: BatchSyncRandomResize changes images"):
         check_training(training(**{"model.data_preprocessor.batch_augments": mixed}))
+
+
+@pytest.mark.parametrize("head", ["PAAHead", "LADHead"])
+def test_a_head_that_needs_another_package_is_named(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    cfg = training(**{"model.bbox_head": {"type": head}})
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"{head} needs scikit-learn to train"):
+        check_training(cfg)
+    monkeypatch.setattr(settings, "find_spec", lambda name: object())
+    check_training(cfg)

@@ -75,7 +75,9 @@ def estimate_hours(
     calibration = trial.calibration_seconds * trial.calibration_views / trial.calibrated_on
     gate = sections.teacher.gate_images * trial.teacher_seconds
     stage1 = count / trial.views_per_second + calibration + gate
-    epochs = int((cfg.get("train_cfg") or {}).get("max_epochs") or 1)
+    schedule = cfg.get("train_cfg") or {}
+    steps = schedule.get("max_iters", 0) * cfg.train_dataloader.batch_size  # in images
+    epochs = int(schedule.get("max_epochs") or math.ceil(steps / images) or 1)
     cached = epochs * images / training.images_per_second
     saved = images * training.live_seconds  # seconds per epoch
     return {
