@@ -20,6 +20,7 @@ OPS = install()  # 'compiled', 'torchvision' or 'torch'
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     # The plain mmcv wheel warns for each missing op, and optional data sets print to stdout.
     warnings.simplefilter("ignore")
+    from mmcv.ops import MaskedConv2d
     from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
     from mmdet.utils import register_all_modules
     from mmengine.config import Config, ConfigDict
@@ -40,6 +41,7 @@ __all__ = [
     "TRANSFORMS",
     "Config",
     "ConfigDict",
+    "MaskedConv2d",
     "build",
     "config_errors",
 ]

@@ -1,9 +1,11 @@
-"""The memory layout of a detector's weights."""
+"""Changes of a built detector that keep its weights: their memory layout, and convolutions that skip positions."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from pipeline.mmdet_compat.registry import MaskedConv2d
 
 PLAIN = ("torch.nn", "mmcv.cnn.bricks.wrappers")  # modules whose convolutions use their weights as they are
 
@@ -26,3 +28,21 @@ def use_fast_layout(detector: nn.Module, device: torch.device) -> None:
 def uses_weights_as_they_are(module: nn.Conv2d) -> bool:
     """Whether the forward pass of a convolution is torch's own."""
     return type(module).forward.__module__.startswith(PLAIN)
+
+
+class UnmaskedConv2d(MaskedConv2d):
+    """A masked convolution that computes every position."""
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(input)
+
+
+def unmask(detector: nn.Module) -> None:
+    """Let guided anchoring compute every position.
+
+    When it predicts, it skips positions without objects to save time, leaves their scores at 0, and takes one image at
+    a time. A teacher's scores are those of training.
+    """
+    for module in detector.modules():
+        if type(module) is MaskedConv2d:
+            module.__class__ = UnmaskedConv2d

@@ -31,7 +31,7 @@ from pipeline.teacher.heads import (
     require_logits,
     shapes_of,
 )
-from pipeline.teacher.layout import use_fast_layout
+from pipeline.teacher.layout import unmask, use_fast_layout
 from pipeline.teacher.weights import read_checkpoint
 from pipeline.teacher.zoo import TeacherSpec
 
@@ -64,6 +64,7 @@ class Teacher:
         self.detector = self._load(spec, classes)
         self.detector.to(device).eval().requires_grad_(False)
         self.detector.dataset_meta = {"classes": classes}
+        unmask(self.detector)
         use_fast_layout(self.detector, device)  # the live teacher does the same
         self.device, self._tf32 = device, tf32
         self.scored = self._has_scores(needed=scores or boxes)

@@ -7,9 +7,9 @@ Without it `import mmdet.models` fails. Call `install()` before mmdet is importe
     import mmdet.models
 
 It implements the ops that nearly all detectors of mmdet's zoo need to train and test: `nms`, `roi_align_*` (average
-pooling), `sigmoid_focal_loss_*`, `deform_conv_*` and `modulated_deform_conv_*`. All other ops exist, because
-mmcv/utils/ext_loader.py requires them, and raise `UnsupportedOpError` when they are called. If a compiled `mmcv._ext`
-exists, it is used instead.
+pooling), `sigmoid_focal_loss_*`, `deform_conv_*`, `modulated_deform_conv_*` and `masked_*`. All other ops exist,
+because mmcv/utils/ext_loader.py requires them, and raise `UnsupportedOpError` when they are called. If a compiled
+`mmcv._ext` exists, it is used instead.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pipeline.mmdet_compat.ops.deform_conv import (
     modulated_deform_conv_forward,
 )
 from pipeline.mmdet_compat.ops.focal import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
+from pipeline.mmdet_compat.ops.masked_conv import masked_col2im_forward, masked_im2col_forward
 from pipeline.mmdet_compat.ops.nms import nms
 from pipeline.mmdet_compat.ops.roi_align import roi_align_backward, roi_align_forward
 
@@ -53,6 +54,8 @@ class StandIn(ModuleType):
         self.deform_conv_backward_parameters = deform_conv_backward_parameters
         self.modulated_deform_conv_forward = modulated_deform_conv_forward
         self.modulated_deform_conv_backward = modulated_deform_conv_backward
+        self.masked_im2col_forward = masked_im2col_forward
+        self.masked_col2im_forward = masked_col2im_forward
         # mmcv's collect_env() calls both functions.
         self.get_compiler_version = lambda: f"n/a ({implementation} stand-in)"
         self.get_compiling_cuda_version = lambda: "n/a"
