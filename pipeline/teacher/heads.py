@@ -79,11 +79,13 @@ def copy_to_meta(detector: nn.Module, scores: bool = True) -> nn.Module:
     """Copy a detector to torch's meta device, where it computes only shapes.
 
     Return the detector itself where one of its ops does not run there, as mmcv's compiled ones do not.
+    Raise ConfigError where it has no dense outputs.
     """
     copied = copy.deepcopy(detector).to("meta").eval()
     try:
         _pass(copied, (128, 128), scores)
-    except Exception:  # an op may raise any exception; a detector that is wrong fails again in `shapes_of`
+    except Exception:  # an op may raise any exception; a detector that is wrong fails again
+        shapes_of(detector, (128, 128), scores)
         return detector
     return copied
 
@@ -105,7 +107,8 @@ def shapes_of(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = Tr
         features, logits = _pass(detector, pad_shape, scores)
     except FAILURES as error:
         raise ConfigError(
-            f"{type(detector).__name__}: backbone, neck and head do not fit together; check in_channels: {brief(error)}"
+            f"{type(detector).__name__}: no dense class scores, because backbone, neck and head do not fit together; "
+            f"check in_channels: {brief(error)}"
         ) from error
     levels = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
     channels = int(features[0].shape[1])

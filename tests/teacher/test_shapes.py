@@ -46,6 +46,32 @@ def test_parts_that_do_not_fit_are_still_refused() -> None:
         output_shapes(build(**{"neck.out_channels": 24}), (96, 160))
 
 
+class Halved(nn.Module):
+    """A neck whose levels have different numbers of channels, as YOLOV3Neck's."""
+
+    def forward(self, levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (*levels[:-1], levels[-1][:, ::2])
+
+
+class NoScores(nn.Module):
+    """A head of queries, as DETR's: it does not take the neck's levels alone."""
+
+    def forward(self, levels: tuple[Tensor, ...], references: Tensor) -> tuple[Tensor, ...]:
+        return levels
+
+
+def test_outputs_that_a_cache_cannot_hold_are_refused() -> None:
+    uneven, queries = build(), build()
+    uneven.neck = nn.Sequential(uneven.neck, Halved())
+    uneven.bbox_head.forward = lambda levels: ([level[:, :3] for level in levels], None)
+    queries.bbox_head = NoScores()
+    with pytest.raises(ConfigError, match=r"levels have \[16, 16, 16, 16, 8\] channels; expected the same number"):
+        output_shapes(uneven, (96, 160))
+    for refused in (output_shapes, lambda model, _: copy_to_meta(model)):
+        with pytest.raises(ConfigError, match=r"RetinaNet: no dense class scores.*references"):
+            refused(queries, (96, 160))
+
+
 def test_weight_standardisation_keeps_its_layout() -> None:
     made = build(**{"backbone.conv_cfg": {"type": "ConvWS"}})
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
