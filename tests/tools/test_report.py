@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,57 @@ def test_the_page_stands_alone(page: Path, made: dict[str, Path]) -> None:
     assert cache.content() in text and cache.plan["recipe_digest"] in text and cache.plan["teacher_sha256"] in text
     assert re.search(r"<td>mine</td><td>this cache</td>", text) and "<td>live teacher</td>" in text
     assert "exact" in text  # the lossless cache it is compared with
+
+
+HOSTILE_NAMES = [
+    """loss_frs"><script>alert(1)</script><img src=x onerror=alert(2)>""",
+    "loss_frs $\\frac{$",
+    "loss_frs \\9 \\g<0>",
+    "loss_frs_' onload='x",
+    "loss_frs&lt;b&gt;\x1b[31m",
+]
+
+
+def write_student(folder: Path, **changes: Any) -> Path:
+    summary = {"mAP": 0.2, "AP50": 0.4, "epochs": 2, "images_per_second": 9.0, "content": None, "work_dir": str(folder)}
+    (folder / "20260101_000000" / "vis_data").mkdir(parents=True)
+    rows = [{**dict.fromkeys(HOSTILE_NAMES, float(step)), "huge": 10**400, "step": step} for step in (1, 2)]
+    text = "\n".join(json.dumps(row) for row in [*rows, {"loss_frs_feature": 1.0, "step": 10**400}])
+    (folder / "20260101_000000" / "vis_data" / "scalars.json").write_text(text + "\n" + "[" * 100_000)
+    (folder / "summary.json").write_text(json.dumps({**summary, **changes}))
+    return folder
+
+
+def test_foreign_names_are_text(made: dict[str, Path], tmp_path: Path) -> None:
+    """A scalar's or a folder's name may be markup, mathematics, or a regular expression's group."""
+    named = tmp_path / "$x_{$ <script>alert(3)<"
+    students = [str(write_student(named))]
+    out = write_page(str(made["frs"].parent / "cache"), tmp_path / "report.html", students=students, samples=2)
+    text = out.read_text()
+    elements = Elements(text).found
+    assert not any(tag == "script" or any(name.startswith("on") for name in attributes) for tag, attributes in elements)
+    assert "alert(1)" in text and "alert(3)" in text and "frac{$" in text, "the names are shown as they are"
+    policy = [a["content"] for tag, a in elements if tag == "meta" and "http-equiv" in a]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[\w.-]+", one) for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mAP": "0.2"}, "mAP: expected a number, found '0.2'"),
+        ({"mAP": 10**400}, "mAP: expected a number, found another"),
+        ({"epochs": None}, "epochs: expected a number, found None"),
+        ({"content": ["x"]}, "content: expected a digest or null"),
+        ({"feature_loss": {"a": 1}}, "feature_loss: expected a name"),
+    ],
+)
+def test_a_summary_of_other_types(made: dict[str, Path], tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    students = [str(write_student(tmp_path / "student", **changes))]
+    with pytest.raises(CacheError, match=re.escape(message)):
+        write_page(str(made["frs"].parent / "cache"), tmp_path / "report.html", students=students)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_bits_add_up(made: dict[str, Path]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cycler import cycler
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +19,7 @@ SERIES = ("#070809", "#0a0b0c", "#0d0e0f", "#101112", "#131415", "#161718")
 THEME = {INK: "var(--ink)", FAINT: "var(--faint)"} | {c: f"var(--s{n})" for n, c in enumerate(SERIES)}
 STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names come from foreign files
     "font.family": "sans-serif",
     "font.size": 10,
     "figure.figsize": (4.8, 2.9),
@@ -41,22 +42,24 @@ STYLE: Any = {
 }
 
 
-def render_chart(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
-    """Render one drawing as an SVG element; `name`: prefix of its ids; `label`: text for screen readers."""
-    with rc_context({**STYLE, "svg.hashsalt": name}):
+def render_chart(number: int, label: str, draw: Callable[[Axes], None]) -> Markup:
+    """Render one drawing as an SVG element; `number`: makes its ids unique; `label`: text for screen readers."""
+    with rc_context({**STYLE, "svg.hashsalt": str(number)}):
         figure, text = Figure(), io.StringIO()
         draw(figure.subplots())
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Markup(apply_theme(text.getvalue(), name, label))
+    return Markup(apply_theme(text.getvalue(), number, label))
 
 
-def apply_theme(svg: str, name: str, label: str) -> str:
-    """Remove the XML header and the fixed size, prefix the ids with `name`, and replace colours by CSS variables."""
+def apply_theme(svg: str, number: int, label: str) -> str:
+    """Remove the XML header and the fixed size, number the ids, and replace colours by CSS variables."""
+    title = escape(label)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>', f'<svg viewBox="\\1" role="img" aria-label="{label}">', svg)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(href="#|url\(#)', f"\\1{name}-", svg)
+    opening = re.compile(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>')
+    svg = opening.sub(lambda found: f'<svg viewBox="{found[1]}" role="img" aria-label="{title}">', svg)
+    svg = re.sub(r'\bid="', f'id="chart{number}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', f"\\1chart{number}-", svg)
     for drawn, variable in THEME.items():
         svg = svg.replace(drawn, variable)
     return re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)

@@ -46,7 +46,7 @@ def draw_charts(
         plots.append((key, f"{key} by iteration", partial(draw_losses, rows=rows, name=key)))
     if students:
         plots.append(("accuracy", "mAP of the students", partial(draw_accuracy, students=students)))
-    return {name: render_chart(name, label, draw) for name, label, draw in plots}
+    return {name: render_chart(number, label, draw) for number, (name, label, draw) in enumerate(plots)}
 
 
 def bytes_to_kilobytes(rows: dict[str, list[float]]) -> dict[str, np.ndarray]:

@@ -14,6 +14,17 @@ from pipeline.errors import CacheError
 Curve = tuple[list[float], list[float]]
 
 
+LARGEST = 1e15  # of a number in a page
+NUMBER: Any = ((int, float), "a number")
+FIELDS: dict[str, Any] = {
+    **{key: NUMBER for key in ("mAP", "AP50", "epochs", "images_per_second")},
+    "content": ((str, type(None)), "a digest or null"),
+    "feature_loss": ((str,), "a name"),
+    "work_dir": ((str,), "a path"),
+}
+DEFAULTS = {"AP50": 0.0, "epochs": 0, "images_per_second": 0.0, "work_dir": "", "feature_loss": "frs"}
+
+
 @dataclass
 class Student:
     """A finished run. `teacher`: 'this cache', 'another cache' or 'live teacher'; `curves`: (steps, values) by name."""
@@ -47,18 +58,27 @@ def find_students(folders: Iterable[str], cache: Cache) -> list[Student]:
 
 
 def load_student(path: Path, summary: dict[str, Any], known: set[str]) -> Student:
-    """Read the curves of a finished run. known: the content digests of the cache and of its passes."""
+    """Read the curves of a finished run. known: the content digests of the cache and of its passes.
+
+    Raise CacheError where a field of summary.json has another type than stage 2 writes.
+    """
+    for key, (kinds, words) in FIELDS.items():
+        if key in summary and (not isinstance(summary[key], kinds) or isinstance(summary[key], bool)):
+            found = f"{summary[key]!r:.40}"
+            raise CacheError(f"{path / 'summary.json'}: {key}: expected {words}, found {found}; run stage 2 again")
+        if isinstance(summary.get(key), int | float) and not abs(summary[key]) < LARGEST:  # NaN as well
+            raise CacheError(f"{path / 'summary.json'}: {key}: expected {words}, found another; run stage 2 again")
     passes = summary.get("passes")
-    used = set(passes.values()) if isinstance(passes, dict) and passes else {summary["content"]}
+    used = set(map(str, passes.values())) if isinstance(passes, dict) and passes else {summary["content"]}
     teacher = "live teacher" if not summary["content"] else "this cache" if used <= known else "another cache"
-    return Student(path.name, teacher, summary, load_curves(path))
+    return Student(path.name, teacher, {**DEFAULTS, **summary}, load_curves(path))
 
 
 def parse_row(text: str) -> list[dict[str, Any]]:
     """Parse a JSON object. Return an empty list for an incomplete line, as a killed or running process leaves it."""
     try:
         row = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [row] if isinstance(row, dict) else []
 
@@ -69,6 +89,10 @@ def load_curves(work_dir: Path) -> dict[str, Curve]:
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
         for row in (row for line in path.read_text().splitlines() for row in parse_row(line)):
             for name, value in row.items():
-                if isinstance(value, int | float) and name not in ("step", "iter", "epoch") and "step" in row:
+                if name not in ("step", "iter", "epoch") and _plottable(value) and _plottable(row.get("step")):
                     points.setdefault(name, {})[row["step"]] = value
     return {name: ([*sorted(rows)], [rows[step] for step in sorted(rows)]) for name, rows in points.items()}
+
+
+def _plottable(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
