@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.data.coco import Annotations, annotation_path, check_annotations
 from pipeline.data.images import build_dataset
+from pipeline.data.wrappers import require_boxes
 from pipeline.errors import ConfigError, DataError
 from pipeline.mmdet_compat.registry import Config, type_name
 
@@ -25,6 +26,7 @@ def check_validation(cfg: Config, classes: Sequence[str]) -> None:
         raise ConfigError("val_dataloader: persistent_workers=True needs num_workers above 0, found 0; set it to False")
     dataset = dict(loader.get("dataset") or {})
     path = annotation_path(dataset, "val_dataloader.dataset")
+    require_boxes(dataset, path, "val_dataloader.dataset")
     shown = check_annotations(path, evaluated=True)
     found = tuple(build_dataset(dataset, "val_dataloader.dataset").metainfo["classes"])
     if found != tuple(classes):

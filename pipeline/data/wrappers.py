@@ -36,13 +36,14 @@ def what_to_use_instead(kind: str, wrapper: dict[str, Any]) -> str:
     return "a cache is keyed by the images of one dataset; use the inner dataset itself"
 
 
-def require_boxes(config: dict[str, Any], path: Path) -> None:
+def require_boxes(config: dict[str, Any], path: Path, where: str = "train_dataloader.dataset") -> None:
     """Raise ConfigError for a data set class of mmdet that reads another format than COCO's boxes."""
-    kind = DATASETS.get(config["type"]) if isinstance(config.get("type"), str) else config.get("type")
+    given = config.get("type")
+    kind = DATASETS.get(given) if isinstance(given, str) else given
     coco: Any = DATASETS.get("CocoDataset")
     foreign = inspect.isclass(kind) and kind.__module__.startswith("mmdet.") and not issubclass(kind, coco)
-    if foreign or type_name(config.get("type")) == "CocoPanopticDataset":
+    if foreign or type_name(given) == "CocoPanopticDataset":
         raise ConfigError(
-            f"train_dataloader.dataset: {type_name(config['type'])} does not read boxes in COCO's format; convert "
+            f"{where}: {type_name(given)} does not read boxes in COCO's format; convert "
             f"{path} to a COCO annotation file, and use CocoDataset with metainfo=dict(classes=...)"
         )

@@ -84,12 +84,17 @@ def check_training(cfg: Config) -> None:
         if not isinstance(cfg.get(key), dict | list):
             raise ConfigError(f"{key}: missing in the config; stage 2 needs it to train and evaluate a student")
     loop_of(cfg)
-    head = cfg.model.get("bbox_head")
-    head = type_name(head.get("type")) if isinstance(head, dict) else None
-    if head in WITH_SKLEARN and find_spec("sklearn") is None:
-        raise ConfigError(f"model.bbox_head: {head} needs scikit-learn to train; install it: pip install scikit-learn")
+    require_packages(cfg.model)
     read_loader(cfg.train_dataloader)
     _check_padding(cfg)
+
+
+def require_packages(model: Config) -> None:
+    """Raise ConfigError for a head whose loss needs a package that is not installed."""
+    head = model.get("bbox_head")
+    name = type_name(head.get("type")) if isinstance(head, dict) else None
+    if name in WITH_SKLEARN and find_spec("sklearn") is None:
+        raise ConfigError(f"model.bbox_head: {name} needs scikit-learn to train; install it: pip install scikit-learn")
 
 
 def loop_of(cfg: Config) -> str:

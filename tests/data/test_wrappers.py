@@ -11,8 +11,10 @@ import pytest
 from pipeline.config import load_config
 from pipeline.data.images import Images
 from pipeline.data.stream import Stream
+from pipeline.data.validation import check_validation
 from pipeline.errors import ConfigError
 from pipeline.stage2.teacher_data import prepare_teacher_data
+from tests.helpers.datasets import CLASSES
 
 
 def repeated(dataset: Any, times: Any) -> dict[str, Any]:
@@ -84,3 +86,10 @@ def test_a_mixing_wrapper_names_a_pipeline_that_replays(dataset: Any) -> None:
 def test_a_format_without_coco_boxes_is_named(dataset: Any, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"{kind} does not read boxes in COCO's format"):
         Images({**dataset, "type": kind})
+
+
+def test_the_val_set_has_coco_boxes_too(made: dict[str, Path]) -> None:
+    cfg, _ = load_config(str(made["lossless"]))
+    cfg.val_dataloader.dataset.type = "VOCDataset"
+    with pytest.raises(ConfigError, match=r"val_dataloader.dataset: VOCDataset does not read boxes"):
+        check_validation(cfg, CLASSES)
