@@ -1,0 +1,206 @@
+"""Run a detector of mmdet's zoo as teacher, and as student for one distillation step, with random weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from mmdet.models.detectors import BaseDetector
+from mmengine.logging import MessageHub
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor, nn
+
+from benchmarks.zoo_data import annotation_file
+from pipeline.config import Sections
+from pipeline.data.images import Images
+from pipeline.data.views import Views
+from pipeline.errors import ConfigError
+from pipeline.mmdet_compat.registry import MODELS, Config, build, plain, type_name
+from pipeline.stage2.distiller import Distiller
+from pipeline.stage2.runner import build_distiller
+from pipeline.stage2.settings import require_packages
+from pipeline.stage2.teacher_data import TeacherData
+from pipeline.stage2.teacher_source import LiveTeacher
+from pipeline.teacher.heads import class_count, output_shapes
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.zoo import TeacherSpec
+
+SCALE = (128, 96)  # width and height of the views
+NOT_KEY = ("init_cfg", "test_cfg", "mean", "std", "bgr_to_rgb", "frozen_stages", "norm_eval", "style")
+SMALLER = {"nms_pre": 200, "max_per_img": 100, "num": 64}  # boxes of train_cfg, as many as the views have places for
+SMALL = 16
+DEEP = ("ResNet", "ResNeXt", "Res2Net", "ResNeSt", "DetectoRS_ResNet", "DetectoRS_ResNeXt")
+
+
+def make_light(cfg: Config) -> None:
+    """Change what decides time and machine only: depth, groups, numbers of boxes, pretrained weights, SyncBN, AMP."""
+    visit(cfg.model, lighten)
+    if type_name((cfg.get("optim_wrapper") or {}).get("type", "")) == "AmpOptimWrapper":
+        cfg.optim_wrapper.type = "OptimWrapper"
+        for key in ("loss_scale", "dtype"):
+            cfg.optim_wrapper.pop(key, None)
+
+
+def visit(value: Any, change: Callable[[dict[str, Any]], None]) -> None:
+    """Call `change` for every dict in a config value."""
+    if isinstance(value, dict):
+        change(value)
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            visit(part, change)
+
+
+def lighten(value: dict[str, Any]) -> None:
+    """Make one part of a model light."""
+    for key in ("init_cfg", "pretrained"):
+        value.pop(key, None)
+    if value.get("type") in ("SyncBN", "MMSyncBN"):
+        value["type"] = "BN"
+    if value.get("type") in DEEP and value.get("depth", 0) > 50:
+        value["depth"] = 50
+    if value.get("type") == "BatchFixedSizePad":
+        value["size"] = (160, 160)
+    if "groups" in value and "base_width" in value:
+        value.update(groups=32, base_width=4)
+    if value.get("type") == "SwinTransformer" and "depths" in value:
+        value["depths"] = [2, 2, min(6, value["depths"][2]), 2]
+    value.update({k: most for k, most in SMALLER.items() if isinstance(value.get(k), int) and value[k] > most})
+
+
+def key_of(cfg: Config) -> str:
+    """Return what decides the outcome of `check_model`: configs with equal keys are run once.
+
+    Widths, numbers of classes, thresholds and weights of losses are left out; small counts, such as those of levels and
+    anchors, are kept.
+    """
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: kept(v) for k, v in value.items() if k not in NOT_KEY}
+        if isinstance(value, list):
+            return [kept(v) for v in value]
+        if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and value > SMALL):
+            return "number"
+        return "regnet" if isinstance(value, str) and value.startswith("regnet") else value
+
+    wrapper = plain(dict(cfg.get("optim_wrapper") or {}))
+    optimizer = {
+        "type": (wrapper.get("optimizer") or {}).get("type"),
+        **{name: wrapper.get(name) for name in ("constructor", "paramwise_cfg")},
+    }
+    return json.dumps([kept(plain(cfg.model.to_dict())), optimizer, loads(cfg)], sort_keys=True)
+
+
+def loads(cfg: Config) -> dict[str, bool]:
+    """Return what the student's losses need of the annotations, from the config's own pipeline."""
+    text = json.dumps(plain(cfg.train_dataloader.to_dict()))
+    panoptic = "LoadPanopticAnnotations" in text
+    return {"with_mask": panoptic or '"with_mask": true' in text, "with_seg": panoptic or '"with_seg": true' in text}
+
+
+def build_detector(cfg: Config) -> nn.Module:
+    """Build the detector. Raise ConfigError where it is none, or its packages are missing."""
+    detector = build(MODELS, copy.deepcopy(cfg.model), "model")
+    if not isinstance(detector, BaseDetector):
+        raise ConfigError(f"model: expected a detector, found {type(detector).__name__}")
+    return detector
+
+
+def batch_of(cfg: Config, classes: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Return two small views with boxes (masks and a segmentation map where the config loads them)."""
+    steps: list[dict[str, Any]] = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", **loads(cfg)}]
+    steps += [{"type": "Resize", "scale": SCALE, "keep_ratio": False}, {"type": "PackDetInputs"}]
+    prefix = {"img": str(folder / "images"), "seg": str(folder / "maps")}
+    images = Images(
+        {
+            "type": "CocoDataset",
+            "ann_file": str(annotation_file(folder, classes, 1)),
+            "data_prefix": prefix,
+            "metainfo": {"classes": classes},
+            "pipeline": steps,
+        }
+    )
+    views = Views(images.pipeline, 0, None)
+    made = [views.replay(images.info(image), 0) for image in images.ids[:2]]
+    return {"inputs": [view for view, _, _ in made], "data_samples": [sample for _, sample, _ in made]}
+
+
+def settle_norms(detector: Any, views: Sequence[Tensor]) -> None:
+    """Set the statistics of batch norms from the views: random weights overflow without any."""
+    norms = [m for m in detector.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        detector.extract_feat(detector.data_preprocessor({"inputs": list(views)}, False)["inputs"])
+
+
+def as_teacher(cfg: Config, detector: nn.Module, classes: tuple[str, ...], views: Sequence[Tensor]) -> Teacher:
+    """Build the product's Teacher from the detector's weights, and check its output for two views."""
+    settle_norms(detector, views)
+    path = Path("/dev/shm" if Path("/dev/shm").is_dir() else ".") / f"zoo_teacher_{os.getpid()}.pth"
+    try:
+        torch.save({"state_dict": detector.state_dict(), "meta": {}}, path)
+        teacher = Teacher(TeacherSpec("teacher", cfg, path, zoo=False), classes, torch.device("cpu"))
+    finally:
+        path.unlink(missing_ok=True)
+    output = teacher(views)
+    if output.levels != teacher.levels((SCALE[1], SCALE[0])):
+        raise AssertionError(f"grids {output.levels}, planned {teacher.levels((SCALE[1], SCALE[0]))}")
+    if output.unsound() is not None:
+        raise AssertionError("the output is not finite")
+    return teacher
+
+
+def as_student(cfg: Config, sections: Sections, teacher: Teacher, classes: tuple[str, ...], batch: dict) -> None:
+    """Train the detector for one step on the live teacher's outputs, with the config's optimizer."""
+    levels, channels, scores = output_shapes(teacher.detector, (128, 128))
+    stream: Any = SimpleNamespace(images=SimpleNamespace(classes=classes))
+    data = TeacherData(stream, LiveTeacher(teacher), len(levels), channels, scores, {"content": None})
+    cfg = copy.deepcopy(cfg)
+    require_packages(cfg.model)
+    cfg.custom_hooks, cfg.load_from, cfg.work_dir = [], None, "work_dirs/zoo"
+    torch.manual_seed(0)
+    MessageHub.get_current_instance().runtime_info.update(iter=0, epoch=0, max_iters=10000, max_epochs=12)
+    distiller = build_distiller(cfg, sections, data)
+    distiller.iteration = 10**6  # after the warm-up
+    settle_norms(distiller.student, batch["inputs"])
+    optimizer = build_optim_wrapper(distiller, cfg.optim_wrapper)
+    train(distiller.train(), optimizer, batch)
+
+
+def train(distiller: Distiller, optimizer: Any, batch: dict) -> None:
+    """Run one step. Raise AssertionError where a loss is not finite or no gradient of distillation arrives."""
+    losses = distiller(**distiller.data_preprocessor(batch, True), mode="loss")
+    for name in ("loss_frs_feature", "loss_frs_score"):
+        value = float(losses[name].detach())
+        if not math.isfinite(value) or value <= 0:
+            raise AssertionError(f"{name} is {value}")
+    total, _ = distiller.parse_losses(losses)
+    if not math.isfinite(float(total.detach())):
+        raise AssertionError(f"the loss is {float(total.detach())}")
+    optimizer.update_params(total)
+
+
+def check_model(cfg: Config, sections: Sections, folder: Path, outcome: Any) -> dict[str, Any]:
+    """Return the outcomes of building the detector, of the teacher and of the student."""
+    torch.manual_seed(0)
+    found: dict[str, Any] = {}
+    detector = outcome(found, "build", lambda: build_detector(cfg))
+    if detector is None:
+        return found
+    classes = tuple(f"class {n}" for n in range(class_count(detector) or 3))
+    batch = batch_of(cfg, classes, folder)
+    teacher = outcome(found, "teacher", lambda: as_teacher(cfg, detector, classes, batch["inputs"]))
+    if teacher is not None:
+        outcome(found, "student", lambda: as_student(cfg, sections, teacher, classes, batch))
+    else:
+        found["student"] = found["teacher"]
+    return found

@@ -1,0 +1,109 @@
+"""Write docs/results/zoo.md from the JSON of benchmarks/zoo.py.
+
+python benchmarks/zoo_page.py docs/results/zoo.json --out docs/results/zoo.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+PARTS = ("teacher", "student", "data", "views", "replay", "schedule", "hooks", "metric")
+HEAD = """# mmdet's own zoo
+
+Machine: {cores} shared x86-64 cores, no GPU; Python {python}, torch {torch} (CPU), one thread. Date: {date}.
+
+    python benchmarks/zoo.py --json docs/results/zoo.json
+    python benchmarks/zoo_page.py docs/results/zoo.json --out docs/results/zoo.md
+
+Every config of mmdet's package outside `_base_` is the `_base_` of a config with the four sections, without another
+change. *Teacher*: the detector, with random weights, gives finite outputs of the planned shapes for two views.
+*Student*: it trains one step on the outputs of itself as live teacher, with the config's optimizer; all losses are
+finite and both distillation losses are above 0. *Data*, *views*, *schedule*, *hooks* and *metric* are the product's own
+checks, on four images with the config's classes. *Replay*: two objects make every view twice, equal to the bit, with
+the planned size.
+
+{models} different detectors were built: those that differ only in depth above 50, widths, numbers of classes,
+thresholds or pretrained weights ran once. Random weights say that a detector runs, not that it learns.
+"""
+
+
+def passes(row: dict[str, Any], part: str) -> bool:
+    """Whether a config has no obstacle in this part. A part that was not reached is one, except a replay."""
+    return row.get(part, "missing") is None if part != "replay" else row.get("replay") is None
+
+
+def shape_of(line: str) -> str:
+    """Return a refusal's line without the paths and values that differ between configs."""
+    line = re.sub(r"(/tmp/|/dev/shm/|/work/)?[\w.@+-]*/[\w./@+-]+", "FILE", line)
+    line = re.sub(r"[\[{(].*[\]})]", "(...)", line)
+    return re.sub(r"\b\d+\b", "N", line).replace("|", "/")[:200]
+
+
+def family_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a Markdown table with one row for each folder of the zoo."""
+    columns = ["family", "configs", "detectors", *PARTS, "no obstacle"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    folders = sorted({row["name"].split("/")[0] for row in rows})
+    for folder in [*folders, "all"]:
+        members = [row for row in rows if folder in ("all", row["name"].split("/")[0])]
+        detectors = [row for row in members if passes(row, "build")]
+        if not detectors:
+            continue
+        counts = [sum(passes(row, part) for row in detectors) for part in PARTS]
+        free = sum(all(passes(row, part) for part in PARTS) for row in detectors)
+        cells = [folder, len(members), len(detectors), *counts, free]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def refusals(rows: list[dict[str, Any]], parts: tuple[str, ...]) -> list[str]:
+    """Return a Markdown table of what stopped configs, most frequent first."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for row in rows:
+        for part in parts:
+            kind, line = row.get(part) or ("", "")
+            if line and not (part == "student" and row.get("teacher") == row["student"]):
+                found[part, kind, shape_of(line)] += 1
+    lines = ["| configs | part | kind | line |", "|---|---|---|---|"]
+    return lines + [f"| {count} | {part} | {kind} | {line} |" for (part, kind, line), count in found.most_common()]
+
+
+def page(content: dict[str, Any]) -> str:
+    """Return the whole page."""
+    rows = content["rows"]
+    detectors = [row for row in rows if passes(row, "build")]
+    free = sum(all(passes(row, part) for part in PARTS) for row in detectors)
+    works = sum(passes(row, "teacher") and passes(row, "student") for row in detectors)
+    faults = sum(any((row.get(part) or [None])[0] == "fault" for part in ("load", "build", *PARTS)) for row in rows)
+    summary = (
+        f"Of {len(rows)} configs, {len(detectors)} are detectors that load and build. {works} of these work as teacher "
+        f"and as student, and {free} pass every check without a change. {faults} configs ended in a traceback."
+    )
+    parts = [
+        HEAD.format(**content["machine"], models=content["models"]),
+        summary,
+        "\n## By family\n\nThe numbers are detectors without an obstacle in that part.\n",
+        *family_table(rows),
+        "\n## What stops detectors\n\n`refused`: one line and exit code 2. `fault`: a traceback.\n",
+        *refusals(detectors, PARTS),
+        "\n## Configs that are no detector here\n",
+        *refusals([row for row in rows if not passes(row, "build")], ("load", "build", "limit")),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/zoo.md"))
+    args = parser.parse_args()
+    args.out.write_text(page(json.loads(args.json.read_text())))
+
+
+if __name__ == "__main__":
+    main()
