@@ -306,8 +306,8 @@ def test_focal_loss_gradient_and_class_weights():
 
 
 def test_other_ops_are_found_and_refuse_by_name():
-    with pytest.raises(UnsupportedOpError, match=r"'carafe_forward'.*install an mmcv") as caught:
-        ext.carafe_forward(torch.zeros(1), kernel_size=3)
+    with pytest.raises(UnsupportedOpError, match=r"'ball_query_forward'.*install an mmcv") as caught:
+        ext.ball_query_forward(torch.zeros(1), kernel_size=3)
     assert isinstance(caught.value, NotImplementedError)
     assert "\n" not in str(caught.value)
     with pytest.raises(NotImplementedError, match="softnms"):

@@ -7,9 +7,9 @@ Without it `import mmdet.models` fails. Call `install()` before mmdet is importe
     import mmdet.models
 
 It implements the ops that nearly all detectors of mmdet's zoo need to train and test: `nms`, `roi_align_*` (average
-pooling), `sigmoid_focal_loss_*`, `deform_conv_*`, `modulated_deform_conv_*` and `masked_*`. All other ops exist,
-because mmcv/utils/ext_loader.py requires them, and raise `UnsupportedOpError` when they are called. If a compiled
-`mmcv._ext` exists, it is used instead.
+pooling), `sigmoid_focal_loss_*`, `deform_conv_*`, `modulated_deform_conv_*`, `masked_*` and `carafe_*`. All other
+ops exist, because mmcv/utils/ext_loader.py requires them, and raise `UnsupportedOpError` when they are called. If a
+compiled `mmcv._ext` exists, it is used instead.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from pipeline.mmdet_compat.ops.backend import EXTENSION, Implementation, torchvision_works, unsupported
+from pipeline.mmdet_compat.ops.carafe import carafe_backward, carafe_forward
 from pipeline.mmdet_compat.ops.deform_conv import (
     deform_conv_backward_input,
     deform_conv_backward_parameters,
@@ -49,6 +50,8 @@ class StandIn(ModuleType):
         self.roi_align_backward = roi_align_backward
         self.sigmoid_focal_loss_forward = sigmoid_focal_loss_forward
         self.sigmoid_focal_loss_backward = sigmoid_focal_loss_backward
+        self.carafe_forward = carafe_forward
+        self.carafe_backward = carafe_backward
         self.deform_conv_forward = deform_conv_forward
         self.deform_conv_backward_input = deform_conv_backward_input
         self.deform_conv_backward_parameters = deform_conv_backward_parameters
