@@ -1,11 +1,13 @@
-# make setup | demo | test | lint | gpu.  Needs Python 3.11+, make and pip; fetches nothing but packages.
+# make setup | demo | test | test-upstream | lint | gpu.  Needs Python 3.11+, make and pip; fetches nothing but packages.
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
+HEADLESS := opencv-python-headless==4.12.0.88
+TIMM := 'timm>=1.0.15,<1.1'
 CONFIG := configs/demo/retinanet_r101_r50.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint gpu gpu-wheels clean
+.PHONY: setup demo test test-upstream lint gpu gpu-wheels clean
 setup: $(VENV)/.installed
 
 # mmcv and imaug pull both opencv wheels, and both own the folder cv2/. Only the headless one may stay:
@@ -15,9 +17,9 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --editable '.[dev]'
 	$(PY) -m pip uninstall --quiet --yes opencv-python
-	$(PY) -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==4.12.0.88
+	$(PY) -m pip install --quiet --force-reinstall --no-deps $(HEADLESS)
 	@# Without its torchvision: the wheels of that fit only the ordinary build of torch. Tests replace what timm imports.
-	$(PY) -m pip install --quiet --no-deps 'timm>=1.0.15,<1.1'
+	$(PY) -m pip install --quiet --no-deps $(TIMM)
 	@touch $@
 
 demo: setup
@@ -29,6 +31,21 @@ test: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check --quiet .
 	$(PY) -m mypy
 	$(PY) -m pytest -n 2 --dist loadfile
+
+# The tests that meet mmdet, with upstream's mmdet, mmcv and mmengine, in a virtual environment of their own.
+UPSTREAM ?= .venv-upstream
+MEETS_MMDET := $(addprefix tests/,stage1 stage2 teacher data mmdet_compat test_configs.py test_installed.py)
+test-upstream: $(UPSTREAM)/.installed
+	$(UPSTREAM)/bin/python -m pytest -n 2 --dist loadfile $(MEETS_MMDET)
+
+$(UPSTREAM)/.installed: pyproject.toml tests/upstream_requirements.txt
+	$(PYTHON) -m venv $(UPSTREAM)
+	$(UPSTREAM)/bin/python -m pip install --quiet -r tests/upstream_requirements.txt
+	$(UPSTREAM)/bin/python -m pip install --quiet --no-deps --editable .
+	$(UPSTREAM)/bin/python -m pip uninstall --quiet --yes opencv-python
+	$(UPSTREAM)/bin/python -m pip install --quiet --force-reinstall --no-deps $(HEADLESS)
+	$(UPSTREAM)/bin/python -m pip install --quiet --no-deps $(TIMM)
+	@touch $@
 
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m mypy

@@ -222,7 +222,7 @@ def machine(device: str) -> dict[str, Any]:
         found["driver"] = subprocess.check_output(query, text=True).strip() if tool else None
         found["cudnn"] = torch.backends.cudnn.version()
     for name in ("mmdet", "mmcv", "mmengine", "numpy", "zarr", "numcodecs", "webdataset"):
-        for package in (name, f"onedl-{name}", "onedl-mmdetection"):
+        for package in (name, f"onedl-{name}", f"{name}-lite", "onedl-mmdetection"):
             try:
                 found[name] = importlib.metadata.version(package)
                 break

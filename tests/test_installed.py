@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -28,10 +30,22 @@ def test_without_libgl() -> None:
     assert "libGL.so" not in linked
 
 
+def test_upstreams_requirements() -> None:
+    """The packages of pyproject.toml with the same limits, and upstream's mmdet for the onedl packages."""
+    lines = (ROOT / "tests" / "upstream_requirements.txt").read_text().splitlines()
+    listed = {line.partition("#")[0].strip() for line in lines} - {""}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {line for line in project["dependencies"] if not line.startswith("onedl-")}
+    others = {re.split("[=<]", line)[0] for line in listed - needed - set(project["optional-dependencies"]["dev"])}
+
+    assert needed < listed and "onedl" not in "".join(listed)
+    assert others == {"mmdet", "mmcv-lite", "mmengine", "setuptools"}
+
+
 @pytest.mark.slow
 def test_wheel(tmp_path: Path) -> None:
     """`pip install .` brings the command and everything that the package needs beside its code."""
-    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".git", "work_dirs", ".venv"))
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".git", "work_dirs", ".venv*"))
     command = [
         sys.executable,
         "-m",

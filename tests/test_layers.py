@@ -79,13 +79,19 @@ def outer(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 def imported(name: str, at_start: bool = False) -> set[str]:
     """What a module imports, anywhere in it or `at_start` alone: ours by module without `pipeline.`, others whole."""
     tree = ast.parse(modules()[name].read_text())
-    names = set()
-    for node in outer([tree]) if at_start else ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    names = names_imported(outer([tree]) if at_start else ast.walk(tree))
     return {ours(each) if each.split(".")[0] == "pipeline" else each for each in names}
+
+
+def names_imported(nodes: Iterable[ast.AST]) -> list[str]:
+    """The dotted names of the import statements among `nodes`."""
+    names = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def ours(target: str) -> str:
@@ -168,3 +174,11 @@ def test_what_reads_a_cache_never_asks_for_mmdet() -> None:
         found = imported(name)
         assert not {top(target) for target in found} & HEAVY, name
         assert not {top(target) for target in found} & {"mmdet_compat", "mm"}, name
+
+
+def test_each_test_file_runs_alone() -> None:
+    """mmdet's parts need the replacement of mmcv's ops, so a test imports them after it, in functions or not at all."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        names = names_imported(outer(ast.parse(path.read_text()).body))
+        parts = [n for n, name in enumerate(names) if name.startswith(("mmdet.", "mmcv."))]
+        assert not parts or any(name.startswith("pipeline.mm") for name in names[: parts[0]]), path

@@ -35,8 +35,6 @@ def run_stage2(args: argparse.Namespace) -> None:
     launcher = args.launcher or ("pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none")
     os.environ.setdefault("LOCAL_RANK", os.environ.get(LOCAL_RANKS.get(launcher, ""), str(args.local_rank)))
 
-    from mmengine.dist import is_main_process
-
     from pipeline.cli.tables import stage2_table
     from pipeline.config import load_config
     from pipeline.stage2.settings import apply_flags
@@ -45,6 +43,9 @@ def run_stage2(args: argparse.Namespace) -> None:
     cfg, sections = load_config(args.config, parse_options(args.cfg_options))
     apply_flags(cfg, args.config, args.work_dir, args.resume, args.amp, args.auto_scale_lr, launcher)
     summary = train_student(cfg, sections)
+
+    from mmengine.dist import is_main_process
+
     if is_main_process():
         terminal.log(stage2_table(summary))
 

@@ -9,7 +9,10 @@ import numpy as np
 from pipeline.errors import ReplayMismatch
 from pipeline.records import FLIPS, ViewRecord
 
-LIBRARIES = ("opencv-python-headless", "opencv-python", "numpy", "pillow", "onedl-mmcv", "mmcv", "torch")
+LIBRARIES = (
+    *("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
+    *("onedl-mmcv", "mmcv", "mmcv-lite", "numpy", "pillow", "torch"),
+)
 
 
 def library_versions() -> dict[str, str]:

@@ -14,7 +14,9 @@ from typing import Any
 import cv2
 
 from pipeline.mmdet_compat.ops.stand_in import install
+from pipeline.mmdet_compat.versions import require_mmdet
 
+require_mmdet()
 OPS = install()  # 'compiled', 'torchvision' or 'torch'
 
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

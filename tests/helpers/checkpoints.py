@@ -16,7 +16,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from mmdet.evaluation.functional import coco_classes
 from mmengine.config import ConfigDict
 from mmengine.logging.history_buffer import HistoryBuffer
 from torch import Tensor
@@ -147,4 +146,6 @@ def under(prefix: str, **others: State) -> Callable[..., None]:
 
 def coco_underscored() -> tuple[str, ...]:
     """Return COCO's classes as mmdet's coco_classes() spells them."""
+    from mmdet.evaluation.functional import coco_classes
+
     return tuple(coco_classes())

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from mmdet.evaluation import CocoMetric
 
 from pipeline.cache.cache import Cache
 from pipeline.config import load_config
 from pipeline.errors import StaleCache
-from pipeline.mmdet_compat.registry import Config
+from pipeline.mmdet_compat.registry import METRICS, Config
 from pipeline.stage2.resume import checkpoint_folder, find_checkpoint
 from pipeline.stage2.settings import apply_flags
 from pipeline.stage2.train import train_student
@@ -37,7 +36,9 @@ def rising_map() -> Iterator[None]:
     """Each evaluation finds a better student: these random ones detect nothing, and mmengine keeps no best of them."""
     scores = itertools.count(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CocoMetric, "compute_metrics", lambda self, results: {"bbox_mAP": next(scores) / 1000})
+        patch.setattr(
+            METRICS.get("CocoMetric"), "compute_metrics", lambda self, results: {"bbox_mAP": next(scores) / 1000}
+        )
         yield
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from mmdet.apis import inference_detector, init_detector
 
 from pipeline.cache.cache import Cache
 from pipeline.config import load_config
@@ -22,6 +21,8 @@ from tests.helpers.stages import stage2, tree
 
 def test_student_is_stock_mmdet(made: dict[str, Path], data: Path) -> None:
     """Checkpoints load with mmdet's init_detector and give the detections of the trained model."""
+    from mmdet.apis import inference_detector, init_detector
+
     config = made["frs"]
     summary = stage2(
         config,

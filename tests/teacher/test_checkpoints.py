@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from mmdet.datasets import CocoDataset
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from pipeline.config import TeacherSection
 from pipeline.errors import ConfigError, StudentError, TeacherError
-from pipeline.mmdet_compat.registry import MODELS, Config
+from pipeline.mmdet_compat.registry import DATASETS, MODELS, Config
 from pipeline.stage2.inherit import inherit
 from pipeline.stage2.resume import check_starting_weights, guard_loading
 from pipeline.teacher.class_names import require_classes
@@ -205,7 +204,7 @@ def test_files_that_cannot_be_loaded(name: str, files: dict, tmp_path: Path) -> 
 
 def test_class_names(files: dict) -> None:
     """Spelling is free up to case, spaces, hyphens and underscores. The count never is."""
-    coco, path = CocoDataset.METAINFO["classes"], Path("c.pth")
+    coco, path = DATASETS.get("CocoDataset").METAINFO["classes"], Path("c.pth")
     underscored = checkpoints.coco_underscored()
     assert underscored != coco and "traffic_light" in underscored
     require_classes({"CLASSES": underscored}, coco, path, "same")
