@@ -145,7 +145,7 @@ KINDS = {"teacher": TeacherSection, "views": ViewsSection, "cache": CacheSection
 # Keys that mmengine's Runner and mmdet's tools read. --cfg-options may set them even if the config lacks them.
 RUNNER_KEYS = (
     *("auto_scale_lr", "custom_hooks", "default_hooks", "env_cfg", "launcher", "load_from", "log_level"),
-    *("log_processor", "optim_wrapper", "param_scheduler", "randomness", "resume", "visualizer"),
+    *("log_processor", "optim_wrapper", "param_scheduler", "randomness", "resume", "visualizer", "work_dir"),
 )
 NEEDED_DICTS = ("model", "model.backbone", "train_dataloader", "train_dataloader.dataset")
 

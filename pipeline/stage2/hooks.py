@@ -21,9 +21,12 @@ REFUSED = {
 
 
 def configured_hooks(cfg: Config) -> Iterator[tuple[str, set[str], dict[str, Any]]]:
-    """Yield (name, names of its class and of the classes that it extends, settings) of every hook in a config."""
-    hooks = [*(cfg.get("custom_hooks") or []), *(cfg.get("default_hooks") or {}).values()]
-    for hook in hooks:
+    """Yield (name, names of its class and of the classes that it extends, settings) of every hook that a config runs.
+
+    mmdet's default_runtime.py has a `sampler_seed`, which build_runner leaves out.
+    """
+    defaults = {key: hook for key, hook in (cfg.get("default_hooks") or {}).items() if key != "sampler_seed"}
+    for hook in [*(cfg.get("custom_hooks") or []), *defaults.values()]:
         kind = hook.get("type") if isinstance(hook, dict) else None
         if kind is not None:
             found = kind if isinstance(kind, type) else HOOKS.get(type_name(kind))
