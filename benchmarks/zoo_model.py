@@ -23,13 +23,15 @@ from pipeline.data.images import Images
 from pipeline.data.views import Views
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import MODELS, Config, build, plain, type_name
+from pipeline.stage2.compatibility import TeacherLayout
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.runner import build_distiller
 from pipeline.stage2.settings import require_packages
 from pipeline.stage2.teacher_data import TeacherData
 from pipeline.stage2.teacher_source import LiveTeacher
-from pipeline.teacher.heads import class_count, output_shapes
+from pipeline.teacher.heads import class_count, class_head, output_shapes
 from pipeline.teacher.model import Teacher
+from pipeline.teacher.priors import priors_of
 from pipeline.teacher.zoo import TeacherSpec
 
 SCALE = (128, 96)  # width and height of the views
@@ -162,8 +164,9 @@ def as_teacher(cfg: Config, detector: nn.Module, classes: tuple[str, ...], views
 def as_student(cfg: Config, sections: Sections, teacher: Teacher, classes: tuple[str, ...], batch: dict) -> None:
     """Train the detector for one step on the live teacher's outputs, with the config's optimizer."""
     levels, channels, scores = output_shapes(teacher.detector, (128, 128))
-    stream: Any = SimpleNamespace(images=SimpleNamespace(classes=classes))
-    data = TeacherData(stream, LiveTeacher(teacher), len(levels), channels, scores, {"content": None})
+    stream: Any = SimpleNamespace(images=SimpleNamespace(classes=classes, pipeline=[]))
+    layout = TeacherLayout((((128, 128), levels),), channels, scores, priors_of(class_head(teacher.detector)))
+    data = TeacherData(stream, LiveTeacher(teacher), layout, {"content": None})
     cfg = copy.deepcopy(cfg)
     require_packages(cfg.model)
     cfg.custom_hooks, cfg.load_from, cfg.work_dir = [], None, "work_dirs/zoo"

@@ -101,7 +101,7 @@ class LocalStorage:
     def list_dir(self, key: str) -> list[str]:
         try:
             entries = list(os.scandir(self.place(key)))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte in the name
             return []
         return sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
 

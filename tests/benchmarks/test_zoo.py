@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.zoo_page import page, shape_of
 
 from benchmarks import zoo, zoo_checks, zoo_model
+from benchmarks.zoo_page import page, shape_of
 from pipeline.data import views
 
 SETTINGS = ("data", "views", "replay", "schedule", "hooks", "metric")
@@ -33,7 +33,7 @@ def test_a_stock_config_has_no_obstacle(data: Path, tmp_path: Path) -> None:
 
 def test_obstacles_are_kept_with_their_line(data: Path, tmp_path: Path) -> None:
     row = settings("yolox/yolox_tiny_8xb8-300e_coco.py", data, tmp_path)
-    for part, line in (("data", "MultiImageMixDataset"), ("views", "Mosaic"), ("schedule", "YOLOXModeSwitchHook")):
+    for part, line in (("data", "MultiImageMixDataset"), ("views", "Mosaic"), ("schedule", "BatchSyncRandomResize")):
         kind, text = row[part]
         assert kind == "refused" and line in text and "\n" not in text
     assert settings("yolox/yolox_tta.py", data, tmp_path)["load"][0] == "refused"
