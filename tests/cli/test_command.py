@@ -134,3 +134,19 @@ def test_tab_completion(tmp_path: Path) -> None:
 
     assert completed("frs-cache inf") == ["info"]
     assert "--image-id" in completed("frs-cache export --im")
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_unless_the_user_decides(own: str | None, expected: str) -> None:
+    """Set before torch is imported, which reads it then."""
+    code = (
+        "import argparse, os, sys\nfrom pipeline.cli.command import run_verb\n"
+        "def run(_):\n    print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n"
+        "run_verb(argparse.Namespace(run=run, exit_message=''))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {} if own is None else {"OMP_WAIT_POLICY": own}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{expected} False\n"
