@@ -6,8 +6,8 @@ python benchmarks/zoo_page.py docs/results/zoo.json
 Each config is the `_base_` of a config with the four sections, as a user would write it. The product's own checks judge
 its data set, views, schedule, hooks and metric on a small data set with the same classes. Its detector is built with
 random weights, runs as teacher on two views of 128x96, and trains one distillation step as student of that teacher.
-Deep backbones run with fewer layers (50) and groups (32x4d). Detectors that differ only in these, in widths, in numbers
-of classes, or in thresholds run once.
+Deep backbones run with fewer layers (50), and ResNeXt without groups. Detectors that differ only in these, in widths,
+in numbers of classes, or in thresholds run once.
 
 Every check runs in a process of its own, with limits of time and memory. An interrupted run resumes from --rows.
 """

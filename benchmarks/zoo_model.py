@@ -35,7 +35,10 @@ from pipeline.teacher.priors import priors_of
 from pipeline.teacher.zoo import TeacherSpec
 
 SCALE = (128, 96)  # width and height of the views
-NOT_KEY = ("init_cfg", "test_cfg", "mean", "std", "bgr_to_rgb", "frozen_stages", "norm_eval", "style")
+NOT_KEY = (
+    *("init_cfg", "test_cfg", "mean", "std", "bgr_to_rgb", "frozen_stages", "norm_eval", "style"),
+    *("requires_grad", "with_cp"),
+)
 SMALLER = {"nms_pre": 200, "max_per_img": 100, "num": 64}  # boxes of train_cfg, as many as the views have places for
 SMALL = 16
 DEEP = ("ResNet", "ResNeXt", "Res2Net", "ResNeSt", "DetectoRS_ResNet", "DetectoRS_ResNeXt")
@@ -69,6 +72,10 @@ def lighten(value: dict[str, Any]) -> None:
         value["depth"] = 50
     if value.get("type") == "BatchFixedSizePad":
         value["size"] = (160, 160)
+    if value.get("type") == "ResNeXt":  # a ResNet with grouped convolutions
+        value["type"] = "ResNet"
+        value.pop("groups", None)
+        value.pop("base_width", None)
     if "groups" in value and "base_width" in value:
         value.update(groups=32, base_width=4)
     if value.get("type") == "SwinTransformer" and "depths" in value:
