@@ -30,7 +30,7 @@ import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, zoo_checks, zoo_model
+from benchmarks import common, zoo_checks, zoo_keys, zoo_model
 
 ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
 SECONDS, GB = 300, 14
@@ -48,8 +48,8 @@ def try_settings(name: str, data: Path, folder: Path) -> dict[str, Any]:
     if loaded is None:
         return found
     cfg, _ = loaded
-    zoo_model.make_light(cfg)
-    found["key"] = zoo_model.key_of(cfg)
+    zoo_keys.make_light(cfg)
+    found["key"] = zoo_keys.key_of(cfg)
     return found | zoo_checks.check_settings(cfg, data)
 
 
@@ -57,7 +57,7 @@ def try_model(name: str, data: Path, folder: Path) -> dict[str, Any]:
     """Run a config's detector."""
     begun = time.perf_counter()
     cfg, sections = zoo_checks.read_config(ZOO / name, folder)
-    zoo_model.make_light(cfg)
+    zoo_keys.make_light(cfg)
     found = zoo_model.check_model(cfg, sections, data, zoo_checks.outcome)
     return {**found, "seconds": round(time.perf_counter() - begun, 1)}
 

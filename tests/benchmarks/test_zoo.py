@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import zoo, zoo_checks, zoo_model
+from benchmarks import zoo, zoo_checks, zoo_keys
 from benchmarks.zoo_page import page, shape_of
 from pipeline.data import views
 
@@ -50,8 +50,8 @@ def test_a_view_that_differs_is_a_fault(data: Path, tmp_path: Path, monkeypatch:
 def test_detectors_that_differ_in_size_only_run_once(data: Path, tmp_path: Path) -> None:
     def key(name: str) -> str:
         cfg, _ = zoo_checks.read_config(zoo.ZOO / name, tmp_path)
-        zoo_model.make_light(cfg)
-        return zoo_model.key_of(cfg)
+        zoo_keys.make_light(cfg)
+        return zoo_keys.key_of(cfg)
 
     base = key("retinanet/retinanet_r50_fpn_1x_coco.py")
     assert base == key("retinanet/retinanet_r101_fpn_2x_coco.py")
