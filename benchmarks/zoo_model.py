@@ -76,6 +76,7 @@ def settle_norms(detector: Any, views: Sequence[Tensor]) -> None:
 
 def as_teacher(cfg: Config, detector: nn.Module, classes: tuple[str, ...], views: Sequence[Tensor]) -> Teacher:
     """Build the product's Teacher from the detector's weights, and check its output for two views."""
+    class_head(detector)
     settle_norms(detector, views)
     path = Path("/dev/shm" if Path("/dev/shm").is_dir() else ".") / f"zoo_teacher_{os.getpid()}.pth"
     try:

@@ -107,8 +107,8 @@ def shapes_of(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = Tr
         features, logits = _pass(detector, pad_shape, scores)
     except FAILURES as error:
         raise ConfigError(
-            f"{type(detector).__name__}: no dense class scores, because backbone, neck and head do not fit together; "
-            f"check in_channels: {brief(error)}"
+            f"{type(detector).__name__}: no dense class scores for views of {pad_shape[0]}x{pad_shape[1]}, because "
+            f"backbone, neck and head do not fit together; check in_channels: {brief(error)}"
         ) from error
     levels = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
     channels = int(features[0].shape[1])

@@ -117,6 +117,7 @@ class Teacher:
         shapes = {padded(view.shape[1:]) for view in views}
         if len(shapes) != 1:
             raise ValueError(f"teacher batch: expected one padded shape, found {sorted(shapes)}")
+        self.levels(*shapes)  # raises ConfigError for a shape that the detector cannot compute
         return self.padded_together(views)
 
     @torch.no_grad()

@@ -127,6 +127,33 @@ def test_nms_takes_what_mmcv_gives(library):
     assert ext.nms(boxes[:0], scores[:0], 0.5, 0).tolist() == []
 
 
+@many
+@given(box_lists, st.data(), thresholds)
+def test_nms_match_groups_what_each_kept_box_suppresses(box_list, data, threshold):
+    from mmcv.ops import nms_match
+
+    boxes = torch.tensor(box_list, dtype=torch.float32).reshape(-1, 4)
+    scores = torch.tensor(data.draw(st.lists(st.integers(0, 6), min_size=len(boxes), max_size=len(boxes)))) / 6
+    groups = nms_match(torch.cat([boxes, scores.reshape(-1, 1)], 1), threshold)
+
+    b, taken, expected = boxes.numpy(), set(), []
+    with np.errstate(all="ignore"):
+        area = (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
+        for i in sorted(range(len(b)), key=lambda i: -float(scores[i])):
+            if i in taken:
+                continue
+            group = [i]
+            taken.add(i)
+            for j in sorted(set(range(len(b))) - taken, key=lambda j: (-float(scores[j]), j)):
+                width = max(np.float32(0), min(b[i, 2], b[j, 2]) - max(b[i, 0], b[j, 0]))
+                height = max(np.float32(0), min(b[i, 3], b[j, 3]) - max(b[i, 1], b[j, 1]))
+                if width * height / (area[i] + area[j] - width * height) >= np.float32(threshold):
+                    group.append(j)
+                    taken.add(j)
+            expected.append(group)
+    assert [group.tolist() for group in groups] == expected
+
+
 # ---- roi_align
 
 

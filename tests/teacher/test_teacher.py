@@ -10,7 +10,7 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
 from pipeline.config import TeacherSection
-from pipeline.errors import TeacherError
+from pipeline.errors import ConfigError, TeacherError
 from pipeline.teacher.class_names import classes_of
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.weights import read_checkpoint
@@ -87,3 +87,21 @@ class _Oracle(torch.nn.Module):
             found.scores = torch.ones(len(truth.labels))
             sample.pred_instances = found
         return batch["data_samples"]
+
+
+def test_a_size_that_the_detector_cannot_compute_is_named(
+    teacher: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FPG, for example, needs views of multiples of 64 or more."""
+    made = Teacher(find_teacher(TeacherSection(**teacher)), CLASSES, CPU)
+
+    class Picky(torch.nn.Module):
+        def forward(self, levels: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            larger = levels[2] + levels[3].repeat_interleave(2, 2).repeat_interleave(2, 3)
+            return (*levels[:2], larger, *levels[3:])
+
+    for detector_ in (made.detector, made._meta_copy):
+        detector_.neck = torch.nn.Sequential(detector_.neck, Picky())
+    made([torch.zeros(3, 128, 128, dtype=torch.uint8)])
+    with pytest.raises(ConfigError, match=r"RetinaNet: no dense class scores for views of 96x32.*size of tensor"):
+        made([torch.zeros(3, 90, 30, dtype=torch.uint8)])

@@ -6,10 +6,10 @@ Without it `import mmdet.models` fails. Call `install()` before mmdet is importe
     install()
     import mmdet.models
 
-It implements the ops that nearly all detectors of mmdet's zoo need to train and test: `nms`, `roi_align_*` (average
-pooling), `sigmoid_focal_loss_*`, `deform_conv_*`, `modulated_deform_conv_*`, `masked_*` and `carafe_*`. All other
-ops exist, because mmcv/utils/ext_loader.py requires them, and raise `UnsupportedOpError` when they are called. If a
-compiled `mmcv._ext` exists, it is used instead.
+It implements the ops that nearly all detectors of mmdet's zoo need to train and test: `nms`, `nms_match`, `roi_align_*`
+(average pooling), `sigmoid_focal_loss_*`, `deform_conv_*`, `modulated_deform_conv_*`, `masked_*` and `carafe_*`. All
+other ops exist, because mmcv/utils/ext_loader.py requires them, and raise `UnsupportedOpError` when they are called. If
+a compiled `mmcv._ext` exists, it is used instead.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pipeline.mmdet_compat.ops.deform_conv import (
 from pipeline.mmdet_compat.ops.focal import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
 from pipeline.mmdet_compat.ops.masked_conv import masked_col2im_forward, masked_im2col_forward
 from pipeline.mmdet_compat.ops.nms import nms
+from pipeline.mmdet_compat.ops.nms_match import nms_match
 from pipeline.mmdet_compat.ops.roi_align import roi_align_backward, roi_align_forward
 
 
@@ -46,6 +47,7 @@ class StandIn(ModuleType):
         self.__spec__ = ModuleSpec(EXTENSION, loader=None, origin="pipeline.mmdet_compat.ops.stand_in")
         self.implementation: Implementation = implementation
         self.nms = nms
+        self.nms_match = nms_match
         self.roi_align_forward = roi_align_forward
         self.roi_align_backward = roi_align_backward
         self.sigmoid_focal_loss_forward = sigmoid_focal_loss_forward
