@@ -27,8 +27,11 @@ class DrawnSample:
         for view in self._views(part):
             yield self._teacher([view])
 
-    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
-        return self._probes(part, losses)
+    def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
+        return self._probes(part, losses, near)
+
+    def unexplained(self, what: str, near: bool = False) -> float:
+        return self._probes.unexplained(what, near)
 
     def _views(self, part: str) -> Iterator[Tensor]:
         count = self._learning if part == "learning" else self._choosing

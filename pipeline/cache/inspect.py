@@ -28,6 +28,7 @@ def describe(root: str | Place) -> dict[str, Any]:
         "bytes_by_tensor": {**parts, "overhead": size - sum(parts.values())},
         "fp16_bytes": sum(m["raw_fp16_bytes"] for m in manifests.values()),
         "codec": cache.codec_manifest()["settings"],
+        "calibration": {k: v for k, v in cache.codec_manifest().get("measured", {}).items() if isinstance(v, int)},
         "measured": {number: m["measured"] for number, m in manifests.items()},
         "quarantine": sum(len(m["quarantine"]) for m in manifests.values()),
         "teacher": {**cache.recipe["teacher"], "sha256": cache.plan["teacher_sha256"]},

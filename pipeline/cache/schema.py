@@ -27,6 +27,8 @@ PLAN = {
 CODEC = {"settings": {"type": str, "channels": int, "score_channels": int}, "files": {TABLE: str}}
 FITTED = {"settings": {"probe_error": {"feature": float}, "quality": int | float | str, "feature_rank": int}}
 SCORED = {"settings": {"probe_error": {"score": float}, "score_rank": int}}
+SHARES = {str: float}  # by loss or tensor
+STUDENTS = {"settings": {"probe_unexplained": SHARES, "near_error": SHARES, "near_unexplained": SHARES}}
 MANIFEST = {
     "pass": int,
     "plan": str,
@@ -58,6 +60,8 @@ def read_codec(path: Place) -> dict[str, Any]:
         require_fields(value, FITTED, path)
         if value["settings"].get("scores", True):
             require_fields(value, SCORED, path)
+        if "near_error" in value["settings"]:
+            require_fields(value, STUDENTS, path)
     return value
 
 

@@ -19,7 +19,7 @@ from pipeline.losses.frs import TINY
 from pipeline.records import TeacherOutput
 
 RIDGE = 0.1  # penalty on the weights, in units of the inputs' mean variance
-POSITIONS = 4096  # sampled on a level of a view; all 67,000 of P2 at 800x1333 would take 600 MB
+POSITIONS = 1024  # sampled on a level of a view; all 67,000 of P2 at 800x1333 would take 600 MB
 
 
 @dataclass

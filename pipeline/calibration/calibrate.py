@@ -12,16 +12,15 @@ from pipeline.cache.arrays import encode_sample
 from pipeline.cache.cache import Cache
 from pipeline.cache.sidecar import Sidecar
 from pipeline.calibration.job import CalibrationJob
-from pipeline.calibration.sample import ViewSample
+from pipeline.calibration.sample import ViewSample, warn_if_few
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec, save_codec
 from pipeline.codecs.packing import positions
 from pipeline.codecs.registry import calibrate_codec
-from pipeline.codecs.summary import promise
+from pipeline.codecs.summary import describe_student, list_warnings, promise
 from pipeline.precision import precision
 from pipeline.storage.place import Place
 
-EXCESS = 1.5  # warn if the error on new views is this many times the requested error
 DRIFT = 2.0  # warn if the bytes or errors of a shard are this many times those found by calibration
 
 
@@ -33,8 +32,12 @@ def load_or_calibrate_codec(job: CalibrationJob, sample: ViewSample | None = Non
     root, options = job.root, job.sections.cache.codec
     if (root / "codec.json").exists():
         return open_codec(Cache(root))
+    warn = sample is None and options.fitted  # the small sample of a forecast is not what stage 1 will use
     sample = sample or ViewSample(job)
-    job.log(f"codec    {options.type}, calibrating on {sum(map(len, sample.parts.values()))} views")
+    job.log(f"codec    {options.type}, calibrating on {sample.views} views")
+    few = warn_if_few(sample.views) if warn else None
+    if few:
+        job.log(f"warning  {few}")
     try:
         with deterministic():
             codec = calibrate_codec(options, sample)
@@ -43,6 +46,8 @@ def load_or_calibrate_codec(job: CalibrationJob, sample: ViewSample | None = Non
         job.progress.stop()
     save_codec(codec, root, measured)
     job.log(describe_calibration(codec, measured))
+    for line in list_warnings(codec.settings, measured) if warn else ():
+        job.log(f"warning  {line}")
     return codec
 
 
@@ -71,6 +76,8 @@ def measure_cost(codec: Codec, sample: ViewSample) -> dict[str, Any]:
                 sizes[name] = sizes.get(name, 0) + len(chunk)
     return {
         "views": len(sample.parts["learning"]),
+        "choosing": len(sample.parts["choosing"]),
+        "reported": len(sample.parts["reported"]),
         "bytes_per_position": {name: size / places for name, size in sizes.items()},
         "errors": {name: value / views for name, value in errors.items()},
         **({} if sample.scored else {"map": "ones"}),
@@ -78,18 +85,14 @@ def measure_cost(codec: Codec, sample: ViewSample) -> dict[str, Any]:
 
 
 def describe_calibration(codec: Codec, measured: dict[str, Any]) -> str:
-    """Describe a calibration in two or three lines for the log."""
+    """Describe a calibration in a few lines for the log."""
     cost = sum(measured["bytes_per_position"].values())
     kept = (f"{1 - error**2:.2%} of the {name.removesuffix('_error')}'" for name, error in measured["errors"].items())
     lines = [
         f"codec    {promise(codec.settings)}",
+        *describe_student(codec.settings),
         f"codec    keeps {' and '.join(kept)} weighted energy; {cost:.2f} bytes a position expected",
     ]
-    if codec.excess() > EXCESS:
-        lines.append(
-            f"warning  the gradient error on new views is {codec.excess():.1f} times cache.codec.quality; increase "
-            "cache.calibration_views"
-        )
     return "\n".join(lines)
 
 

@@ -1,18 +1,20 @@
-"""The probe: a stand-in for a student, made of the teacher with noise on its weights.
+"""The probe: a stand-in for a student, made of the teacher with noise on its backbone's weights.
 
-`quality` is the error of the gradient on a student's parameters, but stage 1 has no student. A copy of the teacher with
-noise on its convolutions resembles a partly trained student. Its features are near the teacher's, its errors are
-structured, and its layers average errors as a student's layers do.
+`quality` is the error of the gradient on a student's parameters, but stage 1 has no student. A teacher whose backbone
+is noisy resembles a partly trained student: it sees less in an image, and its neck and head make of that what a
+detector makes. Noise on the head would be different. It mixes the classes at random, which no student does, and the
+same codec error is then three times as large beside the gradient.
 
-The gradient error depends on the distance between student and teacher. The noise is therefore scaled until the probe
-leaves the same share of the teacher's variance unexplained as students in the middle of their training.
+The gradient error depends on the distance between student and teacher. `quality` is promised for a student that leaves
+the shares UNEXPLAINED of the teacher's variance unexplained, and the noise is scaled until the probe leaves the same
+shares. A second probe is twice as near to the teacher: it leaves a quarter of that variance. It shows what a better
+student gets, and measures losses without adapters, whose students copy the features themselves.
 docs/results/codec.md compares the probe with trained students.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from pipeline.calibration.adapters import fit_adapters
 from pipeline.calibration.gradient import StudentPass, unexplained_variance
+from pipeline.calibration.noise import START, Found, find_noise, measure_scales, set_noise
 from pipeline.codecs.base import Measure
 from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
@@ -30,30 +33,38 @@ from pipeline.teacher.heads import class_head
 from pipeline.teacher.model import Teacher
 
 FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")  # parts that mmdet's students freeze
-UNEXPLAINED = {"feature": 0.06, "score": 0.22}  # unexplained variance of a partly trained student
-START, CLOSE, ROUNDS = 0.15, 0.12, 6  # first noise; relative error of the share and rounds that end the search
-MAX_NOISE = 1.0
-TUNING, FITTING = 12, 12  # views to find the noise, and to fit the adapters
+UNEXPLAINED = {"feature": 0.15, "score": 0.50}  # unexplained variance of a student at the end of a schedule
+NEAR = 0.25  # share of UNEXPLAINED that a student twice as near leaves
+SCALING, TUNING, FITTING = 4, 12, 12  # views to scale the noise, to find its amount, and to fit the adapters
 
 
 class Probe:
     """Measures the gradient errors of decoded teacher outputs, for the losses that compare `what`.
 
-    what: 'feature' or 'score'; the probe is tuned for the FRS loss of it. noise: rms of the noise on convolutions,
-    relative to their rms. tuning: views to find the noise. fitting: views to fit the adapters of features. Views are
-    (3, h, w) uint8.
+    what: 'feature' or 'score'. target: share of the teacher's variance to leave unexplained, as the FRS loss weights
+    it. tuning: views to find the noise. fitting: views to fit the adapters of features. Views are (3, h, w) uint8.
+    start: first amount of noise to try. `found`: result of the search.
     """
 
     def __init__(
-        self, teacher: Teacher, what: str, seed: int, tuning: Sequence[Tensor], fitting: Sequence[Tensor]
+        self,
+        teacher: Teacher,
+        what: str,
+        seed: int,
+        tuning: Sequence[Tensor],
+        fitting: Sequence[Tensor],
+        target: float,
+        start: float = START,
     ) -> None:
         self._teacher, self._what, self._seed = teacher, what, seed
         self._student: Any = copy.deepcopy(teacher.detector)
         for module in self._student.modules():
             if hasattr(module, "with_cp"):
                 module.with_cp = False  # checkpointing saves memory by recomputing, which autograd.grad does not do
-        self._tune(tuning, fitting)
-        trained = [p for key, p in self._parameters(self._student) if not key.startswith(FROZEN)]
+        self._scales = measure_scales(teacher.detector.backbone, lambda: [teacher([v]) for v in tuning[:SCALING]])
+        with torch.no_grad():
+            self.found = find_noise(lambda amount: self._unexplained(amount, tuning, fitting), target, start)
+        trained = [p for key, p in self._parameters() if not key.startswith(FROZEN)]
         self._trained = [p.requires_grad_() for p in trained]
 
     def measure(self, view: Tensor, losses: Sequence[str]) -> tuple[TeacherOutput, Measure]:
@@ -72,60 +83,69 @@ class Probe:
     def _features(self, view: Tensor) -> list[Tensor]:
         return list(self._student.extract_feat(self._student.data_preprocessor({"inputs": [view]}, False)["inputs"]))
 
-    def _parameters(self, detector: Any) -> list[tuple[str, Tensor]]:
+    def _parameters(self) -> list[tuple[str, Tensor]]:
         """Return the parameters that the compared tensors depend on, by name."""
-        parts = {"backbone": detector.backbone, "neck": detector.neck}
+        parts = {"backbone": self._student.backbone, "neck": self._student.neck}
         if self._what == "score":
-            parts["head"] = class_head(detector)
+            parts["head"] = class_head(self._student)
         return [(f"{name}.{key}", p) for name, part in parts.items() for key, p in part.named_parameters()]
 
-    @torch.no_grad()
-    def _tune(self, tuning: Sequence[Tensor], fitting: Sequence[Tensor]) -> None:
-        """Find the noise with the wanted unexplained variance, which grows with about the square of the noise."""
-        activation = torch.sigmoid if self._what == "score" else lambda x: x
-        amount = START
-        for _ in range(ROUNDS):
-            self._set_noise(amount)
-            if self._what == "feature":
-                self._adapters = fit_adapters((self._teacher([view]), self._features(view)) for view in fitting)
-            share = unexplained_variance(
-                self._what,
-                (
-                    (self._teacher([v]), [activation(x) for x in self._compared(self._features(v), self._what)])
-                    for v in tuning
-                ),
-            )
-            ratio = UNEXPLAINED[self._what] / max(share, 1e-6)
-            if abs(ratio - 1) <= CLOSE:
-                break
-            amount = min(MAX_NOISE, float(f"{amount * min(4.0, max(0.25, math.sqrt(ratio))):.2g}"))
-
-    def _set_noise(self, amount: float) -> None:
-        """Set the probe's weights to the teacher's, with noise of this relative rms on convolutions."""
-        self.noise = amount
-        generator = torch.Generator().manual_seed(self._seed)
-        for (_, noisy), (_, clean) in zip(self._parameters(self._student), self._parameters(self._teacher.detector)):
-            if clean.dim() == 4:
-                noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-                noisy.copy_(clean + amount * clean.square().mean().sqrt() * noise)
+    def _unexplained(self, amount: float, tuning: Sequence[Tensor], fitting: Sequence[Tensor]) -> float:
+        """Set the noise, fit the adapters, and return the share of the variance that the probe then leaves."""
+        set_noise(self._student.backbone, self._teacher.detector.backbone, self._scales, amount, self._seed)
+        if self._what == "feature":
+            self._adapters = fit_adapters((self._teacher([view]), self._features(view)) for view in fitting)
+        activation = torch.sigmoid if self._what == "score" else torch.Tensor.clone
+        compared = (
+            (self._teacher([v]), [activation(x) for x in self._compared(self._features(v), self._what)]) for v in tuning
+        )
+        return unexplained_variance(self._what, compared)
 
 
 class Probes:
-    """One probe for features and one for scores, made when needed. `views`: returns the views of a part."""
+    """The probes of a calibration, made when needed. `views`: returns the views of a part."""
 
     def __init__(
         self, teacher: Teacher, seed: int, views: Callable[[str], Iterator[Tensor]], log: Callable[[str], None]
     ) -> None:
         self._teacher, self._seed, self._views, self._log = teacher, seed, views, log
-        self._made: dict[str, Probe] = {}
+        self._made: dict[tuple[str, bool], Probe] = {}
 
-    def __call__(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+    def __call__(self, part: str, losses: Sequence[str], near: bool) -> Iterator[tuple[TeacherOutput, Measure]]:
         """Yield the teacher's output and a measure of gradient errors, for each view of a part."""
         (what,) = {loss_named(loss).compares for loss in losses}
-        if what not in self._made:
+        probe = self.make(what, near)
+        for view in self._views(part):
+            yield probe.measure(view, losses)
+
+    def has(self, what: str, near: bool) -> bool:
+        """Return whether a probe is made already."""
+        return (what, near) in self._made
+
+    def unexplained(self, what: str, near: bool) -> float:
+        """Return the share of the teacher's variance that a probe leaves unexplained."""
+        return self.make(what, near).found.share
+
+    def make(self, what: str, near: bool) -> Probe:
+        """Return a probe. It is made at the first call, which takes several rounds over its views."""
+        if not self.has(what, near):
             tuning = list(islice(self._views("choosing"), TUNING))
             fitting = list(islice(self._views("learning"), FITTING))
-            self._made[what] = Probe(self._teacher, what, self._seed, tuning, fitting)
-            self._log(f"probe    weight noise {self._made[what].noise:.2g} ({what} loss)")
-        for view in self._views(part):
-            yield self._made[what].measure(view, losses)
+            target, start = UNEXPLAINED[what] * (NEAR if near else 1.0), START
+            if near and self.has(what, False):
+                start = self._made[what, False].found.amount * NEAR**0.5
+            made = Probe(self._teacher, what, self._seed, tuning, fitting, target, start)
+            self._log(describe_probe(what, made.found, target))
+            self._made[what, near] = made
+        return self._made[what, near]
+
+
+def describe_probe(what: str, found: Found, target: float) -> str:
+    """Describe a probe in a line for the log, and in a second one where the search for its noise did not converge."""
+    line = f"probe    {what}s: explains {1 - found.share:.0%} of the variance (noise {found.amount:.3g})"
+    if found.converged:
+        return line
+    return (
+        f"{line}\nwarning  the probe of the {what}s explains {1 - found.share:.0%} of the variance, expected "
+        f"{1 - target:.0%}; the error of a student that explains more is larger than the one stated"
+    )

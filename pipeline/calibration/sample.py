@@ -8,14 +8,34 @@ from torch import Tensor
 
 from pipeline.cache.shard_plan import mix
 from pipeline.calibration.job import CalibrationJob
-from pipeline.calibration.probe import Probes
+from pipeline.calibration.probe import TUNING, Probes
 from pipeline.codecs.base import Measure
+from pipeline.codecs.summary import FEWEST
 from pipeline.data.shard_planning import plan_views
 from pipeline.errors import CodecError
+from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput, ViewRecord
 
 CHOOSING, REPORTED = 24, 16  # views to choose the codec's steps, and to report its error
-PHASES = {"learning": "learning from", "choosing": "choosing steps on", "reported": "measuring errors on"}  # by part
+PHASES = {"learning": "learning from", "choosing": "counting symbols of", "reported": "measuring sizes of"}  # by part
+PROBED = {"choosing": "choosing the {}s' step on", "reported": "measuring the {}s' error on"}  # the same with a probe
+
+
+def divide(count: int) -> tuple[int, int]:
+    """Return how many of `count` calibration views choose the steps, and how many report the error."""
+    most = count // 4 if count < 4 * FEWEST else FEWEST  # at least half of the views remain to learn from
+    return min(CHOOSING, max(most, count // 6)), min(REPORTED, max(most, count // 8))
+
+
+def warn_if_few(count: int) -> str | None:
+    """Return a warning where a calibration on `count` views has too few to trust its error."""
+    choosing, reported = divide(count)
+    if min(choosing, reported) >= FEWEST:
+        return None
+    return (
+        f"calibration on {count} views: {choosing or count} choose the steps and {reported or count} report the error, "
+        f"expected at least {FEWEST} each; increase cache.calibration_views to {4 * FEWEST} or more, or add images"
+    )
 
 
 class ViewSample:
@@ -24,12 +44,13 @@ class ViewSample:
     def __init__(self, job: CalibrationJob) -> None:
         self._job = job
         self._checked: set[str] = set()  # parts whose outputs are all finite
-        self._phase = ""
         self.scored = job.teacher.scored
+        self._rounds = dict[str, int]()  # by phase
         self._probes = Probes(job.teacher, job.sections.views.seed, self._checked_views, job.log)
         seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
-        choosing, reported = min(CHOOSING, len(images) // 6), min(REPORTED, len(images) // 8)
+        choosing, reported = divide(len(images))
+        self.views = len(images)
         self.parts = {
             "learning": images[choosing + reported :],
             "choosing": images[:choosing] or images,
@@ -37,22 +58,28 @@ class ViewSample:
         }
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
-        if part != "choosing":  # this part takes little time
-            self._begin(part)
+        self._begin(PHASES[part], len(self.parts[part]))
         for views, records in self._views(part):
             # One view at a time: the fit needs several times the memory of a view.
             yield from self._output(views, records).each()
         self._checked.add(part)
 
-    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
-        self._begin(part)
-        return self._probes(part, losses)
+    def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
+        what = loss_named(losses[0]).compares
+        if not self._probes.has(what, near):
+            self._begin(f"tuning a probe of the {what}s on", min(TUNING, len(self.parts["choosing"])))
+            self._probes.make(what, near)
+        self._begin(PROBED[part].format(what), len(self.parts[part]))
+        return self._probes(part, losses, near)
 
-    def _begin(self, part: str) -> None:
-        """Show the phase. A phase takes minutes and runs each view several times."""
-        if part != self._phase:
-            self._phase = part
-            self._job.progress.start(f"codec    {PHASES[part]} {len(self.parts[part])} views", None)
+    def unexplained(self, what: str, near: bool = False) -> float:
+        return self._probes.unexplained(what, near)
+
+    def _begin(self, phase: str, views: int) -> None:
+        """Log the phase and start its bar. A repeated phase has a number."""
+        self._rounds[phase] = number = self._rounds.get(phase, 0) + 1
+        self._job.log(f"codec    {phase} {views} views" + (f", round {number}" if number > 1 else ""))
+        self._job.progress.start("codec", views)
 
     def _checked_views(self, part: str) -> Iterator[Tensor]:
         for views, records in self._views(part):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.completeness import describe_passes
-from pipeline.codecs.summary import promise
+from pipeline.codecs.summary import describe_student, list_warnings, promise
 from pipeline.text import one_line, one_line_each
 
 
@@ -91,6 +91,8 @@ def info_table(found: dict[str, Any]) -> str:
         lines.append(f"pass {number}   {found['passes'][number]} views, relative rms error of the coded values: {text}")
     lines += [
         f"codec    {promise(found['codec'])}",
+        *describe_student(found["codec"]),
+        *(f"warning  {line}" for line in list_warnings(found["codec"], found["calibration"])),
         f"teacher  {found['teacher']['name'] or 'from files'}, weights {found['teacher']['sha256'][:16]}",
         f"recipe   {found['recipe'][:16]}",
         f"content  {found['content'][:16]}",

@@ -32,11 +32,15 @@ class CalibrationSample(Protocol):
         No view is in two parts.
         """
 
-    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+    def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
         """Yield the same views one by one, each with the measure of the gradient error of these losses.
 
-        losses: `Loss.name` of losses that compare the same tensor. An error is NaN if the exact gradient is zero.
+        losses: `Loss.name` of losses that compare the same tensor. near: measure on the student twice as near to the
+        teacher. An error is NaN if the exact gradient is zero.
         """
+
+    def unexplained(self, what: str, near: bool = False) -> float:
+        """Return the share of the variance of 'feature' or 'score' that the student of `probes` does not explain."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +144,6 @@ class Codec(ABC):
     def serves(self, loss: Loss) -> bool:
         """Return whether calibration limited the gradient error of this loss to `allowed_error`."""
         return True
-
-    def excess(self) -> float:
-        """Return the largest gradient error of the losses it serves, over `allowed_error`; 0 for an exact codec."""
-        return 0.0
 
     def coarser(self, factor: float) -> Codec | None:
         """Return this codec with its quantiser steps multiplied by `factor`; None for a codec without steps."""

@@ -16,9 +16,13 @@ KINDS = ("feature", "score")  # the tensors that a codec stores, apart from the 
 
 @dataclass(frozen=True)
 class CodecOptions:
-    """`zstd_level`: 1 to 9, on Blosc's scale. `scores`: False leaves out the class scores."""
+    """`zstd_level`: 1 to 9, on Blosc's scale. `scores`: False leaves out the class scores.
+
+    `fitted`: whether a calibration chooses steps for a requested error.
+    """
 
     type: ClassVar[str]
+    fitted: ClassVar[bool] = False
 
     zstd_level: int = field(default=1, metadata={"at_least": 1, "at_most": 9, "key": "zstd"})
     scores: bool = True

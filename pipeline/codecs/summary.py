@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.codecs.frs.settings import QUALITIES
+from pipeline.codecs.settings import KINDS
+
+EXCESS = 1.25  # warn if a stated error is this many times the requested one
+FEWEST = 8  # views to choose the steps, and to report the error; fewer make both uncertain
+
 
 def promise(settings: dict[str, Any]) -> str:
     """Return a line with a calibrated codec's quality, errors and planes. `settings`: those of its codec.json."""
@@ -17,3 +23,41 @@ def promise(settings: dict[str, Any]) -> str:
         f"{s['type']}, quality {s['quality']}: gradient error on the probe {error['feature']:.1%} (features){scored}; "
         f"{planes} planes"
     )
+
+
+def describe_student(settings: dict[str, Any]) -> list[str]:
+    """Return a line about the student that the errors are stated for, and one twice as near; none for old caches."""
+    if not settings.get("near_error"):
+        return []
+    usual, near = settings["probe_unexplained"], settings["near_unexplained"]
+    return [
+        f"student  the errors are those of a student that explains {_shares({k: 1 - v for k, v in usual.items()}, 0)} "
+        f"of the variance; one twice as near ({_shares({k: 1 - v for k, v in near.items()}, 0)}) has "
+        f"{_shares(settings['near_error'], 1)}"
+    ]
+
+
+def list_warnings(settings: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    """Return what a calibration should not be trusted for. `measured`: that of codec.json."""
+    if "probe_error" not in settings:
+        return []
+    requested = QUALITIES.get(settings["quality"], settings["quality"])
+    if isinstance(requested, str):  # a name that this version does not know
+        return []
+    beyond = [
+        f"the stated error of the {loss} loss is {error:.2%}, beyond the requested {requested:.2%}; increase "
+        "cache.calibration_views"
+        for loss, error in settings["probe_error"].items()
+        if error > EXCESS * requested and (loss in KINDS or settings.get("profile") == "universal")
+    ]
+    counts = [int(measured.get(part, FEWEST)) for part in ("choosing", "reported")]  # old caches have no counts
+    if min(counts) < FEWEST:
+        beyond.append(
+            f"only {counts[0]} views chose the steps and {counts[1]} reported the error, expected at least {FEWEST} "
+            f"each; calibrate on {4 * FEWEST} views or more"
+        )
+    return beyond
+
+
+def _shares(values: dict[str, float], digits: int) -> str:
+    return " and ".join(f"{value:.{digits}%} ({what}s)" for what, value in values.items())

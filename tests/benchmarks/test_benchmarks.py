@@ -1,4 +1,4 @@
-"""The rivals of benchmarks/codec.py are what their names say, so that the table compares real things."""
+"""The rivals of benchmarks/codec_rivals.py are what their names say, so that the table compares real things."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from pipeline.calibration import adapters
 from pipeline.calibration.adapters import RIDGE, fit_adapters
 from pipeline.calibration.calibrate import find_drift
 from pipeline.calibration.gradient import Errors, StudentPass, unexplained_variance
-from pipeline.calibration.probe import FROZEN, MAX_NOISE, Probe
+from pipeline.calibration.noise import LARGEST, Found
+from pipeline.calibration.probe import FROZEN, Probe, describe_probe
 from pipeline.config import load_config
 from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
@@ -140,17 +141,26 @@ def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path], what: str) -> 
     teacher = Teacher(find_teacher(sections.teacher), CLASSES, torch.device("cpu"))
     view, *others = torch.randint(0, 255, (8, 3, 64, 128), dtype=torch.uint8)
     before = teacher([view])
-    probe = Probe(teacher, what, 1, others[:2], others[2:])
+    probe = Probe(teacher, what, 1, others[:2], others[2:], target=0.3)
     exact, measured = probe.measure(view, [what])
     after = teacher([view])
     assert all(torch.equal(a, b) for a, b in zip(before.features + before.scores, after.features + after.scores))
     assert measured(exact)[what] == 0.0
     worse = TeacherOutput([f * 1.1 for f in exact.features], [s * 0.9 for s in exact.scores], exact.frs)
     assert 0.001 < measured(worse)[what] < 10
-    assert 0 < probe.noise <= MAX_NOISE
+    assert 0 < probe.found.amount <= LARGEST and 0 < probe.found.share < 2
+    same = ("neck.", "bbox_head.", "rpn_head.")  # only the backbone is disturbed
+    for (key, p), (_, clean) in zip(probe._student.named_parameters(), teacher.detector.named_parameters()):
+        assert not key.startswith(same) or torch.equal(p, clean), key
     frozen = [p for key, p in probe._student.named_parameters() if key.startswith(FROZEN)]
     assert frozen and not any(p.requires_grad for p in frozen)
     assert not any(p.requires_grad for p in teacher.detector.parameters())
+
+
+def test_a_probe_that_missed_its_distance_says_so() -> None:
+    assert "warning" not in describe_probe("feature", Found(0.1, 0.15, True), 0.15)
+    line, warning = describe_probe("score", Found(4.0, 0.07, False), 0.5).splitlines()
+    assert "explains 93%" in line and warning.startswith("warning  ") and "expected 50%" in warning
 
 
 def test_drift_is_told(made: dict[str, Path]) -> None:

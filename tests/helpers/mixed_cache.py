@@ -71,9 +71,12 @@ class PlannedSample:
             if views[0][1] != 3:
                 yield self._teacher(views)
 
-    def probes(self, part: str, losses: Sequence[str]) -> Iterator[Any]:
+    def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[Any]:
         for exact in self.outputs(part):
             yield exact, lambda coded, exact=exact: {loss: weighted_error(loss, coded, exact) for loss in losses}
+
+    def unexplained(self, what: str, near: bool = False) -> float:
+        return 0.1 if near else 0.4
 
 
 def make_mixed(root: Path, settings: dict[str, Any]) -> Path:

@@ -37,9 +37,12 @@ class RandomSample:
         seeds = {"learning": range(4), "choosing": (10, 11), "reported": (20, 21)}[part]
         yield from (self._make(seed) for seed in seeds)
 
-    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
+    def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
         for exact in self.outputs(part):
             yield exact, lambda coded, exact=exact: {loss: weighted_error(loss, coded, exact) for loss in losses}
+
+    def unexplained(self, what: str, near: bool = False) -> float:
+        return 0.1 if near else 0.4
 
 
 def weighted_error(loss: str, coded: TeacherOutput, exact: TeacherOutput) -> float:

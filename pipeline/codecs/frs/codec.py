@@ -33,8 +33,6 @@ from pipeline.codecs.frs.weighted import Levels, WeightedTransform
 from pipeline.codecs.packing import Sample, on_canvas, positions
 from pipeline.errors import CodecError, CorruptCache
 from pipeline.losses.base import Loss
-from pipeline.losses.frs import SCORE
-from pipeline.losses.registry import feature_losses
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
 
 
@@ -67,10 +65,6 @@ class Frs(Codec):
 
     def serves(self, loss: Loss) -> bool:
         return self.options.profile in loss.profiles and loss.name in self.calibration.probe_error
-
-    def excess(self) -> float:
-        served = (loss for loss in (*feature_losses().values(), SCORE) if self.serves(loss))
-        return max((self.calibration.probe_error[loss.name] for loss in served), default=0.0) / self.allowed_error
 
     def coarser(self, factor: float) -> Frs:
         feature_step, score_step = self.calibration.feature_step, self.calibration.score_step

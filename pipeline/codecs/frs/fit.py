@@ -6,29 +6,24 @@ is in memory.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from pipeline.codecs.base import CalibrationSample, Measure, channels_of, check_output
+from pipeline.codecs.base import CalibrationSample, channels_of, check_output
 from pipeline.codecs.frs.map import DEEPEST, map_top
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
+from pipeline.codecs.frs.stated import choose_step, state_errors
 from pipeline.codecs.frs.statistics import Statistics
-from pipeline.codecs.frs.step_search import find_step
 from pipeline.codecs.frs.tokens import to_groups
 from pipeline.codecs.frs.transform import klt
 from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.errors import CodecError
-from pipeline.losses.frs import SCORE
-from pipeline.losses.registry import feature_losses
 from pipeline.records import TeacherOutput
 
 DROPPED = 5e-3  # largest share of a level's nonzero symbols in the planes that are dropped
-START = [0.003, 0.03, 0.3]  # first steps tried, in units of the residual's rms norm
 
 Tables = dict[str, np.ndarray]
 
@@ -51,10 +46,6 @@ def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration,
     tables = learned.tables | learn_order(transform, kinds, sample.outputs("learning"))
     tables = drop_planes(transform, tables, steps, sample.outputs("choosing"))
     transform = transform.with_tables(tables)
-    probe_error: dict[str, float] = {}
-    for what in kinds:
-        (found,) = probe_errors(transform, what, sample.probes("reported", losses_of(what)), [steps[what]])
-        probe_error |= found
     ranks = {what: tables[f"{what}_basis"].shape[-1] for what in kinds}
     calibration = FrsCalibration(
         map_top=top,
@@ -64,29 +55,9 @@ def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration,
         score_step=steps.get("score"),
         feature_rank=ranks["feature"],
         score_rank=ranks.get("score"),
-        probe_error=probe_error,
+        **state_errors(transform, steps, sample)._asdict(),
     )
     return calibration, tables
-
-
-def losses_of(what: str, profile: str | None = None) -> tuple[str, ...]:
-    """Return the names of the losses that compare 'feature' or 'score'. `profile`: only those that it serves."""
-    losses = [loss for loss in (*feature_losses().values(), SCORE) if loss.compares == what]
-    return tuple(loss.name for loss in losses if profile is None or profile in loss.profiles)
-
-
-def choose_step(
-    transform: WeightedTransform, what: str, options: FrsOptions, scale: float, sample: CalibrationSample
-) -> float:
-    """Find the coarsest step at which the gradient error of every loss of the profile is within the quality."""
-    losses = losses_of(what, options.profile)
-
-    def measure_worst(tried: list[float]) -> list[float]:
-        """Return the largest error of any loss, for each step."""
-        found = probe_errors(transform, what, sample.probes("choosing", losses), tried)
-        return [max(row.values(), default=0.0) for row in found]
-
-    return find_step(what, measure_worst, [factor * scale for factor in START], options.allowed_error)
 
 
 def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs: Iterable[TeacherOutput]) -> Learned:
@@ -111,25 +82,6 @@ def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs
         traces["score"] = values.sum() / len(solved)
     scales = {what: float(trace / statistics.views) ** 0.5 or 1.0 for what, trace in traces.items()}
     return Learned(channels, tables, scales)
-
-
-def probe_errors(
-    transform: WeightedTransform,
-    what: str,
-    probes: Iterable[tuple[TeacherOutput, Measure]],
-    tried: list[float],
-) -> list[dict[str, float]]:
-    """Measure the mean gradient error of every loss at each of several steps; 0 if no view has a gradient."""
-    found: list[dict[str, list[float]]] = [{} for _ in tried]
-    for output, measure in probes:
-        maps = transform.code_maps(output)
-        exact, _ = transform.coefficients(output, maps, what)
-        for errors, step in zip(found, tried):
-            coded: dict[str, Any] = {"frs": maps.floats, f"{what}s": transform.quantise(exact, maps, what, step)}
-            for loss, error in measure(replace(output, **coded)).items():
-                errors.setdefault(loss, []).extend([] if math.isnan(error) else [error])
-        del output, measure, maps, exact, coded  # frees this view's graph before the next view is computed
-    return [{loss: sum(e) / max(1, len(e)) for loss, e in errors.items() if loss != "total"} for errors in found]
 
 
 def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Iterable[TeacherOutput]) -> Tables:

@@ -29,6 +29,7 @@ class FrsOptions(CodecOptions):
     """
 
     type: ClassVar[str] = "frs"
+    fitted: ClassVar[bool] = True
 
     zstd_level: int = field(default=8, metadata={"at_least": 1, "at_most": 9, "key": "zstd"})
     quality: str | float = field(default="balanced", metadata={"check": check_quality})
@@ -44,7 +45,9 @@ class FrsOptions(CodecOptions):
 class FrsCalibration:
     """Results of `fit`: largest code of the map, channels, quantiser steps, number of planes, and measured errors.
 
-    `probe_error`: gradient error on the probe, by `Loss.name`. Without class scores, their step and rank are None.
+    Without class scores, their step and rank are None. `probe_error`: gradient error on the probe, by `Loss.name`.
+    `probe_unexplained`: share of the teacher's variance that the probe leaves unexplained, by tensor. `near_error` and
+    `near_unexplained`: the same for a student twice as near. The oldest caches lack all three.
     """
 
     map_top: int = field(metadata={"at_least": 1, "at_most": 255})
@@ -55,6 +58,9 @@ class FrsCalibration:
     feature_rank: int | None = field(default=None, metadata={"at_least": 1})
     score_rank: int | None = field(default=None, metadata={"at_least": 1})
     probe_error: dict[str, float] = field(default_factory=dict)
+    probe_unexplained: dict[str, float] | None = None
+    near_error: dict[str, float] | None = None
+    near_unexplained: dict[str, float] | None = None
 
     def step(self, what: str) -> float:
         """Return the quantiser step of 'feature' or 'score'. Raise ValueError where there are no class scores."""

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.calibration.sample import warn_if_few
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes, layout_of
 from pipeline.mmdet_compat.registry import Config
@@ -59,7 +60,8 @@ def forecast(
             "free_bytes": free_bytes(folder) + count_existing_bytes(Path(sections.cache.dir)),
             "write_mb_per_second_available": measure_write_rate(folder) / 1e6,
         }
-    found["warnings"] = list_warnings(found)
+    few = warn_if_few(min(sections.cache.calibration_views, len(images))) if sections.cache.codec.fitted else None
+    found["warnings"] = [*list_warnings(found), *([few] if few else [])]
     found["took_seconds"] = round(time.perf_counter() - begun, 1)
     return found
 

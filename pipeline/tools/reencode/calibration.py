@@ -46,8 +46,8 @@ class CodedSample(ViewSample):
                     view = read_view(self._source.shard(0, ref.shard), ref.index, self._codec)
                     yield decode_views(self._codec, [view], self._job.teacher.device)
 
-    def probes(self, part: str, losses: Sequence[str]) -> Iterator[tuple[TeacherOutput, Measure]]:
-        for coded, (_, measure) in zip(self.outputs(part), super().probes(part, losses)):
+    def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
+        for coded, (_, measure) in zip(self.outputs(part), super().probes(part, losses, near)):
             yield coded, measure
 
 

@@ -1,0 +1,95 @@
+"""A calibration divides its views, says what it does, and says where its figures should not be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.canonical import write_json
+from pipeline.calibration.calibrate import load_or_calibrate_codec
+from pipeline.calibration.sample import CHOOSING, REPORTED, divide, warn_if_few
+from pipeline.cli.tables import info_table
+from pipeline.codecs.summary import FEWEST, list_warnings
+from pipeline.config import load_config
+from pipeline.progress import Silent
+from pipeline.stage1.job import open_job
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7, 8, 31, 32, 47, 48, 64, 128, 256, 10_000])
+def test_views_are_divided(count: int) -> None:
+    choosing, reported = divide(count)
+    assert choosing <= CHOOSING and reported <= REPORTED and count - choosing - reported >= count / 2
+    assert (min(choosing, reported) >= FEWEST) == (count >= 4 * FEWEST) == (warn_if_few(count) is None)
+
+
+def test_stage1_says_what_it_does_and_that_it_has_too_few_views(made: dict[str, Path], tmp_path: Path) -> None:
+    cfg, sections = load_config(str(made["frs"]), {"cache.dir": str(tmp_path / "cache")})
+    lines: list[str] = []
+    job = open_job(cfg, sections, lines.append, Silent())
+    write_json(job.root / "plan.json", job.plan)
+    load_or_calibrate_codec(job)
+    before = next(n for n, line in enumerate(lines) if "expected at least 8 each" in line)
+    first, *phases = [n for n, line in enumerate(lines) if line.startswith("codec    ") and line.endswith(" views")]
+    assert lines[before].startswith("warning  ") and before == first + 1 < phases[0], (
+        "before the first view is computed"
+    )
+    text = "\n".join(lines)
+    for phase in (
+        "learning from 4 views",
+        "tuning a probe of the features on 1 views",
+        "choosing the features' step on 1 views",
+        "choosing the scores' step on 1 views",
+        "measuring the scores' error on 1 views, round 2",
+        "measuring sizes of 1 views",
+    ):
+        assert phase in text, phase
+    assert "only 1 views chose the steps and 1 reported" in text.rpartition("gradient error on the probe")[2]
+    settings = Cache(tmp_path / "cache").codec_manifest()["settings"]
+    for key, tensors in (("probe_unexplained", 2), ("near_unexplained", 2), ("near_error", 2)):
+        assert settings[key].keys() == {"feature", "score"} and len(settings[key]) == tensors
+        assert all(0 < value < 10 for value in settings[key].values())
+    assert {"feature", "score", "pkd", "cwd"} == settings["probe_error"].keys()
+    assert settings["near_unexplained"]["score"] < settings["probe_unexplained"]["score"]
+
+
+FITTED: dict[str, Any] = {
+    "type": "frs",
+    "quality": "balanced",
+    "probe_error": {"feature": 0.03, "score": 0.031, "pkd": 0.5},
+    "feature_rank": 8,
+    "channels": 8,
+    "score_rank": 3,
+    "score_channels": 3,
+}
+STUDENTS = {
+    "probe_unexplained": {"feature": 0.15, "score": 0.5},
+    "near_error": {"feature": 0.059, "score": 0.061},
+    "near_unexplained": {"feature": 0.04, "score": 0.12},
+}
+
+
+def test_a_calibration_that_missed_its_target_says_so() -> None:
+    enough, few = {"choosing": 8, "reported": 8}, {"choosing": 8, "reported": 7}
+    assert list_warnings(FITTED, {}) == list_warnings(FITTED, enough) == []
+    assert "8 views chose the steps and 7 reported" in list_warnings(FITTED, few)[0]
+    (line,) = list_warnings({**FITTED, "probe_error": {"feature": 0.03, "score": 0.045}}, enough)
+    assert "score loss is 4.50%, beyond the requested 3.00%" in line
+    (line,) = list_warnings({**FITTED, "profile": "universal"}, enough)
+    assert "pkd" in line
+    assert list_warnings({"type": "lossless"}, few) == []
+
+
+def test_info_shows_the_student_and_the_warnings() -> None:
+    found: dict[str, Any] = {
+        "cache": "c", "format": ["f", 1], "images": 1, "views": 1, "passes": {0: 1}, "bytes": 10, "fp16_bytes": 100,
+        "bytes_by_tensor": {}, "measured": {}, "teacher": {"name": None, "sha256": "0" * 64}, "recipe": "r",
+        "content": "c", "codec": {**FITTED, **STUDENTS}, "calibration": {"choosing": 2, "reported": 1},
+    }  # fmt: skip
+    text = info_table(found)
+    assert "explains 85% (features) and 50% (scores)" in text and "has 5.9% (features) and 6.1% (scores)" in text
+    assert "warning  only 2 views" in text
+    old = info_table({**found, "codec": FITTED, "calibration": {}})
+    assert "student" not in old and "warning" not in old and "gradient error on the probe 3.0%" in old
