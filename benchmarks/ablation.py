@@ -2,8 +2,8 @@
 
 python benchmarks/ablation.py --json docs/results/ablation.json
 
-Teacher and student are those of benchmarks/codec.py. The error of a map is the gradient error when only the map is
-decoded and everything else is exact. Planes and tokens contain the same symbols, so only their bytes differ.
+Teacher and student are those of benchmarks/codec_rivals.py. The error of a map is the gradient error when only the
+map is decoded and everything else is exact. Planes and tokens contain the same symbols, so only their bytes differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, scenes
-from benchmarks.codec import CONFIG, STUDENT, VIEWS
+from benchmarks.codec_rivals import CONFIG, STUDENT, VIEWS
 from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import Student, load_teacher
 from pipeline.cache.arrays import encode_sample

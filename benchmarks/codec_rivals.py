@@ -1,6 +1,6 @@
 """Compare bytes and gradient error of all codecs, with a teacher of real width and a partly trained student.
 
-python benchmarks/codec.py --json docs/results/codec.json
+python benchmarks/codec_rivals.py --json docs/results/codec.json
 
 Needs the weights that the commands in configs/benchmark/ make. Different scenes are used for calibration, for choosing
 the codec's steps (on the probe, without a student) and for the reported errors. Photographs are only used for errors.

@@ -3,7 +3,7 @@
 python benchmarks/decode_share.py --json docs/results/decode_share.json
 
 The parts alternate on one device, and the median of each part's times is reported. The student's weights are random,
-because they do not affect the time. The teacher is that of benchmarks/codec.py.
+because they do not affect the time. The teacher is that of benchmarks/codec_rivals.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, launches, scenes
-from benchmarks.codec import CONFIG
+from benchmarks.codec_rivals import CONFIG
 from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import load_teacher
 from pipeline.codecs.packing import stack

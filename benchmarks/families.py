@@ -13,20 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, scenes
 from benchmarks.measure import as_rival, measure
 from benchmarks.sample import DrawnSample, calibrate
-from benchmarks.student import Student, load_teacher
+from benchmarks.student import Student, load_teacher, missed_share
 from demo.train_teacher import classes_of
-from pipeline.calibration.gradient import unexplained_variance
 from pipeline.losses.registry import loss_named
 from pipeline.mmdet_compat.registry import Config
-from pipeline.teacher.model import Teacher
 
 # Students of configs/demo/. The last two learn with PKD and CWD from a cache of the universal profile.
 STUDENTS = (
@@ -39,17 +34,6 @@ STUDENTS = (
 )
 QUALITIES = (0.01, 0.03, 0.1)
 COLUMNS = ["student", "score_channels", "loss", "missed", "asked", "probe", "found", "found_over_asked", "kb_view"]
-
-
-def missed_share(what: str, teacher: Teacher, student: Student, views: list[Tensor]) -> float | None:
-    """Return the share of the teacher's variance that a student does not explain; None for losses other than frs."""
-    if what not in ("feature", "score"):
-        return None
-    activation = torch.sigmoid if what == "score" else torch.Tensor.clone
-    with torch.no_grad():
-        return unexplained_variance(
-            what, ((teacher([view]), [activation(x) for x in student(view)[what]]) for view in views)
-        )
 
 
 def rows_of(name: str, qualities: list[float], count: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Plot the rate-distortion curves of benchmarks/codec.py.
+"""Plot the rate-distortion curves of benchmarks/codec_rivals.py.
 
 python benchmarks/plot_codec.py docs/results/codec_320.json docs/results/codec_800.json --out docs/results/codec
 """

@@ -26,7 +26,7 @@ import zarr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, scenes
-from benchmarks.codec import CONFIG
+from benchmarks.codec_rivals import CONFIG
 from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import load_teacher
 from pipeline.cache.arrays import decode_chunk

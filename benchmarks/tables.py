@@ -1,4 +1,4 @@
-"""Print the tables of docs/results as Markdown, from the JSON of benchmarks/codec.py, families.py and ablation.py.
+"""Print the tables of docs/results as Markdown, from the JSON of codec_rivals.py, families.py and ablation.py.
 
 python benchmarks/tables.py docs/results/codec_320.json docs/results/families.json
 """

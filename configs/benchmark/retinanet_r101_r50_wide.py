@@ -2,7 +2,7 @@
 
 Teacher:   run the commands of configs/benchmark/teacher_retinanet_r101_wide.py first
 Student:   python stage2_distill.py --config configs/benchmark/retinanet_r101_r50_wide.py
-Then:      python benchmarks/codec.py
+Then:      python benchmarks/codec_rivals.py
 """
 
 _base_ = ["./teacher_retinanet_r101_wide.py", "../demo/student.py"]
