@@ -51,7 +51,7 @@ def test_stage1_says_what_it_does_and_that_it_has_too_few_views(made: dict[str, 
     for key, tensors in (("probe_unexplained", 2), ("near_unexplained", 2), ("near_error", 2)):
         assert settings[key].keys() == {"feature", "score"} and len(settings[key]) == tensors
         assert all(0 < value < 10 for value in settings[key].values())
-    assert {"feature", "score", "pkd", "cwd"} == settings["probe_error"].keys()
+    assert {"feature", "score", "pkd", "cwd", "mgd"} == settings["probe_error"].keys()
     assert settings["near_unexplained"]["score"] < settings["probe_unexplained"]["score"]
 
 
@@ -85,6 +85,7 @@ def test_a_calibration_that_missed_its_target_says_so() -> None:
 def test_info_shows_the_student_and_the_warnings() -> None:
     found: dict[str, Any] = {
         "cache": "c", "format": ["f", 1], "images": 1, "views": 1, "passes": {0: 1}, "bytes": 10, "fp16_bytes": 100,
+        "expected_passes": 1,
         "bytes_by_tensor": {}, "measured": {}, "teacher": {"name": None, "sha256": "0" * 64}, "recipe": "r",
         "content": "c", "codec": {**FITTED, **STUDENTS}, "calibration": {"choosing": 2, "reported": 1},
     }  # fmt: skip
