@@ -84,6 +84,9 @@ def page(content: dict[str, Any]) -> str:
         f"Of {len(rows)} configs, {len(detectors)} are detectors that load and build. {works} of these work as teacher "
         f"and as student, and {free} pass every check without a change. {faults} configs ended in a traceback."
     )
+    unrun = sum("data" in row and not {"build", "limit"} & row.keys() for row in rows)
+    if unrun:
+        summary += f" The detectors of {unrun} other configs have not been run yet."
     parts = [
         HEAD.format(**content["machine"], models=content["models"]),
         summary,

@@ -74,13 +74,15 @@ def test_the_page_counts_what_the_rows_say() -> None:
         {"name": "a/two.py", **{key: value for key, value in sound.items() if key != "replay"}, "views": line},
         {"name": "b/three.py", **sound, "student": ["fault", "KeyError: 'x'"]},
         {"name": "b/four.py", "load": ["refused", "no model"]},
+        {"name": "b/five.py", "load": None, **dict.fromkeys(SETTINGS)},
     ]
     machine = {"cores": 2, "python": "3", "torch": "2", "date": "today"}
 
     text = page(json.loads(json.dumps({"machine": machine, "models": 3, "rows": rows})))
 
-    assert "Of 4 configs, 3 are detectors that load and build. 2 of these work as teacher and as student" in text
+    assert "Of 5 configs, 3 are detectors that load and build. 2 of these work as teacher and as student" in text
     assert "and 1 pass every check without a change. 1 configs ended in a traceback." in text
+    assert "The detectors of 1 other configs have not been run yet." in text
     assert "| a | 2 | 2 | 2 | 2 | 2 | 1 | 2 | 2 | 2 | 2 | 1 |" in text
-    assert "| all | 4 | 3 | 3 | 2 | 3 | 2 | 3 | 3 | 3 | 3 | 1 |" in text
+    assert "| all | 5 | 3 | 3 | 2 | 3 | 2 | 3 | 3 | 3 | 3 | 1 |" in text
     assert f"| 1 | views | refused | {shape_of(line[1])} |" in text and "a.json" not in shape_of(line[1])
