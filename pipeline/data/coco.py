@@ -20,6 +20,7 @@ class Annotations:
 
     `categories`: (id, name) in the file's order, which is the order in which mmdet numbers labels. `boxes`: number of
     annotations by category id; ids that no category has are counted too. `orphans`: annotations of unlisted images.
+    `shown`: annotations of listed images by category id, without crowds. `small`: those whose box mmdet drops.
     """
 
     path: Path
@@ -27,6 +28,8 @@ class Annotations:
     categories: tuple[tuple[int | str, str], ...]
     boxes: Counter[int | str]
     orphans: int
+    shown: Counter[int | str]
+    small: Counter[int | str]
 
     def notes(self, classes: Sequence[str]) -> list[str]:
         """What mmdet leaves out without a word, a line each."""
@@ -39,7 +42,19 @@ class Annotations:
             lines.append(f"{sum(others.values())} boxes of categories that are no class ({shown}{more}) are left out")
         if self.orphans:
             lines.append(f"{self.orphans} boxes of images that the file does not list are left out")
+        small = sum(n for key, n in self.small.items() if names.get(key) in set(classes))
+        if small:
+            lines.append(f"{small} boxes without area, below one pixel or outside their image are left out")
         return lines
+
+    def require_boxes(self, classes: Sequence[str]) -> None:
+        """Raise DataError where no box counts for the mAP: of a class, of a listed image, and not a crowd."""
+        names = dict(self.categories)
+        if not any(names.get(key) in set(classes) for key in self.shown):
+            raise DataError(
+                f"{self.path}: none of its {len(self.image_ids)} images has a box of a class that is no crowd, so no "
+                "mAP can be measured; check metainfo.classes, category ids, image ids and iscrowd"
+            )
 
     def require_classes(self, classes: Sequence[str]) -> None:
         """Refuse a file in which mmdet would give a label to another class than `classes` does.
@@ -102,9 +117,11 @@ def check_annotations(path: Path, evaluated: bool = False) -> Annotations:
     fields = ("id", "image_id", "category_id", "bbox", "area") + (("iscrowd",) if evaluated else ())
     _require(path, content["annotations"], "annotation", fields)
     category_ids, boxes, orphans = dict(categories), Counter[int | str](), 0
+    shown, small = Counter[int | str](), Counter[int | str]()
     for number, row in enumerate(content["annotations"]):
         where = f"{path}: annotation number {number} (id {row['id']!r:.40})"
-        orphans += not _refers(where, "image_id", row["image_id"], image_ids)
+        listed = _refers(where, "image_id", row["image_id"], image_ids)
+        orphans += not listed
         _refers(where, "category_id", row["category_id"], category_ids)
         boxes[row["category_id"]] += 1
         box = row["bbox"]
@@ -112,11 +129,19 @@ def check_annotations(path: Path, evaluated: bool = False) -> Annotations:
             raise DataError(f"{where}: bbox must be four finite numbers [x, y, width, height], found {box!r:.80}")
         if not _finite(row["area"]):
             raise DataError(f"{where}: area must be a finite number, found {row['area']!r:.40}")
+        for field in ("iscrowd", "ignore"):
+            if row.get(field, 0) not in (0, 1):  # bools too; mmdet would take the text "0" for true
+                raise DataError(f"{where}: {field} must be 0 or 1, found {row[field]!r:.40}")
+        if listed and not row.get("ignore"):
+            dropped = _is_dropped(row, image_ids[row["image_id"]])
+            small[row["category_id"]] += dropped
+            shown[row["category_id"]] += not (dropped or row.get("iscrowd"))
     _require_unique(path, "annotation", [row["id"] for row in content["annotations"]])
-    return Annotations(path, frozenset(image_ids), categories, boxes, orphans)
+    return Annotations(path, frozenset(image_ids), categories, boxes, orphans, +shown, +small)
 
 
-def _image_ids(path: Path, rows: list[Any]) -> dict[int, None]:
+def _image_ids(path: Path, rows: list[Any]) -> dict[int, tuple[int, int]]:
+    """Return the (width, height) of every image by its id."""
     _require(path, rows, "image", ("id", "file_name", "width", "height"))
     for number, row in enumerate(rows):
         where = f"{path}: image number {number} (id {row['id']!r:.40})"
@@ -127,7 +152,15 @@ def _image_ids(path: Path, rows: list[Any]) -> dict[int, None]:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise DataError(f"{where}: {field} must be a whole number from {least} to {most}, found {value!r:.40}")
     _require_unique(path, "image", [row["id"] for row in rows])
-    return dict.fromkeys(row["id"] for row in rows)
+    return {row["id"]: (row["width"], row["height"]) for row in rows}
+
+
+def _is_dropped(row: dict[str, Any], size: tuple[int, int]) -> bool:
+    """Return whether mmdet drops a box: without area, below one pixel, or outside its image of this (width, height)."""
+    x, y, w, h = row["bbox"]
+    across = max(0, min(x + w, size[0]) - max(x, 0))
+    down = max(0, min(y + h, size[1]) - max(y, 0))
+    return across * down == 0 or row["area"] <= 0 or w < 1 or h < 1
 
 
 def _categories(path: Path, rows: list[Any]) -> tuple[tuple[int | str, str], ...]:

@@ -31,7 +31,15 @@ def image_errors() -> Iterator[None]:
 
 def build_dataset(config: dict[str, Any], where: str) -> Any:
     """Build an mmdet data set without pipeline and without reading its file. Raises ConfigError naming `where`."""
-    classes = (config.get("metainfo") or {}).get("classes")
+    metainfo = config.get("metainfo") or {}
+    if not isinstance(metainfo, dict):
+        raise ConfigError(f"{where}.metainfo: expected dict(classes=...), found {metainfo!r:.60}")
+    other = next((key for key in metainfo if str(key) != "classes" and str(key).lower() == "classes"), None)
+    if other is not None:
+        raise ConfigError(f"{where}.metainfo.{other}: mmdet ignores this key; write it in lower case, as classes")
+    classes = metainfo.get("classes", ())
+    if not isinstance(classes, str | tuple | list):
+        raise ConfigError(f"{where}.metainfo.classes: expected a tuple of names, found {classes!r:.60}")
     if isinstance(classes, str) and not Path(classes).is_file():
         raise ConfigError(
             f"{where}.metainfo.classes: expected a tuple of names or a text file with a name a line, found "
@@ -53,7 +61,7 @@ class Images:
         inner, self.repeats = unwrap_repeats(dataset)
         config = copy.deepcopy(inner)
         steps = config.pop("pipeline", None)
-        if not isinstance(steps, list) or not all(isinstance(s, dict) and "type" in s for s in steps):
+        if not isinstance(steps, list | tuple) or not all(isinstance(s, dict) and "type" in s for s in steps):
             raise ConfigError("train_dataloader.dataset.pipeline: expected a list of transforms, each dict(type=...)")
         self.pipeline: list[dict[str, Any]] = [dict(step) for step in steps]
         self.ann_file = annotation_path(config)
@@ -80,11 +88,11 @@ class Images:
         for index in range(len(self._dataset)):
             info = self._dataset.get_data_info(index)
             self._index[int(info["img_id"])] = index
-            boxes += len(info["instances"])
+            boxes += sum(not instance["ignore_flag"] for instance in info["instances"])
         if not boxes:
             raise DataError(
-                f"{self.ann_file}: none of its {len(self)} images has a box of a class that mmdet keeps; check "
-                "metainfo.classes, category ids and box sizes"
+                f"{self.ann_file}: none of its {len(self)} images has a box of a class that mmdet keeps and that is no "
+                "crowd; check metainfo.classes, category ids, box sizes and iscrowd"
             )
 
     def _require_numbered_by(self, annotations: Annotations) -> None:

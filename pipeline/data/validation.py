@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.coco import Annotations, annotation_path, check_annotations
-from pipeline.data.images import build_dataset
+from pipeline.data.images import build_dataset, image_errors
 from pipeline.data.wrappers import require_boxes
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, brief
 from pipeline.mmdet_compat.registry import Config, type_name
 
 
@@ -22,9 +23,15 @@ def check_validation(cfg: Config, classes: Sequence[str]) -> None:
         if not isinstance(cfg.get(key), dict | list):
             raise ConfigError(f"{key}: missing in the config; the teacher and the student are measured on a val set")
     loader = cfg.val_dataloader
-    if loader.get("persistent_workers") and not loader.get("num_workers"):
-        raise ConfigError("val_dataloader: persistent_workers=True needs num_workers above 0, found 0; set it to False")
-    dataset = dict(loader.get("dataset") or {})
+    for key in ("persistent_workers", "prefetch_factor", "timeout"):
+        if loader.get(key) and not loader.get("num_workers"):
+            raise ConfigError(f"val_dataloader: {key}={loader[key]} needs num_workers above 0, found 0; remove it")
+    sampler = loader.get("sampler") or {}
+    if isinstance(sampler, dict) and type_name(sampler.get("type")) == "InfiniteSampler":
+        raise ConfigError("val_dataloader.sampler: InfiniteSampler never ends; use dict(type='DefaultSampler')")
+    if loader.get("drop_last"):
+        raise ConfigError("val_dataloader.drop_last=True: leaves out images, which would count as missed; remove it")
+    dataset = loader.get("dataset")
     path = annotation_path(dataset, "val_dataloader.dataset")
     require_boxes(dataset, path, "val_dataloader.dataset")
     shown = check_annotations(path, evaluated=True)
@@ -36,13 +43,66 @@ def check_validation(cfg: Config, classes: Sequence[str]) -> None:
             f"label {number}, {_name(found, number)} and {_name(classes, number)}; give both the same metainfo.classes"
         )
     shown.require_classes(classes)
-    _check_evaluator(coco_metric(cfg.val_evaluator), path, shown, classes)
+    shown.require_boxes(classes)
+    metric = coco_metric(cfg.val_evaluator)
+    _check_metric(metric, masks=_has_masks(cfg.get("model")))
+    _check_evaluator(metric, path, shown, classes)
+
+
+def score_shown_images(metric: Any, dataset: Any) -> list[dict[str, Any]]:
+    """Let a CocoMetric score the images of a data set only, not all of its file: others would count as missed.
+
+    Return mmdet's data_info of these images.
+    """
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    metric.img_ids = [info["img_id"] for info in infos]
+    return infos
+
+
+@contextlib.contextmanager
+def measure_errors() -> Iterator[None]:
+    """Raise ConfigError where mmdet cannot load, predict or process a val batch, DataError for an unreadable image."""
+    try:
+        with image_errors():
+            yield
+    except StopIteration as error:
+        raise ConfigError("val_dataloader: gives no batch; check its data set, sampler and drop_last") from error
+    except (AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"val_dataloader, val_evaluator: a batch cannot be measured: {brief(error)}; compare the pipeline (its "
+            "meta_keys too) and the metric with those of mmdet's own config"
+        ) from error
+
+
+def _has_masks(model: Any) -> bool:
+    """Return whether a part of a detector's config predicts masks."""
+    if isinstance(model, dict):
+        return any(("mask" in str(key) and isinstance(part, dict)) or _has_masks(part) for key, part in model.items())
+    return isinstance(model, list | tuple) and any(map(_has_masks, model))
+
+
+def _check_metric(metric: dict[str, Any], masks: bool) -> None:
+    """Raise ConfigError for a CocoMetric that does not report the mAP of boxes. masks: whether the student has them."""
+    kinds, items = metric.get("metric", "bbox"), metric.get("metric_items")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, list | tuple) or "bbox" not in kinds or ("segm" in kinds and not masks):
+        raise ConfigError(
+            f"val_evaluator.metric: expected 'bbox', because the student predicts boxes, found {kinds!r:.80}"
+        )
+    if metric.get("format_only"):
+        raise ConfigError("val_evaluator.format_only=True: measures nothing; remove it")
+    if items is not None and not {"mAP", "mAP_50"} <= set(items):
+        raise ConfigError(f"val_evaluator.metric_items: expected 'mAP' and 'mAP_50' among them, found {items!r:.80}")
 
 
 def _check_evaluator(metric: dict[str, Any], path: Path, shown: Annotations, classes: Sequence[str]) -> None:
     """The metric must know every image and class that the val set shows."""
     file = metric.get("ann_file")
-    if file is None or Path(file) == path:
+    if file is None:
+        return
+    if not isinstance(file, str):
+        raise ConfigError(f"val_evaluator.ann_file: expected a path, found {file!r:.60}")
+    if Path(file) == path:
         return
     scored = check_annotations(Path(file), evaluated=True)
     scored.require_classes(classes)

@@ -22,6 +22,7 @@ from pipeline.stage2.finite import FiniteHook
 from pipeline.stage2.hooks import check_hooks
 from pipeline.stage2.loader import read_batch_size, read_loader
 from pipeline.stage2.loop import RESUMABLE
+from pipeline.stage2.rehearsal import rehearse_validation
 from pipeline.stage2.resume import check_starting_weights, find_checkpoint, guard_loading
 from pipeline.stage2.settings import loop_of
 from pipeline.stage2.teacher_data import TeacherData
@@ -120,6 +121,7 @@ def build_runner(
         )
         stream.set_rank(get_rank(), get_world_size())
         build_optimizers(runner)
+    rehearse_validation(runner)
     return runner, hook
 
 

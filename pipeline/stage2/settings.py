@@ -8,13 +8,14 @@ import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import print_log
 
 from pipeline.data.view_record import PAD
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config, type_name
-from pipeline.stage2.loader import read_loader
+from pipeline.stage2.loader import read_batch_size, read_loader
 
 LENGTHS = {"EpochBasedTrainLoop": "max_epochs", "IterBasedTrainLoop": "max_iters"}  # and what sets their length
 BATCH_MIXING = "data_preprocessor.batch_augments"
@@ -29,8 +30,11 @@ def apply_flags(
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
     _check_work_dir(str(cfg.work_dir))
     cfg.launcher = launcher
+    if not isinstance(cfg.get("auto_scale_lr") or {}, dict):
+        raise ConfigError(f"auto_scale_lr: expected dict(enable=..., base_batch_size=...), found {cfg.auto_scale_lr!r}")
     scaled = auto_scale_lr or (cfg.get("auto_scale_lr") or {}).get("enable")
-    if (amp or scaled) and not isinstance(cfg.get("optim_wrapper", {}).get("optimizer"), dict):
+    wrapper = cfg.get("optim_wrapper")
+    if (amp or scaled) and not (isinstance(wrapper, dict) and isinstance(wrapper.get("optimizer"), dict)):
         raise ConfigError("--amp and --auto-scale-lr need optim_wrapper.optimizer in the config")
     if amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
@@ -55,14 +59,20 @@ def _check_work_dir(work_dir: str) -> None:
 def scale_learning_rate(cfg: Config, requested: bool, launcher: str) -> None:
     """Scale the learning rate to the batch size, if `requested`.
 
-    Otherwise print a warning where the batch size is not the one that the learning rate was chosen for.
+    Otherwise print a warning where the batch size is not the one that the learning rate was chosen for. Samples of
+    steps that optim_wrapper accumulates belong to one batch.
     """
-    settings = cfg.get("auto_scale_lr") or {}
-    base, real = settings.get("base_batch_size"), count_ranks(launcher) * cfg.train_dataloader.get("batch_size", 1)
+    base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
+    if base is None and requested:
+        raise ConfigError("--auto-scale-lr: auto_scale_lr.base_batch_size is missing in the config; set it")
+    if base is not None and not (_is_number(base) and base > 0):
+        raise ConfigError(f"auto_scale_lr.base_batch_size: expected a number above 0, found {base!r}")
+    real = count_ranks(launcher) * read_batch_size(cfg.train_dataloader) * _count_accumulated(cfg)
     if requested:
-        if not base:
-            raise ConfigError("--auto-scale-lr: auto_scale_lr.base_batch_size is missing in the config; set it")
-        cfg.optim_wrapper.optimizer.lr *= real / base
+        rate = cfg.optim_wrapper.optimizer.get("lr")
+        if not _is_number(rate):
+            raise ConfigError(f"optim_wrapper.optimizer.lr: expected a number to scale, found {rate!r}")
+        cfg.optim_wrapper.optimizer.lr = rate * real / base
     elif base and real != base:
         print_log(
             f"warning  {real} images a step, but the learning rate is for {base} (auto_scale_lr.base_batch_size); "
@@ -70,6 +80,19 @@ def scale_learning_rate(cfg: Config, requested: bool, launcher: str) -> None:
             "current",
             logging.WARNING,
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _count_accumulated(cfg: Config) -> int:
+    """Return the number of steps whose gradients optim_wrapper adds up before it updates the weights."""
+    wrapper = cfg.get("optim_wrapper")
+    steps = wrapper.get("accumulative_counts", 1) if isinstance(wrapper, dict) else 1
+    if type(steps) is not int or steps < 1:
+        raise ConfigError(f"optim_wrapper.accumulative_counts: expected an integer of at least 1, found {steps!r}")
+    return steps
 
 
 def count_ranks(launcher: str) -> int:
@@ -105,9 +128,15 @@ def loop_of(cfg: Config) -> str:
     length = LENGTHS.get(name)
     if length is None or (by_epoch is not None and by_epoch != (name == "EpochBasedTrainLoop")):
         raise ConfigError(f"train_cfg: expected one of {sorted(LENGTHS)}, found {dict(cfg.train_cfg)}")
-    steps = cfg.train_cfg.get(length)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"train_cfg.{length}: expected a whole number of at least 1, found {steps!r}")
+    for key, default in ((length, None), ("val_interval", 1)):
+        value = cfg.train_cfg.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
+            raise ConfigError(f"train_cfg.{key}: expected a whole number of at least 1, found {value!r}")
+    for begin, interval in cfg.train_cfg.get("dynamic_intervals") or ():
+        if interval < 1:
+            raise ConfigError(
+                f"train_cfg.dynamic_intervals: expected intervals of at least 1, found {(begin, interval)}"
+            )
     return name
 
 

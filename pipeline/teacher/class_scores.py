@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import MODELS, Config, type_name
 
 EPSILON = torch.finfo(torch.float32).eps
+PROBABILITY = "probability"  # name of the rule of heads that return sigmoid(logit)
 
 
 def class_logits(head: nn.Module, output: Any) -> list[Tensor]:
@@ -24,13 +25,19 @@ def class_logits(head: nn.Module, output: Any) -> list[Tensor]:
 
     Raise ConfigError where the first output is not one map for each level.
     """
+    first = first_output(head, output)
+    rule = next((RULES[name] for name in _parents(type(head)) if name in RULES), None)
+    return first if rule is None else rule[1](head, output)
+
+
+def first_output(head: nn.Module, output: Any) -> list[Tensor]:
+    """Return the first output of a dense head as it is: a tensor (B, K, H_l, W_l) for each level. Raise ConfigError."""
     first = output[0] if isinstance(output, tuple | list) and output else None
     if not isinstance(first, tuple | list) or not all(isinstance(x, Tensor) and x.dim() == 4 for x in first):
         raise ConfigError(
             f"{type(head).__name__}: expected a first output with one (B, K, H, W) tensor for each FPN level"
         )
-    rule = next((RULES[name] for name in _parents(type(head)) if name in RULES), None)
-    return list(first) if rule is None else rule[1](head, output)
+    return list(first)
 
 
 def score_rule(model: Config) -> str | None:
@@ -38,7 +45,12 @@ def score_rule(model: Config) -> str | None:
     head = model.get("rpn_head") or model.get("bbox_head")
     kind = head.get("type") if isinstance(head, dict) else None
     found = kind if isinstance(kind, type) else MODELS.get(type_name(kind)) if kind is not None else None
-    return next((RULES[name][0] for name in _parents(found) if name in RULES), None)
+    return score_rule_of(found)
+
+
+def score_rule_of(head: type | None) -> str | None:
+    """Return the name of the rule of a head's class; None if it has none."""
+    return next((RULES[name][0] for name in _parents(head) if name in RULES), None)
 
 
 def _parents(kind: type | None) -> list[str]:
@@ -72,8 +84,8 @@ def logit_of_product(one: Tensor, other: Tensor) -> Tensor:
 
 # By class name of the head or of one that it extends. The name of a rule is part of a cache's recipe.
 RULES: dict[str, tuple[str, Callable[[Any, Any], list[Tensor]]]] = {
-    "TOODHead": ("probability", _from_probability),
-    "CenterNetHead": ("probability", _from_probability),
+    "TOODHead": (PROBABILITY, _from_probability),
+    "CenterNetHead": (PROBABILITY, _from_probability),
     "YOLOXHead": ("class x objectness", _with_objectness),
     "AutoAssignHead": ("class x objectness", _with_objectness),
     "YOLOV3Head": ("class x objectness", _from_yolov3),

@@ -11,10 +11,9 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
-from pipeline.data.images import image_errors
-from pipeline.data.validation import coco_metric
+from pipeline.data.validation import coco_metric, measure_errors, score_shown_images
 from pipeline.errors import DataError, TeacherError
-from pipeline.mmdet_compat.registry import METRICS, Config, build
+from pipeline.mmdet_compat.registry import METRICS, Config, build, config_errors
 
 
 def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
@@ -22,21 +21,20 @@ def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
     loader_cfg = copy.deepcopy(cfg.val_dataloader)
     loader_cfg.dataset.indices = images
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its table
-        loader = Runner.build_dataloader(loader_cfg, seed=0)
-        metric: Any = build(METRICS, coco_metric(cfg.val_evaluator), "val_evaluator")
+        with config_errors("val_dataloader"):
+            loader = Runner.build_dataloader(loader_cfg, seed=0)
+        metric: Any = build(METRICS, {**coco_metric(cfg.val_evaluator), "metric": "bbox"}, "val_evaluator")
         metric.dataset_meta = loader.dataset.metainfo
-        with torch.no_grad(), image_errors():
+        with torch.no_grad(), measure_errors():
             for batch in loader:
                 metric.process(batch, [sample.to_dict() for sample in detector.test_step(batch)])  # type: ignore
-        # Only what was shown to the teacher may count: by default CocoMetric scores the whole annotation file.
         dataset: Any = loader.dataset
-        infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-        if not any(info["instances"] for info in infos):
+        infos = score_shown_images(metric, dataset)
+        if not any(not box["ignore_flag"] for info in infos for box in info["instances"]):
             raise DataError(
                 f"val_dataloader.dataset: none of its first {len(infos)} images has a box, so no mAP can be measured; "
                 "raise teacher.gate_images"
             )
-        metric.img_ids = [info["img_id"] for info in infos]
         result = metric.evaluate(len(dataset))
     found = {key.rsplit("/", 1)[-1]: float(value) for key, value in result.items()}
     # Without a single detection the metric returns nothing at all.

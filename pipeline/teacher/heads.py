@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError, brief
 from pipeline.records import LevelShapes
 from pipeline.teacher.class_scores import class_logits, require_class_scores, require_no_sigmoid
+from pipeline.teacher.raw_scores import require_raw_scores
 
 
 def class_head(detector: nn.Module) -> nn.Module:
@@ -56,15 +57,16 @@ def require_logits(detector: Any) -> None:
     training = detector.training
     try:
         with torch.no_grad():
-            _, logits = dense_outputs(detector.eval(), noise * 4 - 2)
+            features, logits = dense_outputs(detector.eval(), noise * 4 - 2)
+            require_class_scores(head, logits)
+            require_no_sigmoid(head, logits)
+            require_raw_scores(head, features)
     except torch.OutOfMemoryError:
         raise
     except FAILURES as error:
         raise ConfigError(f"{type(head).__name__}: gives no class scores: {brief(error)}") from error
     finally:
         detector.train(training)
-    require_class_scores(head, logits)
-    require_no_sigmoid(head, logits)
 
 
 def class_count(detector: nn.Module) -> int | None:

@@ -20,10 +20,13 @@ class Priors:
 
     kind: 'anchors', 'points', or 'positions' for a head without a generator. anchors[l]: (A, 4) boxes of one position
     of level l, in pixels relative to it, in the order of the score channels; empty unless kind is 'anchors'.
+    strides[l]: pixels between two positions, (x, y). offset: of points within their cell, as a fraction of the stride.
     """
 
     kind: str
     anchors: tuple[Tensor, ...] = ()
+    strides: tuple[tuple[float, float], ...] = ()
+    offset: float = 0.0
 
     def difference(self, teacher: Priors) -> str | None:
         """Describe the first difference to the teacher's priors; None if score channels mean the same."""
@@ -39,6 +42,11 @@ class Priors:
                     f"level {level}, anchor {first}: the student's is {_size(own[first])}, the teacher's "
                     f"{_size(wanted[first])}"
                 )
+        for level, (here, there) in enumerate(zip(self.strides, teacher.strides)):
+            if here != there:
+                return f"level {level}: the student's {self.kind} are {here} px apart, the teacher's {there} px"
+        if self.offset != teacher.offset:
+            return f"the student's points are at {self.offset:g} of a stride, the teacher's at {teacher.offset:g}"
         return None
 
 
@@ -52,8 +60,12 @@ def priors_of(head: nn.Module) -> Priors:
     generator: Any = next((getattr(head, name) for name in GENERATORS if getattr(head, name, None) is not None), None)
     if generator is None:
         return Priors("positions")
+    pairs = [s if isinstance(s, tuple | list) else (s, s) for s in getattr(generator, "strides", None) or ()]
+    strides = tuple((float(x), float(y)) for x, y in pairs)
     anchors = getattr(generator, "base_anchors", None)
-    return Priors("points") if anchors is None else Priors("anchors", tuple(x.detach().cpu().float() for x in anchors))
+    if anchors is None:
+        return Priors("points", (), strides, float(getattr(generator, "offset", 0.0)))
+    return Priors("anchors", tuple(x.detach().cpu().float() for x in anchors), strides)
 
 
 def configured_priors(model: Config) -> Priors:

@@ -69,7 +69,28 @@ def test_boxes_of_unlisted_images_are_counted(tmp_path: Path) -> None:
     assert found.notes(CLASSES) == ["1 boxes of images that the file does not list are left out"]
 
 
+def test_boxes_that_mmdet_drops_are_counted(tmp_path: Path) -> None:
+    """Without area, below one pixel, or outside the image of 64x48."""
+    boxes = ([1, 2, -8, 9], [1, 2, 0.5, 9], [64, 2, 8, 9], [1, 2, 8, 9])
+    found = checked(tmp_path, lambda c: [row.update(bbox=box) for row, box in zip(c["annotations"], boxes)])
+    line = "3 boxes without area, below one pixel or outside their image are left out"
+    assert found.notes(CLASSES) == [line] and found.shown == {1: 1}
+
+
+def test_a_file_without_a_box_to_measure(tmp_path: Path) -> None:
+    for change in ({"iscrowd": 1}, {"ignore": 1}, {"image_id": 99}, {"category_id": 99}, {"area": 0}):
+        found = checked(tmp_path, lambda c, change=change: [row.update(change) for row in c["annotations"]])
+        with pytest.raises(DataError, match="none of its 2 images has a box of a class that is no crowd"):
+            found.require_boxes(CLASSES)
+    checked(tmp_path, lambda c: c["annotations"][0].update(iscrowd=True)).require_boxes(CLASSES)
+
+
 WRONG: dict[str, tuple[Change, str]] = {
+    "crowd as text": (
+        lambda c: c["annotations"][1].update(iscrowd="0"),
+        "annotation number 1 (id 2): iscrowd must be 0 or 1, found '0'",
+    ),
+    "ignore as text": (lambda c: c["annotations"][1].update(ignore="no"), "ignore must be 0 or 1, found 'no'"),
     "another order": (lambda c: c["categories"].reverse(), "label 0 is 'dog' by the order of its categories, expected"),
     "two swapped": (
         lambda c: c["categories"].insert(1, c["categories"].pop(2)),

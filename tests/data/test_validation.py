@@ -61,6 +61,51 @@ WRONG: dict[str, tuple[Change, type[PipelineError], str]] = {
         ConfigError,
         "persistent_workers=True needs num_workers above 0, found 0",
     ),
+    "no box that counts": (
+        lambda cfg, c: [row.update(iscrowd=1) for row in c["annotations"]],
+        DataError,
+        r"val\.json: none of its 4 images has a box of a class that is no crowd",
+    ),
+    "no mAP of boxes": (
+        lambda cfg, c: cfg.val_evaluator.update(metric="proposal"),
+        ConfigError,
+        r"val_evaluator\.metric: expected 'bbox'",
+    ),
+    "masks of a detector without them": (
+        lambda cfg, c: cfg.val_evaluator.update(metric=["bbox", "segm"]),
+        ConfigError,
+        r"val_evaluator\.metric: expected 'bbox'",
+    ),
+    "nothing is measured": (
+        lambda cfg, c: cfg.val_evaluator.update(format_only=True),
+        ConfigError,
+        "format_only=True: measures nothing",
+    ),
+    "the mAP is left out": (
+        lambda cfg, c: cfg.val_evaluator.update(metric_items=["mAP_75"]),
+        ConfigError,
+        "metric_items: expected 'mAP' and 'mAP_50' among them",
+    ),
+    "a file that is no path": (
+        lambda cfg, c: cfg.val_evaluator.update(ann_file=3),
+        ConfigError,
+        "val_evaluator.ann_file: expected a path, found 3",
+    ),
+    "another format": (
+        lambda cfg, c: cfg.val_dataloader.dataset.update(type="VOCDataset"),
+        ConfigError,
+        "val_dataloader.dataset: VOCDataset does not read boxes in COCO's format",
+    ),
+    "a sampler without end": (
+        lambda cfg, c: cfg.val_dataloader.update(sampler={"type": "InfiniteSampler"}),
+        ConfigError,
+        "InfiniteSampler never ends",
+    ),
+    "a last batch that is left out": (
+        lambda cfg, c: cfg.val_dataloader.update(drop_last=True),
+        ConfigError,
+        "drop_last=True: leaves out images",
+    ),
     "no evaluator": (lambda cfg, c: cfg.pop("val_evaluator"), ConfigError, "val_evaluator: missing in the config"),
     "no crowd flags": (lambda cfg, c: c["annotations"][0].pop("iscrowd"), DataError, "has no 'iscrowd'"),
 }
@@ -105,6 +150,32 @@ def test_classes_from_a_text_file(folder: Path, tmp_path: Path) -> None:
     assert Images(dataset(folder, metainfo={"classes": str(names)})).classes == CLASSES
     with pytest.raises(ConfigError, match="needs a comma"):
         Images(dataset(folder, metainfo={"classes": "person"}))
+
+
+@pytest.mark.parametrize("given", [None, {"person": 0}, {"person"}])
+def test_classes_that_are_no_tuple(folder: Path, given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"metainfo\.classes: expected a tuple of names, found"):
+        Images(dataset(folder, metainfo={"classes": given}))
+
+
+def test_classes_under_another_key(folder: Path) -> None:
+    """mmdet would keep its default of 80 classes."""
+    with pytest.raises(ConfigError, match=r"metainfo\.CLASSES: mmdet ignores this key; write it in lower case"):
+        Images(dataset(folder, metainfo={"CLASSES": CLASSES}))
+
+
+def test_a_data_set_of_crowds(folder: Path, tmp_path: Path) -> None:
+    content = json.loads((folder / "annotations.json").read_text())
+    for row in content["annotations"]:
+        row["iscrowd"] = 1
+    (tmp_path / "crowds.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="none of its 4 images has a box of a class that mmdet keeps and that is no"):
+        Images(dataset(folder, ann_file=str(tmp_path / "crowds.json")))
+
+
+def test_a_tuple_of_transforms(folder: Path) -> None:
+    given = dataset(folder)
+    assert Images({**given, "pipeline": tuple(given["pipeline"])}).pipeline == given["pipeline"]
 
 
 def test_default_classes_on_a_file_with_some_of_them(folder: Path) -> None:

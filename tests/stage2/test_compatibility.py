@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mmdet.registry import TASK_UTILS
 
 from pipeline.config import DistillSection, load_config
 from pipeline.errors import StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config
 from pipeline.stage2.compatibility import check_student
 from pipeline.stage2.teacher_data import TeacherData, prepare_teacher_data
+from pipeline.teacher.priors import Priors, priors_of
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import detector, save_teacher
 
@@ -48,11 +51,27 @@ def student(family: str = "retinanet", **changes: Any) -> Any:
             "level 0, anchor 1: the student",
         ),
         ({f"{ANCHORS}.center_offset": 0.5}, "level 0, anchor 0: the student's is"),
+        (
+            {f"{ANCHORS}.strides": [4, 8, 16, 32, 64], f"{ANCHORS}.base_sizes": [8, 16, 32, 64, 128]},
+            r"level 0: the student's anchors are \(4.0, 4.0\) px apart, the teacher's \(8.0, 8.0\) px",
+        ),
     ],
 )
 def test_what_differs_is_named(data_of: TeacherData, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StudentError, match=message):
         check_student(student(**changes), data_of.layout, SCORES)
+
+
+def test_points_of_another_place_or_stride() -> None:
+    def points(**changes: Any) -> Priors:
+        generator = {"type": "MlvlPointGenerator", "strides": [8, 16], "offset": 0.5, **changes}
+        return priors_of(SimpleNamespace(prior_generator=TASK_UTILS.build(generator)))  # type: ignore[arg-type]
+
+    assert points().difference(points()) is None
+    assert points(offset=0).difference(points()) == "the student's points are at 0 of a stride, the teacher's at 0.5"
+    assert "level 1: the student's points are (32.0, 32.0) px apart" in str(
+        points(strides=[8, 32]).difference(points())
+    )
 
 
 def test_another_spelling_of_the_same_anchors(data_of: TeacherData) -> None:

@@ -64,10 +64,49 @@ def test_nothing_is_said_where_no_base_is_known(warnings: list[str]) -> None:
         rate(config(enable=True))
 
 
+def test_accumulated_steps_are_one_batch(warnings: list[str]) -> None:
+    cfg = config(enable=True, base_batch_size=16)
+    cfg.optim_wrapper.accumulative_counts = 4
+    assert rate(cfg) == pytest.approx(0.005)
+    cfg = config(base_batch_size=16)
+    cfg.optim_wrapper.accumulative_counts = 8
+    assert rate(cfg) == 0.01 and not warnings
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("auto_scale_lr", True, r"auto_scale_lr: expected dict\(enable=..., base_batch_size=...\), found True"),
+        ("auto_scale_lr.base_batch_size", "16", "base_batch_size: expected a number above 0, found '16'"),
+        ("auto_scale_lr.base_batch_size", -16, "base_batch_size: expected a number above 0, found -16"),
+        ("optim_wrapper.optimizer.lr", "0.1", "optimizer.lr: expected a number to scale, found '0.1'"),
+        ("optim_wrapper.optimizer", {"type": "SGD"}, "optimizer.lr: expected a number to scale, found None"),
+        ("optim_wrapper.accumulative_counts", "4", "accumulative_counts: expected an integer of at least 1, found '4'"),
+        ("train_dataloader.batch_size", "2", "batch_size: expected an integer of at least 1, found '2'"),
+    ],
+)
+def test_what_cannot_be_scaled_is_named(key: str, value: Any, message: str) -> None:
+    cfg = config(enable=True, base_batch_size=16)
+    part: Any = cfg
+    *folders, name = key.split(".")
+    for one in folders:
+        part = part[one]
+    part[name] = value
+    with pytest.raises(ConfigError, match=message):
+        rate(cfg)
+
+
+@pytest.mark.parametrize("given", [{"val_interval": 0}, {"val_interval": "1"}, {"max_epochs": 0}, {"max_epochs": None}])
+def test_epochs_that_cannot_be_counted(given: dict[str, Any]) -> None:
+    (key,) = given
+    with pytest.raises(ConfigError, match=rf"train_cfg\.{key}: expected a whole number of at least 1, found"):
+        check_training(training(train_cfg={"max_epochs": 1, **given}))
+
+
 def training(**changes: Any) -> Config:
-    empty = {key: {} for key in ("val_dataloader", "val_evaluator", "optim_wrapper", "train_dataloader")}
-    preprocessor = {"data_preprocessor": {"pad_size_divisor": 32}}
-    made = Config({**empty, "train_cfg": {"max_epochs": 1}, "model": preprocessor})
+    parts: dict[str, Any] = {"val_dataloader": {}, "val_evaluator": {}, "optim_wrapper": {}}
+    parts |= {"train_cfg": {"max_epochs": 1}, "train_dataloader": {}}
+    made = Config({**parts, "model": {"data_preprocessor": {"pad_size_divisor": 32}}})
     made.merge_from_dict(changes)
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.mmdet_compat.registry import MODELS, Config
 from pipeline.teacher.class_scores import class_logits, logit_of_product, require_class_scores, score_rule
 from pipeline.teacher.heads import output_shapes, require_logits
 from pipeline.teacher.model import Teacher
+from pipeline.teacher.raw_scores import require_raw_scores
 from pipeline.teacher.zoo import find_teacher
 from tests.helpers.datasets import CLASSES
 from tests.helpers.detectors import FAMILIES, detector, save_teacher
@@ -27,6 +29,30 @@ class ActivatedHead(MODELS.get("RetinaHead")):
     def forward_single(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scores, boxes = super().forward_single(x)
         return scores.sigmoid(), boxes
+
+
+def activated(name: str, parent: str, change: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    """Register a head whose first output is changed."""
+
+    def forward_single(self: Any, *inputs: Any) -> tuple[Any, ...]:
+        first, *others = kind.__mro__[1].forward_single(self, *inputs)
+        return (change(first), *others)
+
+    kind = type(name, (MODELS.get(parent),), {"forward_single": forward_single})
+    MODELS.register_module(name=name, module=kind, force=True)
+    return name
+
+
+SATURATED = (
+    activated("PercentHead", "RetinaHead", lambda x: 100 * x.sigmoid()),
+    activated("LogProbabilityHead", "RetinaHead", torch.nn.functional.logsigmoid),
+    activated("LogSoftmaxHead", "RetinaHead", lambda x: x.log_softmax(dim=1)),
+    activated("ClampedHead", "RetinaHead", lambda x: x.clamp(-1, 1) - 3),
+)
+LINEAR = (
+    activated("TemperatureHead", "RetinaHead", lambda x: x / 3 - 1),
+    activated("CopiedHead", "RetinaHead", lambda x: x.clone().view(x.shape)),
+)
 
 
 @MODELS.register_module(force=True)
@@ -67,6 +93,37 @@ def test_other_outputs_are_refused_by_name(head: str, message: str, tmp_path: Pa
     spec = find_teacher(TeacherSection(**save_teacher(tmp_path, with_head(head))))
     with pytest.raises(ConfigError, match=message):
         Teacher(spec, CLASSES, torch.device("cpu"))
+
+
+def built(name: str) -> Any:
+    found = MODELS.build(Config(with_head(name)))
+    found.init_weights()
+    return found
+
+
+@pytest.mark.parametrize("head", SATURATED)
+def test_scores_that_do_not_follow_their_convolution_are_refused(head: str) -> None:
+    with pytest.raises(ConfigError, match=f"{head}: its class scores saturate, so the head applies an activation"):
+        require_logits(built(head))
+
+
+@pytest.mark.parametrize("head", LINEAR)
+def test_linear_functions_of_a_logit_are_logits(head: str) -> None:
+    require_logits(built(head))
+
+
+def test_scores_that_are_not_finite() -> None:
+    broken = built("RetinaHead")
+    torch.nn.init.constant_(broken.bbox_head.retina_cls.bias, float("nan"))
+    with pytest.raises(ConfigError, match="RetinaHead: its class scores are NaN or infinite on an image of noise"):
+        require_logits(broken)
+
+
+def test_a_head_that_extends_one_with_probabilities_must_return_them() -> None:
+    name = activated("LogitHead", "CenterNetHead", torch.logit)
+    head = MODELS.build({"type": name, "in_channels": 8, "feat_channels": 8, "num_classes": 3})
+    with pytest.raises(ConfigError, match="LogitHead: extends a head that returns probabilities, but its first output"):
+        require_raw_scores(head, [torch.rand(1, 8, 8, 8)])
 
 
 def test_class_and_objectness_of_yolox_are_multiplied() -> None:
