@@ -52,7 +52,7 @@ def lighten(value: dict[str, Any]) -> None:
     if "groups" in value and "base_width" in value:
         value.update(groups=32, base_width=4)
     if value.get("type") == "SwinTransformer" and "depths" in value:
-        value["depths"] = [2, 2, min(6, value["depths"][2]), 2]
+        value["depths"] = [min(6, depth) for depth in value["depths"]]
     value.update({k: most for k, most in SMALLER.items() if isinstance(value.get(k), int) and value[k] > most})
 
 

@@ -66,7 +66,7 @@ def batch_of(cfg: Config, classes: tuple[str, ...], folder: Path) -> dict[str, A
 
 def settle_norms(detector: Any, views: Sequence[Tensor]) -> None:
     """Set the statistics of batch norms from the views: random weights overflow without any."""
-    norms = [m for m in detector.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in detector.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.eps > 0]
     for norm in norms:
         norm.momentum = 1.0
         norm.train()

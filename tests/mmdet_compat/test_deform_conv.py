@@ -134,3 +134,22 @@ def test_half_precision_is_computed_in_single() -> None:
 
     assert made.dtype == image.grad.dtype == torch.float16
     torch.testing.assert_close(made.float(), exact, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_larger_offsets_are_read_from_their_start(layout: torch.memory_format) -> None:
+    """DyHead gives the offsets of a level to the next one. mmcv's kernel reads their memory as if it were smaller."""
+    shape = ((3, 3), (1, 1), (1, 1), (1, 1), 1, 1)
+    image, offset, mask, weight = inputs(shape, torch.float64, 0.7)  # (5, 6)
+    small = image[:, :, :3, :4].contiguous().requires_grad_()
+    offset = offset.contiguous(memory_format=layout).requires_grad_()
+    first, factors = (x.detach().flatten(1)[:, : x.shape[1] * 12].view(2, -1, 3, 4) for x in (offset, mask))
+    first.requires_grad_()
+
+    made = modulated_deform_conv2d(small, offset, mask, weight, None, *shape[1:])
+    expected = modulated_deform_conv2d(small, first, factors, weight, None, *shape[1:])
+
+    assert torch.equal(made, expected)
+    ours, theirs = (torch.autograd.grad(out.square().sum(), at)[0] for out, at in ((made, offset), (expected, first)))
+    assert torch.equal(ours.flatten(1)[:, : first[0].numel()], theirs.flatten(1))
+    assert not ours.flatten(1)[:, first[0].numel() :].any()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pipeline.mmdet_compat.ops.backend import at_least_float32
 from pipeline.mmdet_compat.ops.deform_sampling import Taps, sample
@@ -103,6 +104,15 @@ def _weight_gradient(samples: Tensor, grad: Tensor, groups: int) -> Tensor:
     return grad.reshape(groups, -1, samples.shape[1]) @ rows.transpose(1, 2)
 
 
+def _first(values: Tensor, size: torch.Size) -> Tensor:
+    """Return the offsets or masks (n, p, q) of one image for an output of P x Q: its first n * P * Q numbers.
+
+    mmcv's kernel reads them in this way without a check, and DyHead's weights are trained so: it gives the offsets of
+    one FPN level to the next, which is half as large.
+    """
+    return values.reshape(-1)[: len(values) * size.numel()].view(-1, *size)
+
+
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -116,12 +126,16 @@ def modulated_deform_conv_forward(
     with_bias: bool,
     **given: Any,
 ) -> None:
-    """Write version 2's convolution into `output`. `mask`: (N, G * T, P, Q). `bias`: (O,), if `with_bias`."""
+    """Write version 2's convolution into `output`. `mask`: (N, G * T, P, Q). `bias`: (O,), if `with_bias`.
+
+    Offsets and masks may be larger than the output, as in DyHead: see `_first`.
+    """
     if output.is_meta:  # it has its shape already
         return
     x, kernel, moves, factors = map(at_least_float32, (input, weight, offset, mask))
     for n in range(len(x)):
-        made = convolve(x[n], moves[n], factors[n], kernel, _taps_v2(given), given["group"])
+        offsets, mask_n = (_first(part[n], output.shape[2:]) for part in (moves, factors))
+        made = convolve(x[n], offsets, mask_n, kernel, _taps_v2(given), given["group"])
         output[n] = made + bias.view(-1, 1, 1) if with_bias else made
 
 
@@ -146,8 +160,12 @@ def modulated_deform_conv_backward(
     """Write the gradients of version 2's input, offset and mask, and add those of its weights and bias."""
     x, kernel, moves, factors, grad = map(at_least_float32, (input, weight, offset, mask, grad_output))
     for n in range(len(x)):
-        found = gradients((x[n], moves[n], factors[n]), kernel, grad[n], _taps_v2(given), given["group"])
-        grad_input[n], grad_offset[n], grad_mask[n] = found[:3]
+        offsets, mask_n = (_first(part[n], grad.shape[2:]) for part in (moves, factors))
+        found = gradients((x[n], offsets, mask_n), kernel, grad[n], _taps_v2(given), given["group"])
+        grad_input[n] = found[0]
+        for whole, part in ((grad_offset[n], found[1]), (grad_mask[n], found[2])):
+            flat = pad(part.flatten(), (0, whole.numel() - part.numel()))
+            whole.copy_(flat.view(whole.shape))
         grad_weight += found[3]
         if with_bias:
             grad_bias += grad[n].sum((1, 2))
