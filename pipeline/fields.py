@@ -52,7 +52,7 @@ def _read(where: str, hint: Any, rules: Mapping[str, Any], value: Any) -> Any:
     if expected is None and value is not None:
         expected = _out_of_range(rules, value)
     if expected is not None:
-        raise ConfigError(f"{where}: expected {expected}, found {value!r}")
+        raise ConfigError(f"{where}: expected {expected}, found {value!r:.120}")
     return parse(value) if parse else value
 
 

@@ -11,6 +11,7 @@ from pipeline.config import load_config
 from pipeline.data.views import Views
 from pipeline.mmdet_compat.registry import MODELS
 from pipeline.stage2.hooks import check_hooks
+from pipeline.stage2.settings import check_training
 from pipeline.teacher.heads import output_shapes
 from pipeline.teacher.zoo import find_teacher
 from tests.helpers.paths import ROOT
@@ -46,6 +47,7 @@ def test_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (800, 1088) if "coco" in path.parts else (192, 288)
     taught, own = output_shapes(teacher, shape), output_shapes(student, shape)
     check_hooks(cfg, student, pipeline)
+    check_training(cfg)
     assert taught[0] == own[0] and taught[2] == own[2]
     if "coco" in path.parts:
         positions = sum(h * w for h, w in taught[0])

@@ -59,7 +59,7 @@ def _check_sampler(where: str, value: Any, stock: set[str]) -> None:
             f"expected none or one of {sorted(stock)}"
         )
     for key, setting in value.items():
-        if key != "type" and setting is not None and STOCK_SETTINGS.get(key) != setting:
+        if key not in ("type", "_scope_") and setting is not None and STOCK_SETTINGS.get(key) != setting:
             raise ConfigError(f"{where}.{key}: has no effect in stage 2, found {setting!r}; remove it")
 
 

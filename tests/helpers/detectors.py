@@ -57,7 +57,9 @@ def detector(family: str, depth: int = 18, width: int = 16) -> dict[str, Any]:
     return model.to_dict()
 
 
-def save_teacher(folder: Path, model: dict[str, Any], seed: int = 1) -> dict[str, str]:
+def save_teacher(
+    folder: Path, model: dict[str, Any], seed: int = 1, classes: tuple[str, ...] = CLASSES
+) -> dict[str, str]:
     """Write config and checkpoint of a teacher with random weights. Returns the entries of `teacher=`."""
     import torch
 
@@ -73,6 +75,6 @@ def save_teacher(folder: Path, model: dict[str, Any], seed: int = 1) -> dict[str
         for name, parameter in built.named_parameters():
             if parameter.dim() == 4 and ("cls" in name or "retina" in name):
                 parameter.mul_(20)  # scores that differ from place to place: else the FRS map is flat
-    meta = {"dataset_meta": {"classes": CLASSES}}
+    meta = {"dataset_meta": {"classes": classes}}
     torch.save({"state_dict": built.state_dict(), "meta": meta}, folder / "teacher.pth")
     return {"config": str(folder / "teacher.py"), "checkpoint": str(folder / "teacher.pth")}

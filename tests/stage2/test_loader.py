@@ -31,7 +31,7 @@ STOCK = {
     "timeout": 60,
     "drop_last": False,
     "worker_init_fn": None,
-    "sampler": {"type": "DefaultSampler", "shuffle": True},
+    "sampler": {"type": "DefaultSampler", "shuffle": True, "_scope_": "mmdet"},  # as after _base_ = "mmdet::..."
     "batch_sampler": {"type": "mmdet.AspectRatioBatchSampler", "drop_last": False},
 }
 
