@@ -9,7 +9,7 @@ from pipeline.cache.canonical import write_json
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
-from pipeline.storage.files import checksum, file_size
+from pipeline.storage.files import checksum, file_size, unreadable
 from pipeline.storage.place import AGAIN, REPAIR, Place, call_each, remedy
 
 
@@ -77,7 +77,7 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
         except FileNotFoundError:
             return CorruptCache(f"{path}: listed in the manifest but missing; {remedy(path, AGAIN)}")
         except OSError as error:  # for example a bad sector: report the file, then check the others
-            return CorruptCache(f"{path}: cannot be read ({error.strerror}); {remedy(path, REPAIR)}")
+            return unreadable(path, error)
         if found != manifest["files"][name]:
             return CorruptCache(f"{path}: size or sha256 differs from the manifest; {remedy(path, REPAIR)}")
         try:
@@ -88,6 +88,29 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
         return None
 
     return [fault for fault in call_each(root, check, manifest["files"]) if fault is not None]
+
+
+def find_lost_shard(root: Place, cache_pass: int, manifest: dict[str, Any]) -> CacheError | None:
+    """Return the error of the first shard of a pass that is missing or has another size; None if there is none.
+
+    Reads sizes only, so that a run does not meet a lost shard in the middle of an epoch.
+    """
+    folder = pass_folder(root, cache_pass)
+
+    def check(name: str) -> CacheError | None:
+        try:
+            size = file_size(folder / name)
+        except FileNotFoundError:
+            return CorruptCache(f"{folder / name}: listed in the manifest but missing; {remedy(folder / name, AGAIN)}")
+        except OSError as error:
+            return unreadable(folder / name, error)
+        wanted = manifest["files"][name]["bytes"]
+        if size == wanted:
+            return None
+        todo = remedy(folder / name, REPAIR)
+        return CorruptCache(f"{folder / name}: expected {wanted} bytes by the manifest, found {size}; {todo}")
+
+    return next(filter(None, call_each(root, check, manifest["files"])), None)
 
 
 def totals(rows: Iterable[dict[str, int]]) -> dict[str, int]:

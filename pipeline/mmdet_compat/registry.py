@@ -52,12 +52,18 @@ __all__ = [
 OWN_SCOPES = ("mmdet", "mmcv", "mmengine")  # what a bare name is looked up in
 
 
+BUILD_ERRORS = (
+    *(TypeError, KeyError, AssertionError, ValueError, AttributeError, ImportError, FileNotFoundError),
+    *(IndexError, NotImplementedError, SyntaxError),
+)
+
+
 @contextlib.contextmanager
 def config_errors(what: str) -> Iterator[None]:
     """Convert the exceptions of building `what` from a config to a one-line ConfigError that names it."""
     try:
         yield
-    except (TypeError, KeyError, AssertionError, ValueError, AttributeError, ImportError, FileNotFoundError) as error:
+    except BUILD_ERRORS as error:
         raise ConfigError(f"{what}: cannot be built from the config: {brief(error)}") from error
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.data.validation import coco_metric
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import HOOKS, Config, type_name
 
+ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")  # that CocoMetric reports of boxes
 REFUSED = {
     "PipelineSwitchHook": "switches the data pipeline during training, but cached views have one pipeline; remove it",
     "MeanTeacherHook": "averages a detector with a teacher inside it; use EMAHook for an averaged student",
@@ -25,8 +27,13 @@ def configured_hooks(cfg: Config) -> Iterator[tuple[str, set[str], dict[str, Any
 
     mmdet's default_runtime.py has a `sampler_seed`, which build_runner leaves out.
     """
-    defaults = {key: hook for key, hook in (cfg.get("default_hooks") or {}).items() if key != "sampler_seed"}
-    for hook in [*(cfg.get("custom_hooks") or []), *defaults.values()]:
+    custom, default = cfg.get("custom_hooks") or [], cfg.get("default_hooks") or {}
+    if not isinstance(custom, list | tuple) or not isinstance(default, dict):
+        raise ConfigError("custom_hooks, default_hooks: expected a list of dicts and a dict of dicts")
+    for hook in [*custom, *(hook for key, hook in default.items() if key != "sampler_seed")]:
+        if hook is not None and not isinstance(hook, dict | str | type):
+            name = type(hook).__name__
+            raise ConfigError(f"hook {name}: found an object, which cannot be logged; write dict(type='{name}', ...)")
         kind = hook.get("type") if isinstance(hook, dict) else None
         if kind is not None:
             found = kind if isinstance(kind, type) else HOOKS.get(type_name(kind))
@@ -37,12 +44,29 @@ def check_hooks(cfg: Config, student: nn.Module, pipeline: Sequence[dict[str, An
     """Raise ConfigError for a hook that cannot work on this student or on cached views. pipeline: the views' rule."""
     cached = {type_name(step["type"]) for step in pipeline}
     for name, classes, settings in configured_hooks(cfg):
+        if "CheckpointHook" in classes:
+            _check_saving(cfg, name, settings)
         for refused in classes & REFUSED.keys():
             raise ConfigError(f"hook {name}: {REFUSED[refused]}")
         if "SetEpochInfoHook" in classes and not callable(getattr(student, "set_epoch", None)):
             raise ConfigError(f"hook {name}: {type(student).__name__} has no method set_epoch; remove the hook")
         if "YOLOXModeSwitchHook" in classes:
             _check_mode_switch(name, settings, student, cached)
+
+
+def _check_saving(cfg: Config, name: str, settings: dict[str, Any]) -> None:
+    """Raise ConfigError for settings of a CheckpointHook that fail only after an epoch."""
+    interval = settings.get("interval", -1)
+    if type(interval) is not int:
+        raise ConfigError(f"hook {name}: interval: expected a whole number, found {interval!r:.40}")
+    best, metrics = settings.get("save_best") or [], cfg.get("val_evaluator")
+    if isinstance(metrics, list | tuple) and len(metrics) > 1:  # other metrics report names that are not known here
+        return
+    prefix, known = coco_metric(metrics).get("prefix") or "coco", coco_metric(metrics).get("metric_items") or ITEMS
+    names = [f"{prefix}/bbox_{item}" for item in known]
+    for wanted in [best] if isinstance(best, str) else best:
+        if wanted not in ("auto", *names) and not str(wanted).endswith("_precision") and "segm" not in str(wanted):
+            raise ConfigError(f"hook {name}: save_best: expected 'auto' or one of {names}, found {wanted!r:.60}")
 
 
 def _check_mode_switch(name: str, settings: dict[str, Any], student: nn.Module, cached: set[str]) -> None:

@@ -14,7 +14,7 @@ from torch import distributed, nn
 
 from pipeline.config import DistillSection, Sections
 from pipeline.data.stream import Stream, stream_loader
-from pipeline.errors import StudentError
+from pipeline.errors import ConfigError, StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors, type_name
 from pipeline.stage2.checkpoint import LoadStudent, SaveStudent, StreamHook, WholeCheckpointHook
 from pipeline.stage2.distiller import Distiller
@@ -87,7 +87,10 @@ def build_runner(
 ) -> tuple[Runner, StreamHook]:
     """Build mmengine's Runner around a Distiller and a Stream."""
     batch_size = read_batch_size(cfg.train_dataloader)
-    seed = (cfg.get("randomness") or {}).get("seed")
+    randomness = cfg.get("randomness") or {}
+    if not isinstance(randomness, dict):
+        raise ConfigError(f"randomness: expected dict(seed=...), found {randomness!r:.60}")
+    seed = randomness.get("seed")
     if seed is not None:
         with config_errors("randomness.seed"):
             set_random_seed(seed)  # mmengine's Runner seeds after the adapters are made
@@ -117,7 +120,7 @@ def build_runner(
             env_cfg=cfg.get("env_cfg") or {"dist_cfg": {"backend": "nccl"}},
             log_level=cfg.get("log_level", "INFO"),
             default_scope="mmdet",
-            randomness=cfg.get("randomness") or {"seed": None},
+            randomness=randomness or {"seed": None},
         )
         stream.set_rank(get_rank(), get_world_size())
         build_optimizers(runner)

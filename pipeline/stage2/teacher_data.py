@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.manifest import find_lost_shard
 from pipeline.cache.shard_plan import references
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
@@ -21,6 +22,7 @@ from pipeline.recipe import Inputs, open_cache, read_inputs
 from pipeline.records import SampleRef
 from pipeline.stage2.compatibility import VIEWS_CHECKED, Grids, TeacherLayout, distinct_grids
 from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
+from pipeline.storage.files import local_path
 from pipeline.storage.place import Place
 from pipeline.teacher.heads import class_head, output_shapes
 from pipeline.teacher.model import load_teacher
@@ -93,6 +95,9 @@ def read_passes(cache: Cache, expected: range, images: Images) -> dict[int, list
             f"{cache.root}: pass {missing[0]} is not complete (complete: {len(expected) - len(missing)} of "
             f"{len(expected)}); run stage 1 again"
         )
+    if local_path(cache.root) is not None:  # elsewhere, each size costs a request
+        for fault in filter(None, (find_lost_shard(cache.root, number, cache.manifest(number)) for number in expected)):
+            raise fault
     passes = {number: cache.references(number) for number in expected}
     for number, shards in passes.items():
         cached = {ref.image_id for refs in shards for ref in refs}

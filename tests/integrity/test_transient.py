@@ -18,6 +18,10 @@ import pytest
 from pipeline.cache.cache import Cache
 from pipeline.cli.command import guarded
 from pipeline.cli.main import main
+from pipeline.config import load_config
+from pipeline.errors import CorruptCache, StoreError
+from pipeline.integrity.verify import verify
+from pipeline.stage2.teacher_data import prepare_teacher_data
 from pipeline.storage.local import files_to_keep_open
 from tests.helpers.stages import tree
 
@@ -118,3 +122,24 @@ def test_a_hard_limit_is_respected(monkeypatch: pytest.MonkeyPatch, work: Path) 
     for key in shards * 2:
         cache.shard(*key).read(0)
     assert len(cache._readers) == 2
+
+
+def test_verify_does_not_call_an_unreadable_file_damaged(work: Path) -> None:
+    shard = work.parent / "cache" / "pass-1" / "shard-00001.tar"
+    with (
+        failing(shard, errno.ESTALE),
+        pytest.raises(StoreError, match=r"cannot be read \(Stale file handle\); nothing"),
+    ):
+        verify(work.parent / "cache")
+
+
+@pytest.mark.parametrize("change", ["missing", "truncated"])
+def test_stage2_finds_a_lost_shard_before_the_first_step(work: Path, change: str) -> None:
+    shard = work.parent / "cache" / "pass-1" / "shard-00001.tar"
+    if change == "missing":
+        shard.unlink()
+    else:
+        os.truncate(shard, 100)
+    wanted = "but missing; run stage 1" if change == "missing" else "by the manifest, found 100; .*repair"
+    with pytest.raises(CorruptCache, match=rf"pass-1/shard-00001\.tar: .*{wanted}"):
+        prepare_teacher_data(*load_config(str(work)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from torch import nn
 
 from pipeline.config import load_config
@@ -123,6 +123,35 @@ VIEWS = [{"type": "LoadImageFromFile"}, {"type": "RandomAffine"}, {"type": "Pack
 def test_hooks_that_cannot_work(hook: dict[str, Any], message: str, where: str) -> None:
     cfg = Config({where: [hook] if where == "custom_hooks" else {"mine": hook, "timer": None}})
     with pytest.raises(ConfigError, match=rf"^hook \w+Hook: .*{message}"):
+        check_hooks(cfg, nn.Identity(), VIEWS)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "message"),
+    [
+        ({"custom_hooks": [EMAHook()]}, r"hook EMAHook: found an object, .* write dict\(type='EMAHook', ...\)"),
+        ({"default_hooks": {"checkpoint": CheckpointHook()}}, "hook CheckpointHook: found an object"),
+        ({"default_hooks": [{"type": "CheckpointHook"}]}, "expected a list of dicts and a dict of dicts"),
+        ({"custom_hooks": {"type": "EMAHook"}}, "expected a list of dicts and a dict of dicts"),
+        (
+            {"default_hooks": {"checkpoint": {"type": CheckpointHook, "interval": "1"}}},
+            "hook CheckpointHook: interval: expected a whole number, found '1'",
+        ),
+        (
+            {"default_hooks": {"checkpoint": {"type": "CheckpointHook", "save_best": "coco/bbox_map"}}},
+            r"save_best: expected 'auto' or one of \['coco/bbox_mAP', .* found 'coco/bbox_map'",
+        ),
+    ],
+)
+def test_hooks_that_fail_when_they_run(hooks: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_hooks(Config({"val_evaluator": {"type": "CocoMetric"}, **hooks}), nn.Identity(), VIEWS)
+
+
+def test_best_scores_that_the_metric_reports() -> None:
+    for best in ("auto", "coco/bbox_mAP_50", ["coco/bbox_mAP", "coco/person_precision"]):
+        saving = {"checkpoint": {"type": "CheckpointHook", "interval": 1, "save_best": best, "rule": "greater"}}
+        cfg = Config({"val_evaluator": [{"type": "CocoMetric"}], "default_hooks": saving})
         check_hooks(cfg, nn.Identity(), VIEWS)
 
 
