@@ -172,6 +172,8 @@ def _categories(path: Path, rows: list[Any]) -> tuple[tuple[int | str, str], ...
         if not isinstance(row["name"], str):
             raise DataError(f"{where} (id {row['id']!r:.40}): name must be text, found {row['name']!r:.40}")
     _require_unique(path, "category", [row["id"] for row in rows])
+    if len({type(row["id"]) for row in rows}) > 1:
+        raise DataError(f"{path}: some category ids are numbers and others are text; write all as numbers")
     return tuple((row["id"], row["name"]) for row in rows)
 
 

@@ -43,16 +43,20 @@ def require_replayable(pipeline: list[dict[str, Any]]) -> None:
     known = FIXED | DRAWN | WRAPPERS
     for name in all_names(pipeline):
         if name in MIXING:
-            raise ViewError(f"transform {name}: mixes images, so its views cannot be cached; {without_mixing(names)}")
+            raise ViewError(
+                f"transform {name}: mixes images, so its views cannot be cached; {without_mixing(names, name)}"
+            )
         if name not in known | {LOAD, PACK}:
             raise ViewError(f"transform {name}: not known to replay exactly; use some of {sorted(known)}")
     if len(names) < 2 or names[0] != LOAD or names[-1] != PACK or {LOAD, PACK} & set(all_names(pipeline[1:-1])):
         raise ViewError(f"data pipeline: expected LoadImageFromFile ... PackDetInputs, found {names}")
 
 
-def without_mixing(names: list[str]) -> str:
-    """Suggest what remains of a pipeline without the transforms that mix images."""
+def without_mixing(names: list[str], found: str | None = None) -> str:
+    """Suggest what remains of a pipeline without the transforms that mix images. `found`: one, maybe in a wrapper."""
     mixing = [name for name in names if name in MIXING]
+    if found is not None and found not in mixing:
+        return f"remove {found} from the wrapper that holds it"
     # In mmdet's pipelines, RandomAffine cuts the middle out of a mosaic, which is twice as large as the image.
     rest = [name for name in names if name in FIXED | DRAWN and not ("Mosaic" in mixing and name == "RandomAffine")]
     rest = [LOAD, *(["LoadAnnotations"] if "LoadAnnotations" not in rest else []), *rest, PACK]

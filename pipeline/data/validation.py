@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,19 @@ def check_validation(cfg: Config, classes: Sequence[str]) -> None:
     _check_evaluator(metric, path, shown, classes)
 
 
-def score_shown_images(metric: Any, dataset: Any) -> list[dict[str, Any]]:
-    """Let a CocoMetric score the images of a data set only, not all of its file: others would count as missed.
+def prepare_metric(metric: Any, dataset: Any) -> list[dict[str, Any]]:
+    """Correct two ways in which a CocoMetric measures too low a mAP. Return mmdet's data_info of the data set's images.
 
-    Return mmdet's data_info of these images.
+    It scores all images of its file: those that the data set does not show would count as missed. And pycocotools takes
+    the annotation id 0 for "no match", so a found box of this id would count as false.
     """
+    coco: Any = getattr(metric, "_coco_api", None)
+    rows = coco.dataset["annotations"] if coco is not None else []
+    if any(row["id"] == 0 for row in rows):
+        for number, row in enumerate(rows, start=1):
+            row["id"] = number
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+            coco.createIndex()
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     metric.img_ids = [info["img_id"] for info in infos]
     return infos

@@ -35,7 +35,7 @@ def configured_hooks(cfg: Config) -> Iterator[tuple[str, set[str], dict[str, Any
             name = type(hook).__name__
             raise ConfigError(f"hook {name}: found an object, which cannot be logged; write dict(type='{name}', ...)")
         kind = hook.get("type") if isinstance(hook, dict) else None
-        if kind is not None:
+        if isinstance(hook, dict) and kind is not None:
             found = kind if isinstance(kind, type) else HOOKS.get(type_name(kind))
             yield type_name(kind), {parent.__name__ for parent in getattr(found, "__mro__", ())}, hook
 

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from mmengine.runner import Runner
 
-from pipeline.data.validation import measure_errors, score_shown_images
+from pipeline.data.validation import measure_errors, prepare_metric
 from pipeline.mmdet_compat.registry import METRICS
 
 
 def rehearse_validation(runner: Runner) -> None:
     """Load, predict and process the first val batch, and drop its results. Raise ConfigError or DataError.
 
-    Also let the metric score the images of the val set only, if its file has more.
+    Also prepare the metrics for the data set (`prepare_metric`).
     The generators are left as they were, so the student starts from the same weights.
     """
     loop: Any = runner.val_loop
@@ -36,7 +36,7 @@ def rehearse_validation(runner: Runner) -> None:
     for metric in evaluator.metrics:
         metric.results.clear()
         if isinstance(metric, METRICS.get("CocoMetric")) and hasattr(dataloader.dataset, "get_data_info"):
-            score_shown_images(metric, dataloader.dataset)
+            prepare_metric(metric, dataloader.dataset)
     model.train(training)
 
 

@@ -11,7 +11,7 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
-from pipeline.data.validation import coco_metric, measure_errors, score_shown_images
+from pipeline.data.validation import coco_metric, measure_errors, prepare_metric
 from pipeline.errors import DataError, TeacherError
 from pipeline.mmdet_compat.registry import METRICS, Config, build, config_errors
 
@@ -29,7 +29,7 @@ def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
             for batch in loader:
                 metric.process(batch, [sample.to_dict() for sample in detector.test_step(batch)])  # type: ignore
         dataset: Any = loader.dataset
-        infos = score_shown_images(metric, dataset)
+        infos = prepare_metric(metric, dataset)
         if not any(not box["ignore_flag"] for info in infos for box in info["instances"]):
             raise DataError(
                 f"val_dataloader.dataset: none of its first {len(infos)} images has a box, so no mAP can be measured; "

@@ -113,6 +113,7 @@ WRONG: dict[str, tuple[Change, str]] = {
         lambda c: [a.update(id=str(a["id"])) for a in c["categories"]],
         "annotation number 0 (id 1): category_id is 1, the id that it refers to is '1'",
     ),
+    "category ids of two types": (lambda c: c["categories"][0].update(id="one"), "some category ids are numbers and"),
     "category twice": (lambda c: c["categories"][1].update(id=1), "category id 1 occurs more than once"),
     "category name a list": (lambda c: c["categories"][1].update(name=["car"]), "(id 2): name must be text"),
     "category id null": (lambda c: c["categories"][1].update(id=None), "category number 1: id must be a whole number"),

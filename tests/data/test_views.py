@@ -164,7 +164,9 @@ def test_transforms_inside_a_choice_are_checked() -> None:
     assert Views(pipeline(choice(RANGE, CROP)), 0, 2).recognised == "2 seeded draws: RandomChoice"
     with pytest.raises(ConfigError, match=r"views.count.*RandomChoice"):
         Views(pipeline(choice(RESIZE)), 0, None)
-    with pytest.raises(ViewError, match="transform Mosaic: mixes images"):
+    with pytest.raises(
+        ViewError, match=r"transform Mosaic: mixes images, .*; remove Mosaic from the wrapper that holds it"
+    ):
         Views(pipeline(choice({"type": "Mosaic"})), 0, 2)
     with pytest.raises(ViewError, match="transform Albu: not known"):
         Views(pipeline(choice({"type": "RandomApply", "transforms": [{"type": "Albu"}]})), 0, 2)
