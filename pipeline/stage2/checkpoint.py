@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS
 
 from pipeline.errors import StudentError, brief
 from pipeline.stage2.distiller import Distiller
-from pipeline.stage2.resume import checkpoint_folder
+from pipeline.stage2.resume import checkpoint_folder, require_same_optimizer
 
 RUNTIME_INFO = ("best_score", "best_ckpt", "last_ckpt", "keep_ckpt")
 PLAIN = (str, int, float, list)
@@ -78,6 +78,9 @@ class LoadStudent(Hook):
         checkpoint["state_dict"] = state
         if runner._resume:
             self._require_same_averaging(runner, checkpoint)
+            optimizer = getattr(runner.optim_wrapper, "optimizer", None)
+            if optimizer is not None:
+                require_same_optimizer(checkpoint["optimizer"], optimizer)
             self._set_position(runner, checkpoint)
             for key, value in self._own_info(runner, checkpoint).items():
                 runner.message_hub.update_info(key, value)

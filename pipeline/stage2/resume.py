@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from pipeline.errors import ConfigError, StaleCache, StudentError, TeacherError
 from pipeline.mmdet_compat.registry import Config, type_name
@@ -21,6 +22,8 @@ from pipeline.teacher.download import fetch, file_name, hub_file
 from pipeline.teacher.fit import find_prefix, matching
 from pipeline.teacher.weights import find_state, load_plain, read_checkpoint
 
+# Settings that tell one kind of optimizer from another, in all versions of torch.
+OPTIMIZER_KEYS = {"momentum", "betas", "alpha", "rho", "lambd", "lr_decay", "etas", "momentum_decay"}
 RESUMABLE = {"state_dict", "optimizer", "frs"}  # required keys of a checkpoint of stage 2
 
 
@@ -101,9 +104,14 @@ def check_starting_weights(cfg: Config, student: nn.Module, provenance: dict[str
     if not path:
         return {}
     found = load_plain(Path(path))
-    missing = sorted(RESUMABLE - found.keys())
-    if missing or "epoch" not in found.get("meta", {}):
-        raise StudentError(f"{path}: not a checkpoint of stage 2 (no {(missing or ['meta.epoch'])[0]}); drop --resume")
+    missing = sorted(key for key in RESUMABLE if not isinstance(found.get(key), dict))
+    meta: Any = found.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    missing += [f"meta.{key}" for key in ("epoch", "iter") if type(meta.get(key)) is not int]
+    passes = {} if missing else found["frs"].get("passes")
+    if missing or not isinstance(passes or {}, dict):
+        what = missing[0] if missing else "frs.passes"
+        raise StudentError(f"{path}: not a checkpoint of stage 2 (no valid {what}); drop --resume")
     _require_same_teacher(path, found["frs"], provenance)
     return {}
 
@@ -122,6 +130,23 @@ def _require_same_teacher(path: str, saved: dict[str, Any], current: dict[str, A
         raise StaleCache(
             f"{path}: trained from cache content {str(there)[:16]}{where}, this config's cache has {str(here)[:16]}; "
             "resume with the same cache, or start a new run in another --work-dir"
+        )
+
+
+def require_same_optimizer(saved: dict[str, Any], optimizer: Optimizer) -> None:
+    """Raise StudentError where the state of an optimizer is that of another kind or of other groups of parameters."""
+    groups, own = saved.get("param_groups"), optimizer.param_groups
+    if not isinstance(groups, list) or [len(g["params"]) for g in groups] != [len(g["params"]) for g in own]:
+        raise StudentError(
+            "checkpoint: its optimizer has other groups of parameters than this config's; resume with the same "
+            "optim_wrapper, or start a new run with load_from"
+        )
+    kinds = [sorted(OPTIMIZER_KEYS & one.keys()) for one in (groups[0], own[0])]
+    if kinds[0] != kinds[1]:
+        raise StudentError(
+            f"checkpoint: was saved with another optimizer (its settings: {', '.join(kinds[0]) or 'none'}) than this "
+            f"config's {type(optimizer).__name__} ({', '.join(kinds[1]) or 'none'}); resume with the same "
+            "optim_wrapper, or start a new run with load_from"
         )
 
 
