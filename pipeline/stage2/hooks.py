@@ -30,7 +30,8 @@ def configured_hooks(cfg: Config) -> Iterator[tuple[str, set[str], dict[str, Any
     custom, default = cfg.get("custom_hooks") or [], cfg.get("default_hooks") or {}
     if not isinstance(custom, list | tuple) or not isinstance(default, dict):
         raise ConfigError("custom_hooks, default_hooks: expected a list of dicts and a dict of dicts")
-    for hook in [*custom, *(hook for key, hook in default.items() if key != "sampler_seed")]:
+    hooks: list[Any] = [*custom, *(hook for key, hook in default.items() if key != "sampler_seed")]
+    for hook in hooks:
         if hook is not None and not isinstance(hook, dict | str | type):
             name = type(hook).__name__
             raise ConfigError(f"hook {name}: found an object, which cannot be logged; write dict(type='{name}', ...)")

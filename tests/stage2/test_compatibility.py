@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mmdet.registry import TASK_UTILS
 
 from pipeline.config import DistillSection, load_config
 from pipeline.errors import StudentError
@@ -63,6 +62,8 @@ def test_what_differs_is_named(data_of: TeacherData, changes: dict[str, Any], me
 
 
 def test_points_of_another_place_or_stride() -> None:
+    from mmdet.registry import TASK_UTILS
+
     def points(**changes: Any) -> Priors:
         generator = {"type": "MlvlPointGenerator", "strides": [8, 16], "offset": 0.5, **changes}
         return priors_of(SimpleNamespace(prior_generator=TASK_UTILS.build(generator)))  # type: ignore[arg-type]

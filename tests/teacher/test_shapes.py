@@ -65,7 +65,7 @@ def test_outputs_that_a_cache_cannot_hold_are_refused() -> None:
     uneven.neck = nn.Sequential(uneven.neck, Halved())
     uneven.bbox_head.forward = lambda levels: ([level[:, :3] for level in levels], None)
     queries.bbox_head = NoScores()
-    with pytest.raises(ConfigError, match=r"levels have \[16, 16, 16, 16, 8\] channels; expected the same number"):
+    with pytest.raises(ConfigError, match=r"levels have \[16, 16, 16, 16, 8\] channels, expected the same number"):
         output_shapes(uneven, (96, 160))
     for refused in (output_shapes, lambda model, _: copy_to_meta(model)):
         with pytest.raises(ConfigError, match=r"RetinaNet: no dense class scores.*references"):
