@@ -17,6 +17,7 @@ from __future__ import annotations
 import gc
 import json
 import multiprocessing
+import re
 import resource
 import sys
 import tempfile
@@ -105,8 +106,14 @@ def joined(settings: dict[str, dict[str, Any]], models: dict[str, dict[str, Any]
     rows = []
     for row in settings.values():
         found = {**row, **models.get(row.get("key", ""), {})}
-        rows.append({part: value for part, value in found.items() if part not in ("key", "model", "seconds")})
+        kept = {part: value for part, value in found.items() if part not in ("key", "model", "first", "seconds")}
+        rows.append({part: without_folders(value) for part, value in kept.items()})
     return rows
+
+
+def without_folders(value: Any) -> Any:
+    """Return an outcome whose line names files without this machine's folders."""
+    return [value[0], re.sub(r"(?<![\w:/])(/[\w.@+-]+)+/", "", value[1])] if isinstance(value, list) else value
 
 
 def main() -> None:

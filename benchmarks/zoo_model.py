@@ -6,6 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,12 +67,14 @@ def batch_of(cfg: Config, classes: tuple[str, ...], folder: Path) -> dict[str, A
 
 def settle_norms(detector: Any, views: Sequence[Tensor]) -> None:
     """Set the statistics of batch norms from the views: random weights overflow without any."""
+    detector.eval()
     norms = [m for m in detector.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.eps > 0]
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
-    with torch.no_grad():
+    with torch.no_grad(), suppress(RuntimeError):  # a size that does not suit the neck is the teacher's to refuse
         detector.extract_feat(detector.data_preprocessor({"inputs": list(views)}, False)["inputs"])
+    detector.train()
 
 
 def as_teacher(cfg: Config, detector: nn.Module, classes: tuple[str, ...], views: Sequence[Tensor]) -> Teacher:

@@ -28,7 +28,8 @@ checks, on four images with the config's classes. *Replay*: two objects make eve
 the planned size.
 
 {models} different detectors were built: those that differ only in depth above 50, widths, numbers of classes,
-thresholds or pretrained weights ran once. Random weights say that a detector runs, not that it learns.
+thresholds or pretrained weights ran once. Random weights say that a detector runs, not that it learns. The command
+resumes from its rows; these come from several such runs on one day.
 """
 
 
@@ -81,8 +82,8 @@ def page(content: dict[str, Any]) -> str:
     works = sum(passes(row, "teacher") and passes(row, "student") for row in detectors)
     faults = sum(any((row.get(part) or [None])[0] == "fault" for part in ("load", "build", *PARTS)) for row in rows)
     summary = (
-        f"Of {len(rows)} configs, {len(detectors)} are detectors that load and build. {works} of these work as teacher "
-        f"and as student, and {free} pass every check without a change. {faults} configs ended in a traceback."
+        f"Of {len(rows)} configs, {len(detectors)} are detectors that load and build.\n{works} of these work as "
+        f"teacher and as student, and {free} pass every check without a change.\n{faults} configs ended in a traceback."
     )
     unrun = sum("data" in row and not {"build", "limit"} & row.keys() for row in rows)
     if unrun:

@@ -74,7 +74,7 @@ def build(registry: Any, cfg: Any, what: str) -> Any:
             return registry.build(cfg)
         except PipelineError:
             raise
-        except RuntimeError as error:  # how mmdet reports that an optional package is missing
+        except (RuntimeError, OSError) as error:  # an optional package is missing, or a download failed
             raise ConfigError(f"{what}: cannot be built from the config: {brief(error)}") from error
 
 

@@ -80,8 +80,8 @@ def test_the_page_counts_what_the_rows_say() -> None:
 
     text = page(json.loads(json.dumps({"machine": machine, "models": 3, "rows": rows})))
 
-    assert "Of 5 configs, 3 are detectors that load and build. 2 of these work as teacher and as student" in text
-    assert "and 1 pass every check without a change. 1 configs ended in a traceback." in text
+    assert "Of 5 configs, 3 are detectors that load and build.\n2 of these work as teacher and as student" in text
+    assert "and 1 pass every check without a change.\n1 configs ended in a traceback." in text
     assert "The detectors of 1 other configs have not been run yet." in text
     assert "| a | 2 | 2 | 2 | 2 | 2 | 1 | 2 | 2 | 2 | 2 | 1 |" in text
     assert "| all | 5 | 3 | 3 | 2 | 3 | 2 | 3 | 3 | 3 | 3 | 1 |" in text
