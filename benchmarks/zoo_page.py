@@ -29,7 +29,8 @@ the planned size.
 
 {models} different detectors were built: those that differ only in depth above 50, widths, numbers of classes,
 thresholds or pretrained weights ran once. Random weights say that a detector runs, not that it learns. The command
-resumes from its rows; these come from several such runs on one day.
+resumes from its rows; these come from several such runs on one day, before EMAHook, YOLOX's mode switch and teachers
+without class scores (DETR, SOLO, backbones) were supported. Such teachers are counted as refused here.
 """
 
 
