@@ -1,12 +1,13 @@
 """Compare the requested, the stated and the found gradient error of a codec, for any teacher, student and data.
 
-python benchmarks/codec.py --config STUDENT_CONFIG --student CHECKPOINT --teacher CONFIG CHECKPOINT \
+python benchmarks/codec.py --config C --student CHECKPOINT --teacher CONFIG CHECKPOINT \
     --options data_root=DATA --json docs/results/codec_found.json
 
 The codec is calibrated as stage 1 does it, on the config's train images. "Stated" is what codec.json says afterwards.
 "Found" is the error in the gradient of the student's parameters, on images of the val set. No calibration uses these.
 Without --teacher, the teacher is that of the config. The student's adapters are those of its checkpoint, of --adapters,
-or fitted by regression on train images. --json adds its rows to those of an earlier run.
+or fitted by regression on train images. --json adds its rows to those of an earlier run. --measure-at measures the same
+codec on larger views as well, where a calibration would take too long.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -47,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", nargs=2, metavar=("CONFIG", "CHECKPOINT"))
     parser.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE", help="config values")
     parser.add_argument("--scale", type=int, nargs=2, metavar=("W", "H"), help="replaces the scale of the pipeline")
+    parser.add_argument(
+        "--measure-at", type=int, nargs=2, action="append", metavar=("W", "H"), help="measure at this scale too"
+    )
     parser.add_argument("--qualities", nargs="+", default=["balanced"])
     parser.add_argument("--profile", default="frs")
     parser.add_argument("--calibration-views", type=int, default=96)
@@ -81,40 +87,52 @@ def calibrate(job: Job) -> tuple[Codec, dict[str, Any]]:
 
 
 def rows_of(args: argparse.Namespace, quality: str | float) -> list[dict[str, Any]]:
-    """Return a row for each loss: requested, stated and found error, and the bytes of a view."""
+    """Return a row for each scale and loss: requested, stated and found error, and the bytes of a view."""
     with tempfile.TemporaryDirectory() as folder:
         cfg, sections = open_config(args, quality, Path(folder))
         job = open_job(cfg, sections, print, Silent())
-        codec, settings = calibrate(job)
+        codec, _ = calibrate(job)
         student = Student(cfg, args.student, job.teacher, args.adapters, lambda: draw(job, 12))
-        views = draw(job, args.views, cfg.val_dataloader.dataset)
-    weights = {"feature": sections.distill.feature_weight, "score": sections.distill.score_weight}
-    found = measure({"frs": as_rival(codec)}, job.teacher, student, views, weights)["frs"]
-    requested = QUALITIES.get(str(quality)) or float(quality)
-    common_part = {
+        rows = []
+        for scale in (None, *(args.measure_at or ())):
+            views = draw(job, args.views, cfg.val_dataloader.dataset, scale)
+            rows += measure_views(codec, job, student, views)
+    told = {
         "teacher": Path(sections.teacher.checkpoint or str(sections.teacher.name)).stem,
         "student": args.student.stem,
-        "megapixels": sum(v.shape[1] * v.shape[2] for v in views) / len(views) / 1e6,
-        "channels": codec.channels,
-        "score_channels": codec.score_channels,
         "quality": quality,
-        "requested": requested,
-        "views": len(views),
         "calibration_views": min(args.calibration_views, len(job.images)),
-        "settings": settings,
+        "command": common.machine()["command"],
     }
+    return [{**told, **row} for row in rows]
+
+
+def measure_views(codec: Codec, job: Job, student: Student, views: list[Tensor]) -> list[dict[str, Any]]:
+    """Return a row for each loss, over views of one scale."""
+    settings, distill = codec.settings, job.sections.distill
+    weights = {"feature": distill.feature_weight, "score": distill.score_weight}
+    found = measure({"frs": as_rival(codec)}, job.teacher, student, views, weights)["frs"]
     rows = []
     for loss, plural in LOSSES.items():
         error = found[f"err_{plural}"]
-        own = {
-            "loss": loss,
-            "missed": missed_share(loss, job.teacher, student, views),
-            "missed_probe": settings.get("probe_unexplained", {}).get(loss),
-            "stated": settings["probe_error"][loss],
-            "found": error,
-            "found_over_requested": error / requested,
-        }
-        rows.append({**common_part, **own, **{key: value for key, value in found.items() if key.startswith("kb_")}})
+        rows.append(
+            {
+                "megapixels": sum(v.shape[1] * v.shape[2] for v in views) / len(views) / 1e6,
+                "channels": codec.channels,
+                "score_channels": codec.score_channels,
+                "views": len(views),
+                "loss": loss,
+                "missed": missed_share(loss, job.teacher, student, views),
+                "missed_probe": settings.get("probe_unexplained", {}).get(loss),
+                "requested": codec.allowed_error,
+                "stated": settings["probe_error"][loss],
+                "stated_near": settings.get("near_error", {}).get(loss),
+                "found": error,
+                "found_over_requested": error / codec.allowed_error,
+                **{key: value for key, value in found.items() if key.startswith("kb_")},
+                "steps": {key: settings[key] for key in ("feature_step", "score_step")},
+            }
+        )
     return rows
 
 
@@ -127,7 +145,7 @@ def main() -> None:
     for quality in args.qualities:
         rows += rows_of(args, quality if quality in QUALITIES else float(quality))
         common.write(args.json, rows)
-        print(common.table(rows[-2:], COLUMNS), flush=True)
+        print(common.table(rows, COLUMNS), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ Commands  python stage1_cache_teacher.py --config configs/coco/faster_rcnn_r101_
           python stage2_distill.py       --config configs/coco/faster_rcnn_r101_r50_1x.py --auto-scale-lr
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two for each image (flip or not), so two passes cover any number of epochs exactly
-Cache     about 150 to 180 GB at `balanced`, 56 GB at `small`, extrapolated by area from the demo's thin Faster R-CNN
-          teacher (docs/results/families.json: 32 and 12 KB for 0.045 megapixels)
+Cache     not measured with a teacher trained on COCO; `plan` measures yours (docs/coco.md, "Disk")
 Hours     at most 4.2 for the teacher on one V100: 234,532 views at 64 ms (mmdet's zoo, with the RoI head, which stage 1
           does not run). `plan` measures it on your machine, and that of stage 2
 Not run   this project has not measured the result of this config yet

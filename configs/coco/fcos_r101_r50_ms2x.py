@@ -7,8 +7,7 @@ Commands  python stage1_cache_teacher.py --config configs/coco/fcos_r101_r50_ms2
           python stage2_distill.py       --config configs/coco/fcos_r101_r50_ms2x.py --auto-scale-lr
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     four for each image (short side 640 or 800, flip or not): four passes cover any number of epochs exactly
-Cache     about 145 to 190 GB at `balanced`, 50 GB at `small`, extrapolated by area from the demo's thin FCOS teacher
-          (docs/results/families.json: 20 and 6.5 KB for 0.045 megapixels)
+Cache     not measured with a teacher trained on COCO; `plan` measures yours (docs/coco.md, "Disk")
 Hours     at most 7.6 for the teacher on one V100: 469,064 views at 58 ms (mmdet's zoo, 1333x800; half of the views are
           smaller). `plan` measures it on your machine, and that of stage 2
 Not run   this project has not measured the result of this config yet

@@ -7,8 +7,7 @@ Commands  python stage1_cache_teacher.py --config configs/coco/gfl_r101_r50_1x.p
           python stage2_distill.py       --config configs/coco/gfl_r101_r50_1x.py --auto-scale-lr
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two for each image (flip or not), so two passes cover any number of epochs exactly
-Cache     about 55 to 80 GB at `balanced`, extrapolated by area from the demo's thin GFL teacher: 12 to 18 KB for 0.045
-          megapixels, 230 to 345 KB a view of 800x1067 (docs/results/families.json, rate_accuracy_gfl.json)
+Cache     not measured with a teacher trained on COCO; `plan` measures yours (docs/coco.md, "Disk")
 Hours     about 4.4 for the teacher on one V100: 234,532 views at 68 ms (mmdet's zoo).
           `plan` measures it on your machine, and that of stage 2
 Not run   this project has not measured the result of this config yet

@@ -8,7 +8,7 @@ Commands  python stage1_cache_teacher.py --config configs/coco/gfl_r101_r50_ms2x
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     the short side is drawn from 480-800, so four seeded draws of each image are cached, and epoch e uses draw
           e mod 4. More draws (views.count) add passes of stage 1 and leave the others unchanged
-Cache     about 75 to 105 GB at `balanced`, extrapolated by area from the demo's thin GFL teacher
+Cache     not measured with a teacher trained on COCO; `plan` measures yours (docs/coco.md, "Disk")
 Hours     at most 8.9 for the teacher on one V100: 469,064 views at 68 ms (mmdet's zoo, 1333x800; most draws are
           smaller). `plan` measures it on your machine, and that of stage 2
 Not run   this project has not measured the result of this config yet

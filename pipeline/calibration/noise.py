@@ -11,7 +11,7 @@ Shape legend: O output channels of a layer, I inputs of one output, G groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,14 @@ CLOSE = 0.1  # relative distance of the unexplained share from the wanted one at
 ROUNDS = 8
 
 
-def noisy_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name, module) of every convolution and linear layer, deformable ones too."""
+def first_layers(network: nn.Module, share: float) -> list[tuple[str, nn.Module]]:
+    """Return (name, module) of the first convolutions and linear layers, deformable ones too: this share of all."""
+    found = []
     for name, layer in network.named_modules():
         weight = getattr(layer, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() in (2, 4) and not isinstance(layer, nn.Embedding):
-            yield name, layer
+            found.append((name, layer))
+    return found[: math.ceil(share * len(found))]
 
 
 class Activations:
@@ -67,9 +69,9 @@ class Activations:
         return torch.where(energy > TINY, deviation / energy.clamp_min(TINY).sqrt(), 0.0).float()
 
 
-def measure_scales(network: nn.Module, run: Callable[[], Any]) -> dict[str, Tensor]:
-    """Return `Activations.scale` of every layer, by name, over what `run` computes."""
-    layers = dict(noisy_layers(network))
+def measure_scales(network: nn.Module, share: float, run: Callable[[], Any]) -> dict[str, Tensor]:
+    """Return `Activations.scale` of the `first_layers`, by name, over what `run` computes."""
+    layers = dict(first_layers(network, share))
     found = {name: Activations() for name in layers}
     handles = [layer.register_forward_hook(found[name].add) for name, layer in layers.items()]
     try:
@@ -83,13 +85,16 @@ def measure_scales(network: nn.Module, run: Callable[[], Any]) -> dict[str, Tens
 
 @torch.no_grad()
 def set_noise(student: nn.Module, teacher: nn.Module, scales: dict[str, Tensor], amount: float, seed: int) -> None:
-    """Set the student's weights to the teacher's, with noise of `amount` standard deviations of each activation."""
+    """Set the student's weights to the teacher's, with noise of `amount` standard deviations of each activation.
+
+    Layers without a scale are left as they are.
+    """
     generator = torch.Generator().manual_seed(seed)
-    for (name, noisy), (_, clean) in zip(noisy_layers(student), noisy_layers(teacher)):
-        weight: Any = clean.weight
+    for name, scale in scales.items():
+        weight: Any = teacher.get_submodule(name).weight
+        noisy: Any = student.get_submodule(name).weight
         noise = torch.randn(weight.shape, generator=generator).to(weight.device)
-        scale = scales[name].reshape(-1, *[1] * (weight.dim() - 1))
-        noisy.weight.copy_(weight + amount * scale * noise)  # type: ignore[operator,union-attr]
+        noisy.copy_(weight + amount * scale.reshape(-1, *[1] * (weight.dim() - 1)) * noise)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""The probe: a stand-in for a student, made of the teacher with noise on its backbone's weights.
+"""The probe: a stand-in for a student, made of the teacher with noise on its first layers.
 
-`quality` is the error of the gradient on a student's parameters, but stage 1 has no student. A teacher whose backbone
-is noisy resembles a partly trained student: it sees less in an image, and its neck and head make of that what a
-detector makes. Noise on the head would be different. It mixes the classes at random, which no student does, and the
-same codec error is then three times as large beside the gradient.
+`quality` is the error of the gradient on a student's parameters, but stage 1 has no student. A teacher whose first
+layers are noisy resembles a partly trained student: it sees an image less well, and the layers after that make of it
+what a detector makes. Noise on the head would be different. It mixes the classes at random, which no student does, and
+the same codec error is then three times as large beside the gradient.
 
 The gradient error depends on the distance between student and teacher. `quality` is promised for a student that leaves
 the shares UNEXPLAINED of the teacher's variance unexplained, and the noise is scaled until the probe leaves the same
@@ -33,7 +33,8 @@ from pipeline.teacher.heads import class_head
 from pipeline.teacher.model import Teacher
 
 FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")  # parts that mmdet's students freeze
-UNEXPLAINED = {"feature": 0.15, "score": 0.50}  # unexplained variance of a student at the end of a schedule
+NOISY = 0.25  # share of the backbone's layers that are noisy
+UNEXPLAINED = {"feature": 0.20, "score": 0.70}  # unexplained variance of a partly trained student
 NEAR = 0.25  # share of UNEXPLAINED that a student twice as near leaves
 SCALING, TUNING, FITTING = 4, 12, 12  # views to scale the noise, to find its amount, and to fit the adapters
 
@@ -61,7 +62,8 @@ class Probe:
         for module in self._student.modules():
             if hasattr(module, "with_cp"):
                 module.with_cp = False  # checkpointing saves memory by recomputing, which autograd.grad does not do
-        self._scales = measure_scales(teacher.detector.backbone, lambda: [teacher([v]) for v in tuning[:SCALING]])
+        backbone: Any = teacher.detector.backbone
+        self._scales = measure_scales(backbone, NOISY, lambda: [teacher([v]) for v in tuning[:SCALING]])
         with torch.no_grad():
             self.found = find_noise(lambda amount: self._unexplained(amount, tuning, fitting), target, start)
         trained = [p for key, p in self._parameters() if not key.startswith(FROZEN)]

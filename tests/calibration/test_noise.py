@@ -46,7 +46,7 @@ def test_folded_batch_norms_change_nothing() -> None:
     outputs, clean = [], plain(x)
     assert torch.allclose(other(x), clean, atol=1e-3)
     for network in (plain, other):
-        scales = measure_scales(network, lambda network=network: network(x))
+        scales = measure_scales(network, 1.0, lambda network=network: network(x))
         noisy = copy.deepcopy(network)
         set_noise(noisy, network, scales, 0.2, seed=7)
         outputs.append(noisy(x))
@@ -57,7 +57,7 @@ def test_folded_batch_norms_change_nothing() -> None:
 
 def test_every_channel_is_disturbed_by_the_same_share() -> None:
     network, x = Network().eval(), torch.randn(4, 3, 32, 32)
-    scales = measure_scales(network, lambda: network(x))
+    scales = measure_scales(network, 1.0, lambda: network(x))
     noisy = copy.deepcopy(network)
     set_noise(noisy, network, scales, 0.1, seed=3)
     before, after = network.first(x), noisy.first(x)
@@ -65,6 +65,9 @@ def test_every_channel_is_disturbed_by_the_same_share() -> None:
     assert float(shares.min()) > 0.03 and float(shares.max()) < 0.25, shares  # 27 random weights a channel
     assert not torch.equal(noisy.never.weight, network.never.weight), "a layer that was not called gets noise too"
     assert set(scales) == {"first", "deep", "last", "never"}
+    few = measure_scales(network, 0.3, lambda: network(x))
+    set_noise(noisy, network, few, 0.1, seed=3)
+    assert set(few) == {"first", "deep"}, "two of four layers"
 
 
 @pytest.mark.parametrize("target", [0.02, 0.15, 0.5])
