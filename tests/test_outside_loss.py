@@ -103,6 +103,7 @@ def test_a_broken_entry_point_is_named(site: Path, broken: str, monkeypatch: pyt
         feature_losses.__wrapped__()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN[:1], indirect=True)
 def test_stage_1_ends_with_its_line(site: Path, broken: str, data: Path, teacher: dict) -> None:
     config = make_config(data, teacher, detector("retinanet"), site)

@@ -36,7 +36,8 @@ def test_stage_1_stops(made: dict[str, Path], data: Path, teacher: dict, tmp_pat
     assert tree(tmp_path / "cache") == tree(made["frs"].parent / "cache")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stage_2_stops(made: dict[str, Path], tmp_path: Path, number: int) -> None:
     options = (f"work_dir={tmp_path}", "train_dataloader.num_workers=2", "train_cfg.max_epochs=500")
     process = start_stage(2, made["frs"], *options)

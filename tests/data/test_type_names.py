@@ -64,6 +64,7 @@ def test_two_spellings_are_one_cache(spelled: tuple[Path, Path]) -> None:
     assert usual.recipe == other.recipe and usual.views.recognised == other.views.recognised
 
 
+@pytest.mark.slow
 def test_both_stages(spelled: tuple[Path, Path]) -> None:
     usual, other = spelled
     stage1(usual, **{"cache.passes": 1})

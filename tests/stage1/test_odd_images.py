@@ -137,7 +137,10 @@ def replace(path: Path) -> None:
     cv2.imwrite(str(path), picture)
 
 
-@pytest.mark.parametrize("change", [reencode, turn, mirror, replace])
+LONGER = [pytest.param(change, marks=pytest.mark.slow) for change in (mirror, replace)]
+
+
+@pytest.mark.parametrize("change", [reencode, turn, *LONGER])
 def test_a_changed_image(changing: tuple[Path, Path], change: Any) -> None:
     """'exact' names the image and both checksums. 'close' accepts small changes of pixels, but not another picture."""
     config, picture = changing

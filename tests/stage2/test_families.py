@@ -91,7 +91,10 @@ def test_one_cache_serves_other_losses(loss: str, made: dict[str, Path]) -> None
     assert (loss == "mgd") == bool(trained)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+SLOWER = [pytest.param(family, marks=pytest.mark.slow) for family in ("gfl", "fcos")]
+
+
+@pytest.mark.parametrize("family", ["retinanet", "faster-rcnn", *SLOWER])
 def test_both_stages(family: str, data: Path, tmp_path: Path) -> None:
     teacher = save_teacher(tmp_path / "teacher", detector(family, depth=34))
     config = make_config(data, teacher, detector(family), tmp_path, "frs", **{"cache.passes": 1})

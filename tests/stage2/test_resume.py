@@ -180,6 +180,7 @@ def test_resumed_at_any_step(config: Path, undisturbed: Path, tmp_path: Path, st
     same(tmp_path / "iter_12.pth", undisturbed / "iter_12.pth")
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_same_steps(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     """One sample on each of two ranks, then resumed inside an epoch on one rank."""
     finished(train(config, tmp_path, ranks=2, batch=1))

@@ -189,6 +189,7 @@ def test_a_store_that_contradicts_itself_is_not_asked_forever(monkeypatch: pytes
         held.take(wait=False)
 
 
+@pytest.mark.slow
 def test_workers_of_reencode_write_nothing_when_the_lock_is_gone(s3: str, cache_folder: Path) -> None:
     class Thief(Silent):
         def start(self, title: str, total: int | None) -> None:
