@@ -161,6 +161,7 @@ def interrupt(*_: Any) -> None:
     raise CacheError("interrupted")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_repeated_repair_knows_the_original(
     run, made: dict[str, Path], work: Path, monkeypatch: pytest.MonkeyPatch, changed: bool

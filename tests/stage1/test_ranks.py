@@ -47,7 +47,8 @@ def test_two_ranks_make_the_same_cache(broken: Path, teacher: dict[str, str], tm
     assert sum(line.startswith("pass ") and "11 of 12 views" in line for line in out.splitlines()) == 2, out
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_rank_ends_all_and_its_shards_are_recomputed(
     data: Path, teacher: dict[str, str], one_rank: dict[str, str], tmp_path: Path, ranks: int
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_finished_run_is_evaluated_with_averaged_weights(
     assert torch.equal(seen[-1], load(averaged / "epoch_2.pth")["state_dict"][name])
 
 
+@pytest.mark.slow
 def test_an_average_is_resumed_with_the_hook_only(made: dict[str, Path], averaged: Path, tmp_path: Path) -> None:
     with pytest.raises(StudentError, match="was saved with EMAHook, this config lacks it"):
         run(made["frs"], averaged, 3, "auto")

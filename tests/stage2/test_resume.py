@@ -191,7 +191,7 @@ def test_two_ranks_make_the_same_steps(config: Path, undisturbed: Path, tmp_path
     assert read_steps(other) == {n: ids for n, ids in read_steps(undisturbed).items() if n >= 4}
 
 
-@pytest.mark.slow  # test_ranks.py kills a rank of stage 1 in the quick suite
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_all(config: Path, tmp_path: Path) -> None:
     process = train(config, tmp_path, ranks=2, batch=1)
     kill_a_rank(process, (tmp_path / "steps-1.jsonl").exists)

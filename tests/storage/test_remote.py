@@ -107,6 +107,7 @@ def same_samples(one: Cache, other: Cache) -> None:
                 assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_stage_1_killed_and_finished_in_s3(
     s3: str, cache_folder: Path, data: Path, teacher: dict, tmp_path: Path
 ) -> None:
@@ -394,6 +395,7 @@ def test_stage_2_streams_from_s3(s3: str, made: dict[str, Path], cache_folder: P
     assert summary["content"] == Cache(cache_folder).content() and summary["images"] == 12
 
 
+@pytest.mark.slow
 def test_workers_stream_and_the_second_time_from_disk(
     web: Any, made: dict[str, Path], cache_folder: Path, tmp_path: Path
 ) -> None:
