@@ -97,14 +97,14 @@ def rows_of(args: argparse.Namespace, quality: str | float) -> list[dict[str, An
         for scale in (None, *(args.measure_at or ())):
             views = draw(job, args.views, cfg.val_dataloader.dataset, scale)
             rows += measure_views(codec, job, student, views)
-    told = {
+    shared = {
         "teacher": Path(sections.teacher.checkpoint or str(sections.teacher.name)).stem,
         "student": args.student.stem,
         "quality": quality,
         "calibration_views": min(args.calibration_views, len(job.images)),
         "command": common.machine()["command"],
     }
-    return [{**told, **row} for row in rows]
+    return [{**shared, **row} for row in rows]
 
 
 def measure_views(codec: Codec, job: Job, student: Student, views: list[Tensor]) -> list[dict[str, Any]]:

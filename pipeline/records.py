@@ -70,7 +70,7 @@ class TeacherOutput:
     scores[l]: (B, K, H_l, W_l), sigmoid of the class logits. Empty if the cache was made without scores.
     frs[l]: (B, H_l, W_l) in [0, 1], the FRS map max_K(scores). It is 0 outside a sample's own grid, so these positions
     do not enter a loss. Losses that are not weighted by the map use `inside`.
-    boxes[l]: (B, 4 N, H_l, W_l), logits of box distributions. Empty unless a live teacher is asked for them.
+    boxes[l]: (B, 4 N, H_l, W_l), logits of box distributions. Empty unless they are requested from a live teacher.
     grids: each sample's own FPN grids; None if every sample fills the batch's grids.
     """
 

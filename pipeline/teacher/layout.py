@@ -13,7 +13,7 @@ PLAIN = ("torch.nn", "mmcv.cnn.bricks.wrappers")  # modules whose convolutions u
 def use_fast_layout(detector: nn.Module, device: torch.device) -> None:
     """Convert a detector's weights to channels_last on a CPU: a sixth faster, results differ in the last digits only.
 
-    Convolutions that compute their weights anew in each pass, such as weight standardisation, keep their layout: some
+    Convolutions that recompute their weights in each pass, such as weight standardisation, keep their layout: some
     of them reshape the weights, which channels_last does not allow.
     """
     if device.type != "cpu":

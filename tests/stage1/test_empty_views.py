@@ -48,7 +48,7 @@ def test_they_are_listed_and_left_out(config: Path) -> None:
     assert stage2(config)["images"] == 12 - len(empty[0])
     before = tree(Path(cfg.cache.dir))
     stage1(config)
-    assert tree(Path(cfg.cache.dir)) == before  # finished: nothing is planned anew
+    assert tree(Path(cfg.cache.dir)) == before  # finished: nothing is planned again
 
 
 def test_a_lost_list_is_made_again(config: Path) -> None:
