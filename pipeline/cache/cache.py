@@ -66,6 +66,8 @@ class Cache:
         self.plan_digest = digest(self.plan)
         codec = self._read_codec()
         self.codec_digest, self.codec_settings = digest(codec), codec["settings"]
+        measured = codec.get("measured")
+        self.codec_measured: dict[str, Any] = measured if isinstance(measured, dict) else {}
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
         self._manifests: dict[int, dict[str, Any]] = {}
         self._probed: list[tuple[int, bool]] | None = None  # passes found by name; each takes one request
@@ -170,6 +172,11 @@ class Cache:
     def references(self, cache_pass: int) -> list[list[SampleRef]]:
         """Return all samples of a complete pass, shard by shard."""
         return references(self.shard_plans(cache_pass), cache_pass)
+
+    def planned_images(self, cache_pass: int) -> set[int]:
+        """Return the ids of the images that a complete pass was planned for, quarantined ones included."""
+        stored = {ref.image_id for shard in self.references(cache_pass) for ref in shard}
+        return stored | self.quarantine(cache_pass).images
 
     def images(self) -> set[int]:
         """Return the ids of the images in any complete pass."""

@@ -17,6 +17,7 @@ def describe(root: str | Place) -> dict[str, Any]:
     manifests = {number: cache.manifest(number) for number in cache.passes()}
     parts = totals(m["bytes_by_array"] for m in manifests.values())
     size = sum(m["bytes"] for m in manifests.values())
+    codec = cache.codec_manifest()
     return {
         "cache": str(cache.root),
         "format": [cache.plan["format"], cache.plan["version"]],
@@ -27,8 +28,8 @@ def describe(root: str | Place) -> dict[str, Any]:
         "bytes": size,
         "bytes_by_tensor": {**parts, "overhead": size - sum(parts.values())},
         "fp16_bytes": sum(m["raw_fp16_bytes"] for m in manifests.values()),
-        "codec": cache.codec_manifest()["settings"],
-        "calibration": {k: v for k, v in cache.codec_manifest().get("measured", {}).items() if isinstance(v, int)},
+        "codec": codec["settings"],
+        "calibration": {k: v for k, v in cache.codec_measured.items() if isinstance(v, int)},
         "measured": {number: m["measured"] for number, m in manifests.items()},
         "quarantine": sum(len(m["quarantine"]) for m in manifests.values()),
         "teacher": {**cache.recipe["teacher"], "sha256": cache.plan["teacher_sha256"]},

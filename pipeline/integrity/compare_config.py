@@ -21,8 +21,7 @@ def compare_config(cfg: Config, sections: Sections, need_weights: bool = False) 
     try:
         cache = open_cache(sections.cache.place(), inputs, weights)
         for number in cache.passes():
-            cached = {ref.image_id for shard in cache.references(number) for ref in shard}
-            require_images(cache.root, number, cached | cache.quarantine(number).images, inputs.images)
+            require_images(cache.root, number, cache.planned_images(number), inputs.images)
     except StaleCache:
         raise
     except CacheError:

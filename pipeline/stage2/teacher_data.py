@@ -24,7 +24,7 @@ from pipeline.stage2.compatibility import VIEWS_CHECKED, Grids, TeacherLayout, d
 from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.storage.files import local_path
 from pipeline.storage.place import Place
-from pipeline.teacher.heads import class_head, output_shapes
+from pipeline.teacher.heads import class_head
 from pipeline.teacher.model import load_teacher
 from pipeline.teacher.priors import configured_priors, priors_of
 from pipeline.teacher.zoo import find_teacher
@@ -59,7 +59,7 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     environments = {number: cache.manifest(number)["environment"] for number in passes}
     codec = open_codec(cache)
     require_served(codec, sections.distill, cache.root)
-    require_map(sections.distill, cache.codec_manifest()["measured"].get("map") != "ones")
+    require_map(sections.distill, cache.codec_measured.get("map") != "ones")
     check, tolerance = sections.views.check, sections.views.tolerance
     source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, environments)
     priors = configured_priors(inputs.teacher.cfg.model) if sections.distill.score_weight else None
@@ -96,12 +96,13 @@ def read_passes(cache: Cache, expected: range, images: Images) -> dict[int, list
             f"{len(expected)}); run stage 1 again"
         )
     if local_path(cache.root) is not None:  # elsewhere, each size costs a request
-        for fault in filter(None, (find_lost_shard(cache.root, number, cache.manifest(number)) for number in expected)):
-            raise fault
+        for number in expected:
+            fault = find_lost_shard(cache.root, number, cache.manifest(number))
+            if fault is not None:
+                raise fault
     passes = {number: cache.references(number) for number in expected}
-    for number, shards in passes.items():
-        cached = {ref.image_id for refs in shards for ref in refs}
-        require_images(cache.root, number, cached | cache.quarantine(number).images, images)
+    for number in passes:
+        require_images(cache.root, number, cache.planned_images(number), images)
     return passes
 
 
@@ -145,7 +146,7 @@ def build_live_data(sections: Sections, images: Images, views: Views) -> Teacher
     passes = {n: references(plan_views(images, views, n, settings), n) for n in expected_passes(sections, views)}
     source = StreamSource(passes, images, views, None, None, "exact", 0.0, {})
     pads = {ref.pad_shape for shards in passes.values() for refs in shards for ref in refs}
-    _, channels, scores = output_shapes(teacher.detector, min(pads), teacher.scored)
+    _, channels, scores = teacher.shapes(min(pads))
     grids = distinct_grids((pad, teacher.levels(pad)) for pad in sorted(pads)[:VIEWS_CHECKED])
     compared = sections.distill.score_weight or sections.distill.box_weight
     priors = priors_of(class_head(teacher.detector)) if compared else None

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 AGAIN = "run stage 1 again"
 DELETE = f"delete it and {AGAIN}"
+SMALL = 256 << 20  # largest file that is read at once; the plan of a pass over ten million images has 200 MB
 REPAIR = "`python -m pipeline repair --config C` repairs it"
 
 
@@ -74,7 +75,7 @@ class Storage(Protocol):
     """Files by key, for example "pass-0/plan.json"; "" is the root. Can be pickled; a copy opens its own connection.
 
     A missing file raises FileNotFoundError. Other failures raise another OSError (local) or a StoreError (remote). A
-    local link, FIFO, device, socket or folder in the place of a file raises CorruptCache.
+    local link, FIFO, device, socket or folder instead of a file raises CorruptCache.
     """
 
     @property

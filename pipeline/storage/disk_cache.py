@@ -23,11 +23,10 @@ from pathlib import Path
 from google_crc32c import value as crc32c
 
 from pipeline.errors import CorruptCache
-from pipeline.storage.base import Extent
+from pipeline.storage.base import SMALL, Extent
 from pipeline.storage.regular import open_regular, remove
 
 PAGE = 4096
-SMALL = 256 << 20  # largest file that is read at once
 NAME = re.compile(r"[0-9a-f]{64}(\.json)?")  # other files in the folder are left alone
 FULL = 10.0  # seconds until a full cache looks for files to evict again
 

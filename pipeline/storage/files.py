@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CacheError, CorruptCache, StoreError
-from pipeline.storage.base import AGAIN, DELETE, Place
+from pipeline.storage.base import AGAIN, DELETE, SMALL, Place
 from pipeline.storage.place import key_of, remedy, storage_of
 
-SMALL = 256 << 20  # largest file that is read at once; the plan of a pass over ten million images has 200 MB
 RANGE = 8 << 20  # bytes of one request when a large file is read in parts
 
 

@@ -70,7 +70,7 @@ class Teacher:
         self.scored = self._has_scores(needed=scores or boxes)
         self.bins = bins_of(class_head(self.detector)) if boxes else 0
         self._meta_copy = copy_to_meta(self.detector, self.scored)
-        self._levels: dict[tuple[int, int], LevelShapes] = {}
+        self._shapes: dict[tuple[int, int], tuple[LevelShapes, int, int]] = {}
 
     @staticmethod
     def _load(spec: TeacherSpec, classes: tuple[str, ...]) -> Any:
@@ -108,9 +108,13 @@ class Teacher:
 
     def levels(self, pad_shape: tuple[int, int]) -> LevelShapes:
         """Return the FPN grids of a padded view (H, W)."""
-        if pad_shape not in self._levels:
-            self._levels[pad_shape], *_ = shapes_of(self._meta_copy, pad_shape, self.scored)
-        return self._levels[pad_shape]
+        return self.shapes(pad_shape)[0]
+
+    def shapes(self, pad_shape: tuple[int, int]) -> tuple[LevelShapes, int, int]:
+        """Return (FPN grids, C, K) of a padded view; K is 0 without class scores."""
+        if pad_shape not in self._shapes:
+            self._shapes[pad_shape] = shapes_of(self._meta_copy, pad_shape, self.scored)
+        return self._shapes[pad_shape]
 
     def __call__(self, views: Sequence[Tensor]) -> TeacherOutput:
         """Compute the output of views (3, h, w) uint8 that have the same shape after padding to multiples of 32."""
