@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.cache.canonical import read_json
 from pipeline.errors import CorruptCache
 from pipeline.storage.place import DELETE, Place, remedy
+from pipeline.text import one_line
 
 # {"name": ...}: this field is required, others are allowed. {str: ...}: any names. {pattern: ...}: names that match.
 # [...]: a list of any length. (...): a list of exactly these values. A union: a value of one of these types.
@@ -69,7 +70,7 @@ def require_fields(value: Any, wanted: Any, path: Place) -> None:
     """Raise CorruptCache where a JSON value does not match one of the descriptions above."""
     wrong = _wrong(value, wanted, "")
     if wrong is not None:
-        raise CorruptCache(f"{path}: field {wrong or '(all)'} is missing or invalid; {remedy(path, DELETE)}")
+        raise CorruptCache(f"{path}: field {one_line(wrong) or '(all)'} is missing or invalid; {remedy(path, DELETE)}")
 
 
 def _wrong(value: Any, wanted: Any, name: str) -> str | None:

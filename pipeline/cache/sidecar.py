@@ -14,6 +14,7 @@ from pipeline.cache.tar import BLOCK
 from pipeline.errors import CorruptCache
 from pipeline.storage.base import Extent
 from pipeline.storage.place import DELETE, Place, remedy
+from pipeline.text import one_line
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def parse_sidecar(fields: Any, path: Place) -> Sidecar:
                 raise ValueError("size or measurement is not a number")
         _require_full_cover(sidecar)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptCache(f"{path}: invalid sidecar ({error}); {remedy(path, DELETE)}") from error
+        raise CorruptCache(f"{path}: invalid sidecar ({one_line(str(error))}); {remedy(path, DELETE)}") from error
     return sidecar
 
 

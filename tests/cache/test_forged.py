@@ -254,6 +254,15 @@ def test_a_url_runs_nothing(alone: None, root: str) -> None:
         Cache(root)
 
 
+def test_a_name_with_a_line_break_stays_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CorruptCache) as schema:
+        require_fields({"sizes": {"a\nb": None}}, {"sizes": {str: int}}, tmp_path / "manifest.json")
+    assert "\n" not in str(schema.value) and "field sizes.a b is" in str(schema.value)
+    with pytest.raises(CorruptCache) as sidecar:
+        parse_sidecar({"head": {"\n": None}, "tail": {}, "samples": []}, tmp_path / "shard-00000.json")
+    assert "\n" not in str(sidecar.value)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
