@@ -29,9 +29,9 @@ from benchmarks.student import Student, load_teacher
 from pipeline.cache.arrays import encode_sample
 from pipeline.calibration.gradient import Errors, StudentPass
 from pipeline.codecs.frs.codec import Frs
-from pipeline.codecs.frs.map import EMPTY, CodedMap, difference, octaves
+from pipeline.codecs.frs.map import EMPTY, BatchMaps, difference, octaves
 from pipeline.codecs.frs.tokens import zigzag
-from pipeline.codecs.frs.transform import steps
+from pipeline.codecs.frs.weighted import per_level
 from pipeline.codecs.settings import KINDS
 from pipeline.mmdet_compat.registry import Config
 from pipeline.records import TeacherOutput
@@ -49,15 +49,15 @@ def log_grid(relative: bool, maps: list[Tensor]) -> Coded:
         s = int(octaves(m.max())) if relative else 0
         scale = 2.0 ** -(0 if s == EMPTY else s)
         code = torch.round(255 + OCTAVE * torch.log2(m.clamp_min(1e-38) / scale)).clamp(0, 255)
-        rows.append(difference(code.to(torch.uint8)).flatten())
+        rows.append(difference(code.to(torch.uint8)[None]).flatten())
         decoded.append(torch.where(code > 0, scale * 2 ** ((code - 255) / OCTAVE), 0.0))
     return len(ZSTD.encode(torch.cat(rows).numpy())), decoded
 
 
 def fourth_root(top: int, maps: list[Tensor]) -> Coded:
     """Code the maps as the frs codec does."""
-    coded = CodedMap.encode(maps, top)
-    return len(ZSTD.encode(coded.to_bytes().numpy())), coded.floats()
+    coded = BatchMaps.encode([m[None] for m in maps], top)
+    return len(ZSTD.encode(coded.to_bytes()[0].numpy())), [m[0] for m in coded.floats]
 
 
 GRIDS: dict[str, Callable[[list[Tensor]], Coded]] = {
@@ -97,7 +97,7 @@ def plane_bytes(codec: Frs, output: TeacherOutput, what: str) -> int:
     """Return the bytes of the same symbols as zigzag uint16 planes, compressed with the same zstd."""
     maps = codec.transform.code_maps(output)
     exact, _ = codec.transform.coefficients(output, maps, what)
-    sizes = steps(maps.floats, codec.calibration.step(what))
+    sizes = per_level(codec.transform.step_sizes(what, maps, codec.calibration.step(what)))
     symbols = [torch.round(c / d)[0].flatten(1) for c, d in zip(exact, sizes)]
     return len(ZSTD.encode(zigzag(torch.cat(symbols, dim=1).to(torch.int32)).cpu().numpy().astype(np.uint16)))
 

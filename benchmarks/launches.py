@@ -22,13 +22,14 @@ class _Operations(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
+        self.count += not func.is_view
         return func(*args, **(kwargs or {}))
 
 
 def counts(part: Callable[[], Any], device: torch.device) -> dict[str, int | None]:
     """Return {'operations', 'kernels', 'synchronisations'} of one call. The last two are None on a CPU.
 
+    Operations are those that compute; views of a tensor are not counted.
     Kernels and synchronisations are those that torch.profiler records in the CUDA runtime.
     """
     with _Operations() as operations:

@@ -13,7 +13,7 @@ import zfpy
 from numcodecs import Blosc, Zstd
 from torch import Tensor
 
-from pipeline.codecs.frs.map import CodedMap
+from pipeline.codecs.frs.map import BatchMaps
 from pipeline.records import TeacherOutput
 
 Stored = tuple[dict[str, int], Callable[[], TeacherOutput]]  # bytes of 'features', 'scores', 'frs'; a decoder
@@ -24,8 +24,8 @@ ZSTD = Zstd(level=19)
 
 def coded_map(output: TeacherOutput) -> tuple[int, list[Tensor]]:
     """Return the bytes of the map, and the decoded map, for a batch of one."""
-    coded = CodedMap.encode([m[0] for m in output.frs], 255)
-    return len(Blosc("zstd", 8).encode(coded.to_bytes().numpy())), [m[None] for m in coded.floats()]
+    coded = BatchMaps.encode(output.frs, 255)
+    return len(Blosc("zstd", 8).encode(coded.to_bytes()[0].numpy())), coded.floats
 
 
 class Blobs:

@@ -142,14 +142,16 @@ class EncodedBatch:
     """A batch as it is stored in the cache. It is copied to the training device and decoded there.
 
     arrays[name]: (B, ...), padded with zeros to the batch's largest sample. levels[b]: the sample's own FPN grids.
+    sides: the same (height, width) as (B, L, 2) int64, so that they reach the device with the arrays.
     """
 
     arrays: dict[str, Tensor]
     levels: tuple[LevelShapes, ...]
+    sides: Tensor
 
     def to(self, device: torch.device | str) -> EncodedBatch:
         moved = {name: array.to(device, non_blocking=True) for name, array in self.arrays.items()}
-        return EncodedBatch(moved, self.levels)
+        return EncodedBatch(moved, self.levels, self.sides.to(device, non_blocking=True))
 
     def pin_memory(self) -> EncodedBatch:
         """Return the batch in page-locked memory, from which a GPU copies faster. torch's DataLoader calls this."""
@@ -157,7 +159,8 @@ class EncodedBatch:
 
         if not torch.cuda.is_available():
             return self
-        return EncodedBatch({name: array.pin_memory() for name, array in self.arrays.items()}, self.levels)
+        arrays = {name: array.pin_memory() for name, array in self.arrays.items()}
+        return EncodedBatch(arrays, self.levels, self.sides.pin_memory())
 
 
 def canvas(levels: tuple[LevelShapes, ...]) -> LevelShapes:

@@ -55,4 +55,4 @@ def stack(samples: Sequence[Sample], shapes: Sequence[LevelShapes]) -> EncodedBa
         for row, part in zip(batch, parts):
             row[tuple(slice(0, n) for n in part.shape)] = part
         arrays[name] = torch.from_numpy(batch)
-    return EncodedBatch(arrays, tuple(shapes))
+    return EncodedBatch(arrays, tuple(shapes), torch.tensor(shapes))

@@ -25,8 +25,9 @@ from pipeline.cache.canonical import canonical, digest, read_json, write_json
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
 from pipeline.cache.sidecar import parse_sidecar
-from pipeline.codecs.frs.map import check_map
-from pipeline.codecs.frs.tokens import check_tokens, symbol_order, to_tokens
+from pipeline.codecs.frs.map import BatchMaps, check_map
+from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
+from pipeline.codecs.frs.tokens import check_tokens, to_tokens
 from pipeline.codecs.group import load_codec
 from pipeline.errors import CacheError, CorruptCache, PipelineError
 from pipeline.integrity.verify import verify
@@ -333,9 +334,12 @@ def test_tokens_are_refused_or_mean_something(symbols: int, seed: int, data: st.
 
     rng = np.random.default_rng(seed)
     blocks = -(-symbols // 16)
-    q = torch.from_numpy(rng.integers(-3, 4, (1, 16, blocks)) * (rng.random((1, 16, blocks)) < 0.3)).float()
-    expected, m = torch.zeros((1, 1, 16), dtype=torch.int16), torch.ones((4, 4 * blocks), dtype=torch.int64)
-    tokens = to_tokens([q], symbol_order(expected, [m])).numpy()
+    shape = (1, 1, 4, 4 * blocks)
+    q = torch.from_numpy(rng.integers(-3, 4, shape) * (rng.random(shape) < 0.3)).float()
+    expected = ExpectedSizes.from_table(np.zeros((1, 1, 16), np.int16), torch.device("cpu"))
+    maps = BatchMaps.encode([torch.ones((1, *shape[2:]))], 99)
+    (row,) = to_tokens([q], SymbolOrder(expected, maps.strengths))
+    tokens = row.numpy()
     check_tokens(np.concatenate([tokens, np.zeros(3, np.int32)]), 16 * blocks)
     numbers = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([0, 255, 256, 511])
     row = np.array(data.draw(st.lists(numbers, max_size=8)), np.int64).astype(np.int32)

@@ -167,7 +167,7 @@ def test_decoding_does_not_depend_on_threads_or_processes(tmp_path: Path) -> Non
         "codec = load_codec(root, json.loads((root / 'codec.json').read_text()))\n"
         "arrays = torch.load(root / 'batch.pt', weights_only=True)\n"
         "levels = (((16, 24), (8, 12)),) * 2\n"
-        "out = codec.decode(EncodedBatch(arrays, levels))\n"
+        "out = codec.decode(EncodedBatch(arrays, levels, torch.tensor(levels)))\n"
         "tensors = out.features + out.scores + out.frs\n"
         "print(hashlib.sha256(b''.join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest())\n"
     )

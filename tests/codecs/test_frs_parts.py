@@ -10,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.codecs.frs.map import BUCKETS, EMPTY, CodedMap, map_top
+from pipeline.codecs.frs.map import BUCKETS, EMPTY, BatchMaps, map_top
+from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
 from pipeline.codecs.frs.step_search import find_step
-from pipeline.codecs.frs.tokens import from_groups, from_tokens, log_class, symbol_order, to_groups, to_tokens
+from pipeline.codecs.frs.tokens import from_tokens, to_planes, to_tokens
 from pipeline.codecs.frs.transform import dct, klt
 from pipeline.errors import CodecError
+from tests.helpers.symbols import groups_of, in_plane_order, symbol_order
 
 
 def powers(power: float, tried: list[float]) -> list[float]:
@@ -35,39 +37,79 @@ def test_a_quality_out_of_reach_is_refused() -> None:
 SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
+def coded_maps(sizes: list[tuple[int, int]], batch: int, rng: np.random.Generator) -> BatchMaps:
+    """Maps with any codes, exponents and empty blocks."""
+    maps = [torch.from_numpy(rng.random((batch, *size)) ** 9 * (rng.random((batch, *size)) < 0.7)) for size in sizes]
+    return BatchMaps.encode([m.float() * 10.0 ** -rng.integers(0, 20) for m in maps], 99)
+
+
+def integers(maps: BatchMaps, sample: int) -> list[np.ndarray]:
+    """The maps of one sample in units of 2^-30, without their exponents."""
+    whole = np.rint((np.minimum(np.arange(256), maps.top) / maps.top) ** 4 * 2**30).astype(np.int64)
+    grids = zip(maps.canvas.split(maps.codes), maps.canvas.own[sample])
+    return [whole[codes[sample, :h, :w].numpy()] for codes, (h, w) in grids]
+
+
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(SIDES, min_size=1, max_size=4), st.integers(1, 5), st.integers(0, 2**31), st.floats(0, 1), st.booleans()
+    st.lists(SIDES, min_size=1, max_size=4),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(0, 2**31),
+    st.floats(0, 1),
+    st.booleans(),
 )
-def test_tokens_hold_every_symbol(sizes: list, planes: int, seed: int, density: float, wide: bool) -> None:
+def test_tokens_hold_every_symbol(sizes: list, planes: int, batch: int, seed: int, density: float, wide: bool) -> None:
     """Any planes survive, in the order that a stable sort gives."""
     rng = np.random.default_rng(seed)
-    maps = [torch.from_numpy(rng.integers(0, 2**30, size) * (rng.random(size) < 0.7)) for size in sizes]
-    expected = torch.from_numpy(rng.integers(-60, 60, (len(sizes), planes, 16)).astype(np.int16))
-    groups = []
-    for h, w in sizes:
-        q = rng.integers(-(2**22) + 1, 2**22, (planes, -(-h // 4) * 4, -(-w // 4) * 4)) >> (0 if wide else 18)
-        groups.append(to_groups(torch.from_numpy(q * (rng.random(q.shape) < density)).float()))
-    order = symbol_order(expected, maps)
-    keys = []
-    for table, m in zip(expected, maps):
-        whole = np.pad(m.numpy(), [(0, -side % 4) for side in m.shape])
-        blocks = whole.reshape(whole.shape[0] // 4, 4, whole.shape[1] // 4, 4).sum(axis=(1, 3)).ravel()
-        strength = log_class(torch.from_numpy(blocks)) - log_class(m.sum())
-        keys.append((table.reshape(-1, 1) + strength[None]).numpy().ravel())
-    by_sort = np.argsort(-np.concatenate(keys), kind="stable")
-    assert np.array_equal(order.numpy(), by_sort)
-    tokens = to_tokens(groups, order)
-    assert tokens.dtype == torch.int32 and bool((tokens >= 0).all())
-    padded = torch.cat([tokens, torch.zeros(7, dtype=torch.int32)])
-    assert all(torch.equal(a, b) for a, b in zip(groups, from_tokens(padded, order, [g.shape for g in groups])))
+    maps = coded_maps(sizes, batch, rng)
+    expected = rng.integers(-60, 60, (len(sizes), planes, 16)).astype(np.int16)
+    order = SymbolOrder(ExpectedSizes.from_table(expected, torch.device("cpu")), maps.strengths)
+    levels = []
+    for h, w in maps.canvas.padded:
+        q = rng.integers(-(2**22) + 1, 2**22, (batch, planes, h, w)) >> (0 if wide else 18)
+        levels.append(torch.from_numpy(q * (rng.random(q.shape) < density)).float())
+    rows = to_tokens(levels, order)
+    for sample, tokens in enumerate(rows):
+        assert tokens.dtype == torch.int32 and bool((tokens >= 0).all())
+        reference = symbol_order(expected, integers(maps, sample))
+        found = in_plane_order(tokens.numpy(), reference)
+        assert np.array_equal(found, groups_of([level[sample] for level in levels]))
+    padded = torch.nn.utils.rnn.pad_sequence([torch.cat([row, row.new_zeros(7)]) for row in rows], batch_first=True)
+    again = to_planes(*from_tokens(padded, order), planes, maps.canvas)
+    assert all(torch.equal(a, b) for a, b in zip(levels, again, strict=True))
 
 
-def test_groups_are_planes_in_another_order() -> None:
-    planes = torch.randn(3, 8, 12)
-    groups = to_groups(planes)
-    assert groups.shape == (3, 16, 6) and torch.equal(from_groups(groups, 8, 12), planes)
-    assert torch.equal(groups[:, 5, 4], planes[:, 4 + 1, 4 + 1])  # block 4: second row, second column; f = 4 + 1
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(SIDES, min_size=2, max_size=2), min_size=1, max_size=4), st.integers(0, 2**31))
+def test_a_batch_gives_each_sample_its_own_symbols(own: list, seed: int) -> None:
+    """Samples of different grids share a canvas. Ranks lead to the symbols that each sample has alone."""
+    rng = np.random.default_rng(seed)
+    expected = rng.integers(-9, 9, (2, 3, 16)).astype(np.int16)
+    table = ExpectedSizes.from_table(expected, torch.device("cpu"))
+    alone = [coded_maps(sizes, 1, rng) for sizes in own]
+    rows = [torch.cat([maps.to_bytes()[0], torch.ones(5, dtype=torch.uint8)]) for maps in alone]
+    grids = tuple(tuple(sizes) for sizes in own)
+    together = BatchMaps.from_bytes(
+        torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), grids, torch.tensor(grids), 99
+    )
+    order = SymbolOrder(table, together.strengths)
+    for number, maps in enumerate(alone):
+        assert torch.equal(together.exponents[number], maps.exponents[0])
+        for a, b, (h, w) in zip(together.floats, maps.floats, grids[number]):
+            assert torch.equal(a[number, :h, :w], b[0]) and int((a[number] > 0).sum()) == int((b > 0).sum())
+        reference = symbol_order(expected, integers(maps, 0))
+        ranks = torch.arange(len(reference)).expand(len(own), -1)
+        plane, frequency, block = (part[number] for part in order.find(ranks))
+        level = together.canvas.block_level[block]
+        first = torch.tensor([0, together.canvas.blocks[0][0] * together.canvas.blocks[0][1]])[level]
+        across = torch.tensor([w for _, w in together.canvas.blocks])[level]
+        y, x = (block - first) // across, (block - first) % across
+        sides = torch.tensor([[-(-h // 4), -(-w // 4)] for h, w in grids[number]])
+        counts = sides.prod(dim=1)
+        start = torch.tensor([0, 3 * 16 * int(counts[0])])[level]
+        found = start + (plane * 16 + frequency) * counts[level] + y * sides[level, 1] + x
+        assert np.array_equal(found.numpy(), reference)
 
 
 @settings(max_examples=100, deadline=None)
@@ -79,21 +121,21 @@ def test_map_codes(sizes: list, seed: int, top: int) -> None:
         m = torch.rand(size, generator=generator) ** 8 * 10.0 ** (-6 * n)
         m[torch.rand(size, generator=generator) < 0.2] = 0
         maps.append(m)
-    coded = CodedMap.encode(maps, top)
-    again = CodedMap.from_bytes(torch.cat([coded.to_bytes(), torch.ones(5, dtype=torch.uint8)]), tuple(sizes), top)
-    assert torch.equal(again.exponents, coded.exponents)
-    assert all(torch.equal(a, b) for a, b in zip(again.codes, coded.codes))
-    exponents = coded.exponents.tolist()
-    for m, back, whole, bucket, exponent in zip(maps, coded.floats(), coded.integers(), coded.buckets(), exponents):
+    coded = BatchMaps.encode([m[None] for m in maps], top)
+    row = torch.cat([coded.to_bytes()[0], torch.ones(5, dtype=torch.uint8)])
+    again = BatchMaps.from_bytes(row[None], (tuple(sizes),), torch.tensor([sizes]), top)
+    assert torch.equal(again.exponents, coded.exponents) and torch.equal(again.codes, coded.codes)
+    exponents = coded.exponents[0].tolist()
+    parts = zip(maps, coded.floats, integers(coded, 0), coded.buckets, exponents, strict=True)
+    for m, (back,), whole, (bucket,), exponent in parts:
         assert (exponent == EMPTY) == bool((m == 0).all())
         assert ((back**0.25 - m**0.25).abs() <= (0.51 / top) * m.max() ** 0.25 * 2**0.25 + 1e-7).all()
         assert bool(((back > 0) == (bucket > 0)).all()) and bool((bucket < BUCKETS).all())
         if exponent != EMPTY:
-            assert torch.allclose(
-                whole.double() * 2.0 ** -(30 + exponent), back.double(), rtol=1e-6, atol=1e-9 * float(m.max())
-            )
-    one = CodedMap.encode([torch.tensor([[1.0, 0.5, 0.0]])], top)
-    assert one.exponents.tolist() == [0] and one.floats()[0][0, 0] == 1 and one.buckets()[0][0, 0] == BUCKETS - 1
+            exact = torch.from_numpy(whole).double() * 2.0 ** -(30 + exponent)
+            assert torch.allclose(exact, back.double(), rtol=1e-6, atol=1e-9 * float(m.max()))
+    one = BatchMaps.encode([torch.tensor([[[1.0, 0.5, 0.0]]])], top)
+    assert one.exponents.tolist() == [[0]] and one.floats[0][0, 0, 0] == 1 and one.buckets[0][0, 0, 0] == BUCKETS - 1
 
 
 def test_the_map_follows_the_quality() -> None:

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.codec import Frs
-from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.packing import Sample, stack
-from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
+from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 from tests.helpers.outputs import random_output
 
 CPU = torch.device("cpu")
@@ -47,8 +46,8 @@ def encoded(codec: Codec, outputs: list[TeacherOutput], device: torch.device = C
 
 def symbols(codec: Frs, batch: EncodedBatch) -> dict[str, list[Tensor]]:
     """The whole numbers that the tokens stand for, on the CPU."""
-    maps = BatchMaps(codec.coded_maps(batch), canvas(batch.levels))
-    return {what: [level.cpu() for level in codec.symbols(batch, maps, what)] for what in codec.kinds}
+    maps = codec.coded_maps(batch)
+    return {what: [level.cpu() for level in codec.planes(batch, maps, what)] for what in codec.kinds}
 
 
 def close(one: list[Tensor], other: list[Tensor]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 
 from pipeline.config import DistillSection
 from pipeline.errors import ConfigError
+from pipeline.losses.frs import feature_loss, score_loss
 from pipeline.losses.ld import ld_loss
 from pipeline.losses.mgd import MaskedGenerator
 from pipeline.losses.registry import feature_losses, loss_named
@@ -51,6 +53,26 @@ def test_losses_equal_numpy(name: str) -> None:
     levels = zip(target.features, student, zip(*GRIDS))
     expected = sum(numpy_loss(name, t.double().numpy(), s.double().numpy(), list(g)) for t, s, g in levels)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_of_frs_equal_their_formulas_and_gradients() -> None:
+    """Decoded scores may be slightly outside [0, 1], and the map may be 0."""
+    generator = torch.Generator().manual_seed(7)
+    y, t = (torch.randn(2, 5, 4, 6, generator=generator).double() for _ in range(2))
+    t = t.sigmoid() * 1.02 - 0.01
+    student = (torch.randn(2, 5, 4, 6, generator=generator).double() * 9).requires_grad_()
+    m = torch.rand(2, 4, 6, generator=generator).double() * (torch.rand(2, 4, 6, generator=generator) < 0.7)
+    formulas = (
+        (feature_loss, y, m[:, None] * (y - student).square()),
+        (score_loss, t, m[:, None] * F.binary_cross_entropy_with_logits(student, t, reduction="none")),
+    )
+    for loss, teacher, terms in formulas:
+        found, expected = loss(teacher, student, m), terms.sum() / m.sum()
+        assert torch.allclose(found, expected, rtol=1e-7)
+        gradients = (torch.autograd.grad(3 * value, student)[0] for value in (found, expected))
+        assert torch.allclose(*gradients, rtol=1e-7, atol=1e-12)
+        assert torch.autograd.gradcheck(partial(loss, teacher, richness=m), (student,))
+        assert float(loss(teacher, student, torch.zeros_like(m))) == 0
 
 
 def test_the_generator_of_mgd_sees_a_third_of_the_positions() -> None:

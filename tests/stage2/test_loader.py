@@ -161,7 +161,7 @@ def test_workers_do_not_change_the_student(made: dict[str, Path], tmp_path: Path
 
 def test_batches_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch pins tensors, and calls `pin_memory` of other types."""
-    batch = EncodedBatch({"features": torch.arange(3)}, (((1, 2),),))
+    batch = EncodedBatch({"features": torch.arange(3)}, (((1, 2),),), torch.tensor([[[1, 2]]]))
     pinned: list[torch.Tensor] = []
 
     def pin(tensor: torch.Tensor) -> torch.Tensor:

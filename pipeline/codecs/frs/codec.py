@@ -12,28 +12,22 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
 from pipeline.codecs.base import BlockTokens, CalibrationSample, Codec
 from pipeline.codecs.frs.fit import fit
 from pipeline.codecs.frs.locate import locate_tokens
-from pipeline.codecs.frs.map import BUCKETS, BatchMaps, CodedMap, check_map, unrounded
+from pipeline.codecs.frs.map import BUCKETS, BatchMaps, check_map, unrounded
+from pipeline.codecs.frs.order import FREQUENCIES, WIDEST, Symbols
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
-from pipeline.codecs.frs.tokens import (
-    FREQUENCIES,
-    check_tokens,
-    from_groups,
-    from_tokens,
-    symbol_order,
-    to_groups,
-    to_tokens,
-)
+from pipeline.codecs.frs.tokens import check_tokens, from_tokens, to_planes, to_tokens
 from pipeline.codecs.frs.transform import BLOCK
-from pipeline.codecs.frs.weighted import Levels, WeightedTransform
-from pipeline.codecs.packing import Sample, on_canvas, positions
+from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
+from pipeline.codecs.packing import Sample, positions
 from pipeline.errors import CodecError, CorruptCache
 from pipeline.losses.base import Loss
-from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, canvas
+from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +77,10 @@ class Frs(Codec):
             rank = self.tables[f"{what}_basis"].shape[-1]
             check_table(self.tables, f"{what}_basis", (levels, width, rank) if what == "feature" else (width, rank))
             check_table(self.tables, f"{what}_mean", (levels, BUCKETS, width))
+            expected = self.tables[f"{what}_expected"]
             check_table(self.tables, f"{what}_expected", (levels, rank, FREQUENCIES))
+            if int(expected.max()) - int(expected.min()) > WIDEST:
+                raise ValueError(f"table {what}_expected: values differ by more than {WIDEST}")
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         zstd_level = self.options.zstd_level
@@ -96,24 +93,23 @@ class Frs(Codec):
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
         self.check(output)
         transform, maps = self.transform, self.transform.code_maps(output)
-        samples: list[Sample] = [{"frs": coded.to_bytes().cpu().numpy()} for coded in maps.samples]
+        samples: list[Sample] = [{"frs": row.cpu().numpy()} for row in maps.to_bytes()]
         errors = {}
         for what in self.kinds:
             exact, energy = transform.coefficients(output, maps, what)
-            step = transform.step_sizes(what, maps, self.calibration.step(what))
+            step = per_level(transform.step_sizes(what, maps, self.calibration.step(what)))
             scaled = [c / d for c, d in zip(exact, step)]
             rounded = [torch.round(c) for c in scaled]
             # By Parseval's theorem. The energy of planes that are not kept is part of the error.
             lost = sum(float((q - c).square().sum() - c.square().sum()) for q, c in zip(rounded, scaled))
             total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy, step))
             errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
-            for b, (sample, weight) in enumerate(zip(samples, transform.weights(what, maps).samples)):
-                order = symbol_order(transform.table(f"{what}_expected", rounded[0].device), weight.integers())
-                try:
-                    tokens = to_tokens([to_groups(q[b]) for q in rounded], order)
-                except CodecError as error:
-                    raise CodecError(f"{what}s: {error}", sample=b) from error
-                sample[f"{what}s"] = tokens.cpu().numpy()
+            try:
+                tokens = to_tokens(rounded, transform.symbol_order(what, maps))
+            except CodecError as error:
+                raise CodecError(f"{what}s: {error}", sample=error.sample) from error
+            for sample, row in zip(samples, tokens):
+                sample[f"{what}s"] = row.cpu().numpy()
         return samples, errors
 
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
@@ -129,54 +125,50 @@ class Frs(Codec):
             except CorruptCache as error:
                 raise CorruptCache(f"array {what}s: {error}") from error
 
-    def coded_maps(self, batch: EncodedBatch) -> list[CodedMap]:
-        """Read the coded map of every sample."""
-        rows, top = batch.arrays["frs"], self.calibration.map_top
-        return [CodedMap.from_bytes(row, levels, top) for row, levels in zip(rows, batch.levels)]
+    def coded_maps(self, batch: EncodedBatch) -> BatchMaps:
+        """Read the maps of a batch."""
+        return BatchMaps.from_bytes(batch.arrays["frs"], batch.levels, batch.sides, self.calibration.map_top)
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
-        maps = BatchMaps(self.coded_maps(batch), canvas(batch.levels))
+        maps = self.coded_maps(batch)
         out: dict[str, Levels] = {"score": []}
         for what in self.kinds:
+            symbols, values = self.symbols(batch, maps, what)
             steps = self.transform.step_sizes(what, maps, self.calibration.step(what))
-            planes = [q * d for q, d in zip(self.symbols(batch, maps, what), steps)]
-            out[what] = self.transform.rebuild(planes, maps, what)
+            scaled = values * steps.gather(1, maps.canvas.block_level[symbols.block])
+            out[what] = self.transform.rebuild_symbols(symbols, scaled, maps, what)
         return TeacherOutput(out["feature"], out["score"], maps.floats, batch.levels)
 
-    def symbols(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> Levels:
-        """Read the quantised coefficients [(B, R, H4, W4)] from the tokens."""
-        expected = self.transform.table(f"{what}_expected", batch.arrays["frs"].device)
-        decoded = []
-        for tokens, weight in zip(batch.arrays[f"{what}s"], self.transform.weights(what, maps).samples):
-            sides = [pad_to_blocks(*c.shape) for c in weight.codes]
-            shapes = [(expected.shape[1], FREQUENCIES, h * w // FREQUENCIES) for h, w in sides]
-            groups = from_tokens(tokens, symbol_order(expected, weight.integers()), shapes)
-            decoded.append([from_groups(g, *side) for g, side in zip(groups, sides)])
-        sizes = [pad_to_blocks(*size) for size in canvas(batch.levels)]
-        return [on_canvas([d[i] for d in decoded], size) for i, size in enumerate(sizes)]
+    def symbols(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> tuple[Symbols, Tensor]:
+        """Read the symbols that tokens stand for, and their values (B, T)."""
+        return from_tokens(batch.arrays[f"{what}s"], self.transform.symbol_order(what, maps))
+
+    def planes(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> Levels:
+        """Read the quantised coefficients [(B, R, H4, W4)]."""
+        rank = self.tables[f"{what}_basis"].shape[-1]
+        return to_planes(*self.symbols(batch, maps, what), rank, maps.canvas)
 
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
         """Allow an error of half a quantiser step for each coefficient, and half a code for each position of the map.
 
         Planes that are not kept are not compared. The stated gradient error includes them.
         """
-        coded = self.coded_maps(stored)
-        maps = BatchMaps(coded, exact.levels)
+        maps = self.coded_maps(stored)
         found = {}
         for what in self.kinds:
             wanted, _ = self.transform.coefficients(exact, maps, what)
-            steps = self.transform.step_sizes(what, maps, self.calibration.step(what))
-            pairs = zip(wanted, steps, self.symbols(stored, maps, what))
+            steps = per_level(self.transform.step_sizes(what, maps, self.calibration.step(what)))
+            pairs = zip(wanted, steps, self.planes(stored, maps, what))
             found[f"{what}s"] = max(float((c / d - q).abs().max()) for c, d, q in pairs) / 0.5
-        live = ([m[b] for m in exact.frs] for b in range(len(coded)))
-        codes = (zip(unrounded(m, c.exponents, c.top), c.codes) for m, c in zip(live, coded))
-        found["frs"] = max(float((code - c).abs().max()) for levels in codes for code, c in levels) / 0.5
+        codes = zip(unrounded(exact.frs, maps.exponents, maps.top), maps.canvas.split(maps.codes))
+        found["frs"] = max(float((code - c).abs().max()) for code, c in codes) / 0.5
         return found
 
     def block_tokens(self, what: str, sample: Sample, levels: LevelShapes) -> BlockTokens:
-        frs_map = CodedMap.from_bytes(torch.from_numpy(sample["frs"].copy()), levels, self.calibration.map_top)
-        (weight,) = self.transform.weights(what, BatchMaps([frs_map], levels)).samples
-        return locate_tokens(sample[f"{what}s"], self.tables[f"{what}_expected"], frs_map, weight)
+        frs = torch.from_numpy(sample["frs"].copy())
+        maps = BatchMaps.from_bytes(frs[None], (levels,), torch.tensor([levels]), self.calibration.map_top)
+        tokens = torch.from_numpy(sample[f"{what}s"].copy())
+        return locate_tokens(tokens, self.transform.symbol_order(what, maps), maps)
 
 
 def pad_to_blocks(height: int, width: int) -> tuple[int, int]:

@@ -17,9 +17,8 @@ from pipeline.codecs.frs.map import DEEPEST, map_top
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.stated import choose_step, state_errors
 from pipeline.codecs.frs.statistics import Statistics
-from pipeline.codecs.frs.tokens import to_groups
-from pipeline.codecs.frs.transform import klt
-from pipeline.codecs.frs.weighted import WeightedTransform
+from pipeline.codecs.frs.transform import frequency_energy, klt
+from pipeline.codecs.frs.weighted import WeightedTransform, per_level
 from pipeline.errors import CodecError
 from pipeline.records import TeacherOutput
 
@@ -91,17 +90,14 @@ def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Ite
     for output in outputs:
         maps = transform.code_maps(output)
         for what in kinds:
-            samples = transform.weights(what, maps).samples
-            strength[what] = strength[what] + sum(np.array([float(w.sum()) for w in s.integers()]) for s in samples)
+            weights = transform.weights(what, maps)
+            strength[what] = strength[what] + weights.level_sums.double().sum(dim=0).cpu().numpy()
             levels, _ = transform.coefficients(output, maps, what)
-            by_level: list[np.ndarray] = []
-            octaves = [2.0 ** s.exponents.double().clamp_max(DEEPEST) for s in samples]
-            for i, level in enumerate(levels):
-                # Relative to the level's exponent, like the map's integers.
-                sizes = [to_groups(c).square().sum(dim=2).double() * o[i] for c, o in zip(level, octaves)]
-                by_level.append(torch.stack(sizes).sum(dim=0).cpu().numpy())
-            energy[what] = energy[what] + np.stack(by_level)
-        del output, maps, levels, level
+            # Relative to the level's exponent, like the map's integers.
+            octaves = 2.0 ** weights.exponents.double().clamp_max(DEEPEST)
+            sizes = [frequency_energy(c).double() * octaves[:, n, None, None] for n, c in enumerate(levels)]
+            energy[what] = energy[what] + torch.stack([size.sum(dim=0) for size in sizes]).cpu().numpy()
+        del output, maps, levels
     tables = {}
     for what in kinds:
         size = energy[what] / np.maximum(strength[what], 1.0)[:, None, None]
@@ -120,7 +116,7 @@ def drop_planes(
         for what, step in steps.items():
             levels, _ = transform.coefficients(output, maps, what)
             sizes = transform.step_sizes(what, maps, step)
-            counts = [(c.abs() > d / 2).sum(dim=(0, 2, 3)).cpu().numpy() for c, d in zip(levels, sizes)]
+            counts = [(c.abs() > d / 2).sum(dim=(0, 2, 3)).cpu().numpy() for c, d in zip(levels, per_level(sizes))]
             nonzero[what] = nonzero[what] + np.stack(counts)
     tables = dict(tables)
     for what in steps:

@@ -14,14 +14,15 @@ the neighbours above and left, which saves a quarter of the bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.packing import on_canvas, positions
+from pipeline.codecs.frs.canvas import Canvas
+from pipeline.codecs.frs.order import BlockStrengths, log_class
+from pipeline.codecs.packing import positions
 from pipeline.errors import CorruptCache
 from pipeline.records import LevelShapes
 
@@ -30,66 +31,13 @@ EMPTY = 255  # exponent of a level whose map is zero at all positions
 DEEPEST = 120  # largest exponent
 TINIEST = 2.0**-DEEPEST  # smaller values lose bits in float32
 BUCKETS = 49  # bucket 0: m = 0; buckets 1 to 48: half octaves below 1, weakest first
+TINY = torch.finfo(torch.float32).tiny
 UNIT = 2**30  # value of 1.0 when (c / top)^4 is an integer, for sums that are equal on every device
 
 
 def map_top(quality: float) -> int:
     """Return the largest code for a target gradient error, of which the map causes less than a third."""
     return int(np.clip(round(40 * (0.1 / quality) ** 0.75), 16, 255))
-
-
-@dataclass
-class CodedMap:
-    """The map of one sample: uint8 codes [(H_l, W_l)], uint8 exponents (L,), and the largest code.
-
-    Decoding never copies a value to the host, because it would wait for the device (tests/codecs/test_device.py).
-    """
-
-    codes: list[Tensor]
-    exponents: Tensor
-    top: int
-
-    @classmethod
-    def encode(cls, maps: Sequence[Tensor], top: int) -> CodedMap:
-        """Encode maps [(H_l, W_l)] in [0, 1]."""
-        exponents = octaves(torch.stack([m.max() for m in maps]))
-        codes = [torch.round(code).to(torch.uint8) for code in unrounded(maps, exponents, top)]
-        return cls(codes, exponents, top)
-
-    @classmethod
-    def from_bytes(cls, row: Tensor, levels: LevelShapes, top: int) -> CodedMap:
-        """Read a map from the start of `row`. Inverse of `to_bytes`. Raise CorruptCache where the row is too short."""
-        if len(row) < len(levels) + positions(levels):
-            raise CorruptCache(
-                f"map: expected {len(levels) + positions(levels)} bytes for grids {levels}, found {len(row)}"
-            )
-        codes, at = [], len(levels)
-        for h, w in levels:
-            codes.append(restore(row[at : at + h * w].reshape(h, w)))
-            at += h * w
-        return cls(codes, row[: len(levels)], top)
-
-    def to_bytes(self) -> Tensor:
-        """Return (L + P,) uint8: the exponents, then the differences of every level, row by row."""
-        return torch.cat([self.exponents, *(difference(c).flatten() for c in self.codes)])
-
-    def floats(self) -> list[Tensor]:
-        """Return m as [(H_l, W_l)] float32, from a table, so the bits are equal on every device."""
-        return self._look_up("float")
-
-    def integers(self) -> list[Tensor]:
-        """Return m 2^s as [(H_l, W_l)] int64 in units of 2^-30. Their sums are equal on every device."""
-        table = _table("integer", self.top, self.exponents.device)
-        return [table[c.long()] for c in self.codes]
-
-    def buckets(self) -> list[Tensor]:
-        """Return the half octave of m as [(H_l, W_l)] int64 in [0, BUCKETS)."""
-        return self._look_up("bucket")
-
-    def _look_up(self, what: str) -> list[Tensor]:
-        """Return the value of each code, given its level's exponent."""
-        tables = _table(what, self.top, self.exponents.device)[self.exponents.long()]
-        return [table[c.long()] for table, c in zip(tables, self.codes)]
 
 
 def check_map(row: np.ndarray, levels: LevelShapes) -> None:
@@ -108,9 +56,9 @@ def octaves(largest: Tensor) -> Tensor:
 
 
 def unrounded(maps: Sequence[Tensor], exponents: Tensor, top: int) -> list[Tensor]:
-    """Return the codes before rounding, [(H_l, W_l)] float64, for exponents (L,)."""
-    scales = _octave_scale(exponents.device)[exponents.long()]
-    return [top * (m.double() * scale).clamp(0, 1) ** (1 / POWER) for m, scale in zip(maps, scales)]
+    """Return the codes of maps [(B, H_l, W_l)] before rounding, in float64, for exponents (B, L)."""
+    scales = _octave_scale(exponents.device)[exponents.long()][..., None, None]
+    return [top * (m.double() * scales[:, n]).clamp(0, 1) ** (1 / POWER) for n, m in enumerate(maps)]
 
 
 @lru_cache(maxsize=16)
@@ -143,33 +91,115 @@ def _relative(top: int) -> np.ndarray:
 
 
 def difference(codes: Tensor) -> Tensor:
-    """Return the differences c[y,x] - c[y,x-1] - c[y-1,x] + c[y-1,x-1] modulo 256 of (H, W) uint8 codes, as uint8."""
+    """Return c[y,x] - c[y,x-1] - c[y-1,x] + c[y-1,x-1] modulo 256 of (B, H, W) uint8 codes, as uint8."""
     c = torch.nn.functional.pad(codes.long(), (1, 0, 1, 0))
-    return ((c[1:, 1:] - c[1:, :-1] - c[:-1, 1:] + c[:-1, :-1]) & 255).to(torch.uint8)
-
-
-def restore(differences: Tensor) -> Tensor:
-    """Return the codes of differences. Inverse of `difference`."""
-    return (differences.long().cumsum(0).cumsum(1) & 255).to(torch.uint8)
+    return ((c[:, 1:, 1:] - c[:, 1:, :-1] - c[:, :-1, 1:] + c[:, :-1, :-1]) & 255).to(torch.uint8)
 
 
 class BatchMaps:
-    """The decoded maps of a batch on a common canvas, [(B, H_l, W_l)], with zeros outside each sample's own grid."""
+    """The coded maps of a batch, on a common canvas with zeros outside each sample's own grid.
 
-    def __init__(self, samples: list[CodedMap], levels: LevelShapes) -> None:
-        self.samples, self._levels = samples, levels
-        self._ones: BatchMaps | None = None
-        self.floats, self.buckets = (
-            [on_canvas([row[i] for row in rows], size) for i, size in enumerate(levels)]
-            for rows in ([s.floats() for s in samples], [s.buckets() for s in samples])
-        )
+    canvas: geometry of the batch. codes: (B, P) uint8 at the canvas's positions. exponents: (B, L) uint8. top: the
+    largest code. Decoding never copies a value to the host, because it would wait for the device
+    (tests/codecs/test_device.py).
+    """
 
+    def __init__(self, canvas: Canvas, codes: Tensor, exponents: Tensor, top: int) -> None:
+        self.canvas, self.codes, self.exponents, self.top = canvas, codes, exponents, top
+
+    @classmethod
+    def encode(cls, maps: Sequence[Tensor], top: int) -> BatchMaps:
+        """Encode maps [(B, H_l, W_l)] in [0, 1] of samples that fill their grids."""
+        exponents = octaves(torch.stack([m.amax(dim=(1, 2)) for m in maps], dim=1))
+        own = (tuple((m.shape[1], m.shape[2]) for m in maps),) * len(maps[0])
+        canvas = Canvas(own, torch.tensor(own, device=exponents.device))
+        codes = [torch.round(code).to(torch.uint8) for code in unrounded(maps, exponents, top)]
+        return cls(canvas, canvas.pack(codes), exponents, top)
+
+    @classmethod
+    def from_bytes(cls, rows: Tensor, own: tuple[LevelShapes, ...], sides: Tensor, top: int) -> BatchMaps:
+        """Read the maps at the start of rows (B, >= L + P) uint8. Raise CorruptCache where the rows are too short."""
+        depth = len(own[0])
+        needed = depth + max(map(positions, own))
+        if rows.shape[1] < needed:
+            raise CorruptCache(f"map: expected {needed} bytes for grids {own}, found {rows.shape[1]}")
+        canvas = Canvas(own, sides)
+        differences = canvas.read(rows[:, depth:]).long()
+        codes = [part.cumsum(1).cumsum(2) for part in canvas.split(differences)]
+        packed = (canvas.pack(codes) & 255) * canvas.inside
+        return cls(canvas, packed.to(torch.uint8), rows[:, :depth], top)
+
+    def to_bytes(self) -> Tensor:
+        """Return (B, L + P) uint8 of samples that fill the canvas: the exponents, then the differences by level."""
+        return torch.cat([self.exponents, *(difference(c).flatten(1) for c in self.canvas.split(self.codes))], dim=1)
+
+    @cached_property
+    def packed(self) -> Tensor:
+        """m at the canvas's positions, (B, P) float32, from a table, so the bits are equal on every device."""
+        return self._look_up("float")
+
+    @cached_property
+    def packed_buckets(self) -> Tensor:
+        """The half octave of m, (B, P) int64 in [0, BUCKETS)."""
+        return self._look_up("bucket")
+
+    @property
+    def floats(self) -> list[Tensor]:
+        """m as [(B, H_l, W_l)] float32."""
+        return self.canvas.split(self.packed)
+
+    @property
+    def buckets(self) -> list[Tensor]:
+        """The half octave of m as [(B, H_l, W_l)] int64."""
+        return self.canvas.split(self.packed_buckets)
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """Sum of m over each level, (B, L) float32. It depends on the codes alone, and not on the canvas."""
+        batch, levels = self.exponents.shape
+        code = self.canvas.level * 256 + self.codes
+        counts = code.new_zeros((batch, levels * 256)).scatter_add_(1, code, torch.ones_like(code))
+        values = _table("float", self.top, code.device)[self.exponents.long()].double()
+        return (counts.view_as(values) * values).sum(dim=2).float()
+
+    @cached_property
+    def inverse_root(self) -> Tensor:
+        """`inverse_root` at the canvas's positions, (B, P)."""
+        return inverse_root(self.packed)
+
+    @cached_property
+    def block_sums(self) -> Tensor:
+        """Sum of m 2^s over each block, (B, N) int64 in units of 2^-30, equal on every device."""
+        return self.canvas.block_sums(_table("integer", self.top, self.codes.device)[self.codes.long()])
+
+    @cached_property
+    def level_sums(self) -> Tensor:
+        """Sum of m 2^s over each level, (B, L) int64, as `block_sums`."""
+        sums = self.block_sums.new_zeros(self.exponents.shape)
+        return sums.index_add_(1, self.canvas.block_level, self.block_sums)
+
+    @cached_property
+    def strengths(self) -> BlockStrengths:
+        """The blocks by their strength."""
+        strength = log_class(self.block_sums) - log_class(self.level_sums)[:, self.canvas.block_level]
+        return BlockStrengths(self.canvas.block_level, self.exponents.shape[1], strength, self.canvas.block_inside)
+
+    @cached_property
     def uniform(self) -> BatchMaps:
-        """Return maps of the same grids with m = 1 at every position of a sample's own grid."""
-        if self._ones is None:
-            ones = [
-                CodedMap([torch.full_like(c, s.top) for c in s.codes], torch.zeros_like(s.exponents), s.top)
-                for s in self.samples
-            ]
-            self._ones = BatchMaps(ones, self._levels)
-        return self._ones
+        """Maps of the same grids with m = 1 at every position of a sample's own grid."""
+        codes = self.canvas.inside.to(torch.uint8) * self.top
+        return BatchMaps(self.canvas, codes, torch.zeros_like(self.exponents), self.top)
+
+    def _look_up(self, what: str) -> Tensor:
+        """Return the value of each code, given its level's exponent."""
+        return _table(what, self.top, self.codes.device).flatten()[self._index]
+
+    @cached_property
+    def _index(self) -> Tensor:
+        return self.exponents.long()[:, self.canvas.level] * 256 + self.codes
+
+
+def inverse_root(m: Tensor) -> Tensor:
+    """Return m^-1/2, and 0 where m = 0: such positions have no coefficients and no weight in a loss."""
+    root = m.sqrt()
+    return torch.where(root > 0, 1 / root.clamp_min(TINY), 0.0)

@@ -1,92 +1,64 @@
 """Encode quantised coefficients as a list of tokens, sorted by expected size and without zeros.
 
 Encoder and decoder compute the same expected sizes: that of a group (level, plane, frequency) from calibration, that of
-a block from the decoded map. After sorting, large values come first and most zeros last, which zstd compresses well.
-Expected sizes are integers in steps of 2^(1/4), computed from integers, because a rounding difference between two
-devices would corrupt the sample. Compared with uint16 planes under Blosc, scores take 27% fewer bytes and features 38%
+a block from the decoded map (order.py). After sorting, large values come first and most zeros last, which zstd
+compresses well. Compared with uint16 planes under Blosc, scores take 27% fewer bytes and features 38%
 (benchmarks/ablation.py).
 
-Shapes: L levels, R planes, F = 16 frequencies of a 4x4 block, N_l blocks of level l, N = R F sum(N_l) symbols.
+Shapes: B batch, R planes, (H4, W4) a level's canvas padded to multiples of 4, T tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.frs.transform import BLOCK, to_blocks
+from pipeline.codecs.frs.canvas import Canvas
+from pipeline.codecs.frs.order import FREQUENCIES, SymbolOrder, Symbols
+from pipeline.codecs.frs.transform import BLOCK
 from pipeline.errors import CodecError, CorruptCache
 
-FREQUENCIES = BLOCK * BLOCK
 LARGEST = 2**22 - 1  # largest |q| for which a token fits into 31 bits
 FILLER = 255  # a token that skips 256 zeros
-_BOUNDS = np.array([round(2 ** (k / 2)) for k in range(110)], np.int64)
 
 
-def log_class(sums: Tensor) -> Tensor:
-    """Return about 2 log2(sum) + 1 of int64 sums, and 0 for 0. The result is equal on every device."""
-    return torch.searchsorted(_bounds(sums.device), sums, right=True)
+def to_tokens(levels: Sequence[Tensor], order: SymbolOrder) -> list[Tensor]:
+    """Encode quantised coefficients [(B, R, H4, W4)] as int32 tokens (T,) of every sample.
 
-
-@lru_cache(maxsize=16)
-def _bounds(device: torch.device) -> Tensor:
-    return torch.from_numpy(_BOUNDS).to(device)
-
-
-def to_groups(planes: Tensor) -> Tensor:
-    """Reorder (R, H4, W4) to (R, 16, N_l): frequency by frequency and block by block, each row by row."""
-    r, h, w = planes.shape
-    blocks = planes.reshape(r, h // BLOCK, BLOCK, w // BLOCK, BLOCK).permute(0, 2, 4, 1, 3)
-    return blocks.reshape(r, FREQUENCIES, -1)
-
-
-def from_groups(groups: Tensor, height: int, width: int) -> Tensor:
-    """Reorder (R, 16, N_l) to (R, H4, W4). Inverse of `to_groups`. height and width are multiples of 4."""
-    r = groups.shape[0]
-    blocks = groups.reshape(r, BLOCK, BLOCK, height // BLOCK, width // BLOCK).permute(0, 3, 1, 4, 2)
-    return blocks.reshape(r, height, width)
-
-
-def block_sums(integers: Tensor) -> Tensor:
-    """Return the sums (N_l,) of an integer map (H, W) over every 4x4 block."""
-    return to_groups(to_blocks(integers[None]))[0].sum(dim=0)
-
-
-def symbol_order(expected: Tensor, maps: Sequence[Tensor]) -> Tensor:
-    """Return the order (N,) int64 of one sample's symbols, by decreasing key.
-
-    Symbols are numbered by level, plane, frequency, block. expected: (L, R, 16) int16, log size of each group at unit
-    strength. maps: [(H_l, W_l)] int64, from `CodedMap.integers`. The key is expected[l, r, f] + log_class(block) -
-    log_class(level). Symbols with equal keys keep their order.
+    A token is zigzag(q) << 8 | number of zeros before it. FILLER tokens of value 0 skip 256 zeros or more. Raise
+    CodecError where a value is too large; it is not clipped.
     """
-    keys = []
-    for table, m in zip(expected, maps):
-        strength = (log_class(block_sums(m)) - log_class(m.sum())).to(torch.int16)
-        keys.append((table.reshape(-1, 1) + strength[None]).flatten())
-    return torch.argsort(torch.cat(keys).neg(), stable=True)
+    parts, first = [], 0
+    for level in levels:
+        sample, plane, y, x = at = level.nonzero(as_tuple=True)
+        across = level.shape[3] // BLOCK
+        down, right = (torch.div(side, BLOCK, rounding_mode="floor") for side in (y, x))
+        frequency, block = (y % BLOCK) * BLOCK + x % BLOCK, first + down * across + right
+        parts.append((sample, order.rank(sample, plane, frequency, block), level[at]))
+        first += across * (level.shape[2] // BLOCK)
+    sample, rank, values = (torch.cat(column) for column in zip(*parts))
+    by_rank = torch.argsort(sample * sum(level[0].numel() for level in levels) + rank)
+    counts = torch.bincount(sample, minlength=len(levels[0])).tolist()
+    split = zip(rank[by_rank].split(counts), values[by_rank].split(counts))
+    return [_tokens_of(number, *part) for number, part in enumerate(split)]
 
 
-def to_tokens(groups: Sequence[Tensor], order: Tensor) -> Tensor:
-    """Encode quantised coefficients [(R, 16, N_l)] as (T,) int32 tokens: zigzag(q) << 8 | number of zeros before it.
-
-    FILLER tokens of value 0 skip 256 zeros or more. Raise CodecError where a value is too large; it is not clipped.
-    """
-    stream = torch.cat([group.flatten() for group in groups])[order]
-    at = stream.nonzero()[:, 0]
-    values = stream[at]
+def _tokens_of(sample: int, ranks: Tensor, values: Tensor) -> Tensor:
+    """Encode the nonzero values (S,) of one sample, by increasing rank."""
     largest = float(values.abs().amax()) if len(values) else 0.0
     if not largest <= LARGEST:
-        raise CodecError(f"quantised value {largest:.0f} exceeds {LARGEST}: this tensor is too large for the step")
-    gaps = torch.diff(at, prepend=at.new_full((1,), -1)) - 1
+        raise CodecError(
+            f"quantised value {largest:.0f} exceeds {LARGEST}: this tensor is too large for the step", sample=sample
+        )
+    gaps = torch.diff(ranks, prepend=ranks.new_full((1,), -1)) - 1
     fillers = torch.div(gaps, FILLER + 1, rounding_mode="floor")
-    tokens = torch.full((len(at) + int(fillers.sum()),), FILLER, dtype=torch.int32, device=at.device)
+    tokens = torch.full((len(ranks) + int(fillers.sum()),), FILLER, dtype=torch.int32, device=ranks.device)
     signed = zigzag(values.to(torch.int32))
-    tokens[torch.arange(len(at), device=at.device) + fillers.cumsum(0)] = (signed << 8) | (gaps % 256).to(torch.int32)
+    at = torch.arange(len(ranks), device=ranks.device) + fillers.cumsum(0)
+    tokens[at] = (signed << 8) | (gaps % (FILLER + 1)).to(torch.int32)
     return tokens
 
 
@@ -108,12 +80,27 @@ def zigzag(q: Tensor) -> Tensor:
     return (q << 1) ^ (q >> 31)
 
 
-def from_tokens(tokens: Tensor, order: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
-    """Decode (T,) int32 tokens, with zeros after the last, to [(R, 16, N_l)] float32 of the given shapes."""
-    at = ((tokens & FILLER).long() + 1).cumsum(0) - 1
+def from_tokens(tokens: Tensor, order: SymbolOrder) -> tuple[Symbols, Tensor]:
+    """Decode (B, T) int32 tokens, with zeros after the last, to symbols and their values (B, T) float32."""
+    ranks, values = read_ranks(tokens)
+    return order.find(ranks), values
+
+
+def read_ranks(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rank int64 and value float32 of every token of (..., T). Zeros after the last token have value 0."""
     signed = tokens >> 8
     values = ((signed >> 1) ^ -(signed & 1)).float()
-    # Add, not assign: the zeros after the last token go past the end, and all add 0 to the last symbol.
-    symbols = torch.zeros(len(order), dtype=torch.float32, device=tokens.device)
-    symbols.index_add_(0, order[at.clamp_max(len(order) - 1)], values)
-    return [part.reshape(shape) for part, shape in zip(symbols.split([prod(s) for s in shapes]), shapes)]
+    return ((tokens & FILLER).long() + 1).cumsum(-1) - 1, values
+
+
+def to_planes(symbols: Symbols, values: Tensor, rank: int, canvas: Canvas) -> list[Tensor]:
+    """Place the values (B, T) of symbols on R = `rank` planes [(B, R, H4, W4)]."""
+    blocks, batch = len(canvas.block_level), len(values)
+    at = (symbols.plane * FREQUENCIES + symbols.frequency) * blocks + symbols.block
+    # Add, not assign: the zeros after the last token have any place.
+    stored = values.new_zeros((batch, rank * FREQUENCIES * blocks)).scatter_add_(1, at, values)
+    parts = stored.view(batch, rank, BLOCK, BLOCK, blocks).split([h * w for h, w in canvas.blocks], dim=4)
+    return [
+        part.unflatten(4, size).permute(0, 1, 4, 2, 5, 3).reshape(batch, rank, *padded)
+        for part, size, padded in zip(parts, canvas.blocks, canvas.padded)
+    ]

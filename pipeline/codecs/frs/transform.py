@@ -16,10 +16,21 @@ BLOCK = 4
 @lru_cache(maxsize=16)
 def dct_matrix(device: torch.device | str = "cpu") -> Tensor:
     """Return the orthonormal DCT-II matrix (4, 4), one frequency per row. It is copied to the device only once."""
+    return _exact_dct().to(device=device, dtype=torch.float32)
+
+
+@lru_cache(maxsize=16)
+def inverse_dct_matrix(device: torch.device) -> Tensor:
+    """Return the inverse DCT of a block as a matrix, (16 positions, 16 frequencies). It is copied only once."""
+    inverse = _exact_dct().T.contiguous()
+    return torch.kron(inverse, inverse).to(device=device, dtype=torch.float32)
+
+
+def _exact_dct() -> Tensor:
     n = torch.arange(BLOCK, dtype=torch.float64)
     matrix = torch.cos(math.pi / BLOCK * (n[None] + 0.5) * n[:, None]) * math.sqrt(2 / BLOCK)
     matrix[0] /= math.sqrt(2)
-    return matrix.to(device=device, dtype=torch.float32)
+    return matrix
 
 
 def to_blocks(x: Tensor) -> Tensor:
@@ -37,6 +48,12 @@ def dct(x: Tensor, inverse: bool = False) -> Tensor:
     return torch.einsum("ij,brhkwj->brhkwi", matrix, blocks).reshape(b, r, h, w)
 
 
+def frequency_energy(planes: Tensor) -> Tensor:
+    """Return the energy of every frequency of coefficients (B, R, H4, W4), summed over blocks: (B, R, 16)."""
+    blocks = planes.square().unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK))
+    return blocks.sum(dim=(2, 4)).flatten(2)
+
+
 def klt(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return eigenvectors (columns, float32) and eigenvalues of a symmetric (C, C) matrix, by decreasing eigenvalue.
 
@@ -49,13 +66,11 @@ def klt(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (vectors * signs).astype(np.float32), values
 
 
-def steps(frs: list[Tensor], step: float) -> list[Tensor]:
-    """Return the quantiser step of every level, (B, 1, 1, 1): step * S_l^0.5 * (sum_l S_l)^-0.3, S_l = sum of the map.
+def steps(sums: Tensor, step: float) -> Tensor:
+    """Return the quantiser step of every level, (B, L), for the map's sums S (B, L): step * S_l^0.5 * (sum_l S_l)^-0.3.
 
     The loss of level l is divided by S_l, so steps proportional to its root give equal errors in the loss. With the
     second factor, the gradient error does not depend on the image size. A level whose map is zero has no coefficients.
     """
-    sums = [m.sum(dim=(1, 2)) for m in frs]
-    total = torch.stack(sums).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
-    scale = total**-0.3
-    return [torch.where(s > 0, step * s.sqrt() * scale, torch.ones_like(s))[:, None, None, None] for s in sums]
+    total = sums.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.where(sums > 0, step * sums.sqrt() * total**-0.3, 1.0)

@@ -20,13 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BatchMaps, CodedMap
+from pipeline.codecs.frs.map import BUCKETS, BatchMaps, inverse_root
+from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder, Symbols
+from pipeline.codecs.frs.sparse import residuals
 from pipeline.codecs.frs.transform import dct, steps, to_blocks
 from pipeline.records import TeacherOutput
 
-TINY = torch.finfo(torch.float32).tiny
 Levels = list[Tensor]
 
 
@@ -39,6 +41,7 @@ class WeightedTransform:
     def __init__(self, map_top: int, profile: str, tables: Mapping[str, np.ndarray]) -> None:
         self.map_top, self.profile, self.tables = map_top, profile, tables
         self._on_device: dict[str, dict[str, Tensor]] = {}
+        self._expected: dict[tuple[str, str], ExpectedSizes] = {}
 
     def with_tables(self, tables: Mapping[str, np.ndarray]) -> WeightedTransform:
         """Return this transform with other tables."""
@@ -46,7 +49,7 @@ class WeightedTransform:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without tables on a device. A spawned worker checks samples but does not decode them."""
-        return {**self.__dict__, "_on_device": {}}
+        return {**self.__dict__, "_on_device": {}, "_expected": {}}
 
     def table(self, name: str, device: torch.device) -> Tensor:
         """Return a table on a device. It is copied there only once."""
@@ -55,18 +58,24 @@ class WeightedTransform:
             self._on_device[str(device)] = moved
         return self._on_device[str(device)][name]
 
+    def symbol_order(self, what: str, maps: BatchMaps) -> SymbolOrder:
+        """Return the order of the symbols of a batch."""
+        device = maps.exponents.device
+        if (what, str(device)) not in self._expected:
+            self._expected[what, str(device)] = ExpectedSizes.from_table(self.tables[f"{what}_expected"], device)
+        return SymbolOrder(self._expected[what, str(device)], self.weights(what, maps).strengths)
+
     def code_maps(self, output: TeacherOutput) -> BatchMaps:
         """Code the richness maps of a batch, and return them decoded."""
-        samples = [CodedMap.encode([m[b] for m in output.frs], self.map_top) for b in range(len(output.frs[0]))]
-        return BatchMaps(samples, output.levels)
+        return BatchMaps.encode(output.frs, self.map_top)
 
     def weights(self, what: str, maps: BatchMaps) -> BatchMaps:
         """Return the weight of each position: its m, or 1 for the features of the universal profile."""
-        return maps.uniform() if what == "feature" and self.profile == "universal" else maps
+        return maps.uniform if what == "feature" and self.profile == "universal" else maps
 
-    def step_sizes(self, what: str, maps: BatchMaps, step: float) -> Levels:
-        """Return D_l (B, 1, 1, 1) of every level."""
-        return steps(self.weights(what, maps).floats, step)
+    def step_sizes(self, what: str, maps: BatchMaps, step: float) -> Tensor:
+        """Return D_l of every level, (B, L)."""
+        return steps(self.weights(what, maps).sums, step)
 
     def _basis(self, what: str, level: int, device: torch.device) -> Tensor:
         """Return the basis (X, R). Features have one for each level, scores one for all levels."""
@@ -95,14 +104,33 @@ class WeightedTransform:
         for level, (coefficients, m) in enumerate(zip(planes, self.weights(what, maps).floats)):
             blocks = dct(coefficients, inverse=True)[..., : m.shape[1], : m.shape[2]]
             residual = torch.einsum("cr,brhw->bchw", self._basis(what, level, m.device), blocks)
-            # Positions with m = 0 have no coefficients and no weight in a loss. They get the mean.
-            root = m.sqrt()[:, None]
-            strength = torch.where(root > 0, 1 / root.clamp_min(TINY), 0.0)
-            value = torch.addcmul(self._mean(what, level, maps), residual, strength)
+            value = torch.addcmul(self._mean(what, level, maps), residual, inverse_root(m)[:, None])
             out.append(value if what == "feature" else value * value.abs())
         return out
+
+    def rebuild_symbols(self, symbols: Symbols, values: Tensor, maps: BatchMaps, what: str) -> Levels:
+        """Return the tensors (B, X, H, W) of symbols and their values (B, T) times the step, channels last."""
+        canvas, mean = maps.canvas, self.table(f"{what}_mean", values.device)
+        value = F.embedding(canvas.level * BUCKETS + maps.packed_buckets, mean.flatten(0, 1))  # (B, P, X)
+        strength = self.weights(what, maps).inverse_root[..., None]
+        parts = residuals(symbols, values, self._rows(what, values.device), canvas.block_level)
+        for level, part, scale in zip(canvas.by_block(value), canvas.split_blocks(parts), canvas.by_block(strength)):
+            level.addcmul_(part, scale)
+        if what == "score":
+            value = value * value.abs()
+        return [level.movedim(-1, 1) for level in canvas.split(value)]
+
+    def _rows(self, what: str, device: torch.device) -> Tensor:
+        """Return the columns of the basis as rows, (L, R, X) or (1, R, X)."""
+        basis = self.table(f"{what}_basis", device)
+        return basis.transpose(-1, -2).contiguous().view(-1, basis.shape[-1], basis.shape[-2])
 
     def quantise(self, exact: Levels, maps: BatchMaps, what: str, step: float) -> Levels:
         """Quantise coefficients with a step, and return the decoded tensors."""
         sizes = self.step_sizes(what, maps, step)
-        return self.rebuild([torch.round(c / d) * d for c, d in zip(exact, sizes)], maps, what)
+        return self.rebuild([torch.round(c / d) * d for c, d in zip(exact, per_level(sizes))], maps, what)
+
+
+def per_level(sizes: Tensor) -> list[Tensor]:
+    """Return (B, L) as [(B, 1, 1, 1)], to multiply the planes of every level."""
+    return list(sizes[..., None, None, None].unbind(dim=1))
