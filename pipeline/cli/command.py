@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.cli.output import LOGGER, prepare_output, show
-from pipeline.cli.signals import INTERRUPTED, Interrupted, exit_message, interruptible, set_exit_message
+from pipeline.cli.signals import INTERRUPTED, Interrupted, interruptible
 from pipeline.errors import ConfigError, PipelineError, brief
 from pipeline.text import one_line
 
@@ -66,7 +66,7 @@ def guarded(main: Callable[[], None]) -> None:
         show(f"error: {where!r}: cannot be written as {error.encoding}; rename it, or set PYTHONUTF8=1", error=True)
         sys.exit(USER_ERROR)
     except Interrupted as interrupted:
-        show(exit_message(), error=True)
+        show(interrupted.message, error=True)
         sys.exit(interrupted.code)
 
 
@@ -102,14 +102,14 @@ def let_threads_sleep() -> None:
 
 def run_verb(args: argparse.Namespace) -> None:
     """Run the requested verb. Raise ConfigError for a missing config before mmdet is imported, which takes seconds."""
-    set_exit_message(args.exit_message)
     let_threads_sleep()
     config = getattr(args, "config", None)
     if config is None and getattr(args, "cfg_options", None):
         raise ConfigError("--cfg-options: changes values of a config; add --config C")
     if config is not None and not Path(config).is_file():
         raise ConfigError(f"{config}: no such config file")
-    args.run(args)
+    with interruptible(args.exit_message):
+        args.run(args)
 
 
 def run_script(command: Command, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.signals import INTERRUPTED, RERUN_TO_RESUME, RERUN_WITH_RESUME
+from pipeline.cli.signals import INTERRUPTED, RERUN_TO_RESUME, RERUN_WITH_RESUME, Interrupted, interruptible
 from pipeline.stage1.commit import BackgroundCommitter
 from pipeline.storage.lock import locked
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import detector
+from tests.helpers.forks import exit_code, in_child
 from tests.helpers.launch import start_code, start_stage, wait_for
 from tests.helpers.stages import stage1, stage2, tree
 
@@ -66,6 +68,26 @@ def test_a_process_blocked_in_c_code_is_ended(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err.strip()) == (143, INTERRUPTED)
+
+
+def interrupt_nested(inside: bool) -> None:
+    """Send a signal inside or after the inner block. Exit with 0 if the message is that of the block."""
+    try:
+        with interruptible("outer"):
+            with interruptible("inner"):
+                if inside:
+                    signal.raise_signal(signal.SIGTERM)
+            watched = signal.set_wakeup_fd(-1)  # the outer thread must still see signals
+            signal.set_wakeup_fd(watched)
+            assert watched != -1
+            signal.raise_signal(signal.SIGTERM)
+    except Interrupted as interrupted:
+        sys.exit((interrupted.code, interrupted.message) != (143, "inner" if inside else "outer"))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_nested_block_has_a_message_of_its_own(inside: bool) -> None:
+    assert exit_code(in_child(interrupt_nested, inside)) == 0
 
 
 COMMITTING = """
