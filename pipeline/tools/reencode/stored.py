@@ -69,7 +69,7 @@ class StoredShard:
 
 
 class Recoder:
-    """Writes shards of the cache `target` from shards of `source`. Each worker process has one recoder."""
+    """Writes shards of the cache `target` from shards of `source`. Worker processes get copies, without open files."""
 
     def __init__(self, source: Place, target: Place, device: torch.device) -> None:
         self._source, self._target, self._device = Cache(source), Cache(target), device

@@ -26,13 +26,13 @@ def recode_shards(source: Place, target: Place, tasks: list[Task], jobs: int | N
     """Write shards and yield (views, bytes) of each. Without a GPU, several shards are written by worker processes."""
     device = own_device()
     jobs = min(jobs or (1 if device.type == "cuda" else os.cpu_count() or 1), len(tasks))
+    recoder = Recoder(source, target, device if jobs == 1 else torch.device("cpu"))
     if jobs == 1:
-        recoder = Recoder(source, target, device)
         yield from (recoder.recode(*task) for task in tasks)
         return
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (source, target, threads)) as pool:
-        futures = [pool.submit(_recode_shard, task) for task in tasks]
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (threads,)) as pool:
+        futures = [pool.submit(recoder.recode, *task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -45,21 +45,13 @@ def recode_shards(source: Place, target: Place, tasks: list[Task], jobs: int | N
             pool.shutdown(cancel_futures=True)  # also waits: the caller then releases the lock
 
 
-_RECODER: list[Recoder] = []  # of this worker process
-
-
-def _start_worker(source: Place, target: Place, threads: int) -> None:
+def _start_worker(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the workers, but the parent ends them
     threading.Thread(target=_exit_after, args=(parent_process(),), daemon=True).start()
     torch.set_num_threads(threads)
-    _RECODER.append(Recoder(source, target, torch.device("cpu")))
 
 
 def _exit_after(parent: Any) -> None:
     """End this process when its parent ends: a worker would otherwise wait forever for a killed parent."""
     parent.join()
     os._exit(1)
-
-
-def _recode_shard(task: Task) -> tuple[int, int]:
-    return _RECODER[0].recode(*task)
