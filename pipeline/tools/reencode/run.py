@@ -48,23 +48,11 @@ def reencode(
     """
     begun, old, root = time.perf_counter(), Cache(source), place(target)
     require_writable(root)
-    incomplete = find_missing_passes(old)
-    if incomplete is not None:  # the new cache would be complete without these passes
-        raise incomplete
-    settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else read_options(codec).to_json()
-    if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
-        raise ConfigError(f"{old.root}: the source has no class scores, the new cache needs them; add --no-scores")
-    recipe = {**old.recipe, "codec": settings}
-    plan = {**old.plan, "recipe": recipe, "recipe_digest": digest(recipe)}
+    plan = _plan_target(old, codec, like)
     check_existing(root, plan, "use another target folder")
-    if config is None and like is None and not (root / "codec.json").exists():
-        raise ConfigError(
-            f"{root}: expected --config C (calibrates the codec with the teacher's weights) or --like CACHE (copies "
-            "the codec of a cache of the same recipe), found neither"
-        )
-    if like is not None and not (root / "codec.json").exists():
+    if not (root / "codec.json").exists():
         # Checked before plan.json is written: an error must not leave the folder of another cache.
-        Cache(like).require(recipe, plan["teacher_sha256"], "use a cache of the same teacher and data")
+        _require_codec_source(root, plan, config, like)
     announce_lock(root, log)
     with locked_cache(root) as lock:
         root = lock.place
@@ -73,8 +61,7 @@ def reencode(
         if not (root / "codec.json").exists():
             if like is not None:
                 copy_codec(Cache(like), plan, root)
-            else:
-                assert config is not None
+            elif config is not None:
                 calibrate_with(config, options, old, plan, root, log, progress)
         computed = sum(recode_pass(old, root, number, jobs, progress) for number in old.passes())
         checked = verify(root, len(old.passes()), log)
@@ -82,6 +69,29 @@ def reencode(
         summary = summarise(root, computed, time.perf_counter() - begun)
         write_report(root / "summary.json", summary)
     return summary
+
+
+def _plan_target(old: Cache, codec: dict[str, Any], like: str | None) -> dict[str, Any]:
+    """Return plan.json of the new cache. Raise where the source lacks passes, or class scores that are needed."""
+    incomplete = find_missing_passes(old)
+    if incomplete is not None:  # the new cache would be complete without these passes
+        raise incomplete
+    settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else read_options(codec).to_json()
+    if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
+        raise ConfigError(f"{old.root}: the source has no class scores, the new cache needs them; add --no-scores")
+    recipe = {**old.recipe, "codec": settings}
+    return {**old.plan, "recipe": recipe, "recipe_digest": digest(recipe)}
+
+
+def _require_codec_source(root: Place, plan: dict[str, Any], config: str | None, like: str | None) -> None:
+    """Raise ConfigError without a source of the codec, StaleCache where `like` has another recipe or teacher."""
+    if config is None and like is None:
+        raise ConfigError(
+            f"{root}: expected --config C (calibrates the codec with the teacher's weights) or --like CACHE (copies "
+            "the codec of a cache of the same recipe), found neither"
+        )
+    if like is not None:
+        Cache(like).require(plan["recipe"], plan["teacher_sha256"], "use a cache of the same teacher and data")
 
 
 def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress: Progress) -> int:
