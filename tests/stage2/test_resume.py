@@ -96,7 +96,7 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_and_resumed_run_equals_an_undisturbed_one(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     child = in_child(partial(stage2, config, work_dir=str(tmp_path)))
     while not (tmp_path / "iter_4.pth").exists():
-        time.sleep(0.02)
+        time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     assert exit_code(child) == -signal.SIGKILL, "the run ended before it was killed"
     made = max(read_steps(tmp_path))
