@@ -31,7 +31,7 @@ import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, zoo_checks, zoo_keys, zoo_model
+from benchmarks import common, zoo_checks, zoo_features, zoo_keys, zoo_model
 
 ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
 SECONDS, GB = 300, 14
@@ -58,8 +58,9 @@ def try_model(name: str, data: Path, folder: Path) -> dict[str, Any]:
     """Run a config's detector."""
     begun = time.perf_counter()
     cfg, sections = zoo_checks.read_config(ZOO / name, folder)
+    _, features = zoo_checks.read_config(ZOO / name, folder, zoo_features.FEATURES_ONLY)
     zoo_keys.make_light(cfg)
-    found = zoo_model.check_model(cfg, sections, data, zoo_checks.outcome)
+    found = zoo_model.check_model(cfg, sections, features, data, zoo_checks.outcome)
     return {**found, "seconds": round(time.perf_counter() - begun, 1)}
 
 

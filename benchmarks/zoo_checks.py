@@ -43,10 +43,10 @@ def outcome(found: dict[str, Any], name: str, check: Callable[[], Any]) -> Any:
     return None
 
 
-def read_config(path: Path, folder: Path) -> tuple[Config, Sections]:
-    """Load a config of the zoo as a user does: as `_base_` of a config with the four sections."""
+def read_config(path: Path, folder: Path, more: str = "") -> tuple[Config, Sections]:
+    """Load a config of the zoo as a user does: as `_base_` of a config with the four sections. more: replaces some."""
     own = folder / "config.py"
-    own.write_text(f"_base_ = {str(path)!r}\n{SECTIONS}")
+    own.write_text(f"_base_ = {str(path)!r}\n{SECTIONS}{more}")
     return load_config(str(own))
 
 

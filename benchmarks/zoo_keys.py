@@ -77,7 +77,7 @@ def key_of(cfg: Config) -> str:
         "type": (wrapper.get("optimizer") or {}).get("type"),
         **{name: wrapper.get(name) for name in ("constructor", "paramwise_cfg")},
     }
-    return json.dumps([kept(plain(cfg.model.to_dict())), optimizer, loads(cfg)], sort_keys=True)
+    return json.dumps([kept(plain(cfg.model.to_dict())), optimizer, loads(cfg), pads_to_size(cfg)], sort_keys=True)
 
 
 def loads(cfg: Config) -> dict[str, bool]:
@@ -85,3 +85,10 @@ def loads(cfg: Config) -> dict[str, bool]:
     text = json.dumps(plain(cfg.train_dataloader.to_dict()))
     panoptic = "LoadPanopticAnnotations" in text
     return {"with_mask": panoptic or '"with_mask": true' in text, "with_seg": panoptic or '"with_seg": true' in text}
+
+
+def pads_to_size(cfg: Config) -> bool:
+    """Whether the config's pipeline pads its views to a fixed size, which is square in all of mmdet's configs."""
+    found = []
+    visit(plain(cfg.train_dataloader.to_dict()), lambda part: found.append(part.get("type") == "Pad" and "size" in part))
+    return any(found)

@@ -18,7 +18,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
 from benchmarks.zoo_data import annotation_file
-from benchmarks.zoo_keys import loads
+from benchmarks.zoo_features import code
+from benchmarks.zoo_keys import loads, pads_to_size
 from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.views import Views
@@ -29,13 +30,13 @@ from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.runner import build_distiller
 from pipeline.stage2.settings import require_packages
 from pipeline.stage2.teacher_data import TeacherData
-from pipeline.stage2.teacher_source import LiveTeacher
+from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.teacher.heads import class_count, class_head, output_shapes
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.priors import priors_of
 from pipeline.teacher.zoo import TeacherSpec
 
-SCALE = (128, 96)  # width and height of the views
+SCALES = {False: (128, 96), True: (128, 128)}  # width and height of the views; square where a config pads to a size
 
 
 def build_detector(cfg: Config) -> nn.Module:
@@ -46,10 +47,15 @@ def build_detector(cfg: Config) -> nn.Module:
     return detector
 
 
+def scale_of(cfg: Config) -> tuple[int, int]:
+    """Return the (width, height) of the views. Some necks fit only the square sizes that their config makes."""
+    return SCALES[pads_to_size(cfg)]
+
+
 def batch_of(cfg: Config, classes: tuple[str, ...], folder: Path) -> dict[str, Any]:
     """Return two small views with boxes (masks and a segmentation map where the config loads them)."""
     steps: list[dict[str, Any]] = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", **loads(cfg)}]
-    steps += [{"type": "Resize", "scale": SCALE, "keep_ratio": False}, {"type": "PackDetInputs"}]
+    steps += [{"type": "Resize", "scale": scale_of(cfg), "keep_ratio": False}, {"type": "PackDetInputs"}]
     prefix = {"img": str(folder / "images"), "seg": str(folder / "maps")}
     images = Images(
         {
@@ -77,36 +83,46 @@ def settle_norms(detector: Any, views: Sequence[Tensor]) -> None:
     detector.train()
 
 
-def as_teacher(cfg: Config, detector: nn.Module, classes: tuple[str, ...], views: Sequence[Tensor]) -> Teacher:
+def as_teacher(
+    cfg: Config, detector: nn.Module, classes: tuple[str, ...], views: Sequence[Tensor], scores: bool = True
+) -> Teacher:
     """Build the product's Teacher from the detector's weights, and check its output for two views."""
-    class_head(detector)
     settle_norms(detector, views)
     path = Path("/dev/shm" if Path("/dev/shm").is_dir() else ".") / f"zoo_teacher_{os.getpid()}.pth"
     try:
         torch.save({"state_dict": detector.state_dict(), "meta": {}}, path)
-        teacher = Teacher(TeacherSpec("teacher", cfg, path, zoo=False), classes, torch.device("cpu"))
+        teacher = Teacher(TeacherSpec("teacher", cfg, path, zoo=False), classes, torch.device("cpu"), scores=scores)
     finally:
         path.unlink(missing_ok=True)
     output = teacher(views)
-    if output.levels != teacher.levels((SCALE[1], SCALE[0])):
-        raise AssertionError(f"grids {output.levels}, planned {teacher.levels((SCALE[1], SCALE[0]))}")
+    planned = teacher.levels((views[0].shape[1], views[0].shape[2]))
+    if output.levels != planned:
+        raise AssertionError(f"grids {output.levels}, planned {planned}")
     if output.unsound() is not None:
         raise AssertionError("the output is not finite")
     return teacher
 
 
 def as_student(cfg: Config, sections: Sections, teacher: Teacher, classes: tuple[str, ...], batch: dict) -> None:
-    """Train the detector for one step on the live teacher's outputs, with the config's optimizer."""
-    levels, channels, scores = output_shapes(teacher.detector, (128, 128))
+    """Train the detector for one step on the teacher's outputs, with the config's optimizer.
+
+    With class scores, the teacher is live. Without, its outputs are encoded and decoded by the config's codec.
+    """
+    scored = sections.distill.score_weight > 0
+    levels, channels, scores = output_shapes(teacher.detector, tuple(batch["inputs"][0].shape[1:]), scored)
     stream: Any = SimpleNamespace(images=SimpleNamespace(classes=classes, pipeline=[]))
-    layout = TeacherLayout((((128, 128), levels),), channels, scores, priors_of(class_head(teacher.detector)))
-    data = TeacherData(stream, LiveTeacher(teacher), layout, {"content": None})
+    grids = ((tuple(batch["inputs"][0].shape[1:]), levels),)
+    layout = TeacherLayout(grids, channels, scores, priors_of(class_head(teacher.detector)) if scored else None)
+    source: TeacherSource = LiveTeacher(teacher)
+    if not scored:
+        codec, batch["teacher"] = code(sections, teacher, batch["inputs"])
+        source = CachedTeacher(codec)
     cfg = copy.deepcopy(cfg)
     require_packages(cfg.model)
     cfg.custom_hooks, cfg.load_from, cfg.work_dir = [], None, "work_dirs/zoo"
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # other weights than the teacher's
     MessageHub.get_current_instance().runtime_info.update(iter=0, epoch=0, max_iters=10000, max_epochs=12)
-    distiller = build_distiller(cfg, sections, data)
+    distiller = build_distiller(cfg, sections, TeacherData(stream, source, layout, {"content": None}))
     distiller.iteration = 10**6  # after the warm-up
     settle_norms(distiller.student, batch["inputs"])
     optimizer = build_optim_wrapper(distiller, cfg.optim_wrapper)
@@ -116,7 +132,8 @@ def as_student(cfg: Config, sections: Sections, teacher: Teacher, classes: tuple
 def train(distiller: Distiller, optimizer: Any, batch: dict) -> None:
     """Run one step. Raise AssertionError where a loss is not finite or no gradient of distillation arrives."""
     losses = distiller(**distiller.data_preprocessor(batch, True), mode="loss")
-    for name in ("loss_frs_feature", "loss_frs_score"):
+    own = [f"loss_{distiller.section.feature_loss}_feature"]
+    for name in [*own, "loss_frs_score"] if distiller.section.score_weight else own:
         value = float(losses[name].detach())
         if not math.isfinite(value) or value <= 0:
             raise AssertionError(f"{name} is {value}")
@@ -126,8 +143,11 @@ def train(distiller: Distiller, optimizer: Any, batch: dict) -> None:
     optimizer.update_params(total)
 
 
-def check_model(cfg: Config, sections: Sections, folder: Path, outcome: Any) -> dict[str, Any]:
-    """Return the outcomes of building the detector, of the teacher and of the student."""
+def check_model(cfg: Config, sections: Sections, features: Sections, folder: Path, outcome: Any) -> dict[str, Any]:
+    """Return the outcomes of building the detector, of the teacher and of the student.
+
+    features: the sections of a teacher without class scores. They are tried where those with class scores do not work.
+    """
     torch.manual_seed(0)
     found: dict[str, Any] = {}
     detector = outcome(found, "build", lambda: build_detector(cfg))
@@ -140,4 +160,14 @@ def check_model(cfg: Config, sections: Sections, folder: Path, outcome: Any) -> 
         outcome(found, "student", lambda: as_student(cfg, sections, teacher, classes, batch))
     else:
         found["student"] = found["teacher"]
+    if found["student"] is not None:
+        outcome(found, "features", lambda: with_features_only(cfg, features, detector, classes, batch))
     return found
+
+
+def with_features_only(
+    cfg: Config, sections: Sections, detector: nn.Module, classes: tuple[str, ...], batch: dict
+) -> None:
+    """Run the detector as teacher without class scores, and as its student."""
+    teacher = as_teacher(cfg, detector, classes, batch["inputs"], scores=False)
+    as_student(cfg, sections, teacher, classes, batch)
