@@ -47,11 +47,11 @@ class Student:
         self._detector = build(MODELS, cfg.model, "model")
         found = load_plain(checkpoint)
         self._detector.load_state_dict(_as_float(found["state_dict"]))
-        levels, own, _ = output_shapes(self._detector, (128, 128))
+        _, own, _ = output_shapes(self._detector, (128, 128))
         _, channels, _ = output_shapes(teacher.detector, (128, 128))
         loss = feature_losses()[cfg.distill.get("feature_loss", "frs")]
         self.loss = loss.name
-        self._adapters = new_adapters(loss, len(levels), own, channels)
+        self._adapters = new_adapters(loss, own, channels)
         self._detector.to(teacher.device).eval()  # frozen stages stay frozen, so they have no gradient
         stored = load_plain(adapters) if adapters else found.get("frs", found).get("adapters")
         if stored is not None:

@@ -7,6 +7,7 @@ loss, and a feature loss that needs no richness map.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -38,16 +39,16 @@ class FewViews:
 
     def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
         for exact in self._output.each():
-            yield exact, lambda coded, exact=exact: dict.fromkeys(losses, relative_error(coded, exact))
+            yield exact, partial(errors_of, losses, exact)
 
     def unexplained(self, what: str, near: bool = False) -> float:
         return 0.05 if near else 0.2
 
 
-def relative_error(coded: TeacherOutput, exact: TeacherOutput) -> float:
-    """Return the norm of the features' error, relative to their norm."""
+def errors_of(losses: Sequence[str], exact: TeacherOutput, coded: TeacherOutput) -> dict[str, float]:
+    """Return the norm of the features' error, relative to their norm, as the error of every loss."""
     lost = sum(float((x - y).square().sum()) for x, y in zip(coded.features, exact.features))
-    return (lost / sum(float(y.square().sum()) for y in exact.features)) ** 0.5
+    return dict.fromkeys(losses, (lost / sum(float(y.square().sum()) for y in exact.features)) ** 0.5)
 
 
 def code(sections: Sections, teacher: Teacher, views: Sequence[Tensor]) -> tuple[Codec, EncodedBatch]:

@@ -12,7 +12,8 @@ NOT_KEY = (
     *("init_cfg", "test_cfg", "mean", "std", "bgr_to_rgb", "frozen_stages", "norm_eval", "style"),
     *("requires_grad", "with_cp"),
 )
-SMALLER = {"nms_pre": 200, "max_per_img": 100, "num": 64}  # boxes of train_cfg, as many as the views have places for
+SMALLER = {"nms_pre": 200, "max_per_img": 100, "num": 64, "num_queries": 100}  # as many as the views have places for
+VIEW, SQUARE = (128, 96), (128, 128)  # width and height of the views
 SMALL = 16
 DEEP = ("ResNet", "ResNeXt", "Res2Net", "ResNeSt", "DetectoRS_ResNet", "DetectoRS_ResNeXt")
 
@@ -77,7 +78,7 @@ def key_of(cfg: Config) -> str:
         "type": (wrapper.get("optimizer") or {}).get("type"),
         **{name: wrapper.get(name) for name in ("constructor", "paramwise_cfg")},
     }
-    return json.dumps([kept(plain(cfg.model.to_dict())), optimizer, loads(cfg), pads_to_size(cfg)], sort_keys=True)
+    return json.dumps([kept(plain(cfg.model.to_dict())), optimizer, loads(cfg), view_size(cfg)], sort_keys=True)
 
 
 def loads(cfg: Config) -> dict[str, bool]:
@@ -87,8 +88,20 @@ def loads(cfg: Config) -> dict[str, bool]:
     return {"with_mask": panoptic or '"with_mask": true' in text, "with_seg": panoptic or '"with_seg": true' in text}
 
 
-def pads_to_size(cfg: Config) -> bool:
-    """Whether the config's pipeline pads its views to a fixed size, which is square in all of mmdet's configs."""
-    found = []
-    visit(plain(cfg.train_dataloader.to_dict()), lambda part: found.append(part.get("type") == "Pad" and "size" in part))
-    return any(found)
+def view_size(cfg: Config) -> tuple[int, int]:
+    """Return the (width, height) of the views: small, except where the config's pipeline makes one size only.
+
+    Then they have that size if it comes from a resize (SSD's last levels need it), or are square if it comes from
+    padding (some necks fit no other views).
+    """
+    found: list[tuple[int, int]] = []
+
+    def look(part: dict[str, Any]) -> None:
+        name, scale = type_name(part.get("type", "")), part.get("scale")
+        if name == "Resize" and not part.get("keep_ratio") and isinstance(scale, list) and len(scale) == 2:
+            found.append((int(scale[0]), int(scale[1])))
+        elif name == "Pad" and "size" in part:
+            found.append(SQUARE)
+
+    visit(plain(cfg.train_dataloader.to_dict()), look)
+    return found[0] if found else VIEW

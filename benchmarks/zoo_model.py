@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.zoo_data import annotation_file
 from benchmarks.zoo_features import code
-from benchmarks.zoo_keys import loads, pads_to_size
+from benchmarks.zoo_keys import loads, view_size
 from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.views import Views
@@ -28,7 +28,7 @@ from pipeline.mmdet_compat.registry import MODELS, Config, build
 from pipeline.stage2.compatibility import TeacherLayout
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.runner import build_distiller
-from pipeline.stage2.settings import require_packages
+from pipeline.stage2.settings import require_trainable
 from pipeline.stage2.teacher_data import TeacherData
 from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.teacher.heads import class_count, class_head, output_shapes
@@ -36,26 +36,20 @@ from pipeline.teacher.model import Teacher
 from pipeline.teacher.priors import priors_of
 from pipeline.teacher.zoo import TeacherSpec
 
-SCALES = {False: (128, 96), True: (128, 128)}  # width and height of the views; square where a config pads to a size
-
 
 def build_detector(cfg: Config) -> nn.Module:
-    """Build the detector. Raise ConfigError where it is none, or its packages are missing."""
+    """Build the detector with random weights. Raise ConfigError where it is none, or its packages are missing."""
     detector = build(MODELS, copy.deepcopy(cfg.model), "model")
     if not isinstance(detector, BaseDetector):
         raise ConfigError(f"model: expected a detector, found {type(detector).__name__}")
+    detector.init_weights()
     return detector
-
-
-def scale_of(cfg: Config) -> tuple[int, int]:
-    """Return the (width, height) of the views. Some necks fit only the square sizes that their config makes."""
-    return SCALES[pads_to_size(cfg)]
 
 
 def batch_of(cfg: Config, classes: tuple[str, ...], folder: Path) -> dict[str, Any]:
     """Return two small views with boxes (masks and a segmentation map where the config loads them)."""
     steps: list[dict[str, Any]] = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", **loads(cfg)}]
-    steps += [{"type": "Resize", "scale": scale_of(cfg), "keep_ratio": False}, {"type": "PackDetInputs"}]
+    steps += [{"type": "Resize", "scale": view_size(cfg), "keep_ratio": False}, {"type": "PackDetInputs"}]
     prefix = {"img": str(folder / "images"), "seg": str(folder / "maps")}
     images = Images(
         {
@@ -118,12 +112,13 @@ def as_student(cfg: Config, sections: Sections, teacher: Teacher, classes: tuple
         codec, batch["teacher"] = code(sections, teacher, batch["inputs"])
         source = CachedTeacher(codec)
     cfg = copy.deepcopy(cfg)
-    require_packages(cfg.model)
+    require_trainable(cfg.model)
     cfg.custom_hooks, cfg.load_from, cfg.work_dir = [], None, "work_dirs/zoo"
     torch.manual_seed(1)  # other weights than the teacher's
     MessageHub.get_current_instance().runtime_info.update(iter=0, epoch=0, max_iters=10000, max_epochs=12)
     distiller = build_distiller(cfg, sections, TeacherData(stream, source, layout, {"content": None}))
     distiller.iteration = 10**6  # after the warm-up
+    distiller.student.init_weights()
     settle_norms(distiller.student, batch["inputs"])
     optimizer = build_optim_wrapper(distiller, cfg.optim_wrapper)
     train(distiller.train(), optimizer, batch)

@@ -24,7 +24,7 @@ POSITIONS = 1024  # sampled on a level of a view; all 67,000 of P2 at 800x1333 w
 
 @dataclass
 class Adapters:
-    """One convolution for each level, C -> C with bias."""
+    """One convolution for each level, from the student's C to the teacher's, with bias."""
 
     weights: list[Tensor]
     biases: list[Tensor]
@@ -53,8 +53,7 @@ def fit_adapters(views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> Adapter
                 squares[level] += square
                 products[level] += product
     solved = [_solve(square, product) for square, product in zip(squares, products)]
-    channels = products[0].shape[1]
-    return Adapters([s[:-1].T.reshape(channels, -1, 3, 3).contiguous() for s in solved], [s[-1] for s in solved])
+    return Adapters([s[:-1].T.reshape(s.shape[1], -1, 3, 3).contiguous() for s in solved], [s[-1] for s in solved])
 
 
 def _sample_positions(m: Tensor) -> tuple[Tensor, Tensor]:

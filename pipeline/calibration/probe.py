@@ -87,7 +87,9 @@ class Probe:
 
     def _parameters(self) -> list[tuple[str, Tensor]]:
         """Return the parameters that the compared tensors depend on, by name."""
-        parts = {"backbone": self._student.backbone, "neck": self._student.neck}
+        parts = {"backbone": self._student.backbone}
+        if getattr(self._student, "neck", None) is not None:
+            parts["neck"] = self._student.neck
         if self._what == "score":
             parts["head"] = class_head(self._student)
         return [(f"{name}.{key}", p) for name, part in parts.items() for key, p in part.named_parameters()]

@@ -120,7 +120,12 @@ class Codec(ABC):
 
     @property
     def channels(self) -> int:
+        """C, of the widest level."""
         return self.calibration.channels
+
+    def widths(self, levels: int) -> tuple[int, ...]:
+        """Return C of each of `levels` levels."""
+        return tuple(self.calibration.level_channels or [self.channels] * levels)
 
     @property
     def score_channels(self) -> int:
@@ -159,22 +164,34 @@ class Codec(ABC):
             raise ValueError(
                 f"settings.score_channels: {self.score_channels} does not fit the stored tensors {self.kinds}"
             )
+        widths = self.calibration.level_channels
+        if widths is not None and max(widths) != self.channels:
+            raise ValueError(f"settings.level_channels: {widths} does not fit channels {self.channels}")
 
     def check(self, output: TeacherOutput) -> None:
         """Raise CodecError where this codec cannot store a batch."""
-        check_output(output, (self.channels, self.score_channels))
+        check_output(output, (self.channels, self.score_channels), self.calibration.level_channels)
 
 
 def channels_of(output: TeacherOutput, kinds: Sequence[str]) -> tuple[int, int]:
-    """Return (C, K) of an output; K is 0 without class scores."""
-    return output.features[0].shape[1], output.scores[0].shape[1] if "score" in kinds else 0
+    """Return (C, K) of an output: C of its widest level; K is 0 without class scores."""
+    return max(f.shape[1] for f in output.features), output.scores[0].shape[1] if "score" in kinds else 0
 
 
-def check_output(output: TeacherOutput, channels: tuple[int, int]) -> None:
-    """Raise CodecError for (C, K) other than calibrated, NaN, infinity, and scores outside [0, 1]."""
+def level_channels_of(output: TeacherOutput) -> list[int] | None:
+    """Return C of every level; None if they are equal."""
+    widths = [int(f.shape[1]) for f in output.features]
+    return widths if len(set(widths)) > 1 else None
+
+
+def check_output(output: TeacherOutput, channels: tuple[int, int], widths: list[int] | None = None) -> None:
+    """Raise CodecError for (C, K) or level widths other than calibrated, NaN, infinity, and scores outside [0, 1]."""
     found = channels_of(output, ("feature", "score") if channels[1] else ("feature",))
-    if found != channels:
-        raise CodecError(f"teacher output: expected (C, K) = {channels}, found {found}")
+    if found != channels or level_channels_of(output) != widths:
+        raise CodecError(
+            f"teacher output: expected (C, K) = {channels} and levels {widths or 'of one width'}, found {found} and "
+            f"{level_channels_of(output) or 'levels of one width'}"
+        )
     unsound = output.unsound()
     if unsound is not None:
         raise CodecError(f"level {unsound[1]}: NaN or infinity in the teacher's output", sample=unsound[0])

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
-from pipeline.codecs.base import CalibrationSample, Codec, channels_of
-from pipeline.codecs.packing import Sample, pack, positions, unpack
-from pipeline.codecs.settings import CodecOptions
+from pipeline.codecs.base import CalibrationSample, Codec, channels_of, level_channels_of
+from pipeline.codecs.packing import Sample, narrow, pack, positions, unpack
+from pipeline.codecs.settings import CodecOptions, check_widths
 from pipeline.errors import CodecError, CorruptCache
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
@@ -28,14 +28,18 @@ class LosslessOptions(CodecOptions):
 
 @dataclass(frozen=True)
 class LosslessCalibration:
-    """Channels of the teacher's outputs. `score_channels` is 0 without class scores."""
+    """Channels of the teacher's outputs, as in `Calibration`."""
 
     channels: int = field(metadata={"at_least": 1})
     score_channels: int = field(metadata={"at_least": 0})
+    level_channels: list | None = field(default=None, metadata={"check": check_widths})
 
 
 class Lossless(Codec):
-    """Stores features (P, C), scores (P, K) and richness map (P,) as float32, with byte shuffle and zstd."""
+    """Stores features (P, C), scores (P, K) and richness map (P,) as float32, with byte shuffle and zstd.
+
+    In levels with fewer than C channels, zeros follow the features.
+    """
 
     name = LosslessOptions.type
     options_type = LosslessOptions
@@ -46,7 +50,7 @@ class Lossless(Codec):
         first = next(sample.outputs("learning"), None)
         if first is None:
             raise CodecError("calibration: no view of the sample could be read; check the images of the data set")
-        return cls(options, LosslessCalibration(*channels_of(first, options.kinds)), {})
+        return cls(options, LosslessCalibration(*channels_of(first, options.kinds), level_channels_of(first)), {})
 
     def _columns(self) -> dict[str, tuple[int, str]]:
         """Return the size and name of the second axis, for the arrays that have one."""
@@ -62,6 +66,8 @@ class Lossless(Codec):
         return [*wide, ArraySpec("frs", (p,), "float32", ("position",), zstd_level)]
 
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
+        if len(self.widths(len(levels))) != len(levels):
+            raise CorruptCache(f"a sample has {len(levels)} FPN levels, the codec {len(self.widths(len(levels)))}")
         widths = {name: (width,) for name, (width, _) in self._columns().items()}
         for name, shape in {**widths, "frs": ()}.items():
             array = sample.get(name)
@@ -82,7 +88,8 @@ class Lossless(Codec):
         for what in self.kinds:
             out[what] = unpack(batch.arrays[f"{what}s"].transpose(1, 2), batch.levels)
         frs = [level[:, 0] for level in unpack(batch.arrays["frs"][:, None], batch.levels)]
-        return TeacherOutput(out["feature"], out["score"], frs, batch.levels)
+        features = narrow(out["feature"], self.calibration.level_channels)
+        return TeacherOutput(features, out["score"], frs, batch.levels)
 
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
         """Compare exactly, except for the last digits, which differ between machines."""

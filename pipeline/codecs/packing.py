@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.records import EncodedBatch, LevelShapes, canvas
@@ -22,8 +23,20 @@ def positions(levels: LevelShapes) -> int:
 
 
 def pack(levels: Sequence[Tensor]) -> Tensor:
-    """Pack [(B, X, H_l, W_l)] into (B, X, P), level by level, row by row."""
-    return torch.cat([level.flatten(2) for level in levels], dim=2)
+    """Pack [(B, X_l, H_l, W_l)] into (B, X, P), level by level, row by row. X is the largest X_l (see `widen`)."""
+    widest = max(level.shape[1] for level in levels)
+    return torch.cat([widen(level, widest).flatten(2) for level in levels], dim=2)
+
+
+def widen(level: Tensor, channels: int) -> Tensor:
+    """Append zeros to the channels of a level (B, X_l, H_l, W_l), up to `channels`."""
+    missing = channels - level.shape[1]
+    return F.pad(level, (0, 0, 0, 0, 0, missing)) if missing else level
+
+
+def narrow(levels: Sequence[Tensor], widths: Sequence[int] | None) -> list[Tensor]:
+    """Keep the first `widths[l]` channels of each level (B, X, H_l, W_l). Inverse of `widen`."""
+    return list(levels) if widths is None else [level[:, :width] for level, width in zip(levels, widths, strict=True)]
 
 
 def unpack(packed: Tensor, shapes: tuple[LevelShapes, ...]) -> list[Tensor]:

@@ -41,13 +41,26 @@ class CodecOptions:
 
 
 class Calibration(Protocol):
-    """Results of a calibration, a frozen dataclass. `score_channels` is 0 without class scores."""
+    """Results of a calibration, a frozen dataclass.
+
+    `channels`: of the widest level. `score_channels`: 0 without class scores. `level_channels`: of every level; None
+    if they are equal.
+    """
 
     @property
     def channels(self) -> int: ...
 
     @property
     def score_channels(self) -> int: ...
+
+    @property
+    def level_channels(self) -> list[int] | None: ...
+
+
+def check_widths(value: Any) -> str | None:
+    """Return the expected values if `level_channels` is not a list of numbers above 0."""
+    sound = len(value) > 0 and all(type(one) is int and one > 0 for one in value)
+    return None if sound else "a list of whole numbers above 0"
 
 
 def to_json(values: Any) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from pipeline.cache.canonical import digest, read_json, write_json
 from pipeline.cache.layout import load_pass_plan, pass_folder
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.codecs.base import Codec
-from pipeline.codecs.packing import positions
 from pipeline.data.replay import library_versions
 from pipeline.data.shard_planning import is_empty, plan_views, require_images
 from pipeline.progress import MANY_IMAGES
+from pipeline.records import LevelShapes
 from pipeline.stage1.job import Job
 from pipeline.stage1.loop import make_shards
 from pipeline.storage.files import discard
@@ -96,6 +98,11 @@ def finish_pass(job: Job, codec: Codec, number: int, planned: list[ShardPlan]) -
 
 def count_fp16_bytes(job: Job, codec: Codec, shards: list[ShardPlan]) -> int:
     """Return the bytes of the same tensors as fp16, with one byte for the map. The summary compares with it."""
-    per_position = 2 * (codec.channels + codec.score_channels) + 1
     samples = (pad for shard in shards for _, _, pad in shard.samples)
-    return sum(positions(job.teacher.levels(pad)) * per_position for pad in samples)
+    grids = Counter(job.teacher.levels(pad) for pad in samples)
+    return sum(count * _fp16_bytes(codec, levels) for levels, count in grids.items())
+
+
+def _fp16_bytes(codec: Codec, levels: LevelShapes) -> int:
+    widths = codec.widths(len(levels))
+    return sum(h * w * (2 * (width + codec.score_channels) + 1) for (h, w), width in zip(levels, widths))

@@ -24,12 +24,13 @@ Grids = tuple[tuple[tuple[int, int], LevelShapes], ...]  # (padded (H, W), the t
 class TeacherLayout:
     """The shapes of the teacher's outputs.
 
-    grids: the teacher's FPN grids for padded views, at least one. channels: C. score_channels: K, 0 without scores.
+    grids: the teacher's FPN grids for padded views, at least one. channels: C of every level. score_channels: K, 0
+    without scores.
     priors: None if no loss of the head needs them. bins: of one side of a box distribution, 0 if it is not compared.
     """
 
     grids: Grids
-    channels: int
+    channels: tuple[int, ...]
     score_channels: int
     priors: Priors | None
     bins: int = 0
@@ -49,19 +50,19 @@ def distinct_grids(views: Iterable[tuple[tuple[int, int], LevelShapes]]) -> Grid
     return tuple(found.items())
 
 
-def check_student(student: nn.Module, teacher: TeacherLayout, distill: DistillSection) -> int:
-    """Return the width of the student's FPN. Raise StudentError where its outputs do not match the teacher's.
+def check_student(student: nn.Module, teacher: TeacherLayout, distill: DistillSection) -> tuple[int, ...]:
+    """Return the widths of the student's levels, of each that is paired with one of the teacher's.
+
+    Raise StudentError where its outputs do not match the teacher's.
 
     With a loss on scores or boxes, these must mean the same, which needs the same anchors.
     """
-    if getattr(student, "neck", None) is None:
-        raise StudentError(f"student {type(student).__name__} has no neck; features are taken from a detector's neck")
     scores = distill.score_weight > 0
     _check_pairs(student, distill)
-    copy, width = copy_to_meta(student, scores), 0
+    copy, widths = copy_to_meta(student, scores), tuple[int, ...]()
     for (height, full_width), wanted in teacher.grids:
-        levels, width, own_scores = shapes_of(copy, (height, full_width), scores)
-        levels = _choose(levels, distill.student_levels)
+        levels, widths, own_scores = shapes_of(copy, (height, full_width), scores)
+        levels, widths = _choose(levels, widths, distill.student_levels)
         if len(levels) != len(wanted):
             raise StudentError(
                 f"student has {len(levels)} FPN levels, the teacher's outputs have {len(wanted)}; change the neck, or "
@@ -80,7 +81,7 @@ def check_student(student: nn.Module, teacher: TeacherLayout, distill: DistillSe
     if scores or distill.box_weight:
         require_logits(student)
         _check_head(class_head(student), teacher, distill)
-    return width
+    return widths
 
 
 def _check_head(head: nn.Module, teacher: TeacherLayout, distill: DistillSection) -> None:
@@ -113,14 +114,16 @@ def _check_pairs(student: nn.Module, distill: DistillSection) -> None:
         )
 
 
-def _choose(levels: LevelShapes, chosen: Sequence[int] | None) -> LevelShapes:
-    """Return the student's levels that are paired with the teacher's."""
+def _choose(
+    levels: LevelShapes, widths: tuple[int, ...], chosen: Sequence[int] | None
+) -> tuple[LevelShapes, tuple[int, ...]]:
+    """Return the student's levels that are paired with the teacher's, and their widths."""
     if chosen is None:
-        return levels
+        return levels, widths
     wrong = [n for n in chosen if not -len(levels) <= n < len(levels)]
     if wrong:
         raise StudentError(f"distill.student_levels: the student has {len(levels)} FPN levels, found level {wrong[0]}")
-    return tuple(levels[n] for n in chosen)
+    return tuple(levels[n] for n in chosen), tuple(widths[n] for n in chosen)
 
 
 def _text(levels: LevelShapes) -> str:

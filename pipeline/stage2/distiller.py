@@ -5,7 +5,7 @@ Shape legend: B batch, L FPN levels, C teacher channels, C_s student channels, K
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from pipeline.records import TeacherOutput
 from pipeline.stage2.compatibility import TeacherLayout, check_student
 from pipeline.stage2.teacher_source import TeacherSource
 from pipeline.teacher.class_scores import class_logits
-from pipeline.teacher.heads import class_head
+from pipeline.teacher.heads import class_head, feature_source
 
 
 class Preprocessor(BaseDataPreprocessor):
@@ -42,8 +42,8 @@ class Preprocessor(BaseDataPreprocessor):
         return {**ready, "teacher": taken} if training else ready
 
 
-def new_adapters(loss: Loss, levels: int, own: int, channels: int, chosen: str | None = None) -> nn.ModuleList:
-    """Return one adapter per level, from the student's width `own` to the teacher's width `channels`.
+def new_adapters(loss: Loss, own: Sequence[int], channels: Sequence[int], chosen: str | None = None) -> nn.ModuleList:
+    """Return one adapter per level, from the student's width in `own` to the teacher's in `channels`.
 
     chosen: '1x1' or '3x3', None for that of the loss.
 
@@ -53,20 +53,23 @@ def new_adapters(loss: Loss, levels: int, own: int, channels: int, chosen: str |
     if loss.module is not None:
         if chosen:
             raise ConfigError(f"distill.adapter={chosen!r}: the loss {loss.name!r} has its own module; remove the key")
-        return nn.ModuleList(loss.module(own, channels) for _ in range(levels))
+        return nn.ModuleList(loss.module(before, after) for before, after in zip(own, channels, strict=True))
+    return nn.ModuleList(_adapter(loss, *pair, chosen) for pair in zip(own, channels, strict=True))
+
+
+def _adapter(loss: Loss, own: int, channels: int, chosen: str | None) -> nn.Module:
     kernel = 3 if loss.adapters else 1 if own != channels else 0
     kernel = {"1x1": 1, "3x3": 3}[chosen] if chosen else kernel
-    adapter = partial(nn.Conv2d, own, channels, kernel, padding=kernel // 2) if kernel else nn.Identity
-    return nn.ModuleList(adapter() for _ in range(levels))
+    return nn.Conv2d(own, channels, kernel, padding=kernel // 2) if kernel else nn.Identity()
 
 
 class Distiller(BaseModel):
     """A student with the distillation losses added to its own losses.
 
-    Hooks on the student's neck and class head return the features and logits of the forward pass of its own loss, so
-    no second pass is needed. The teacher source is not a submodule, so a live teacher is in neither parameters nor
-    checkpoints. Attributes that the distiller lacks are those of the student. Raises StudentError where FPN grids or
-    score channels do not match the teacher's.
+    Hooks on the student's neck (its backbone, if it has none) and class head return the features and logits of the
+    forward pass of its own loss, so no second pass is needed. The teacher source is not a submodule, so a live teacher
+    is in neither parameters nor checkpoints. Attributes that the distiller lacks are those of the student. Raises
+    StudentError where FPN grids or score channels do not match the teacher's.
     """
 
     def __init__(
@@ -79,9 +82,9 @@ class Distiller(BaseModel):
         super().__init__(data_preprocessor=Preprocessor(student.data_preprocessor, source))
         self.student, self.section, self.iteration = student, section, 0
         self._source = [source]  # in a list, so that a live teacher is not registered as a submodule
-        width = check_student(student, teacher, section)
+        widths = check_student(student, teacher, section)
         self._loss = feature_losses()[section.feature_loss]
-        self.adapters = new_adapters(self._loss, teacher.levels, width, teacher.channels, section.adapter)
+        self.adapters = new_adapters(self._loss, widths, teacher.channels, section.adapter)
 
     def __getattr__(self, name: str) -> Any:
         """Look up in the student what the distiller lacks, for hooks that were made for a bare detector."""
@@ -136,10 +139,10 @@ class Distiller(BaseModel):
 
     @contextmanager
     def _record_outputs(self) -> Iterator[dict[str, list[Tensor]]]:
-        """Record the neck's output and the class logits of the forward pass inside the block."""
+        """Record the features and the class logits of the forward pass inside the block."""
         outputs: dict[str, list[Tensor]] = {}
-        neck: nn.Module = self.student.neck
-        handles = [neck.register_forward_hook(lambda _m, _i, out: outputs.update(features=list(out)))]
+        source = feature_source(self.student)
+        handles = [source.register_forward_hook(lambda _m, _i, out: outputs.update(features=list(out)))]
         section = self.section
         readers = (("logits", section.score_weight, class_logits), ("boxes", section.box_weight, box_distributions))
         for name, weight, read in readers:

@@ -107,13 +107,18 @@ def check_training(cfg: Config) -> None:
         if not isinstance(cfg.get(key), dict | list):
             raise ConfigError(f"{key}: missing in the config; stage 2 needs it to train and evaluate a student")
     loop_of(cfg)
-    require_packages(cfg.model)
+    require_trainable(cfg.model)
     read_loader(cfg.train_dataloader)
     _check_padding(cfg)
 
 
-def require_packages(model: Config) -> None:
-    """Raise ConfigError for a head whose loss needs a package that is not installed."""
+def require_trainable(model: Config) -> None:
+    """Raise ConfigError for a detector whose loss needs a package that is not installed, or proposals from a file."""
+    if model.get("roi_head") and not model.get("rpn_head"):
+        raise ConfigError(
+            f"model: {type_name(model.get('type'))} trains on proposals from a file, which cached views do not have; "
+            "use a detector with an rpn_head, such as FasterRCNN"
+        )
     head = model.get("bbox_head")
     name = type_name(head.get("type")) if isinstance(head, dict) else None
     if name in WITH_SKLEARN and find_spec("sklearn") is None:

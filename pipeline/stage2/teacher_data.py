@@ -63,7 +63,8 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     check, tolerance = sections.views.check, sections.views.tolerance
     source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, environments)
     priors = configured_priors(inputs.teacher.cfg.model) if sections.distill.score_weight else None
-    layout = TeacherLayout(first_grids(cache, passes), codec.channels, codec.score_channels, priors)
+    grids = first_grids(cache, passes)
+    layout = TeacherLayout(grids, codec.widths(len(grids[0][1])), codec.score_channels, priors)
     contents = cache.pass_contents()
     provenance = {
         "teacher": "cache",

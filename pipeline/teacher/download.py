@@ -1,16 +1,22 @@
-"""Download a weight file. It appears under its name complete, or not at all."""
+"""Download a weight file. It appears under its name complete, or not at all.
+
+Of the processes of a machine that need the same file, one downloads it and the others wait.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
 import shutil
 import sys
 import uuid
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -53,7 +59,10 @@ def fetch(url: str, path: Path, label: str) -> Path:
     if path.is_file():
         return path
     try:
-        download(url, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with one_process(path):
+            if not path.is_file():
+                download(url, path)
     except (OSError, ValueError) as error:
         raise TeacherError(
             f"{label}: {path} is missing, {without_query(url)} cannot be downloaded ({error}); download it on another "
@@ -62,10 +71,46 @@ def fetch(url: str, path: Path, label: str) -> Path:
     return path
 
 
+@contextmanager
+def one_process(path: Path) -> Iterator[None]:
+    """Let one process at a time run the block for `path`, under torchrun or not. The others wait.
+
+    The kernel releases the lock when its process ends. Where a file system has no locks, each process runs the block.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        with lock.open("w") as file:
+            _wait_for(file, path)
+            if not _is(file, lock):
+                continue  # its owner removed it
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _wait_for(file: IO[str], path: Path) -> None:
+    """Wait for the lock of a file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"teacher  waiting for another process to download {path}", file=sys.stderr, flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        pass  # no locks here
+
+
+def _is(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
+
 def download(url: str, path: Path) -> None:
     """Download `url` to `path`, and check its size and the hash in its name. Raise OSError or ValueError."""
     print(f"teacher  downloading {without_query(url)} to {path}", file=sys.stderr, flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
         with urlopen(Request(url, headers={"User-Agent": "frs-teacher-cache"}), timeout=TIMEOUT) as answer:

@@ -1,4 +1,6 @@
-"""The outputs of a detector that distillation uses: the neck's features, and class logits that are dense over the FPN.
+"""The outputs of a detector that distillation uses: its features, and class logits that are dense over their levels.
+
+Features are the neck's output, or the backbone's where a detector has no neck.
 
 One-stage detectors: the logits of bbox_head. Two-stage detectors: the RPN's objectness, never the RoI head's scores.
 Feature losses need no class logits, so they work for detectors without such a head, and for backbones.
@@ -7,7 +9,8 @@ Feature losses need no class logits, so they work for detectors without such a h
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,30 +20,33 @@ from pipeline.records import LevelShapes
 from pipeline.teacher.class_scores import class_logits, require_class_scores, require_no_sigmoid
 from pipeline.teacher.raw_scores import require_raw_scores
 
+TRIAL_SIDES = (128, 512)  # of the images that a detector is tried on; SSD's last levels need more than 128 pixels
+CORNERS = "CornerHead"  # its scores are those of a box's corners, which are no map of where objects are
+T = TypeVar("T")
+
+
+def feature_source(detector: nn.Module) -> nn.Module:
+    """Return the part of a detector whose output is its features."""
+    neck = getattr(detector, "neck", None)
+    return detector.backbone if neck is None else neck  # type: ignore[return-value]
+
 
 def class_head(detector: nn.Module) -> nn.Module:
     """Return the dense head whose output contains class scores, (B, K, H_l, W_l) for each level."""
     head = getattr(detector, "rpn_head", None) or getattr(detector, "bbox_head", None)
-    if getattr(detector, "neck", None) is None or head is None:
-        raise ConfigError(
-            f"{type(detector).__name__}: expected a detector with a neck and a dense bbox_head or rpn_head"
-        )
+    if head is None or any(kind.__name__ == CORNERS for kind in type(head).__mro__):
+        found = "none" if head is None else f"{type(head).__name__}, which scores the corners of boxes"
+        raise ConfigError(f"{type(detector).__name__}: expected a dense bbox_head or rpn_head, found {found}")
     if not getattr(head, "use_sigmoid_cls", True):
         raise ConfigError(f"{type(head).__name__}: expected a head with sigmoid class scores, found one with softmax")
     return head
 
 
 def dense_features(detector: Any, inputs: Tensor) -> list[Tensor]:
-    """Compute the features [(B, C, H_l, W_l)] of preprocessed images (B, 3, H, W)."""
+    """Compute the features [(B, C_l, H_l, W_l)] of preprocessed images (B, 3, H, W)."""
     features = list(detector.extract_feat(inputs))
     if not features or not all(isinstance(x, Tensor) and x.dim() == 4 for x in features):
         raise ConfigError(f"{type(detector).__name__}: expected features (B, C, H, W) for each level")
-    widths = [int(x.shape[1]) for x in features]
-    if len(set(widths)) != 1:
-        raise ConfigError(
-            f"{type(detector).__name__}: its levels have {widths} channels, expected the same number; choose levels of "
-            "one width (out_indices), or a neck with equal out_channels"
-        )
     return features
 
 
@@ -53,11 +59,15 @@ def dense_outputs(detector: Any, inputs: Tensor) -> tuple[list[Tensor], list[Ten
 def require_logits(detector: Any) -> None:
     """Run a detector on a small image of noise. Raise ConfigError where it has no usable class scores."""
     head, device = class_head(detector), next(detector.parameters()).device
-    noise = torch.rand((1, 3, 128, 128), generator=torch.Generator().manual_seed(0)).to(device)
+
+    def run(side: int) -> tuple[list[Tensor], list[Tensor]]:
+        noise = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)).to(device)
+        return dense_outputs(detector.eval(), noise * 4 - 2)
+
     training = detector.training
     try:
         with torch.no_grad():
-            features, logits = dense_outputs(detector.eval(), noise * 4 - 2)
+            features, logits = _first_that_runs(run)
             require_class_scores(head, logits)
             require_no_sigmoid(head, logits)
             require_raw_scores(head, features)
@@ -85,35 +95,53 @@ def copy_to_meta(detector: nn.Module, scores: bool = True) -> nn.Module:
     """
     copied = copy.deepcopy(detector).to("meta").eval()
     try:
-        _pass(copied, (128, 128), scores)
+        _first_that_runs(lambda side: _pass(copied, (side, side), scores))
     except Exception:  # an op may raise any exception; a detector that is wrong fails again
-        shapes_of(detector, (128, 128), scores)
+        _first_that_runs(lambda side: shapes_of(detector, (side, side), scores))
         return detector
     return copied
 
 
 FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError)  # of parts that do not fit
+Shapes = tuple[LevelShapes, tuple[int, ...], int]  # grids and channels of every level, and K
 
 
-def output_shapes(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = True) -> tuple[LevelShapes, int, int]:
-    """Return (level shapes, C, K) of a detector for a padded view. Raise ConfigError where it cannot compute them.
+def _first_that_runs(run: Callable[[int], T]) -> T:
+    """Return what a detector computes for the smallest side of TRIAL_SIDES that it runs on. Raise its first error."""
+    first: Exception | None = None
+    for side in TRIAL_SIDES:
+        try:
+            return run(side)
+        except torch.OutOfMemoryError:
+            raise
+        except (*FAILURES, ConfigError) as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def output_shapes(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = True) -> Shapes:
+    """Return (level shapes, C of each level, K) of a detector for a padded view.
+
+    Raise ConfigError where it cannot compute them.
 
     scores: whether class scores are needed. Without them, K is 0 and the detector needs no dense head.
     """
     return shapes_of(copy_to_meta(detector, scores), pad_shape, scores)
 
 
-def shapes_of(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = True) -> tuple[LevelShapes, int, int]:
+def shapes_of(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = True) -> Shapes:
     """Return the `output_shapes` by a pass of the detector itself, which may be a copy from `copy_to_meta`."""
     try:
         features, logits = _pass(detector, pad_shape, scores)
     except FAILURES as error:
         raise ConfigError(
-            f"{type(detector).__name__}: no dense class scores for views of {pad_shape[0]}x{pad_shape[1]}, because "
-            f"backbone, neck and head do not fit together; check in_channels: {brief(error)}"
+            f"{type(detector).__name__}: no {'dense class scores' if scores else 'features'} for views of "
+            f"{pad_shape[0]}x{pad_shape[1]}, because backbone, neck and head do not fit together; check in_channels: "
+            f"{brief(error)}"
         ) from error
     levels = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
-    channels = int(features[0].shape[1])
+    channels = tuple(int(f.shape[1]) for f in features)
     if not scores:
         return levels, channels, 0
     require_class_scores(class_head(detector), logits)

@@ -24,6 +24,7 @@ from pipeline.teacher.class_names import require_classes
 from pipeline.teacher.class_scores import class_logits
 from pipeline.teacher.fit import load_backbone, load_strict
 from pipeline.teacher.heads import (
+    Shapes,
     class_count,
     class_head,
     copy_to_meta,
@@ -70,7 +71,7 @@ class Teacher:
         self.scored = self._has_scores(needed=scores or boxes)
         self.bins = bins_of(class_head(self.detector)) if boxes else 0
         self._meta_copy = copy_to_meta(self.detector, self.scored)
-        self._shapes: dict[tuple[int, int], tuple[LevelShapes, int, int]] = {}
+        self._shapes: dict[tuple[int, int], Shapes] = {}
 
     @staticmethod
     def _load(spec: TeacherSpec, classes: tuple[str, ...]) -> Any:
@@ -110,8 +111,8 @@ class Teacher:
         """Return the FPN grids of a padded view (H, W)."""
         return self.shapes(pad_shape)[0]
 
-    def shapes(self, pad_shape: tuple[int, int]) -> tuple[LevelShapes, int, int]:
-        """Return (FPN grids, C, K) of a padded view; K is 0 without class scores."""
+    def shapes(self, pad_shape: tuple[int, int]) -> Shapes:
+        """Return (FPN grids, C of each level, K) of a padded view; K is 0 without class scores."""
         if pad_shape not in self._shapes:
             self._shapes[pad_shape] = shapes_of(self._meta_copy, pad_shape, self.scored)
         return self._shapes[pad_shape]

@@ -98,8 +98,8 @@ def read_detector(path: Path, where: str) -> Config:
         ) from error
     model = cfg.get("model")
     model = model if isinstance(model, dict) else {}
-    if not isinstance(model.get("backbone"), dict) or not isinstance(model.get("neck"), dict | list):
-        raise TeacherError(f"{where}: expected a model= with backbone and neck, found {model.get('type')!r:.60}")
+    if not isinstance(model.get("backbone"), dict):
+        raise TeacherError(f"{where}: expected a model= with a backbone, found {model.get('type')!r:.60}")
     if not isinstance(model.get("data_preprocessor"), dict):
         raise TeacherError(f"{where}: model= has no data_preprocessor; add it, with the teacher's mean and std")
     return cfg

@@ -60,13 +60,16 @@ class NoScores(nn.Module):
         return levels
 
 
-def test_outputs_that_a_cache_cannot_hold_are_refused() -> None:
-    uneven, queries = build(), build()
+def test_levels_of_different_widths() -> None:
+    uneven = build()
     uneven.neck = nn.Sequential(uneven.neck, Halved())
-    uneven.bbox_head.forward = lambda levels: ([level[:, :3] for level in levels], None)
+    levels, widths, _ = output_shapes(uneven, (96, 160), scores=False)
+    assert levels == output_shapes(build(), (96, 160))[0] and widths == (16, 16, 16, 16, 8)
+
+
+def test_a_head_of_queries_is_refused() -> None:
+    queries = build()
     queries.bbox_head = NoScores()
-    with pytest.raises(ConfigError, match=r"levels have \[16, 16, 16, 16, 8\] channels, expected the same number"):
-        output_shapes(uneven, (96, 160))
     for refused in (output_shapes, lambda model, _: copy_to_meta(model)):
         with pytest.raises(ConfigError, match=r"RetinaNet: no dense class scores.*references"):
             refused(queries, (96, 160))

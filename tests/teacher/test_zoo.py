@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mmdet
@@ -18,6 +21,7 @@ from pipeline.teacher import zoo
 from pipeline.teacher.download import HASH, file_name
 from pipeline.teacher.zoo import find_teacher, zoo_entry
 from tests.helpers.detectors import detector
+from tests.helpers.forks import exit_code, in_child
 from tests.helpers.servers import Handler, web_server
 
 NO_CONFIG = "bytetrack_yolox_x_8xb4-amp-80e_crowdhuman-mot17halftrain_test-mot17test"  # its _base_ does not exist
@@ -87,7 +91,7 @@ def test_names_that_end_in_one_line() -> None:
         NO_CONFIG: "cannot be read as a config: FileNotFoundError",
         "mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco": "No module named 'mmpretrain'",
         "dino-4scale_r50_8xb2-24e_coco": "lists no weights for 'dino-4scale_r50_8xb2-24e_coco'; set teacher.checkpoint",
-        "deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval": "expected a model= with backbone and",
+        "deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval": "expected a model= with a backbone",
         "retinanet_r50_fpn_1x_cocoo": "did you mean 'retinanet_r50_fpn_1x_coco'",
     }
     for name, message in expected.items():
@@ -181,6 +185,38 @@ def test_a_failed_download_leaves_nothing(fault: str, name: str, server: type[Ha
     assert "\n" not in str(stopped.value) and str(spec.checkpoint) in str(stopped.value)
     assert list(hub.iterdir()) == [] and spec.known_sha256() is None
     assert spec.weights().read_bytes() == CONTENT, "the next try succeeds"
+
+
+@pytest.mark.parametrize("fault", ["", "drop"])
+def test_processes_download_a_file_once(fault: str, server: type[Handler], config: str, hub: Path) -> None:
+    """Where the first download fails, the process that waited downloads it."""
+    server.delay = 0.3  # both processes start before the first answer
+    server.faults.extend([fault] if fault else [])
+    spec = find_teacher(TeacherSection(config=config, checkpoint=f"{server.address}/named-{DIGITS}.pth"))
+    codes = [exit_code(child) for child in [in_child(quietly, spec.weights) for _ in range(2)]]
+    assert sorted(codes) == ([0, 2] if fault else [0, 0])
+    assert len(server.asked) == (2 if fault else 1)
+    assert list(hub.iterdir()) == [spec.checkpoint] and spec.checkpoint.read_bytes() == CONTENT
+
+
+def quietly(download: Callable[[], Path]) -> None:
+    """Exit with code 2 where a download fails, as the command does."""
+    try:
+        download()
+    except TeacherError:
+        raise SystemExit(2) from None
+
+
+def test_a_killed_download_does_not_stop_others(server: type[Handler], config: str, hub: Path) -> None:
+    spec = find_teacher(TeacherSection(config=config, checkpoint=f"{server.address}/named-{DIGITS}.pth"))
+    server.delay = 5.0
+    child = in_child(quietly, spec.weights)
+    while not server.asked:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    assert exit_code(child) == -signal.SIGKILL
+    server.delay = 0.0
+    assert spec.weights().read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ class Frs(Codec):
 
     @cached_property
     def transform(self) -> WeightedTransform:
-        return WeightedTransform(self.calibration.map_top, self.options.profile, self.tables)
+        calibration = self.calibration
+        return WeightedTransform(calibration.map_top, self.options.profile, self.tables, calibration.level_channels)
 
     @property
     def allowed_error(self) -> float:
@@ -72,6 +73,8 @@ class Frs(Codec):
     def validate(self) -> None:
         super().validate()
         levels = len(self.tables["feature_basis"])
+        if len(self.widths(levels)) != levels:
+            raise ValueError(f"settings.level_channels: expected {levels} levels, found {len(self.widths(levels))}")
         for what, width in zip(self.kinds, (self.channels, self.score_channels)):
             self.calibration.step(what)
             rank = self.tables[f"{what}_basis"].shape[-1]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.codecs.base import CalibrationSample, channels_of, check_output
+from pipeline.codecs.base import CalibrationSample, channels_of, check_output, level_channels_of
 from pipeline.codecs.frs.map import DEEPEST, map_top
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.stated import choose_step, state_errors
@@ -28,11 +28,15 @@ Tables = dict[str, np.ndarray]
 
 
 class Learned(NamedTuple):
-    """channels (C, K), tables with means and bases of full rank, and the rms norm of each residual as `scales`."""
+    """channels (C, K), tables with means and bases of full rank, and the rms norm of each residual as `scales`.
+
+    widths: channels of every level, None if they are equal.
+    """
 
     channels: tuple[int, int]
     tables: Tables
     scales: dict[str, float]
+    widths: list[int] | None = None
 
 
 def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration, Tables]:
@@ -40,7 +44,7 @@ def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration,
     kinds, top = options.kinds, map_top(options.allowed_error)
     transform = WeightedTransform(top, options.profile, {})
     learned = learn_statistics(transform, kinds, sample.outputs("learning"))
-    transform = transform.with_tables(learned.tables)
+    transform = WeightedTransform(top, options.profile, learned.tables, learned.widths)
     steps = {what: choose_step(transform, what, options, learned.scales[what], sample) for what in kinds}
     tables = learned.tables | learn_order(transform, kinds, sample.outputs("learning"))
     tables = drop_planes(transform, tables, steps, sample.outputs("choosing"))
@@ -54,6 +58,7 @@ def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration,
         score_step=steps.get("score"),
         feature_rank=ranks["feature"],
         score_rank=ranks.get("score"),
+        level_channels=learned.widths,
         **state_errors(transform, steps, sample)._asdict(),
     )
     return calibration, tables
@@ -64,9 +69,9 @@ def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs
     statistics: Statistics | None = None
     for output in outputs:
         if statistics is None:
-            channels = channels_of(output, kinds)
+            channels, widths = channels_of(output, kinds), level_channels_of(output)
             statistics = Statistics(len(output.features), *channels)
-        check_output(output, channels)
+        check_output(output, channels, widths)
         maps = transform.code_maps(output)
         statistics.add(output, transform.weights("feature", maps).floats, maps.floats, maps.buckets)
     if statistics is None:
@@ -80,7 +85,7 @@ def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs
         tables["score_basis"], values = klt(cov)
         traces["score"] = values.sum() / len(solved)
     scales = {what: float(trace / statistics.views) ** 0.5 or 1.0 for what, trace in traces.items()}
-    return Learned(channels, tables, scales)
+    return Learned(channels, tables, scales, widths)
 
 
 def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Iterable[TeacherOutput]) -> Tables:

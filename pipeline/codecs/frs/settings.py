@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pipeline.codecs.settings import CodecOptions
+from pipeline.codecs.settings import CodecOptions, check_widths
 
 # The feature step of a profile is chosen for the losses whose `Loss.profiles` contains it.
 PROFILES = ("frs", "universal")
@@ -47,7 +47,8 @@ class FrsCalibration:
 
     Without class scores, their step and rank are None. `probe_error`: gradient error on the probe, by `Loss.name`.
     `probe_unexplained`: share of the teacher's variance that the probe leaves unexplained, by tensor. `near_error` and
-    `near_unexplained`: the same for a student twice as near. The oldest caches lack all three.
+    `near_unexplained`: the same for a student twice as near. The oldest caches lack all three. `level_channels`: of
+    every level; None if they are equal.
     """
 
     map_top: int = field(metadata={"at_least": 1, "at_most": 255})
@@ -61,6 +62,7 @@ class FrsCalibration:
     probe_unexplained: dict[str, float] | None = None
     near_error: dict[str, float] | None = None
     near_unexplained: dict[str, float] | None = None
+    level_channels: list | None = field(default=None, metadata={"check": check_widths})
 
     def step(self, what: str) -> float:
         """Return the quantiser step of 'feature' or 'score'. Raise ValueError where there are no class scores."""

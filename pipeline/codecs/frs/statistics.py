@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.frs.map import BUCKETS
+from pipeline.codecs.packing import widen
 from pipeline.records import TeacherOutput
 
 TINY = torch.finfo(torch.float32).tiny
@@ -50,7 +51,7 @@ class Statistics:
 
     def __init__(self, levels: int, channels: int, score_channels: int) -> None:
         """score_channels: 0 without class scores."""
-        self.views, self._scored = 0, score_channels > 0
+        self.views, self._channels, self._scored = 0, channels, score_channels > 0
         self._features = [Moments(channels) for _ in range(levels)]
         self._roots = [Moments(score_channels) for _ in range(levels)]
         self._score_sums = np.zeros((levels, BUCKETS, score_channels))
@@ -66,7 +67,7 @@ class Statistics:
                 for m in (feature_weights, maps)
             )
             bucket = numbers.flatten()
-            features = output.features[level].movedim(1, -1).flatten(0, 2).float()
+            features = widen(output.features[level], self._channels).movedim(1, -1).flatten(0, 2).float()
             self._features[level].add(features, feature_weight, bucket)
             if not self._scored:
                 continue

@@ -15,7 +15,7 @@ Shapes: B batch, R planes kept, X channels or score channels, (H4, W4) a level's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from pipeline.codecs.frs.map import BUCKETS, BatchMaps, inverse_root
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder, Symbols
 from pipeline.codecs.frs.sparse import residuals
 from pipeline.codecs.frs.transform import dct, steps, to_blocks
+from pipeline.codecs.packing import narrow, widen
 from pipeline.records import TeacherOutput
 
 Levels = list[Tensor]
@@ -36,16 +37,19 @@ class WeightedTransform:
     """Transforms a teacher's tensors to coefficients and back, with the given tables. Immutable.
 
     tables: `{what}_mean` and `{what}_basis`, where `what` is 'feature' or 'score', and others to copy to the device.
+    widths: channels of the features of every level; None if they are equal. Narrower levels are coded with zeros.
     """
 
-    def __init__(self, map_top: int, profile: str, tables: Mapping[str, np.ndarray]) -> None:
-        self.map_top, self.profile, self.tables = map_top, profile, tables
+    def __init__(
+        self, map_top: int, profile: str, tables: Mapping[str, np.ndarray], widths: Sequence[int] | None = None
+    ) -> None:
+        self.map_top, self.profile, self.tables, self.widths = map_top, profile, tables, widths
         self._on_device: dict[str, dict[str, Tensor]] = {}
         self._expected: dict[tuple[str, str], ExpectedSizes] = {}
 
     def with_tables(self, tables: Mapping[str, np.ndarray]) -> WeightedTransform:
         """Return this transform with other tables."""
-        return WeightedTransform(self.map_top, self.profile, tables)
+        return WeightedTransform(self.map_top, self.profile, tables, self.widths)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without tables on a device. A spawned worker checks samples but does not decode them."""
@@ -91,8 +95,9 @@ class WeightedTransform:
         """Return coefficients (B, R, H4, W4) before rounding, and the residual's squared norm (B,), of every level."""
         planes, energy = [], []
         for level, (m, value) in enumerate(zip(self.weights(what, maps).floats, output.values(what))):
-            plain = value.float() if what == "feature" else value.float().sqrt()
-            residual = m.sqrt()[:, None] * (plain - self._mean(what, level, maps))
+            mean = self._mean(what, level, maps)
+            plain = widen(value.float(), mean.shape[1]) if what == "feature" else value.float().sqrt()
+            residual = m.sqrt()[:, None] * (plain - mean)
             rotated = torch.einsum("cr,bchw->brhw", self._basis(what, level, m.device), residual)
             planes.append(dct(to_blocks(rotated)))
             energy.append(residual.square().sum(dim=(1, 2, 3)))
@@ -106,7 +111,7 @@ class WeightedTransform:
             residual = torch.einsum("cr,brhw->bchw", self._basis(what, level, m.device), blocks)
             value = torch.addcmul(self._mean(what, level, maps), residual, inverse_root(m)[:, None])
             out.append(value if what == "feature" else value * value.abs())
-        return out
+        return narrow(out, self.widths) if what == "feature" else out
 
     def rebuild_symbols(self, symbols: Symbols, values: Tensor, maps: BatchMaps, what: str) -> Levels:
         """Return the tensors (B, X, H, W) of symbols and their values (B, T) times the step, channels last."""

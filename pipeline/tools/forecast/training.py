@@ -48,7 +48,8 @@ def measure_training(
     loader = stream_loader(Stream(source, batch_size, seed=0), read_loader(cfg.train_dataloader))
     student = build(MODELS, cfg.model, "model")
     priors = priors_of(class_head(trial.teacher.detector)) if sections.distill.score_weight else None
-    layout = TeacherLayout(first_grids(trial.cache, {0: shards}), codec.channels, codec.score_channels, priors)
+    grids = first_grids(trial.cache, {0: shards})
+    layout = TeacherLayout(grids, codec.widths(len(grids[0][1])), codec.score_channels, priors)
     model = Distiller(student, CachedTeacher(codec), sections.distill, layout)
     model.to(own_device()).train()
     with config_errors("optim_wrapper"):
