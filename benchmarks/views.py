@@ -39,7 +39,7 @@ def draw(
         views = Views(pipeline, job.sections.views.seed, job.sections.views.count)
     if dataset is not None:
         others = {key: value for key, value in dict(dataset).items() if key not in ("test_mode", "pipeline")}
-        images = Images({**others, "filter_cfg": job.images.filter_cfg, "pipeline": pipeline})
+        images = Images({**others, "filter_cfg": job.images.files[0].filter_cfg, "pipeline": pipeline})
     ids = sorted(images.ids, key=lambda image: mix(SEED, 0, image))[:count]
     shards = plan_views(images, views, 0, job.plan["layout"], ids)
     batches = [(shard, batch) for shard in shards for batch in shard.batches]

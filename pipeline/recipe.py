@@ -15,6 +15,7 @@ from pipeline.data.coco import annotation_path
 from pipeline.data.images import Images
 from pipeline.data.shard_planning import images_and_views
 from pipeline.data.views import PAD, Views
+from pipeline.data.wrappers import unwrap
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.progress import LARGE_FILE, LARGE_JSON, Log, announce_file
@@ -39,7 +40,8 @@ class Inputs:
 def announce_inputs(cfg: Config, sections: Sections, log: Log) -> None:
     """Log one line for each input that takes longer than a few seconds to read, hash or download."""
     with suppress(ConfigError):  # `read_inputs` says what is wrong
-        announce_file(log, "images   reading", annotation_path(cfg.train_dataloader.dataset), LARGE_JSON)
+        for dataset in unwrap(cfg.train_dataloader.dataset)[0]:
+            announce_file(log, "images   reading", annotation_path(dataset), LARGE_JSON)
     spec = find_teacher(sections.teacher)
     if spec.url is not None and not spec.checkpoint.is_file():
         log(f"teacher  weights are missing: {spec.checkpoint}, from {spec.url}")
@@ -82,12 +84,7 @@ def make_recipe(sections: Sections, images: Images, views: Views, teacher: Teach
             "tf32": sections.teacher.tf32,
             **({} if rule is None else {"scores": rule}),
         },
-        "data": {
-            "dataset": images.type,
-            "annotations_sha256": sha256_file(images.ann_file),
-            "classes": list(images.classes),
-            "filter_cfg": plain(images.filter_cfg),
-        },
+        "data": _data(images),
         "views": {
             "seed": sections.views.seed,
             "transforms": views.rule,
@@ -95,6 +92,18 @@ def make_recipe(sections: Sections, images: Images, views: Views, teacher: Teach
             "pad": PAD,
         },
         "codec": sections.cache.codec.to_json(),
+    }
+
+
+def _data(images: Images) -> dict[str, Any]:
+    """Return the data part of a recipe. With several annotation files, it lists what it has of each."""
+    kinds, filters = [file.type for file in images.files], [plain(file.filter_cfg) for file in images.files]
+    several = len(images.files) > 1
+    return {
+        "dataset": kinds if several else kinds[0],
+        "annotations_sha256": " ".join(sha256_file(file.ann_file) for file in images.files),
+        "classes": list(images.classes),
+        "filter_cfg": filters if several else filters[0],
     }
 
 

@@ -1,20 +1,17 @@
-"""The images of a cache: those that mmdet's own dataset yields under its filter_cfg."""
+"""The images of a cache: those of the config's data set, of one annotation file or several."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
 
-from pipeline.data.coco import Annotations, annotation_path, check_annotations
-from pipeline.data.wrappers import require_boxes, unwrap_repeats
+from pipeline.data.image_file import ImageFile
+from pipeline.data.wrappers import unwrap
 from pipeline.errors import ConfigError, DataError, brief
-from pipeline.mmdet_compat.registry import DATASETS, build, config_errors, type_name
 
 
 @contextlib.contextmanager
@@ -29,92 +26,74 @@ def image_errors() -> Iterator[None]:
         raise DataError(f"val set: {line.removeprefix('AssertionError: ')}") from error
 
 
-def build_dataset(config: dict[str, Any], where: str) -> Any:
-    """Build an mmdet data set without pipeline and without reading its file. Raises ConfigError naming `where`."""
-    metainfo = config.get("metainfo") or {}
-    if not isinstance(metainfo, dict):
-        raise ConfigError(f"{where}.metainfo: expected dict(classes=...), found {metainfo!r:.60}")
-    other = next((key for key in metainfo if str(key) != "classes" and str(key).lower() == "classes"), None)
-    if other is not None:
-        raise ConfigError(f"{where}.metainfo.{other}: mmdet ignores this key; write it in lower case, as classes")
-    classes = metainfo.get("classes", ())
-    if not isinstance(classes, str | tuple | list):
-        raise ConfigError(f"{where}.metainfo.classes: expected a tuple of names, found {classes!r:.60}")
-    if isinstance(classes, str) and not Path(classes).is_file():
-        raise ConfigError(
-            f"{where}.metainfo.classes: expected a tuple of names or a text file with a name a line, found "
-            f"{classes!r}; a tuple of one name needs a comma: ({classes!r},)"
-        )
-    with contextlib.redirect_stdout(io.StringIO()):
-        return build(DATASETS, {**config, "pipeline": [], "lazy_init": True}, where)
-
-
 class Images:
-    """An mmdet dataset without its pipeline, by image id.
+    """The images of a config's data set, by image id: those of one annotation file, or of several (ConcatDataset).
 
-    `total` images in the annotation file, len(self) of them kept by filter_cfg. `repeats`: how often an epoch shows
-    each (RepeatDataset). `notes`: what mmdet leaves out without a word, a line each. Raises ConfigError or DataError,
-    also where mmdet's labels are not those of `classes`.
+    `files`: one ImageFile each. `repeats`: how often an epoch shows each image (RepeatDataset). Raises ConfigError or
+    DataError, also where an image id is in two files, or their pipelines or classes differ.
     """
 
     def __init__(self, dataset: dict[str, Any]) -> None:
-        inner, self.repeats = unwrap_repeats(dataset)
-        config = copy.deepcopy(inner)
-        steps = config.pop("pipeline", None)
-        if not isinstance(steps, list | tuple) or not all(isinstance(s, dict) and "type" in s for s in steps):
-            raise ConfigError("train_dataloader.dataset.pipeline: expected a list of transforms, each dict(type=...)")
-        self.pipeline: list[dict[str, Any]] = [dict(step) for step in steps]
-        self.ann_file = annotation_path(config)
-        self.filter_cfg = config.get("filter_cfg")
-        require_boxes(config, self.ann_file)
-        annotations = check_annotations(self.ann_file)
-        self.total = len(annotations.image_ids)
-        self._dataset = build_dataset(config, "train_dataloader.dataset")
-        with contextlib.redirect_stdout(io.StringIO()), config_errors("train_dataloader.dataset"):  # pycocotools prints
-            try:
-                self._dataset.full_init()
-            except ValueError as error:
-                if "need at least one array" not in str(error):  # what mmengine says of an empty list
-                    raise
-                raise DataError(f"{self.ann_file}: no image is left after filter_cfg={self.filter_cfg}") from error
-        self.type = type_name(config["type"])
-        self.classes = tuple(self._dataset.metainfo["classes"])
-        self.metainfo = dict(self._dataset.metainfo)
-        annotations.require_classes(self.classes)
-        self._require_numbered_by(annotations)
-        self.notes = annotations.notes(self.classes)
-        self._index: dict[int, int] = {}
-        boxes = 0
-        for index in range(len(self._dataset)):
-            info = self._dataset.get_data_info(index)
-            self._index[int(info["img_id"])] = index
-            boxes += sum(not instance["ignore_flag"] for instance in info["instances"])
-        if not boxes:
-            raise DataError(
-                f"{self.ann_file}: none of its {len(self)} images has a box of a class that mmdet keeps and that is no "
-                "crowd; check metainfo.classes, category ids, box sizes and iscrowd"
+        inner, self.repeats = unwrap(dataset)
+        configs = [copy.deepcopy(one) for one in inner]
+        pipelines = [read_pipeline(config.pop("pipeline", None)) for config in configs]
+        if any(one != pipelines[0] for one in pipelines):
+            raise ConfigError(
+                "train_dataloader.dataset.datasets: their pipelines differ, but all images of a cache have the same "
+                "views; give all the same pipeline"
             )
+        self.pipeline = pipelines[0]
+        self.files = [ImageFile(config) for config in configs]
+        first = self.files[0]
+        self.classes, self.metainfo = first.classes, first.metainfo
+        self._file: dict[int, ImageFile] = {}
+        for file in self.files:
+            if file.classes != self.classes:
+                raise ConfigError(
+                    f"train_dataloader.dataset.datasets: the classes of {file.ann_file} differ from those of "
+                    f"{first.ann_file}; give all the same metainfo.classes"
+                )
+            for image in file.ids:
+                if image in self._file:
+                    raise DataError(
+                        f"image id {image} is in {self._file[image].ann_file} and in {file.ann_file}, but a cache "
+                        "names an image by its id; give each image its own id"
+                    )
+                self._file[image] = file
 
-    def _require_numbered_by(self, annotations: Annotations) -> None:
-        """Compare the labels that mmdet made with the classes: a data set class may number them in its own way."""
-        ids = getattr(self._dataset, "cat_ids", None)
-        names = dict(annotations.categories)
-        if ids is not None and [names.get(key) for key in ids] != list(self.classes):
-            raise DataError(
-                f"{self.ann_file}: {self.type} numbers its labels as {[names.get(key) for key in ids][:5]}..., "
-                f"expected the order of metainfo.classes, {list(self.classes)[:5]}..."
-            )
+    @property
+    def total(self) -> int:
+        """The number of images in the annotation files, with those that filter_cfg removes."""
+        return sum(file.total for file in self.files)
+
+    @property
+    def notes(self) -> list[str]:
+        """What mmdet leaves out without a word, a line each."""
+        several = len(self.files) > 1
+        return [f"{file.ann_file}: {note}" if several else note for file in self.files for note in file.notes]
+
+    @property
+    def where(self) -> str:
+        """The annotation files, for messages."""
+        return ", ".join(str(file.ann_file) for file in self.files)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._file)
 
     @property
     def ids(self) -> list[int]:
-        """Image ids in the order of the annotation file."""
-        return list(self._index)
+        """Image ids in the order of the annotation files."""
+        return list(self._file)
 
     def info(self, image_id: int) -> dict[str, Any]:
         """mmdet's data_info of one image: img_path, height, width, instances, ..."""
-        if image_id not in self._index:
-            raise DataError(f"image {image_id}: in the cache but not in {self.ann_file} under this filter_cfg")
-        return self._dataset.get_data_info(self._index[image_id])
+        if image_id not in self._file:
+            raise DataError(f"image {image_id}: in the cache but not in {self.where} under this filter_cfg")
+        return self._file[image_id].info(image_id)
+
+
+def read_pipeline(steps: Any) -> list[dict[str, Any]]:
+    """Return the transforms of a data set's config. Raise ConfigError."""
+    if not isinstance(steps, list | tuple) or not all(isinstance(s, dict) and "type" in s for s in steps):
+        raise ConfigError("train_dataloader.dataset.pipeline: expected a list of transforms, each dict(type=...)")
+    return [dict(step) for step in steps]

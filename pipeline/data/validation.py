@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.coco import Annotations, annotation_path, check_annotations
-from pipeline.data.images import build_dataset, image_errors
+from pipeline.data.image_file import build_dataset
+from pipeline.data.images import image_errors
 from pipeline.data.wrappers import require_boxes
 from pipeline.errors import ConfigError, DataError, brief
 from pipeline.mmdet_compat.registry import Config, type_name

@@ -49,8 +49,10 @@ def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> J
     announce_inputs(cfg, sections, log)
     inputs = read_inputs(cfg, sections)
     images, views, spec = inputs.images, inputs.views, inputs.teacher
-    filtered = f"(filter_cfg {plain(images.filter_cfg)})"
-    lines = [f"images   {len(images)} of {images.total} in {images.ann_file} {filtered}"]
+    lines = [
+        f"images   {len(file)} of {file.total} in {file.ann_file} (filter_cfg {plain(file.filter_cfg)})"
+        for file in images.files
+    ]
     lines += [*(f"boxes    {note}" for note in images.notes), f"views    {views.recognised}"]
     for line in lines:  # each has names of the annotation file or the config
         log(one_line(line))

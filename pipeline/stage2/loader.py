@@ -55,8 +55,8 @@ def _check_sampler(where: str, value: Any, stock: set[str]) -> None:
     name = type_name(value["type"]) if value.get("type") is not None else None
     if name is not None and name not in stock:
         raise ConfigError(
-            f"{where}: {name} cannot choose the samples of a cache, because an epoch is one pass over all views; "
-            f"expected none or one of {sorted(stock)}"
+            f"{where}: {name} cannot choose the samples of a cache, because an epoch shows each image equally often; "
+            f"expected none or one of {sorted(stock)}, as in dict(_delete_=True, type={min(stock)!r})"
         )
     for key, setting in value.items():
         if key not in ("type", "_scope_") and setting is not None and STOCK_SETTINGS.get(key) != setting:

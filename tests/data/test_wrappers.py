@@ -49,7 +49,7 @@ def test_an_epoch_is_as_many_passes_as_the_data_set_is_repeated(made: dict[str, 
 
 def test_repeats_multiply(dataset: Any) -> None:
     images = Images(repeated(repeated(dataset, 2), 3))
-    assert (images.repeats, len(images), images.type) == (6, 12, "CocoDataset")
+    assert (images.repeats, len(images), images.files[0].type) == (6, 12, "CocoDataset")
     assert Images(dataset).repeats == 1
 
 
@@ -60,7 +60,6 @@ def test_times_is_a_whole_number(dataset: Any, times: Any) -> None:
 
 
 REFUSED = {
-    "ConcatDataset": "merge those of its datasets into one, with distinct image ids",
     "ClassBalancedDataset": "shows some images more often",
     "MyWrapper": "use the inner dataset itself",
 }
@@ -68,8 +67,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_other_wrappers_are_refused_with_what_replaces_them(dataset: Any, kind: str) -> None:
-    inner = {"datasets": [dataset, dataset]} if kind == "ConcatDataset" else {"dataset": dataset}
-    for wrapped in ({"type": kind, **inner}, repeated({"type": kind, **inner}, 2)):
+    wrapper = {"type": kind, "dataset": dataset}
+    for wrapped in (wrapper, repeated(wrapper, 2), {"type": "ConcatDataset", "datasets": [dataset, wrapper]}):
         with pytest.raises(ConfigError, match=f"wrapper {kind}: .*{REFUSED[kind]}"):
             Images(wrapped)
 
