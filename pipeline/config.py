@@ -37,9 +37,10 @@ class TeacherSection:
     replaces the zoo's weights. `checkpoint` is a file or an http(s) URL, in any format that docs/checkpoints.md lists.
     `class_names`: 'same' compares the checkpoint's class names with the data set's, up to case, spaces, hyphens and
     underscores; 'any' accepts other names for the same number of classes.
-    `features`: 'neck', or 'backbone' for the outputs of a detector's backbone alone. `type`: 'mmdet', or 'timm' for
-    `name`, a model of timm, with `checkpoint`. `out_indices`: the blocks or stages of a backbone to use. A backbone has
-    no class scores, so it needs `cache.codec=dict(scores=False)`, `distill.score_weight=0` and `min_map=0`.
+    `features`: 'neck', or 'backbone' for the outputs of a detector's backbone alone. A detector without a neck gives
+    those of its backbone in both cases. `type`: 'mmdet', or 'timm' for `name`, a model of timm, with `checkpoint`.
+    `out_indices`: the blocks or stages of a backbone to use. A backbone alone has no class scores, so it needs
+    `cache.codec=dict(scores=False)`, `distill.score_weight=0` and `min_map=0`.
     `min_map`: the COCO mAP, a fraction, that the teacher must reach before stage 1 caches anything. It is measured on
     `gate_images` images of the val set. `source`: where stage 2 gets the teacher's outputs, 'cache' or 'live'.
     """

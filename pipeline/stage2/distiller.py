@@ -118,6 +118,12 @@ class Distiller(BaseModel):
     def _adapt(self, features: list[Tensor], target: TeacherOutput) -> list[Tensor]:
         """Return the student's adapted features on the target's grids."""
         chosen, mode = self.section.student_levels, self.section.interpolate
+        samples, wanted = len(features[0]), len(target.features[0])
+        if samples != wanted:
+            raise StudentError(
+                f"student {type(self.student).__name__} has {samples / wanted:g} times as many samples in its features "
+                "when it trains, which the teacher's outputs do not have; use another student"
+            )
         paired = zip(self.adapters, features if chosen is None else [features[n] for n in chosen], target.levels)
         if mode is None:
             return [adapter(self._crop(feature, size)) for adapter, feature, size in paired]

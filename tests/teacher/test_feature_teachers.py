@@ -118,10 +118,12 @@ def test_a_backbone_alone(data: Path, tmp_path: Path, teacher: dict[str, str]) -
     assert [tuple(a.weight.shape) for a in model.adapters] == [(32, 16, 3, 3)]
 
 
-def test_levels_of_other_widths_are_refused(teacher: dict[str, str]) -> None:
+def test_levels_of_other_widths(teacher: dict[str, str]) -> None:
     section = TeacherSection(**teacher, features="backbone", out_indices=[1, 2])
-    with pytest.raises(ConfigError, match=r"its levels have \[16, 32\] channels"):
-        Teacher(find_teacher(section), CLASSES, torch.device("cpu"), scores=False)
+    built = Teacher(find_teacher(section), CLASSES, torch.device("cpu"), scores=False)
+    views = [torch.zeros(3, *size, dtype=torch.uint8) for size in ((64, 96), (96, 64))]
+    assert [f.shape for f in built.by_shape(views).features] == [(2, 16, 12, 12), (2, 32, 6, 6)]
+    assert built.shapes((64, 96))[1] == (16, 32)
 
 
 def test_a_backbone_file_and_a_wrong_one(teacher: dict[str, str], tmp_path: Path) -> None:
@@ -185,4 +187,4 @@ def test_the_example_config(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = output_shapes(vit, (800, 1088), scores=False)
     assert shapes[0] == ((58, 78),)
     layout = TeacherLayout((((800, 1088), shapes[0]),), shapes[1], 0, None)
-    assert check_student(student, layout, sections.distill) == 256
+    assert check_student(student, layout, sections.distill) == (256,)
