@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import common, zoo_checks, zoo_features, zoo_keys, zoo_model
 
 ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
-SECONDS, GB = 300, 14
+SECONDS, GB = 900, 14
 
 
 def zoo_configs() -> list[str]:

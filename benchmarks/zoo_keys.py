@@ -89,19 +89,18 @@ def loads(cfg: Config) -> dict[str, bool]:
 
 
 def view_size(cfg: Config) -> tuple[int, int]:
-    """Return the (width, height) of the views: small, except where the config's pipeline makes one size only.
+    """Return the (width, height) of the views: small, and square where the config's pipeline pads to a fixed size.
 
-    Then they have that size if it comes from a resize (SSD's last levels need it), or are square if it comes from
-    padding (some necks fit no other views).
+    Some necks fit no other views. The last levels of SSD need those of the config.
     """
-    found: list[tuple[int, int]] = []
+    found = [VIEW]
 
     def look(part: dict[str, Any]) -> None:
-        name, scale = type_name(part.get("type", "")), part.get("scale")
-        if name == "Resize" and not part.get("keep_ratio") and isinstance(scale, list) and len(scale) == 2:
-            found.append((int(scale[0]), int(scale[1])))
-        elif name == "Pad" and "size" in part:
+        name = type_name(part.get("type", ""))
+        if name == "Pad" and "size" in part:
             found.append(SQUARE)
+        if name == "SSDAnchorGenerator" and "input_size" in part:
+            found.append((part["input_size"], part["input_size"]))
 
-    visit(plain(cfg.train_dataloader.to_dict()), look)
-    return found[0] if found else VIEW
+    visit([plain(cfg.train_dataloader.to_dict()), plain(cfg.model.to_dict())], look)
+    return max(found)

@@ -22,7 +22,7 @@ from benchmarks.zoo_features import code
 from benchmarks.zoo_keys import loads, view_size
 from pipeline.config import Sections
 from pipeline.data.images import Images
-from pipeline.data.views import Views
+from pipeline.data.views import PAD, Views, padded
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import MODELS, Config, build
 from pipeline.stage2.compatibility import TeacherLayout
@@ -36,14 +36,24 @@ from pipeline.teacher.model import Teacher
 from pipeline.teacher.priors import priors_of
 from pipeline.teacher.zoo import TeacherSpec
 
+UNUSUAL = 1000.0  # larger than any weight that mmdet initialises
+
 
 def build_detector(cfg: Config) -> nn.Module:
     """Build the detector with random weights. Raise ConfigError where it is none, or its packages are missing."""
     detector = build(MODELS, copy.deepcopy(cfg.model), "model")
     if not isinstance(detector, BaseDetector):
         raise ConfigError(f"model: expected a detector, found {type(detector).__name__}")
-    detector.init_weights()
+    initialise(detector)
     return detector
+
+
+def initialise(detector: Any) -> None:
+    """Initialise the weights as mmdet does. TridentNet leaves some as the memory was; those get small numbers."""
+    detector.init_weights()
+    for weight in detector.parameters():
+        if not weight.detach().abs().max() < UNUSUAL:  # NaN as well
+            nn.init.normal_(weight, std=0.01)
 
 
 def batch_of(cfg: Config, classes: tuple[str, ...], folder: Path) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def as_teacher(
     finally:
         path.unlink(missing_ok=True)
     output = teacher(views)
-    planned = teacher.levels((views[0].shape[1], views[0].shape[2]))
+    planned = teacher.levels(padded(views[0].shape[1:]))
     if output.levels != planned:
         raise AssertionError(f"grids {output.levels}, planned {planned}")
     if output.unsound() is not None:
@@ -103,22 +113,26 @@ def as_student(cfg: Config, sections: Sections, teacher: Teacher, classes: tuple
     With class scores, the teacher is live. Without, its outputs are encoded and decoded by the config's codec.
     """
     scored = sections.distill.score_weight > 0
-    levels, channels, scores = output_shapes(teacher.detector, tuple(batch["inputs"][0].shape[1:]), scored)
+    pad_shape = padded(batch["inputs"][0].shape[1:])
+    levels, channels, scores = output_shapes(teacher.detector, pad_shape, scored)
     stream: Any = SimpleNamespace(images=SimpleNamespace(classes=classes, pipeline=[]))
-    grids = ((tuple(batch["inputs"][0].shape[1:]), levels),)
-    layout = TeacherLayout(grids, channels, scores, priors_of(class_head(teacher.detector)) if scored else None)
+    layout = TeacherLayout(
+        ((pad_shape, levels),), channels, scores, priors_of(class_head(teacher.detector)) if scored else None
+    )
     source: TeacherSource = LiveTeacher(teacher)
     if not scored:
         codec, batch["teacher"] = code(sections, teacher, batch["inputs"])
         source = CachedTeacher(codec)
     cfg = copy.deepcopy(cfg)
     require_trainable(cfg.model)
+    preprocess = cfg.model.data_preprocessor
+    preprocess.pad_size_divisor = math.lcm(preprocess.get("pad_size_divisor", 1), PAD)  # as `check_training` does
     cfg.custom_hooks, cfg.load_from, cfg.work_dir = [], None, "work_dirs/zoo"
     torch.manual_seed(1)  # other weights than the teacher's
     MessageHub.get_current_instance().runtime_info.update(iter=0, epoch=0, max_iters=10000, max_epochs=12)
     distiller = build_distiller(cfg, sections, TeacherData(stream, source, layout, {"content": None}))
     distiller.iteration = 10**6  # after the warm-up
-    distiller.student.init_weights()
+    initialise(distiller.student)
     settle_norms(distiller.student, batch["inputs"])
     optimizer = build_optim_wrapper(distiller, cfg.optim_wrapper)
     train(distiller.train(), optimizer, batch)
