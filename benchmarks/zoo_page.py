@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-PARTS = ("teacher", "student", "data", "views", "replay", "schedule", "hooks", "metric")
+DETECTOR, SETTINGS = ("teacher", "student"), ("data", "views", "replay", "schedule", "hooks", "metric")
+BEFORE = {"student": "teacher", "features": "student"}  # the part that a line may come from; it is counted there
 HEAD = """# mmdet's own zoo
 
 Machine: {cores} shared x86-64 cores, no GPU; Python {python}, torch {torch} (CPU), one thread. Date: {date}.
@@ -21,16 +22,21 @@ Machine: {cores} shared x86-64 cores, no GPU; Python {python}, torch {torch} (CP
     python benchmarks/zoo_page.py docs/results/zoo.json --out docs/results/zoo.md
 
 Every config of mmdet's package outside `_base_` is the `_base_` of a config with the four sections, without another
-change. *Teacher*: the detector, with random weights, gives finite outputs of the planned shapes for two views.
-*Student*: it trains one step on the outputs of itself as live teacher, with the config's optimizer; all losses are
-finite and both distillation losses are above 0. *Data*, *views*, *schedule*, *hooks* and *metric* are the product's own
-checks, on four images with the config's classes. *Replay*: two objects make every view twice, equal to the bit, with
-the planned size.
+change.
+
+* *Teacher*: the detector, with random weights, gives finite outputs of the planned shapes for two views. *Student*: it
+  trains one step on the outputs of another one with other weights as live teacher, with the config's optimizer; all
+  losses are finite, and both distillation losses are above 0.
+* *Features only*: tried where this does not work, as the error says, with
+  `cache.codec=dict(type='frs', scores=False, profile='universal')`, `distill.score_weight=0` and
+  `distill.feature_loss='pkd'`. The detector is teacher and student: its features are encoded and decoded by the codec,
+  and the student trains one step on them. The codec's step is chosen by the error of the features here, not by that of
+  a gradient.
+* *Data*, *views*, *schedule*, *hooks* and *metric* are the product's own checks, on four images with the config's
+  classes. *Replay*: two objects make every view twice, equal to the bit, with the planned size.
 
 {models} different detectors were built: those that differ only in depth above 50, widths, numbers of classes,
-thresholds or pretrained weights ran once. Random weights say that a detector runs, not that it learns. The command
-resumes from its rows; these come from several such runs on one day, before EMAHook, YOLOX's mode switch and teachers
-without class scores (DETR, SOLO, backbones) were supported. Such teachers are counted as refused here.
+thresholds or pretrained weights ran once. Random weights say that a detector runs, not that it learns.
 """
 
 
@@ -46,9 +52,25 @@ def shape_of(line: str) -> str:
     return re.sub(r"\b\d+\b", "N", line).replace("|", "/")[:200]
 
 
+def works(row: dict[str, Any]) -> bool:
+    """Whether a detector works as teacher and as student, with class scores."""
+    return all(passes(row, part) for part in DETECTOR)
+
+
+def with_features(row: dict[str, Any]) -> bool:
+    """Whether a detector works as teacher and as student with features only."""
+    return not works(row) and passes(row, "features")
+
+
+def is_free(row: dict[str, Any]) -> bool:
+    """Whether nothing but the detector could stop a config."""
+    return all(passes(row, part) for part in SETTINGS)
+
+
 def family_table(rows: list[dict[str, Any]]) -> list[str]:
     """Return a Markdown table with one row for each folder of the zoo."""
-    columns = ["family", "configs", "detectors", *PARTS, "no obstacle"]
+    columns = ["family", "configs", "detectors", *DETECTOR, "features only", *SETTINGS]
+    columns += ["no obstacle", "no obstacle, features only"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     folders = sorted({row["name"].split("/")[0] for row in rows})
     for folder in [*folders, "all"]:
@@ -56,10 +78,11 @@ def family_table(rows: list[dict[str, Any]]) -> list[str]:
         detectors = [row for row in members if passes(row, "build")]
         if not detectors:
             continue
-        counts = [sum(passes(row, part) for row in detectors) for part in PARTS]
-        free = sum(all(passes(row, part) for part in PARTS) for row in detectors)
-        cells = [folder, len(members), len(detectors), *counts, free]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        counts = [sum(passes(row, part) for row in detectors) for part in DETECTOR]
+        counts.append(sum(map(with_features, detectors)))
+        counts += [sum(passes(row, part) for row in detectors) for part in SETTINGS]
+        counts += [sum(is_free(row) and use(row) for row in detectors) for use in (works, with_features)]
+        lines.append("| " + " | ".join(map(str, [folder, len(members), len(detectors), *counts])) + " |")
     return lines
 
 
@@ -69,7 +92,7 @@ def refusals(rows: list[dict[str, Any]], parts: tuple[str, ...]) -> list[str]:
     for row in rows:
         for part in parts:
             kind, line = row.get(part) or ("", "")
-            if line and not (part == "student" and row.get("teacher") == row["student"]):
+            if line and row.get(BEFORE.get(part, "")) != row[part]:
                 found[part, kind, shape_of(line)] += 1
     lines = ["| configs | part | kind | line |", "|---|---|---|---|"]
     return lines + [f"| {count} | {part} | {kind} | {line} |" for (part, kind, line), count in found.most_common()]
@@ -79,12 +102,15 @@ def page(content: dict[str, Any]) -> str:
     """Return the whole page."""
     rows = content["rows"]
     detectors = [row for row in rows if passes(row, "build")]
-    free = sum(all(passes(row, part) for part in PARTS) for row in detectors)
-    works = sum(passes(row, "teacher") and passes(row, "student") for row in detectors)
-    faults = sum(any((row.get(part) or [None])[0] == "fault" for part in ("load", "build", *PARTS)) for row in rows)
+    scored, featured = list(filter(works, detectors)), list(filter(with_features, detectors))
+    every = ("load", "build", *DETECTOR, "features", *SETTINGS)
+    faults = sum(any((row.get(part) or [None])[0] == "fault" for part in every) for row in rows)
     summary = (
-        f"Of {len(rows)} configs, {len(detectors)} are detectors that load and build.\n{works} of these work as "
-        f"teacher and as student, and {free} pass every check without a change.\n{faults} configs ended in a traceback."
+        f"Of {len(rows)} configs, {len(detectors)} are detectors that load and build.\n"
+        f"{len(scored)} of these work as teacher and as student with class scores, and {len(featured)} others with "
+        f"features only: {len(scored) + len(featured)} in all.\n"
+        f"{sum(map(is_free, scored))} configs pass every check without a change, and {sum(map(is_free, featured))} "
+        f"others with features only.\n{faults} configs ended in a traceback."
     )
     unrun = sum("data" in row and not {"build", "limit"} & row.keys() for row in rows)
     if unrun:
@@ -94,8 +120,9 @@ def page(content: dict[str, Any]) -> str:
         summary,
         "\n## By family\n\nThe numbers are detectors without an obstacle in that part.\n",
         *family_table(rows),
-        "\n## What stops detectors\n\n`refused`: one line and exit code 2. `fault`: a traceback.\n",
-        *refusals(detectors, PARTS),
+        "\n## What stops detectors\n\n`refused`: one line and exit code 2. `fault`: a traceback. Lines of `teacher` "
+        "and `student` are those with class scores.\n",
+        *refusals(detectors, (*DETECTOR, "features", *SETTINGS)),
         "\n## Configs that are no detector here\n",
         *refusals([row for row in rows if not passes(row, "build")], ("load", "build", "limit")),
     ]

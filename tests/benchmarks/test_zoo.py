@@ -69,10 +69,14 @@ def test_a_detector_teaches_and_learns(name: str, data: Path, tmp_path: Path) ->
 def test_the_page_counts_what_the_rows_say() -> None:
     sound = dict.fromkeys(("load", "build", "teacher", "student", *SETTINGS))
     line = ["refused", "transform Mosaic: mixes images (2 of [1, 2]) in /tmp/x/a.json"]
+    no_scores, other = ["refused", "DETRHead: gives no class scores"], ["refused", "student differs"]
     rows = [
         {"name": "a/one.py", **sound},
         {"name": "a/two.py", **{key: value for key, value in sound.items() if key != "replay"}, "views": line},
-        {"name": "b/three.py", **sound, "student": ["fault", "KeyError: 'x'"]},
+        {"name": "b/three.py", **sound, "student": ["fault", "KeyError: 'x'"], "features": ["fault", "KeyError: 'x'"]},
+        {"name": "c/six.py", **sound, "teacher": no_scores, "student": no_scores, "features": None},
+        {"name": "c/seven.py", **sound, "teacher": no_scores, "student": no_scores, "features": other, "data": line},
+        {"name": "c/eight.py", **sound, "teacher": no_scores, "student": no_scores, "features": None, "data": line},
         {"name": "b/four.py", "load": ["refused", "no model"]},
         {"name": "b/five.py", "load": None, **dict.fromkeys(SETTINGS)},
     ]
@@ -80,9 +84,13 @@ def test_the_page_counts_what_the_rows_say() -> None:
 
     text = page(json.loads(json.dumps({"machine": machine, "models": 3, "rows": rows})))
 
-    assert "Of 5 configs, 3 are detectors that load and build.\n2 of these work as teacher and as student" in text
-    assert "and 1 pass every check without a change.\n1 configs ended in a traceback." in text
+    assert "Of 8 configs, 6 are detectors that load and build.\n2 of these work as teacher and as student with" in text
+    assert "with class scores, and 2 others with features only: 4 in all.\n1 configs pass every check" in text
+    assert "and 1 others with features only.\n1 configs ended in a traceback." in text
     assert "The detectors of 1 other configs have not been run yet." in text
-    assert "| a | 2 | 2 | 2 | 2 | 2 | 1 | 2 | 2 | 2 | 2 | 1 |" in text
-    assert "| all | 5 | 3 | 3 | 2 | 3 | 2 | 3 | 3 | 3 | 3 | 1 |" in text
+    assert "| a | 2 | 2 | 2 | 2 | 0 | 2 | 1 | 2 | 2 | 2 | 2 | 1 | 0 |" in text
+    assert "| c | 3 | 3 | 0 | 0 | 2 | 1 | 3 | 3 | 3 | 3 | 3 | 0 | 1 |" in text
+    assert "| all | 8 | 6 | 3 | 2 | 2 | 4 | 5 | 6 | 6 | 6 | 6 | 1 | 1 |" in text
     assert f"| 1 | views | refused | {shape_of(line[1])} |" in text and "a.json" not in shape_of(line[1])
+    assert "| 3 | teacher | refused | DETRHead" in text and "| student | refused | DETRHead" not in text
+    assert "| 1 | features | refused | student differs |" in text and text.count("KeyError") == 1
