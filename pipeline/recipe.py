@@ -19,7 +19,6 @@ from pipeline.data.wrappers import unwrap
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.progress import LARGE_FILE, LARGE_JSON, Log, announce_file
-from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
 from pipeline.teacher.class_scores import score_rule
 from pipeline.teacher.zoo import TeacherSpec, find_teacher
@@ -101,7 +100,7 @@ def _data(images: Images) -> dict[str, Any]:
     several = len(images.files) > 1
     return {
         "dataset": kinds if several else kinds[0],
-        "annotations_sha256": " ".join(sha256_file(file.ann_file) for file in images.files),
+        "annotations_sha256": " ".join(file.sha256 for file in images.files),
         "classes": list(images.classes),
         "filter_cfg": filters if several else filters[0],
     }

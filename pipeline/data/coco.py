@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.coco_file import read_coco
 from pipeline.errors import ConfigError, DataError
 
 LARGEST_ID = 2**62  # of an image, so that a record's int64 holds it
@@ -90,28 +90,17 @@ def annotation_path(dataset: Any, where: str = "train_dataloader.dataset") -> Pa
     return Path(dataset.get("data_root") or "") / dataset["ann_file"]
 
 
-def read_coco(path: Path) -> dict[str, Any]:
-    """An annotation file as JSON. Raises DataError: missing, not JSON, not COCO."""
-    if not path.is_file():
-        raise DataError(f"{path}: annotation file not found; set data_root and ann_file")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file: {error}") from error
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise DataError(f"{path}: not a COCO annotation file: no list {part!r} in it")
-    return content
-
-
 def check_annotations(path: Path, evaluated: bool = False) -> Annotations:
+    """Read an annotation file without its masks, and check it as `check_content` does."""
+    return check_content(path, read_coco(path, masks=False)[0], evaluated)
+
+
+def check_content(path: Path, content: dict[str, Any], evaluated: bool = False) -> Annotations:
     """Refuse what mmdet would accept silently or explain badly.
 
     `evaluated`: mAP is to be measured on it. Raises DataError naming file, row and id: missing, not COCO, fields
     missing or of another type, ids that occur twice or have another type than what they refer to.
     """
-    content = read_coco(path)
     image_ids = _image_ids(path, content["images"])
     categories = _categories(path, content["categories"])
     fields = ("id", "image_id", "category_id", "bbox", "area") + (("iscrowd",) if evaluated else ())
@@ -119,25 +108,32 @@ def check_annotations(path: Path, evaluated: bool = False) -> Annotations:
     category_ids, boxes, orphans = dict(categories), Counter[int | str](), 0
     shown, small = Counter[int | str](), Counter[int | str]()
     for number, row in enumerate(content["annotations"]):
-        where = f"{path}: annotation number {number} (id {row['id']!r:.40})"
-        listed = _refers(where, "image_id", row["image_id"], image_ids)
-        orphans += not listed
-        _refers(where, "category_id", row["category_id"], category_ids)
-        boxes[row["category_id"]] += 1
-        box = row["bbox"]
+        image, category, box, area = row["image_id"], row["category_id"], row["bbox"], row["area"]
+        size = image_ids.get(image) if type(image) is int else None
+        if size is None or type(category) is not int or category not in category_ids:
+            where = _where(path, number, row)
+            orphans += not _refers(where, "image_id", image, image_ids)
+            _refers(where, "category_id", category, category_ids)
+        boxes[category] += 1
         if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
-            raise DataError(f"{where}: bbox must be four finite numbers [x, y, width, height], found {box!r:.80}")
-        if not _finite(row["area"]):
-            raise DataError(f"{where}: area must be a finite number, found {row['area']!r:.40}")
-        for field in ("iscrowd", "ignore"):
-            if row.get(field, 0) not in (0, 1):  # bools too; mmdet would take the text "0" for true
-                raise DataError(f"{where}: {field} must be 0 or 1, found {row[field]!r:.40}")
-        if listed and not row.get("ignore"):
-            dropped = _is_dropped(row, image_ids[row["image_id"]])
-            small[row["category_id"]] += dropped
-            shown[row["category_id"]] += not (dropped or row.get("iscrowd"))
+            what = "bbox must be four finite numbers [x, y, width, height]"
+            raise DataError(f"{_where(path, number, row)}: {what}, found {box!r:.80}")
+        if not _finite(area):
+            raise DataError(f"{_where(path, number, row)}: area must be a finite number, found {area!r:.40}")
+        crowd, ignored = row.get("iscrowd", 0), row.get("ignore", 0)
+        for field, value in (("iscrowd", crowd), ("ignore", ignored)):
+            if value not in (0, 1):  # bools too; mmdet would take the text "0" for true
+                raise DataError(f"{_where(path, number, row)}: {field} must be 0 or 1, found {value!r:.40}")
+        if size is not None and not ignored:
+            dropped = _is_dropped(box, area, size)
+            small[category] += dropped
+            shown[category] += not (dropped or crowd)
     _require_unique(path, "annotation", [row["id"] for row in content["annotations"]])
     return Annotations(path, frozenset(image_ids), categories, boxes, orphans, +shown, +small)
+
+
+def _where(path: Path, number: int, row: dict[str, Any]) -> str:
+    return f"{path}: annotation number {number} (id {row['id']!r:.40})"
 
 
 def _image_ids(path: Path, rows: list[Any]) -> dict[int, tuple[int, int]]:
@@ -155,12 +151,12 @@ def _image_ids(path: Path, rows: list[Any]) -> dict[int, tuple[int, int]]:
     return {row["id"]: (row["width"], row["height"]) for row in rows}
 
 
-def _is_dropped(row: dict[str, Any], size: tuple[int, int]) -> bool:
+def _is_dropped(box: list[float], area: float, size: tuple[int, int]) -> bool:
     """Return whether mmdet drops a box: without area, below one pixel, or outside its image of this (width, height)."""
-    x, y, w, h = row["bbox"]
+    x, y, w, h = box
     across = max(0, min(x + w, size[0]) - max(x, 0))
     down = max(0, min(y + h, size[1]) - max(y, 0))
-    return across * down == 0 or row["area"] <= 0 or w < 1 or h < 1
+    return across * down == 0 or area <= 0 or w < 1 or h < 1
 
 
 def _categories(path: Path, rows: list[Any]) -> tuple[tuple[int | str, str], ...]:
@@ -188,8 +184,8 @@ def _require_unique(path: Path, what: str, ids: list[Any]) -> None:
     for value in ids:
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise DataError(f"{path}: {what} id must be a whole number, found {value!r:.40}")
-    twice = [value for value, n in Counter(ids).items() if n > 1]
-    if twice:
+    if len(set(ids)) < len(ids):
+        twice = [value for value, n in Counter(ids).items() if n > 1]
         raise DataError(f"{path}: {what} id {twice[0]!r:.40} occurs more than once ({len(twice)} such ids)")
 
 

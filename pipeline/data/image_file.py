@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.coco import Annotations, annotation_path, check_annotations
+from pipeline.data.coco import annotation_path
+from pipeline.data.coco_file import require_file
+from pipeline.data.dataset_rows import ignores_masks, parse_rows, sharing_key, uses_masks
+from pipeline.data.image_rows import load_or_parse, share_rows
 from pipeline.data.wrappers import require_boxes
-from pipeline.errors import ConfigError, DataError
-from pipeline.mmdet_compat.registry import DATASETS, build, config_errors, type_name
+from pipeline.errors import ConfigError
+from pipeline.mmdet_compat.registry import DATASETS, build, type_name
+from pipeline.storage.local import sha256_file
 
 
 def build_dataset(config: dict[str, Any], where: str) -> Any:
@@ -36,60 +41,49 @@ def build_dataset(config: dict[str, Any], where: str) -> Any:
 class ImageFile:
     """An mmdet dataset of one annotation file, without its pipeline, by image id.
 
-    `total` images in the file, len(self) of them kept by filter_cfg. `notes`: what mmdet leaves out without a word, a
-    line each. Raises ConfigError or DataError, also where mmdet's labels are not those of `classes`.
+    pipeline: its transforms. `folder`: where the parsed file is kept for other processes and later starts (default:
+    nowhere). `total` images in the file, len(self) of them kept by filter_cfg. `notes`: what mmdet leaves out without a
+    word, a line each. `sha256`: of the file. Raises ConfigError or DataError, also where mmdet's labels are not those
+    of `classes`.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], pipeline: list[dict[str, Any]], folder: Path | None = None) -> None:
         self.ann_file = annotation_path(config)
         self.filter_cfg = config.get("filter_cfg")
         require_boxes(config, self.ann_file)
-        annotations = check_annotations(self.ann_file)
-        self.total = len(annotations.image_ids)
-        self._dataset = build_dataset(config, "train_dataloader.dataset")
-        with contextlib.redirect_stdout(io.StringIO()), config_errors("train_dataloader.dataset"):  # pycocotools prints
-            try:
-                self._dataset.full_init()
-            except ValueError as error:
-                if "need at least one array" not in str(error):  # what mmengine says of an empty list
-                    raise
-                raise DataError(f"{self.ann_file}: no image is left after filter_cfg={self.filter_cfg}") from error
+        require_file(self.ann_file)
+        built = build_dataset(config, "train_dataloader.dataset")
         self.type = type_name(config["type"])
-        self.metainfo = dict(self._dataset.metainfo)
+        self.metainfo = dict(built.metainfo)
         self.classes = tuple(self.metainfo["classes"])
-        annotations.require_classes(self.classes)
-        self._require_numbered_by(annotations)
-        self.notes = annotations.notes(self.classes)
-        self._index: dict[int, int] = {}
-        boxes = 0
-        for index in range(len(self._dataset)):
-            info = self._dataset.get_data_info(index)
-            self._index[int(info["img_id"])] = index
-            boxes += sum(not instance["ignore_flag"] for instance in info["instances"])
-        if not boxes:
-            raise DataError(
-                f"{self.ann_file}: none of its {len(self)} images has a box of a class that mmdet keeps and that is no "
-                "crowd; check metainfo.classes, category ids, box sizes and iscrowd"
-            )
-
-    def _require_numbered_by(self, annotations: Annotations) -> None:
-        """Compare the labels that mmdet made with the classes: a data set class may number them in its own way."""
-        ids = getattr(self._dataset, "cat_ids", None)
-        names = dict(annotations.categories)
-        if ids is not None and [names.get(key) for key in ids] != list(self.classes):
-            raise DataError(
-                f"{self.ann_file}: {self.type} numbers its labels as {[names.get(key) for key in ids][:5]}..., "
-                f"expected the order of metainfo.classes, {list(self.classes)[:5]}..."
-            )
+        self.sha256 = sha256_file(self.ann_file)
+        masks = not ignores_masks(built) or uses_masks(pipeline)
+        key = sharing_key(built, config, self.sha256, masks)
+        parse = partial(parse_rows, built, self.ann_file, self.sha256, masks)
+        self._rows = share_rows(parse()) if folder is None or key is None else load_or_parse(folder, key, parse)
+        self.total, self.notes = self._rows.total, self._rows.notes
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._rows)
+
+    def __contains__(self, image_id: int) -> bool:
+        return self._rows.find(image_id) is not None
 
     @property
     def ids(self) -> list[int]:
         """Image ids in the order of the annotation file."""
-        return list(self._index)
+        return self._rows.ids
+
+    def size(self, image_id: int) -> tuple[int, int]:
+        """Return the annotated (height, width) of one of its images."""
+        return self._rows.size(self._position(image_id))
 
     def info(self, image_id: int) -> dict[str, Any]:
-        """mmdet's data_info of one image: img_path, height, width, instances, ..."""
-        return self._dataset.get_data_info(self._index[image_id])
+        """mmdet's data_info of one of its images: img_path, height, width, instances, ..."""
+        return self._rows.row(self._position(image_id))
+
+    def _position(self, image_id: int) -> int:
+        found = self._rows.find(image_id)
+        if found is None:
+            raise KeyError(image_id)
+        return found

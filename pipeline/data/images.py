@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -29,11 +30,12 @@ def image_errors() -> Iterator[None]:
 class Images:
     """The images of a config's data set, by image id: those of one annotation file, or of several (ConcatDataset).
 
+    `folder`: where the parsed annotation files are kept for other processes and later starts (default: nowhere).
     `files`: one ImageFile each. `repeats`: how often an epoch shows each image (RepeatDataset). Raises ConfigError or
     DataError, also where an image id is in two files, or their pipelines or classes differ.
     """
 
-    def __init__(self, dataset: dict[str, Any]) -> None:
+    def __init__(self, dataset: dict[str, Any], folder: Path | None = None) -> None:
         inner, self.repeats = unwrap(dataset)
         configs = [copy.deepcopy(one) for one in inner]
         pipelines = [read_pipeline(config.pop("pipeline", None)) for config in configs]
@@ -43,23 +45,26 @@ class Images:
                 "views; give all the same pipeline"
             )
         self.pipeline = pipelines[0]
-        self.files = [ImageFile(config) for config in configs]
-        first = self.files[0]
-        self.classes, self.metainfo = first.classes, first.metainfo
-        self._file: dict[int, ImageFile] = {}
-        for file in self.files:
-            if file.classes != self.classes:
+        self.files: list[ImageFile] = []
+        for config in configs:
+            self._add(ImageFile(config, self.pipeline, folder))
+        self.classes, self.metainfo = self.files[0].classes, self.files[0].metainfo
+
+    def _add(self, file: ImageFile) -> None:
+        """Add a file. Raise ConfigError where its classes differ, DataError where it repeats an image id."""
+        for first in self.files:
+            if file.classes != first.classes:
                 raise ConfigError(
                     f"train_dataloader.dataset.datasets: the classes of {file.ann_file} differ from those of "
                     f"{first.ann_file}; give all the same metainfo.classes"
                 )
-            for image in file.ids:
-                if image in self._file:
-                    raise DataError(
-                        f"image id {image} is in {self._file[image].ann_file} and in {file.ann_file}, but a cache "
-                        "names an image by its id; give each image its own id"
-                    )
-                self._file[image] = file
+            repeated = next((image for image in file.ids if image in first), None)
+            if repeated is not None:
+                raise DataError(
+                    f"image id {repeated} is in {first.ann_file} and in {file.ann_file}, but a cache names an image "
+                    "by its id; give each image its own id"
+                )
+        self.files.append(file)
 
     @property
     def total(self) -> int:
@@ -78,18 +83,26 @@ class Images:
         return ", ".join(str(file.ann_file) for file in self.files)
 
     def __len__(self) -> int:
-        return len(self._file)
+        return sum(map(len, self.files))
 
     @property
     def ids(self) -> list[int]:
         """Image ids in the order of the annotation files."""
-        return list(self._file)
+        return [image for file in self.files for image in file.ids]
+
+    def size(self, image_id: int) -> tuple[int, int]:
+        """Return the annotated (height, width) of one image."""
+        return self._holder(image_id).size(image_id)
 
     def info(self, image_id: int) -> dict[str, Any]:
         """mmdet's data_info of one image: img_path, height, width, instances, ..."""
-        if image_id not in self._file:
-            raise DataError(f"image {image_id}: in the cache but not in {self.where} under this filter_cfg")
-        return self._file[image_id].info(image_id)
+        return self._holder(image_id).info(image_id)
+
+    def _holder(self, image_id: int) -> ImageFile:
+        for file in self.files:
+            if image_id in file:
+                return file
+        raise DataError(f"image {image_id}: in the cache but not in {self.where} under this filter_cfg")
 
 
 def read_pipeline(steps: Any) -> list[dict[str, Any]]:

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from pipeline.cache.shard_plan import ShardPlan, plan_pass, view_of
 from pipeline.config import Sections
+from pipeline.data.image_rows import private_folder
 from pipeline.data.images import Images
 from pipeline.data.views import Views
 from pipeline.errors import ConfigError, StaleCache, ViewError
 from pipeline.mmdet_compat.registry import Config
+from pipeline.storage.files import local_path
 from pipeline.storage.place import Place
 
 
 def images_and_views(cfg: Config, sections: Sections) -> tuple[Images, Views]:
     """Build the images of a config's data set, and the views that its pipeline makes of each."""
-    images = Images(cfg.train_dataloader.dataset)
+    images = Images(cfg.train_dataloader.dataset, shared_folder(sections))
     return images, Views(images.pipeline, sections.views.seed, sections.views.count)
+
+
+def shared_folder(sections: Sections) -> Path | None:
+    """Return the folder on this machine for the parsed annotation file: beside the cache, or beside its disk cache.
+
+    Where both are missing, it is a folder of this user among the temporary files.
+    """
+    local = local_path(sections.cache.place()) or sections.cache.local
+    if local is None:
+        return private_folder()
+    path = Path(os.path.abspath(local))
+    return path.with_name(f"{path.name}.images") if path.name else None
 
 
 def layout_of(sections: Sections) -> dict[str, int]:

@@ -6,6 +6,7 @@ Import mmdet, mmcv and mmengine names from this module, or after it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pipeline.mmdet_compat.versions import require_mmdet
 
 require_mmdet()
 OPS = install()  # 'compiled', 'torchvision' or 'torch'
+MMDET = str(importlib.import_module("mmdet").__version__)
 
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     # The plain mmcv wheel warns for each missing op, and optional data sets print to stdout.
@@ -38,6 +40,7 @@ __all__ = [
     "DATASETS",
     "HOOKS",
     "METRICS",
+    "MMDET",
     "MODELS",
     "OPS",
     "TRANSFORMS",

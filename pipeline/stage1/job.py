@@ -43,7 +43,7 @@ class Job:
 
 
 def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> Job:
-    """Check and build the inputs of stage 1. Nothing is written. Raise PipelineError where an input is invalid."""
+    """Check and build the inputs of stage 1. The cache is not written. Raise PipelineError where an input is invalid."""
     root, ranks = sections.cache.place(), Ranks()
     log, progress = ranks.shared_log(log), ranks.shared_progress(progress)
     announce_inputs(cfg, sections, log)
