@@ -73,7 +73,7 @@ class Trainer:
         self._teacher_data = None
         if variant != "alone":
             self._teacher_data = teacher_data = prepare_teacher_data(self.config, sections)
-            shards = next(iter(teacher_data.stream.passes.values()))
+            shards = list(next(iter(teacher_data.stream.passes.values())))
             teacher_data.stream.passes = {0: shards * -(-EPOCH // sum(map(len, shards)))}
             student = wrap_student(student, teacher_data, sections.distill)
             student.iteration = sections.distill.warmup_iters

@@ -47,9 +47,12 @@ def announce_inputs(cfg: Config, sections: Sections, log: Log) -> None:
     announce_file(log, "teacher  hashing", spec.checkpoint, LARGE_FILE)
 
 
-def read_inputs(cfg: Config, sections: Sections) -> Inputs:
-    """Read the inputs of a cache from a config. Does not build or load the teacher. Raise PipelineError."""
-    images, views = images_and_views(cfg, sections)
+def read_inputs(cfg: Config, sections: Sections, keep: bool = True) -> Inputs:
+    """Read the inputs of a cache from a config. Does not build or load the teacher. Raise PipelineError.
+
+    `keep`: the parsed annotation file, for other processes and later starts.
+    """
+    images, views = images_and_views(cfg, sections, keep)
     teacher = find_teacher(sections.teacher)
     return Inputs(images, views, teacher, make_recipe(sections, images, views, teacher))
 

@@ -17,9 +17,12 @@ from pipeline.storage.files import local_path
 from pipeline.storage.place import Place
 
 
-def images_and_views(cfg: Config, sections: Sections) -> tuple[Images, Views]:
-    """Build the images of a config's data set, and the views that its pipeline makes of each."""
-    images = Images(cfg.train_dataloader.dataset, shared_folder(sections))
+def images_and_views(cfg: Config, sections: Sections, keep: bool = True) -> tuple[Images, Views]:
+    """Build the images of a config's data set, and the views that its pipeline makes of each.
+
+    `keep`: the parsed annotation file, for other processes and later starts.
+    """
+    images = Images(cfg.train_dataloader.dataset, shared_folder(sections) if keep else None)
     return images, Views(images.pipeline, sections.views.seed, sections.views.count)
 
 

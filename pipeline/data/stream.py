@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import Sample, stack
 from pipeline.data.images import Images
 from pipeline.data.replay import check_replay
+from pipeline.data.sample_table import SampleTable
 from pipeline.data.schedule import Batch, epoch_batches, take_share
 from pipeline.data.views import Views
 from pipeline.records import LevelShapes, SampleRef, ViewRecord
@@ -33,11 +34,11 @@ Read = Sequence[tuple[SampleRef, Chunks | None]]
 class StreamSource:
     """The source of a stream's samples.
 
-    passes[n]: the shards of pass n. cache, codec: None if the teacher is live. check, tolerance: see `check_replay`.
-    versions[n]: the library versions that made pass n.
+    passes[n]: the shards of pass n, kept as a table that workers share. cache, codec: None if the teacher is live.
+    check, tolerance: see `check_replay`. versions[n]: the library versions that made pass n.
     """
 
-    passes: dict[int, list[list[SampleRef]]]
+    passes: Mapping[int, Iterable[list[SampleRef]]]
     images: Images
     views: Views
     cache: Cache | None
@@ -45,6 +46,12 @@ class StreamSource:
     check: str
     tolerance: float
     versions: dict[int, dict[str, str]]
+
+    def __post_init__(self) -> None:
+        self.passes = {
+            number: shards if isinstance(shards, SampleTable) else SampleTable(shards, shared=True)
+            for number, shards in self.passes.items()
+        }
 
 
 class Stream(wds.DataPipeline):
@@ -61,7 +68,11 @@ class Stream(wds.DataPipeline):
         self._rank, self._world = 0, 1
         # In shared memory, so persistent workers see the new epoch.
         self._epoch, self._start = torch.zeros(2, dtype=torch.int64).share_memory_()
-        self._current: tuple[tuple[int, int], list[Batch]] | None = None
+        self._current: tuple[tuple[int, int], SampleTable] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for a worker process, which plans its epochs itself."""
+        return {**self.__dict__, "_current": None}
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch to stream next, also in running workers."""
@@ -85,27 +96,32 @@ class Stream(wds.DataPipeline):
 
     def batches(self) -> list[Batch]:
         """Return the current epoch's batches, over all ranks: one pass, or `images.repeats` passes (RepeatDataset)."""
+        return list(self._planned())
+
+    def _planned(self) -> SampleTable:
+        """Return `batches`, planned once for each epoch."""
         key = (int(self._epoch), self.global_batch)
         if self._current is None or self._current[0] != key:
             numbers, times = sorted(self.source.passes), self.source.images.repeats
             rounds = range(key[0] * times, (key[0] + 1) * times)
-            shards = [self.source.passes[numbers[n % len(numbers)]] for n in rounds]
+            shards = (list(self.source.passes[numbers[n % len(numbers)]]) for n in rounds)
             made = (epoch_batches(part, self.seed, n, key[1]) for n, part in zip(rounds, shards))
-            self._current = (key, [batch for part in made for batch in part])
+            self._current = (key, SampleTable(batch for part in made for batch in part))
         return self._current[1]
 
     def epoch_digest(self) -> str:
         """Return the digest of the current epoch's batches: images and views, step by step."""
-        return digest([[[ref.image_id, ref.view] for ref in batch] for batch in self.batches()])
+        return digest([[[ref.image_id, ref.view] for ref in batch] for batch in self._planned()])
 
     def __len__(self) -> int:
-        return len(self.batches())
+        return len(self._planned())
 
     def _schedule(self) -> Iterator[Batch]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for batch in self.batches()[int(self._start) + first :: step]:
-            yield take_share(batch, self._rank, self._world)
+        planned = self._planned()
+        for number in range(int(self._start) + first, len(planned), step):
+            yield take_share(planned[number], self._rank, self._world)
 
     def _read(self, batches: Iterable[Batch]) -> Iterable[Read]:
         cache = self.source.cache
@@ -161,7 +177,8 @@ def stream_loader(stream: Stream, options: LoaderOptions) -> DataLoader:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         threads = partial(_use_threads, cv2.getNumThreads())
-        given |= {"multiprocessing_context": context, "worker_init_fn": threads}
+        # Starting a process of a fork server takes seconds, and the stream is sent to each.
+        given |= {"multiprocessing_context": context, "worker_init_fn": threads, "persistent_workers": True}
     return DataLoader(stream, batch_size=None, **given)
 
 

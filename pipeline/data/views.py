@@ -73,6 +73,10 @@ class Views:
         self._by_boxes = bool(BY_BOXES & set(all_names(middle)))
         self._sizes: dict[tuple[int, ...], tuple[int, int] | None] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for a worker process, which plans no sizes."""
+        return {**self.__dict__, "_sizes": {}}
+
     def _transform(self, results: dict[str, Any], view: int) -> dict[str, Any] | None:
         """Return the transformed results; None where a transform leaves the view out, because no box is in it."""
         with seeded(mix(self.seed, int(results["img_id"]), view)):

@@ -42,12 +42,15 @@ class Job:
         return ViewLoader(self.images, self.views, batches, self.sections.cache.workers)
 
 
-def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress) -> Job:
-    """Check and build the inputs of stage 1. The cache is not written. Raise PipelineError where an input is invalid."""
+def open_job(cfg: Config, sections: Sections, log: Log, progress: Progress, keep: bool = True) -> Job:
+    """Check and build the inputs of stage 1. The cache is not written. Raise PipelineError for an invalid input.
+
+    `keep`: the parsed annotation file, for other processes and later starts.
+    """
     root, ranks = sections.cache.place(), Ranks()
     log, progress = ranks.shared_log(log), ranks.shared_progress(progress)
     announce_inputs(cfg, sections, log)
-    inputs = read_inputs(cfg, sections)
+    inputs = read_inputs(cfg, sections, keep)
     images, views, spec = inputs.images, inputs.views, inputs.teacher
     lines = [
         f"images   {len(file)} of {file.total} in {file.ann_file} (filter_cfg {plain(file.filter_cfg)})"

@@ -102,8 +102,9 @@ def read_passes(cache: Cache, expected: range, images: Images) -> dict[int, list
             if fault is not None:
                 raise fault
     passes = {number: cache.references(number) for number in expected}
-    for number in passes:
-        require_images(cache.root, number, cache.planned_images(number), images)
+    for number, shards in passes.items():
+        planned = {ref.image_id for shard in shards for ref in shard}
+        require_images(cache.root, number, planned | cache.quarantine(number).images, images)
     return passes
 
 

@@ -30,3 +30,8 @@ def in_child(work: Callable[..., Any], *given: Any) -> int:
 def exit_code(child: int) -> int:
     """Wait for a child. Returns its exit code, or the negative number of the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def send_result(answer: Any, work: Callable[..., Any], *given: Any) -> None:
+    """Send the result of `work(*given)` through a pipe. A spawned process imports only this module for it."""
+    answer.send(work(*given))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.progress import Silent
+
+if TYPE_CHECKING:
+    from pipeline.data.stream import Stream
 
 
 def stage1(config: Path, **options: Any) -> dict[str, Any]:
@@ -27,6 +30,15 @@ def stage2(config: Path, resume: str | None = None, **options: object) -> dict:
     cfg, sections = load_config(str(config), options)
     apply_flags(cfg, str(config), None, resume, False, False, "none")
     return train_student(cfg, sections)
+
+
+def prepared_stream(config: Path, **options: object) -> Stream:
+    """Prepare the stream of stage 2, four samples a batch."""
+    from pipeline.config import load_config
+    from pipeline.data.stream import Stream
+    from pipeline.stage2.teacher_data import prepare_teacher_data
+
+    return Stream(prepare_teacher_data(*load_config(str(config), options)).stream, 4, seed=1)
 
 
 def tree(root: Path) -> dict[str, str]:

@@ -32,7 +32,7 @@ def forecast(
     require_writable(sections.cache.place())
     read_batch_size(cfg.train_dataloader)
     read_loader(cfg.train_dataloader)
-    job = open_job(cfg, sections, log, progress)
+    job = open_job(cfg, sections, log, progress, keep=False)  # a forecast leaves no files
     images, views, teacher = job.images, job.views, job.teacher
     passes = len(expected_passes(sections, views))
     remote = "://" in sections.cache.dir
