@@ -31,7 +31,6 @@ def measure(folder: str, size: int, rounds: int) -> list[dict[str, Any]]:
     from pipeline.codecs.group import open_codec
     from pipeline.codecs.packing import stack
     from pipeline.losses.registry import loss_named
-    from pipeline.storage.urls import place
 
     class Operations(TorchDispatchMode):
         count = 0
@@ -41,7 +40,7 @@ def measure(folder: str, size: int, rounds: int) -> list[dict[str, Any]]:
             return func(*args, **(kwargs or {}))
 
     torch.set_num_threads(1)
-    cache = Cache.open(place(folder))
+    cache = Cache(folder)
     codec, views = open_codec(cache), []
     for ref in [ref for refs in cache.references(0) for ref in refs][:size]:
         _, levels, arrays = cache.shard(0, ref.shard).view(ref.index, codec.check_sample)
