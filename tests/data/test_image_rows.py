@@ -115,7 +115,8 @@ def test_rows_are_those_of_mmdet(name: str, path: Path, monkeypatch: pytest.Monk
     for found in (first, alone, second):
         assert exact(rows_of(found)) == exact(wanted)
         assert [found.size(row["img_id"]) for row in wanted] == [(row["height"], row["width"]) for row in wanted]
-        assert (found.total, found.notes, found.sha256) == (first.total, first.notes, first.sha256)
+        assert (found.total, found.notes) == (first.total, first.notes)
+        assert found.files[0].sha256 == first.files[0].sha256
     for image in (0, 8, 2**62, -1):
         with pytest.raises(DataError, match=f"image {image}: in the cache but not in"):
             second.info(image)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.data.images import Images, build_dataset
+from pipeline.data.image_file import build_dataset
+from pipeline.data.images import Images
 from pipeline.data.validation import check_validation, prepare_metric
 from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.mmdet_compat.registry import METRICS, Config
