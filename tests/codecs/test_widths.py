@@ -58,6 +58,7 @@ def test_the_lossy_error_is_as_requested(profile: str) -> None:
     back = decoded(codec, exact)
     assert [f.shape for f in back.features] == [f.shape for f in exact.features]
     assert weighted_error("feature" if profile == "frs" else "pkd", back, exact) < 2 * codec.allowed_error
+    assert not codec.tables["feature_basis"][0, WIDTHS[0] :].any(), "a wider level's channels are not mixed in"
     samples, _ = codec.encode(exact)
     assert max(codec.compare(exact, stack(samples, [exact.levels] * 2)).values()) <= 1
 

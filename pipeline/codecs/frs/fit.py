@@ -77,7 +77,7 @@ def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs
     if statistics is None:
         raise CodecError("calibration: no view of the sample could be read; check the images of the data set")
     means, covs = statistics.features()
-    solved = [klt(cov) for cov in covs]
+    solved = [_padded_klt(cov, width) for cov, width in zip(covs, widths or [channels[0]] * len(covs))]
     tables = {"feature_mean": means, "feature_basis": np.stack([vectors for vectors, _ in solved])}
     traces = {"feature": np.mean([values.sum() for _, values in solved])}
     if "score" in kinds:
@@ -86,6 +86,13 @@ def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs
         traces["score"] = values.sum() / len(solved)
     scales = {what: float(trace / statistics.views) ** 0.5 or 1.0 for what, trace in traces.items()}
     return Learned(channels, tables, scales, widths)
+
+
+def _padded_klt(cov: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (vectors, values) of the first `width` channels, the others of which are 0. Vectors are (C, C)."""
+    vectors, values = klt(cov[:width, :width])
+    missing = len(cov) - width
+    return np.pad(vectors, (0, missing)) if missing else vectors, values
 
 
 def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Iterable[TeacherOutput]) -> Tables:
