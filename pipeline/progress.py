@@ -11,7 +11,7 @@ Log = Callable[[str], None]
 # Work above these limits can take longer than a few seconds. One line is logged before it starts.
 LARGE_JSON = 30e6  # bytes of an annotation file
 LARGE_FILE = 500e6  # bytes to read or hash
-MANY_IMAGES = 2000  # images of which a blank view is transformed, to plan its size
+MANY_IMAGES = 2000  # images whose views' sizes are planned
 
 
 def ignore(text: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pipeline.cache.shard_plan import ShardPlan, plan_pass, view_of
 from pipeline.config import Sections
 from pipeline.data.image_rows import private_folder
 from pipeline.data.images import Images
-from pipeline.data.views import Views
+from pipeline.data.views import Views, kept_generators
 from pipeline.errors import ConfigError, StaleCache, ViewError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.storage.files import local_path
@@ -74,15 +75,16 @@ def plan_views(
 
     Raise ViewError where none of all images is left.
     """
-    shards = plan_pass(
-        images.ids if ids is None else ids,
-        number,
-        views.count if views.finite else None,
-        lambda image, view: views.pad_shape(images.info(image), view),
-        layout["batch_size"],
-        layout["shard_samples"],
-        layout["seed"],
-    )
+    with kept_generators():
+        shards = plan_pass(
+            images.ids if ids is None else ids,
+            number,
+            views.count if views.finite else None,
+            lambda image, view: views.plan_pad_shape(outline(images, views, image), view),
+            layout["batch_size"],
+            layout["shard_samples"],
+            layout["seed"],
+        )
     if not shards and ids is None:
         raise ViewError(
             f"views: no view of pass {number} has a box left after the transforms; check crop sizes and "
@@ -94,4 +96,12 @@ def plan_views(
 def is_empty(images: Images, views: Views, number: int, image: int) -> bool:
     """Return whether the transforms leave the view of an image out of pass `number`, because no box is in it."""
     view = view_of(image, number, views.count if views.finite else None)
-    return views.pad_shape(images.info(image), view) is None
+    return views.pad_shape(outline(images, views, image), view) is None
+
+
+def outline(images: Images, views: Views, image: int) -> dict[str, Any]:
+    """Return what the size of a view depends on: the image's id and size, and its boxes if they decide it."""
+    if views.by_boxes:
+        return images.info(image)
+    height, width = images.size(image)
+    return {"img_id": image, "height": height, "width": width}

@@ -26,6 +26,9 @@ DRAWN = {
 WRAPPERS = {"RandomChoice", "RandomApply"}  # they draw which of their inner transforms run
 MIXING = {"Mosaic", "CachedMosaic", "MixUp", "CachedMixUp", "CopyPaste", "InstaBoost"}
 BY_BOXES = {"FilterAnnotations", "RandomCrop", "MinIoURandomCrop", "RandomCenterCropPad"}  # the boxes decide the result
+# They keep an image's size; a wrapper does if the transforms inside it do.
+SAME_SIZE = {"LoadAnnotations", "RandomFlip", "PhotoMetricDistortion", "YOLOXHSVRandomAug", "CutOut", "RandomErasing"}
+SAME_SIZE |= {"RandomShift", *WRAPPERS}
 LOAD, PACK = "LoadImageFromFile", "PackDetInputs"
 
 
