@@ -1,0 +1,86 @@
+"""Fields of up to 32 bits in a string of bits, most significant bit first. All functions take whole arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.errors import CorruptCache
+
+WIDEST = 32
+MASKS = (1 << np.arange(WIDEST + 1, dtype=np.int64)) - 1
+_WINDOW = 40  # a field of 32 bits that starts at any bit of a byte lies in 5 bytes
+_SLACK = 4096  # bytes after the end that can be read before the end is checked
+
+
+class BitWriter:
+    """Collects fields, and packs them at the end."""
+
+    def __init__(self) -> None:
+        self._values: list[np.ndarray] = []
+        self._widths: list[np.ndarray] = []
+
+    def add(self, values: np.ndarray, widths: np.ndarray | int) -> None:
+        """Append values (n,) >= 0, each with its width of 0 to 32 bits. A value must fit into its width."""
+        widths = np.broadcast_to(np.asarray(widths), values.shape)
+        kept = np.flatnonzero(widths)  # most fields are empty
+        self._values.append(values[kept].astype(np.int64))
+        self._widths.append(widths[kept].astype(np.int64))
+
+    def add_flags(self, flags: np.ndarray) -> None:
+        """Append flags (n,) bool, one bit each."""
+        packed = np.packbits(np.pad(flags, (0, -len(flags) % WIDEST))).view(">u4").astype(np.int64)
+        widths = np.full(len(packed), WIDEST)
+        widths[len(flags) // WIDEST :] = len(flags) % WIDEST
+        self.add(packed >> (WIDEST - widths), widths)
+
+    @property
+    def total(self) -> int:
+        """The number of bits."""
+        return sum(int(widths.sum()) for widths in self._widths)
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes, with zeros in the last one's unused bits."""
+        values, widths = np.concatenate(self._values), np.concatenate(self._widths)
+        ends = widths.cumsum()
+        total = int(ends[-1]) if len(ends) else 0
+        starts = ends - widths
+        # Each field spreads over at most two words of 32 bits. Fields share no bit, so sums of doubles are exact.
+        spread = values << (2 * WIDEST - (starts & (WIDEST - 1)) - widths)
+        words, count = starts // WIDEST, total // WIDEST + 2
+        packed = np.bincount(words, (spread >> WIDEST) & MASKS[WIDEST], count)
+        packed[1:] += np.bincount(words, spread & MASKS[WIDEST], count - 1)
+        return packed.astype(">u4").tobytes()[: -(-total // 8)]
+
+
+class BitReader:
+    """Reads fields from any position. `end`: the number of bits."""
+
+    def __init__(self, data: bytes) -> None:
+        self._bytes = np.frombuffer(data + bytes(_SLACK + 8), np.uint8)
+        self.end = 8 * len(data)
+        from_each: np.ndarray = np.ndarray((len(data) + _SLACK,), ">u8", self._bytes.data, strides=(1,))
+        self._windows = (from_each >> np.uint64(64 - _WINDOW)).astype(np.int64)  # the 40 bits from each byte on
+
+    def read(self, at: int, widths: np.ndarray) -> tuple[np.ndarray, int]:
+        """Read fields of 0 to 32 bits from bit `at` on. Return the values and the position behind them."""
+        kept = np.flatnonzero(widths)
+        widths, values = widths[kept], np.zeros(len(widths), np.int64)
+        ends = at + widths.cumsum()
+        after = int(ends[-1]) if len(ends) else at
+        self.check(after)
+        values[kept] = self.fields(ends - widths, widths)
+        return values, after
+
+    def read_flags(self, at: int, count: int) -> tuple[np.ndarray, int]:
+        """Read `count` bits as bool. Return them and the position behind them."""
+        self.check(at + count)
+        return np.unpackbits(self._bytes[at >> 3 : (at + count + 7) >> 3])[at & 7 :][:count] > 0, at + count
+
+    def fields(self, starts: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """Return the fields at any positions up to 4,096 bytes behind the end."""
+        return (self._windows[starts >> 3] >> (_WINDOW - widths - (starts & 7))) & MASKS[widths]
+
+    def check(self, at: int) -> None:
+        """Raise CorruptCache where a position lies behind the end."""
+        if at > self.end:
+            raise CorruptCache(f"entropy-coded symbols: expected at least {at} bits, found {self.end}")
