@@ -38,8 +38,7 @@ def test_altered_bytes_are_refused_or_are_tokens() -> None:
         for _ in range(150):
             at, bit = int(rng.integers(len(data))), 1 << int(rng.integers(8))
             outcome(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :], sizes, model)
-            found = outcome(data[:at], sizes, model)
-            assert found is None or not np.array_equal(found, made.tokens)
+            assert outcome(data[:at], sizes, model) is None
         assert outcome(data + b"\0", sizes, model) is None and outcome(b"", sizes, model) is None
         for first in (*range(data[0]), *range(data[0] + 1, 256)):
             assert outcome(bytes([first]) + data[1:], sizes, model) is None

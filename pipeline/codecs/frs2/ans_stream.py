@@ -74,8 +74,9 @@ def decode(data: bytes, classes: np.ndarray, model: AnsModel) -> np.ndarray:
     rest.add(*_copy(bits, at, bits.end))
     reader = BitReader(rest.to_bytes())
     symbols, used = _read_rest(reader, pairs, counts, np.repeat(unit(odds), counts))
-    if bits.end - at - max(0, used - hidden) >= 8 or _copy(reader, used, reader.end)[0].any():
-        raise CorruptCache("entropy-coded symbols: unexpected bits after the last symbol")
+    unused = bits.end - at - max(0, used - hidden)
+    if not 0 <= unused < 8 or _copy(reader, used, reader.end)[0].any():
+        raise CorruptCache(f"entropy-coded symbols: expected fewer than 8 zero bits at the end, found {unused} bits")
     return symbols.to_tokens(classes)
 
 
