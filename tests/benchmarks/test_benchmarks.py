@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import common, rivals, scenes
+from benchmarks import ans, common, rivals, scenes
 from benchmarks.measure import as_rival, measure
 from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import Student
+from pipeline.codecs.frs.codec import Frs
 from pipeline.config import load_config
 from pipeline.mmdet_compat.registry import Config
 from pipeline.stage2.train import train_student
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.zoo import find_teacher
 from tests.helpers.datasets import CLASSES
-from tests.helpers.outputs import random_output
+from tests.helpers.outputs import calibrated_codec, random_output
 
 EXACT = random_output(1, [(16, 24), (8, 12)], 8, 30, 4)
 # Largest error of a score that a rival may make; None: it makes large ones on purpose.
@@ -83,3 +84,14 @@ def test_views_fit_their_scale(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "rows.json").read_text())
     assert found["rows"] == rows and found["more"] == 1 and found["machine"]["cores"] > 0
     assert common.table(rows, ["codec", "kb"]).splitlines() == ["codec   kb", "a       1.25", "longer"]
+
+
+def test_the_entropy_coder_is_measured_on_tokens_of_the_codec() -> None:
+    codec = calibrated_codec("frs", quality=0.05)
+    assert isinstance(codec, Frs)
+    outputs = [random_output(1, [(40, 48), (20, 24)], 8, 6, seed) for seed in range(6)]
+    coded = [(codec.encode(output)[0][0], output.levels) for output in outputs]
+    for what in codec.kinds:
+        row = ans.measure(codec, what, coded[:4], coded[4:], 1)
+        assert row["tokens"] > 1000 and 0.3 < row["ratio"] < 0.95
+        assert min(row[f"{name}_ms"] for name in ("classes", "encode", "encode_zstd", "decode", "decode_zstd")) > 0
