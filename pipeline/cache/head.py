@@ -17,12 +17,10 @@ import numpy as np
 from pipeline.cache import tar
 from pipeline.cache.arrays import ArraySpec, array_metadata, decode_chunk, encode_chunk, spec_from_metadata
 from pipeline.cache.canonical import canonical
+from pipeline.cache.plausible import most_bytes, read_channels, require_plausible_grids
 from pipeline.errors import CorruptCache
 from pipeline.records import RECORD_COLUMNS, THUMBNAIL
 
-WIDEST = 1 << 16  # largest number of channels of a feature map or class head
-UNEVEN = 2  # largest ratio of positions between two samples of a shard (the plan's own limit is 1.25)
-FEW = 64  # positions added to that limit, because sizes of coarse levels are rounded to whole positions
 FIXED = {"record": "int64", "thumbnail": "uint8"}  # not compressed, so the declared size is the stored size
 
 
@@ -98,22 +96,9 @@ def _require_plausible_sizes(
     if not specs:
         return
     depth = attributes["levels"]
-    if (
-        shapes.dtype != np.int64
-        or shapes.shape != (samples, depth, 2)
-        or not 0 < shapes.min() <= shapes.max() < 1 << 20
-    ):
-        raise ValueError(f"invalid FPN grids of shape {shapes.shape}")
-    positions = shapes.prod(axis=2).sum(axis=1)
-    if positions.max() > UNEVEN * positions.min() + FEW:
-        raise ValueError("sizes of samples differ too much")
-    wide = [
-        attributes["codec"][key] for key in ("channels", "score_channels")
-    ]  # 0 score channels: a cache without scores
-    if any(type(n) is not int or not 0 <= n <= WIDEST for n in wide) or not wide[0]:
-        raise ValueError(f"invalid channels {wide}")
-    # At most four bytes for each channel of each position, with levels padded to blocks of 4 x 4.
-    most = 4 * max(wide) * int((-(-shapes // 4) * 4).prod(axis=2).sum(axis=1).max()) + depth
+    require_plausible_grids(shapes, samples, depth)
+    channels = read_channels(attributes["codec"])
+    most = max(most_bytes(levels, channels) for levels in np.unique(shapes, axis=0))
     fixed = {"record": (len(RECORD_COLUMNS) + 2 * depth,), "thumbnail": (THUMBNAIL, THUMBNAIL, 3)}
     for spec in specs:
         if spec.name in fixed:

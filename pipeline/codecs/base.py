@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from pipeline.cache.arrays import ArraySpec
+from pipeline.cache.items import Item
+from pipeline.cache.plausible import most_bytes
 from pipeline.codecs.packing import Sample
 from pipeline.codecs.settings import Calibration, CodecOptions, to_json
 from pipeline.errors import CodecError
@@ -88,8 +90,19 @@ class Codec(ABC):
         """Fit a codec to a sample of views. Raise CodecError where the quality cannot be reached."""
 
     @abstractmethod
+    def items(self) -> list[Item]:
+        """List the arrays of a sample, in the order in which a shard stores them."""
+
+    def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
+        """Return the least and the most bytes of each item for these grids. They are checked before decompression."""
+        return {item.name: (0, most_bytes(levels, (self.channels, self.score_channels))) for item in self.items()}
+
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
-        """List the arrays of a shard with samples of these level shapes. A ragged codec also needs the samples."""
+        """List the arrays of a shard of version 1. A ragged codec also needs the samples.
+
+        Only the codecs that wrote caches of version 1 have this.
+        """
+        raise CodecError(f"codec {self.name}: cannot be stored in format version 1; make a new cache")
 
     @abstractmethod
     def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
@@ -101,9 +114,9 @@ class Codec(ABC):
 
     @abstractmethod
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
-        """Raise CorruptCache where `encode` never makes such arrays for these grids. Runs on the host before `decode`.
+        """Raise CorruptCache where `encode` never makes such arrays for these grids. Runs on the host, before `decode`.
 
-        `sample`: the stored arrays, padded to the shard's largest sample.
+        Each array has the sample's own length, without padding.
         """
 
     @abstractmethod

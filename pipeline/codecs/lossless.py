@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
+from pipeline.cache.items import Item
 from pipeline.codecs.base import CalibrationSample, Codec, channels_of, level_channels_of
 from pipeline.codecs.packing import Sample, narrow, pack, positions, unpack
 from pipeline.codecs.settings import CodecOptions, check_widths
@@ -56,6 +57,15 @@ class Lossless(Codec):
         """Return the size and name of the second axis, for the arrays that have one."""
         wide = {"features": (self.channels, "channel"), "scores": (self.score_channels, "score_channel")}
         return {f"{what}s": wide[f"{what}s"] for what in self.kinds}
+
+    def items(self) -> list[Item]:
+        zstd_level = self.options.zstd_level
+        wide = [Item(name, "float32", zstd_level, ("position", axis)) for name, (_, axis) in self._columns().items()]
+        return [*wide, Item("frs", "float32", zstd_level, ("position",))]
+
+    def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
+        widths = {name: width for name, (width, _) in self._columns().items()} | {"frs": 1}
+        return {name: (4 * width * positions(levels),) * 2 for name, width in widths.items()}
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         p, zstd_level = max(positions(sample) for sample in levels), self.options.zstd_level

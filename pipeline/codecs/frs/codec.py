@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
+from pipeline.cache.items import Item
 from pipeline.codecs.base import BlockTokens, CalibrationSample, Codec
 from pipeline.codecs.frs.fit import fit
 from pipeline.codecs.frs.locate import locate_tokens
@@ -85,6 +86,21 @@ class Frs(Codec):
             if int(expected.max()) - int(expected.min()) > WIDEST:
                 raise ValueError(f"table {what}_expected: values differ by more than {WIDEST}")
 
+    def items(self) -> list[Item]:
+        zstd_level = self.options.zstd_level
+        tokens = [Item(f"{what}s", "int32", zstd_level, ("token",)) for what in self.kinds]
+        return [*tokens, Item("frs", "uint8", zstd_level, ("byte",))]
+
+    def symbols_of(self, what: str, levels: LevelShapes) -> int:
+        """Return the number of symbols of a tensor on these grids."""
+        blocks = sum(h * w for h, w in (pad_to_blocks(*side) for side in levels))
+        return self.tables[f"{what}_expected"].shape[1] * blocks
+
+    def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
+        """A token represents at least one symbol, so there are at most as many tokens as symbols."""
+        tokens = {f"{what}s": (0, 4 * self.symbols_of(what, levels)) for what in self.kinds}
+        return {**tokens, "frs": (len(levels) + positions(levels),) * 2}
+
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         zstd_level = self.options.zstd_level
         tokens = {f"{what}s": max([1, *(len(sample[f"{what}s"]) for sample in samples)]) for what in self.kinds}
@@ -121,10 +137,9 @@ class Frs(Codec):
         ):
             raise CorruptCache(f"arrays {sorted(sample)} on {len(levels)} FPN levels do not fit this codec")
         check_map(sample["frs"], levels)
-        blocks = sum(h * w for h, w in (pad_to_blocks(*side) for side in levels))
         for what in self.kinds:
             try:
-                check_tokens(sample[f"{what}s"], self.tables[f"{what}_expected"].shape[1] * blocks)
+                check_tokens(sample[f"{what}s"], self.symbols_of(what, levels))
             except CorruptCache as error:
                 raise CorruptCache(f"array {what}s: {error}") from error
 
