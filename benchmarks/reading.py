@@ -37,7 +37,8 @@ from pipeline.codecs.base import Codec
 from pipeline.data.views import padded
 from pipeline.records import THUMBNAIL, ViewRecord
 from pipeline.stage1.encode import encode_views
-from pipeline.stage1.shard import ShardTarget
+from pipeline.stage1.shard import new_shard
+from pipeline.stage1.target import ShardTarget
 from pipeline.teacher.model import Teacher
 
 SIZE = "800x1067"
@@ -60,17 +61,17 @@ def write_shard(root: Path, teacher: Teacher, codec: Codec, distinct: int, sampl
     path = root / "shard-00000.tar"
     identity = {"pass": 0, "shard": 0, "plan": "plan", "recipe": "recipe"}
     levels = [teacher.levels(pad) for _, _, pad in plan.samples]
-    with ShardTarget(path, identity, codec, "codec", plan, levels).new_shard() as shard:
+    with new_shard(ShardTarget(path, 1, identity, codec, "codec", plan, levels)) as shard:
         for n, record in enumerate(records):
             shard.add(encode_views(codec, outputs[n % distinct], [record]))
         shard.commit()
     return path
 
 
-def by_this_cache(check: Callable[[Any, Any], None], path: Path) -> Iterator[Any]:
+def by_this_cache(codec: Codec, path: Path) -> Iterator[Any]:
     """Read with this project's reader."""
     reader = ShardReader(path)
-    yield from (reader.read(n, check) for n in range(len(reader)))
+    yield from (reader.read(n, codec) for n in range(len(reader)))
 
 
 def split_name(name: str) -> tuple[str | None, str | None]:
@@ -81,7 +82,8 @@ def split_name(name: str) -> tuple[str | None, str | None]:
 
 def by_webdataset(path: Path) -> Iterator[Any]:
     """Read with webdataset."""
-    specs = {spec.name: spec for spec in ShardReader(path).specs}
+    head: Any = ShardReader(path).head
+    specs = {spec.name: spec for spec in head.specs}
     tars = wds.tariterators
 
     def group(urls: Any) -> Any:
@@ -131,7 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write_shard(Path(folder), teacher, codec, args.distinct, args.samples)
         ways: dict[str, Callable[[Path], Iterator[Any]]] = {
-            "this cache": partial(by_this_cache, codec.check_sample),
+            "this cache": partial(by_this_cache, codec),
             **OTHERS,
         }
         parts = {name: partial(count, read, path) for name, read in ways.items()}

@@ -25,16 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common
 from pipeline.cache.arrays import ArraySpec, encode_sample
-from pipeline.cache.cache import FORMAT, VERSION, Cache
+from pipeline.cache.cache import FORMAT, Cache
 from pipeline.cache.canonical import digest, write_json
-from pipeline.cache.head import Index, record_specs, shard_head
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.manifest import write_manifest
 from pipeline.cache.prefetch import BATCHES, BYTES, read_batches
 from pipeline.cache.shard_plan import ShardPlan, references
+from pipeline.cache.version1 import Index, record_specs, sample_members, shard_head
+from pipeline.cache.versions import VERSION
 from pipeline.cache.writer import written_shard
 from pipeline.data.schedule import Batch, epoch_batches
-from pipeline.storage.base import Extent
+from pipeline.storage.extents import Crc32cExtent as Extent
 from pipeline.storage.ranges import AHEAD, GAP, group_neighbours
 from pipeline.storage.urls import place
 from tests.helpers.servers import web_server
@@ -76,10 +77,11 @@ def make_cache(root: Path) -> None:
     for n, shard in enumerate(shards):
         index: Index = {"shapes": (np.full((SHARD, 1, 2), 32, np.int64), ("sample", "level", "side"))}
         head = shard_head(specs, attributes, SHARD, index)
-        with written_shard(pass_folder(root, 0) / shard_name(n), specs, head, digest(plan), digest(codec)) as writer:
+        with written_shard(pass_folder(root, 0) / shard_name(n), VERSION, head, digest(plan), digest(codec)) as writer:
             for image, view, _ in shard.samples:
                 zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in specs}
-                writer.add(image, view, encode_sample(specs, zeros | {"noise": rng.integers(0, 256, SAMPLE, np.uint8)}))
+                chunks = encode_sample(specs, zeros | {"noise": rng.integers(0, 256, SAMPLE, np.uint8)})
+                writer.add(image, view, sample_members(specs, image % SHARD, chunks))
     write_manifest(root, 0, digest(plan), len(shards), 0, [], {})
 
 

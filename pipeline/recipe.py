@@ -9,7 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.cache.cache import FORMAT, MAKER, VERSION, Cache
+from pipeline.cache.cache import FORMAT, MAKER, Cache
+from pipeline.cache.existing import find_version
+from pipeline.cache.versions import VERSION
 from pipeline.config import Sections
 from pipeline.data.coco import annotation_path
 from pipeline.data.images import Images
@@ -53,8 +55,8 @@ def read_inputs(cfg: Config, sections: Sections, keep: bool = True) -> Inputs:
     `keep`: the parsed annotation file, for other processes and later starts.
     """
     images, views = images_and_views(cfg, sections, keep)
-    teacher = find_teacher(sections.teacher)
-    return Inputs(images, views, teacher, make_recipe(sections, images, views, teacher))
+    teacher, version = find_teacher(sections.teacher), find_version(sections.cache.place())
+    return Inputs(images, views, teacher, make_recipe(sections, images, views, teacher, version))
 
 
 def open_cache(root: str | Place, inputs: Inputs, weights_sha256: str | None = None, next_step: str = MAKER) -> Cache:
@@ -69,15 +71,17 @@ def open_cache(root: str | Place, inputs: Inputs, weights_sha256: str | None = N
     return cache
 
 
-def make_recipe(sections: Sections, images: Images, views: Views, teacher: TeacherSpec) -> dict[str, Any]:
-    """Return the recipe, a JSON value. Two configs with equal recipes can share a cache.
+def make_recipe(
+    sections: Sections, images: Images, views: Views, teacher: TeacherSpec, version: int = VERSION
+) -> dict[str, Any]:
+    """Return the recipe, a JSON value. Two configs with equal recipes can share a cache. `version`: of its format.
 
     The student's `model=`, the schedule and paths are not part of it.
     """
     model = plain(teacher.cfg.model.to_dict())
     rule = score_rule(teacher.cfg.model)
     return {
-        "format": [FORMAT, VERSION],
+        "format": [FORMAT, version],
         "teacher": {
             "name": teacher.label if teacher.zoo else None,  # a file name does not affect the content
             "model": _without(model, NOT_CONTENT),

@@ -27,6 +27,11 @@ RECORD_COLUMNS = (
 LevelShapes = tuple[tuple[int, int], ...]  # ((H_0, W_0), ..., (H_{L-1}, W_{L-1}))
 
 
+def record_columns(levels: int) -> list[str]:
+    """Return the names of the columns of `ViewRecord.row` for this number of FPN levels."""
+    return [*RECORD_COLUMNS, *(f"level{n}_{side}" for n in range(levels) for side in ("height", "width"))]
+
+
 @dataclass(frozen=True)
 class ViewRecord:
     """Fingerprint of a view, used to verify a replayed view.

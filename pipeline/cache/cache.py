@@ -27,6 +27,7 @@ from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import MANIFEST, PLAN, read_codec, read_fields, require_fields
 from pipeline.cache.shard_plan import ShardPlan, references
 from pipeline.cache.sidecar import load_sidecar
+from pipeline.cache.versions import FORMATS
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.records import SampleRef
 from pipeline.storage.files import checksum, list_files, read_small
@@ -35,7 +36,6 @@ from pipeline.storage.place import DELETE, Place, remedy
 from pipeline.storage.urls import place
 
 FORMAT = "frs-teacher-cache"
-VERSION = 1
 MAKER = "use the config that made it"
 OPEN_SHARDS = 320  # open files of one process, if its limit allows: the schedule reads up to 256 shards in turn
 
@@ -59,10 +59,14 @@ class Cache:
         if not (self.root / "plan.json").is_file():
             raise explain_missing(self.root, "plan.json")
         self.plan: dict[str, Any] = read_json(self.root / "plan.json")
-        found = (self.plan.get("format"), self.plan.get("version"))
-        if found != (FORMAT, VERSION):
-            raise StaleCache(f"{self.root}: expected format {(FORMAT, VERSION)}, found {found}; make a new cache")
+        name, version = self.plan.get("format"), self.plan.get("version")
+        if name != FORMAT or type(version) is not int or version not in FORMATS:
+            raise StaleCache(
+                f"{self.root}: expected format {FORMAT!r} of version {' or '.join(map(str, FORMATS))}, found {name!r} "
+                f"of version {version!r}; make a new cache, or use a newer release"
+            )
         require_fields(self.plan, PLAN, self.root / "plan.json")
+        self.version, self._format = version, FORMATS[version]
         self.plan_digest = digest(self.plan)
         codec = self._read_codec()
         self.codec_digest, self.codec_settings = digest(codec), codec["settings"]
@@ -148,17 +152,20 @@ class Cache:
 
     def content(self) -> str:
         """Return the digest of everything a student learns from: identity, codec tables, the bytes of every shard."""
-        passes = {str(number): self._tars(number) for number in self.passes()}
-        return digest({"plan": self.plan_digest, "codec": self.codec_digest, "passes": passes})
+        return digest({**self._identity(), "passes": {str(n): self._pass_content(n) for n in self.passes()}})
 
     def pass_contents(self) -> dict[str, str]:
         """Return the content digest of every complete pass by its number. It stays the same if the cache grows."""
-        same = {"plan": self.plan_digest, "codec": self.codec_digest}
-        return {str(number): digest({**same, "passes": {str(number): self._tars(number)}}) for number in self.passes()}
+        same, passes = self._identity(), self.passes()
+        return {str(n): digest({**same, "passes": {str(n): self._pass_content(n)}}) for n in passes}
 
-    def _tars(self, cache_pass: int) -> dict[str, str]:
-        """Return the sha256 of every shard of a complete pass by its name."""
-        return {k: v["sha256"] for k, v in self.manifest(cache_pass)["files"].items() if k.endswith(".tar")}
+    def _identity(self) -> dict[str, str]:
+        """Return the part of the content digests that all passes share."""
+        gate = self.root / "gate.json"
+        return self._format.identity(self.plan_digest, self.codec_digest, lambda: digest(read_json(gate)))
+
+    def _pass_content(self, cache_pass: int) -> Any:
+        return self._format.pass_content(self.manifest(cache_pass))
 
     def quarantine(self, cache_pass: int) -> Quarantine:
         """Return the images that a complete pass leaves out."""
@@ -204,6 +211,11 @@ class Cache:
         path, sha256 = self._listed(key[0], shard_name(key[1]).replace(".tar", ".json"))
         reader = ShardReader(path.with_suffix(".tar"), load_sidecar(path, sha256))
         wanted = (self.plan_digest, self.codec_digest, self.codec_settings)
+        if reader.sidecar.version != self.version:
+            raise StaleCache(
+                f"{reader.path}: expected a shard of format version {self.version}, found {reader.sidecar.version}; "
+                "run stage 1 again"
+            )
         if (reader.sidecar.plan, reader.sidecar.codec, reader.attributes["codec"]) != wanted:
             raise StaleCache(f"{reader.path}: made for another plan.json or codec.json; run stage 1 again")
         return reader

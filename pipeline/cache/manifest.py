@@ -19,7 +19,7 @@ def shard_done(
     """Return whether a shard is complete, belongs to this plan and codec, and contains exactly these (image, view).
 
     Only sizes and identities are compared. The bytes were synced before the sidecar was written, and every read checks
-    their crc32c. Stage 1 computes a shard again if this returns False.
+    their checksum. Stage 1 computes a shard again if this returns False.
     """
     path = pass_folder(root, cache_pass) / shard_name(number)
     try:

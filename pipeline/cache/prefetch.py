@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from pipeline.cache.cache import Cache
-from pipeline.cache.reader import Chunks
+from pipeline.cache.shard_format import Chunks
 from pipeline.records import SampleRef
-from pipeline.storage.base import Fetched
+from pipeline.storage.extents import Fetched
 from pipeline.storage.place import storage_of
 
 BATCHES, BYTES = 8, 16 << 20  # limits of one prefetch: number of batches, and bytes

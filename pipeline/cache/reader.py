@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
-
-import numpy as np
 
 from pipeline.cache import tar
-from pipeline.cache.arrays import ArraySpec, decode_chunk
-from pipeline.cache.head import Head, parse_head
+from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec, ShardHead
 from pipeline.cache.sidecar import Sidecar, load_sidecar
+from pipeline.cache.versions import FORMATS
 from pipeline.errors import CorruptCache
 from pipeline.records import FLIPS, LevelShapes, ViewRecord
-from pipeline.storage.base import Extent, Fetched
+from pipeline.storage.extents import Extent, Fetched
 from pipeline.storage.place import Place, key_of, remedy, storage_of
-from pipeline.storage.ranges import NOTHING, intact
+from pipeline.storage.ranges import NOTHING
 
-RECORD_ARRAYS = ("record", "thumbnail")  # arrays of every sample that do not belong to the codec
-Chunks = dict[str, memoryview]
-Check = Callable[[dict[str, np.ndarray], LevelShapes], None]
 REMEDY = "`python -m pipeline repair --config C` recomputes only this shard"
 
 
@@ -41,38 +35,36 @@ class ShardReader:
                     f"{path}: expected {self.sidecar.size} bytes, found {self._ranges.size}; {self._remedy}"
                 )
             self._head_bytes = self._bytes(self.sidecar.head, "head")
-            head = self._parse(self._head_bytes)
+            self.head = self._parse(self._head_bytes)
             if self._ranges.local:  # a remote tail would cost one more request; `verify` reads it
                 self._bytes(self.sidecar.tail, "tail")
         except BaseException:
             self.close()
             raise
-        self.attributes: dict[str, Any] = head.attributes
-        self.specs: list[ArraySpec] = head.specs
-        self._shapes = head.shapes
+        self.attributes = self.head.attributes
 
     def __len__(self) -> int:
         return len(self.sidecar.samples)
 
-    def head(self) -> dict[str, bytes]:
+    def head_files(self) -> dict[str, bytes]:
         """Return the files in the shard's head, by zarr key."""
         return {name: bytes(data) for name, data in tar.parse(self._head_bytes)}
 
-    def _parse(self, data: bytes) -> Head:
+    def _parse(self, data: bytes) -> ShardHead:
         try:
-            return parse_head(data, len(self))
+            return FORMATS[self.sidecar.version].parse_head(data, len(self))
         except CorruptCache as error:
             raise CorruptCache(f"{self.path}: {error}") from error
 
     def _bytes(self, extent: Extent, what: str, fetched: Fetched = NOTHING) -> bytes:
         data = fetched.get(extent.offset, b"")
-        if not intact(data, extent):
+        if not extent.matches(data):
             data = self._ranges.read(extent)
-        if not intact(data, extent):
-            raise CorruptCache(
-                f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}): size or checksum differs "
-                f"from the sidecar; {self._remedy}"
-            )
+            if not extent.matches(data):
+                raise CorruptCache(
+                    f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}): size or checksum "
+                    f"differs from the sidecar; {self._remedy}"
+                )
         return data
 
     def fetches(self, indices: Iterable[int]) -> list[Callable[[], Fetched]]:
@@ -95,23 +87,31 @@ class ShardReader:
     def levels(self, index: int) -> LevelShapes:
         """Return the FPN grids of a sample, from the shard's head."""
         self._name(index)
-        return tuple(map(tuple, self._shapes[index].tolist()))
+        return self.head.levels(index)
 
-    def chunks(self, index: int, fetched: Fetched = NOTHING) -> Chunks:
-        """Return the verified, compressed chunk of every array of one sample."""
+    def members(self, index: int, fetched: Fetched = NOTHING) -> dict[str, memoryview]:
+        """Return the verified tar members of one sample, by zarr key."""
         what = self._name(index)
         data = self._bytes(self.sidecar.samples[index], what, fetched)
         try:
             members = list(tar.parse(data))
         except CorruptCache as error:
             raise CorruptCache(f"{self.path}: {what}: {error}") from error
-        if [name for name, _ in members] != [spec.chunk_name(index) for spec in self.specs]:
+        if [name for name, _ in members] != self.head.members(index):
             raise CorruptCache(f"{self.path}: {what}: its tar members differ from the shard's head; {self._remedy}")
-        return {spec.name: data for spec, (_, data) in zip(self.specs, members)}
+        return dict(members)
+
+    def chunks(self, index: int, fetched: Fetched = NOTHING) -> Chunks:
+        """Return the verified, encoded arrays of one sample, by name."""
+        members = list(self.members(index, fetched).values())
+        try:
+            return self.head.chunks(members)
+        except CorruptCache as error:
+            raise CorruptCache(f"{self.path}: {self._name(index)}: {error}") from error
 
     def record(self, index: int, chunks: Chunks) -> tuple[ViewRecord, LevelShapes]:
-        """Decode a sample's view record and FPN grids. Their arrays are not compressed."""
-        stored = self.decode(index, {name: chunks[name] for name in RECORD_ARRAYS})
+        """Decode a sample's view record and FPN grids."""
+        stored = self._recorded(index, chunks)
         record, levels = ViewRecord.from_row(stored["record"], stored["thumbnail"])
         extent = self.sidecar.samples[index]
         sides = (*record.shape, *record.ori_shape, *record.pad_shape)
@@ -126,32 +126,29 @@ class ShardReader:
             )
         return record, levels
 
-    def decode(self, index: int, chunks: Chunks, check: Check | None = None) -> dict[str, np.ndarray]:
-        """Decode these arrays of a sample, padded to the shard's common shape. `check`: the codec's check_sample."""
+    def _recorded(self, index: int, chunks: Chunks) -> Arrays:
         try:
-            found = {
-                spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in self.specs if spec.name in chunks
-            }
-            if check is not None:
-                check(found, self.levels(index))
+            return self.head.record(index, chunks)
         except CorruptCache as error:
             raise CorruptCache(f"{self.path}: {self._name(index)}: {error}") from error
-        return found
 
-    def read(self, index: int, check: Check | None = None) -> dict[str, np.ndarray]:
-        """Read every array of one sample, padded to the shard's common shape."""
+    def coded(self, index: int, chunks: Chunks, codec: SampleCodec | None = None) -> Arrays:
+        """Decode the codec's arrays of a sample. With `codec`, each has the sample's own length, and is checked."""
+        try:
+            return self.head.decode(index, chunks, codec)
+        except CorruptCache as error:
+            raise CorruptCache(f"{self.path}: {self._name(index)}: {error}") from error
+
+    def read(self, index: int, codec: SampleCodec | None = None) -> Arrays:
+        """Read every array of one sample, with its record and thumbnail."""
         chunks = self.chunks(index)
         self.record(index, chunks)
-        return self.decode(index, chunks, check)
+        return {**self.coded(index, chunks, codec), **self._recorded(index, chunks)}
 
-    def view(self, index: int, check: Check | None = None) -> tuple[ViewRecord, LevelShapes, dict[str, np.ndarray]]:
+    def view(self, index: int, codec: SampleCodec | None = None) -> tuple[ViewRecord, LevelShapes, Arrays]:
         """Read a sample: its view record, its FPN grids, and the codec's arrays."""
         chunks = self.chunks(index)
-        return *self.record(index, chunks), self.coded(index, chunks, check)
-
-    def coded(self, index: int, chunks: Chunks, check: Check | None = None) -> dict[str, np.ndarray]:
-        """Decode only the codec's arrays."""
-        return self.decode(index, {name: c for name, c in chunks.items() if name not in RECORD_ARRAYS}, check)
+        return *self.record(index, chunks), self.coded(index, chunks, codec)
 
     def close(self) -> None:
         self._ranges.close()

@@ -1,4 +1,4 @@
-"""The sidecar of a shard: extents that cover the whole file, each with its crc32c.
+"""The sidecar of a shard: extents that cover the whole file, each with its checksum.
 
 webdataset does not report a truncated tar, and a corrupted tar header silently hides the rest of the file. Readers
 therefore use these extents, and never follow the tar's headers.
@@ -6,15 +6,18 @@ therefore use these extents, and never follow the tar's headers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.cache.canonical import read_json
 from pipeline.cache.tar import BLOCK
 from pipeline.errors import CorruptCache
-from pipeline.storage.base import Extent
+from pipeline.storage.extents import Crc32cExtent, Extent, Sha256Extent, columns
 from pipeline.storage.place import DELETE, Place, remedy
 from pipeline.text import one_line
+
+EXTENTS: dict[int, type[Crc32cExtent] | type[Sha256Extent]] = {1: Crc32cExtent, 2: Sha256Extent}  # by format version
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,15 @@ class Sidecar:
         """All extents, in the order of the file."""
         return (self.head, *self.samples, self.tail)
 
+    @property
+    def version(self) -> int:
+        """The format version of the shard, which decides the checksums."""
+        return next(version for version, kind in EXTENTS.items() if isinstance(self.head, kind))
+
     def to_json(self) -> dict[str, Any]:
-        fields = asdict(self)
-        fields["samples"] = [list(asdict(sample).values()) for sample in self.samples]
-        fields["sample_columns"] = list(Extent.__dataclass_fields__)
+        fields = {**vars(self), "head": asdict(self.head), "tail": asdict(self.tail)}  # type: ignore[call-overload]
+        fields["samples"] = [list(vars(sample).values()) for sample in self.samples]
+        fields["sample_columns"] = columns(self.head)
         return fields
 
 
@@ -55,11 +63,11 @@ def load_sidecar(path: Place, sha256: str | None = None) -> Sidecar:
 def parse_sidecar(fields: Any, path: Place) -> Sidecar:
     """Make a sidecar from its JSON value. `path`: the file it was read from. Raise CorruptCache where it is invalid."""
     try:
-        columns = fields.pop("sample_columns")
-        fields["head"], fields["tail"] = Extent(**fields["head"]), Extent(**fields["tail"])
-        fields["samples"] = tuple(Extent(*row) for row in fields["samples"])
+        extent = extent_type(fields.pop("sample_columns"))
+        fields["head"], fields["tail"] = extent(**fields["head"]), extent(**fields["tail"])
+        fields["samples"] = tuple(extent(*row) for row in fields["samples"])
         sidecar = Sidecar(**fields)
-        if columns != list(Extent.__dataclass_fields__) or sidecar.shard != path.with_suffix(".tar").name:
+        if sidecar.shard != path.with_suffix(".tar").name:
             raise ValueError(f"belongs to shard {sidecar.shard!r:.40}")
         if not all(isinstance(text, str) for text in (sidecar.plan, sidecar.codec, sidecar.sha256)):
             raise ValueError("digest is not a string")
@@ -72,12 +80,20 @@ def parse_sidecar(fields: Any, path: Place) -> Sidecar:
     return sidecar
 
 
+def extent_type(sample_columns: Any) -> Callable[..., Extent]:
+    """Return the class of the extents that have these columns. Raise ValueError where no version has them."""
+    for kind in EXTENTS.values():
+        if columns(kind) == sample_columns:
+            return kind
+    raise ValueError(f"columns {sample_columns!r:.80} are those of no format version")
+
+
 def _require_full_cover(sidecar: Sidecar) -> None:
     """Raise ValueError where head, samples and tail do not cover the shard in this order, in whole blocks."""
     at = 0
     for extent in sidecar.extents:
-        if any(type(number) is not int for number in vars(extent).values()) or not 0 <= extent.crc32c < 1 << 32:
-            raise ValueError(f"extent at byte {at} has a value that is not a whole number in range")
+        if not extent.is_valid():
+            raise ValueError(f"extent at byte {at} has a value that is not a whole number or checksum in range")
         if extent.offset != at or extent.size <= 0 or extent.size % BLOCK:
             raise ValueError(f"gap or overlap between extents at byte {at}")
         at += extent.size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import tarfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import lru_cache
@@ -25,6 +26,8 @@ from pipeline.errors import CorruptCache
 from pipeline.storage.files import local_path
 from pipeline.storage.place import Place
 from pipeline.storage.urls import place
+
+CHUNK = re.compile(r"(.+/)?(c(/\d+)+|\d+(\.\d+)*)")  # keys of chunks, in zarr's encodings `default` and `v2`
 
 
 def group_of(files: Mapping[str, bytes]) -> zarr.Group:
@@ -65,18 +68,16 @@ class RemoteMembers:
 
     def __init__(self, path: Place) -> None:
         self._reader = ShardReader(path)
-        self._head = self._reader.head()
-        specs, count = self._reader.specs, len(self._reader)
-        self._samples = {spec.chunk_name(n): (spec.name, n) for n in range(count) for spec in specs}
+        self._head = self._reader.head_files()
+        self._samples = {name: n for n in range(len(self._reader)) for name in self._reader.head.members(n)}
         self.names = [*self._head, *self._samples]
-        self._chunks = lru_cache(maxsize=16)(self._reader.chunks)  # zarr reads a sample's arrays one by one
+        self._members = lru_cache(maxsize=16)(self._reader.members)  # zarr may read a sample's arrays one by one
 
     async def read(self, name: str, start: int, stop: int | None) -> bytes:
         if name in self._head:
             return self._head[name][start:stop]
-        array, index = self._samples[name]
-        chunks = await asyncio.to_thread(self._chunks, index)
-        return bytes(chunks[array][start:stop])
+        members = await asyncio.to_thread(self._members, self._samples[name])
+        return bytes(members[name][start:stop])
 
     def close(self) -> None:
         self._reader.close()
@@ -116,7 +117,7 @@ class TarStore(Store):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if key not in self._names:
-            if "/c/" in key:  # every chunk is stored; zarr would read a missing one as zeros
+            if CHUNK.fullmatch(key):  # every chunk is stored; zarr would read a missing one as zeros
                 raise CorruptCache(f"{self.path}: no chunk {key}")
             return None
         start, stop = 0, None

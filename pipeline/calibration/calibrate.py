@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from pipeline.cache.arrays import encode_sample
 from pipeline.cache.cache import Cache
+from pipeline.cache.shard_format import ShardFormat
 from pipeline.cache.sidecar import Sidecar
+from pipeline.cache.versions import FORMATS
 from pipeline.calibration.job import CalibrationJob
 from pipeline.calibration.sample import ViewSample, warn_if_few
 from pipeline.codecs.base import Codec
@@ -41,7 +42,7 @@ def load_or_calibrate_codec(job: CalibrationJob, sample: ViewSample | None = Non
     try:
         with deterministic():
             codec = calibrate_codec(options, sample)
-            measured = measure_cost(codec, sample)
+            measured = measure_cost(codec, sample, FORMATS[job.plan["version"]])
     finally:
         job.progress.stop()
     save_codec(codec, root, measured)
@@ -63,7 +64,7 @@ def deterministic() -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
-def measure_cost(codec: Codec, sample: ViewSample) -> dict[str, Any]:
+def measure_cost(codec: Codec, sample: ViewSample, shard_format: ShardFormat) -> dict[str, Any]:
     """Measure the bytes per position of every array, and the errors of the coded values."""
     views, places, sizes, errors = 0, 0, dict[str, int](), dict[str, float]()
     for output in sample.outputs("reported"):
@@ -72,7 +73,7 @@ def measure_cost(codec: Codec, sample: ViewSample) -> dict[str, Any]:
         for name, value in measured.items():
             errors[name] = errors.get(name, 0.0) + value * len(samples)
         for encoded in samples:
-            for name, chunk in encode_sample(codec.specs([output.levels], [encoded]), encoded).items():
+            for name, chunk in shard_format.encode_alone(codec, output.levels, encoded).items():
                 sizes[name] = sizes.get(name, 0) + len(chunk)
     return {
         "views": len(sample.parts["learning"]),

@@ -81,7 +81,7 @@ class Lossless(Codec):
         widths = {name: (width,) for name, (width, _) in self._columns().items()}
         for name, shape in {**widths, "frs": ()}.items():
             array = sample.get(name)
-            if array is None or array.dtype != np.float32 or array.shape[1:] != shape or len(array) < positions(levels):
+            if array is None or array.dtype != np.float32 or array.shape != (positions(levels), *shape):
                 raise CorruptCache(f"array {name}: expected float32 of shape {shape} for each position of {levels}")
             if not np.isfinite(array).all():
                 raise CorruptCache(f"array {name}: contains NaN or infinity")

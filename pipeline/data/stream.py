@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import digest
 from pipeline.cache.prefetch import read_batches
-from pipeline.cache.reader import Chunks
+from pipeline.cache.shard_format import Chunks
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import Sample, stack
 from pipeline.data.images import Images
@@ -149,7 +149,7 @@ class Stream(wds.DataPipeline):
         reader = source.cache.shard(ref.cache_pass, ref.shard)
         cached, shapes = reader.record(ref.index, chunks)
         check_replay(cached, replayed, source.check, source.tolerance, source.versions[ref.cache_pass])
-        return reader.coded(ref.index, chunks, source.codec.check_sample), shapes
+        return reader.coded(ref.index, chunks, source.codec), shapes
 
 
 @dataclass(frozen=True)

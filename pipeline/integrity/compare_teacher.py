@@ -49,7 +49,7 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
         ((_, batch),) = ViewLoader(inputs.images, inputs.views, [(placed, placed.batch)], 0).batches()
         samples, levels = [], []
         for index, record in enumerate(batch.records, placed.start):
-            cached, grids, stored = reader.view(index, codec.check_sample)
+            cached, grids, stored = reader.view(index, codec)
             check_replay(cached, record, sections.views.check, sections.views.tolerance, environment)
             samples.append(stored)
             levels.append(grids)

@@ -57,7 +57,7 @@ def _find_shard_faults(
         levels: list[LevelShapes] = []
         for ref in refs[start : start + BATCH]:
             try:
-                record, grids, stored = reader.view(ref.index, codec.check_sample)
+                record, grids, stored = reader.view(ref.index, codec)
                 if record.pad_shape != ref.pad_shape:
                     raise CorruptCache(
                         f"{reader.path}: sample {ref.index}: expected padded shape {ref.pad_shape}, found "

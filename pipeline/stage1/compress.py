@@ -2,46 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
-from pipeline.cache.arrays import ArraySpec, encode_sample
-from pipeline.cache.sidecar import Sidecar
-from pipeline.cache.writer import ShardWriter
+from pipeline.codecs.packing import Sample
 from pipeline.records import ViewRecord
 from pipeline.stage1.encode import EncodedViews
 
+Encode = Callable[[Sample], dict[str, bytes]]
+Members = Callable[[int, Mapping[str, bytes]], bytes]
+Append = Callable[[int, int, bytes], None]
 
-class CompressingWriter:
-    """Compresses each batch on threads while the caller computes the next one. Appends them to a tar in order."""
 
-    def __init__(self, tar: ShardWriter, specs: list[ArraySpec], pool: ThreadPoolExecutor) -> None:
-        self._tar, self._specs, self._pool = tar, specs, pool
+def compression_threads() -> ThreadPoolExecutor:
+    """Return the threads of one shard."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+class Compressor:
+    """Compresses each batch on threads while the caller computes the next one, and appends the samples in order.
+
+    encode: arrays of a sample -> encoded arrays. members: (index, encoded arrays) -> tar members. append: takes
+    (image id, view, tar members). `sizes`: bytes of each encoded array.
+    """
+
+    def __init__(self, encode: Encode, members: Members, append: Append, pool: ThreadPoolExecutor) -> None:
+        self._encode, self._members, self._append, self._pool = encode, members, append, pool
         self._pending: Iterable[tuple[ViewRecord, dict[str, bytes]]] = ()
         self._errors: dict[str, float] = {}
-        self._count = 0
+        self._started = self._appended = 0
+        self.sizes: dict[str, int] = {}
 
     def add(self, views: EncodedViews) -> None:
         """Start to compress a batch, and append the previous one."""
-        chunks = self._pool.map(partial(encode_sample, self._specs), views.samples)
+        chunks = self._pool.map(self._encode, views.samples)
         self._append_pending()
         self._pending = zip(views.records, chunks)
-        self._count += len(views.samples)
+        self._started += len(views.samples)
         for name, value in views.errors.items():
             self._errors[name] = self._errors.get(name, 0.0) + value * len(views.samples)
 
     def finish(self) -> None:
-        """Append the last batch and set the mean errors of the shard."""
+        """Append the last batch."""
         self._append_pending()
-        self._tar.measured = {name: total / self._count for name, total in self._errors.items()}
 
     def _append_pending(self) -> None:
         for record, chunks in self._pending:
-            self._tar.add(record.image_id, record.view, chunks)
+            self._append(record.image_id, record.view, self._members(self._appended, chunks))
+            self._appended += 1
+            for name, chunk in chunks.items():
+                self.sizes[name] = self.sizes.get(name, 0) + len(chunk)
         self._pending = ()
 
     @property
-    def sidecar(self) -> Sidecar:
-        """Return the sidecar. It exists once the tar is committed."""
-        return self._tar.sidecar
+    def measured(self) -> dict[str, float]:
+        """Mean errors of the samples, by name."""
+        return {name: total / self._started for name, total in self._errors.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.cache.cache import FORMAT, VERSION, differences
+from pipeline.cache.cache import FORMAT, differences
 from pipeline.cache.canonical import digest, read_json
 from pipeline.config import Sections
 from pipeline.data.images import Images
@@ -74,7 +74,7 @@ def make_plan(sections: Sections, recipe: dict[str, Any], weights: str) -> dict[
     """Return plan.json, which identifies every shard. It has no view count and no image list, so a cache can grow."""
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": recipe["format"][1],
         "recipe": recipe,
         "recipe_digest": digest(recipe),
         "teacher_sha256": weights,

@@ -21,7 +21,8 @@ from pipeline.stage1.encode import encode_views
 from pipeline.stage1.job import Job
 from pipeline.stage1.loader import Batch
 from pipeline.stage1.quarantine import quarantine_broken_images
-from pipeline.stage1.shard import ShardTarget
+from pipeline.stage1.shard import new_shard
+from pipeline.stage1.target import ShardTarget
 
 LOGGER = logging.getLogger("pipeline")
 NO_VIEWS: Batch = ((0, 0), ())
@@ -38,8 +39,7 @@ class ClaimedShard:
 def make_shards(job: Job, codec: Codec, number: int, plans: list[ShardPlan], missing: list[int]) -> None:
     """Make this rank's share of the missing shards of pass `number`: load -> run -> encode -> commit.
 
-    Shards of a ragged codec are committed on a background thread while the teacher computes the next one. Other codecs
-    have large samples of fixed shape, which are written batch by batch.
+    A shard is committed on a background thread while the teacher computes the next one, if its format allows that.
     """
     codec_digest = digest(read_json(job.root / "codec.json"))
     reporter = ShardReporter(job, number)
@@ -47,14 +47,14 @@ def make_shards(job: Job, codec: Codec, number: int, plans: list[ShardPlan], mis
     with BackgroundCommitter(reporter.report) as committer:
         for claimed, batches in groupby(loader.batches(), key=itemgetter(0)):
             target = make_target(job, codec, codec_digest, number, claimed)
-            with target.new_shard() as shard:
+            with new_shard(target) as shard:
                 for _, batch in batches:
                     if not batch.views:  # all images are in quarantine; the empty shard is still written
                         continue
                     output = job.teacher(batch.views)
                     shard.add(encode_views(codec, output, batch.records))
                     job.progress.advance(len(batch.views), 0)
-                if codec.ragged:
+                if shard.background:
                     committer.submit(claimed, shard.commit)
                 else:
                     reporter.report(claimed, shard.commit())
@@ -82,6 +82,7 @@ def make_target(job: Job, codec: Codec, codec_digest: str, number: int, claimed:
     """Return the path and the head of a claimed shard of pass `number`."""
     return ShardTarget(
         pass_folder(job.root, number) / shard_name(claimed.number),
+        job.plan["version"],
         {"pass": number, "shard": claimed.number, "plan": digest(job.plan), "recipe": job.plan["recipe_digest"]},
         codec,
         codec_digest,

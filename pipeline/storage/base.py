@@ -6,30 +6,18 @@ or web server. Both pass tests/storage/test_storage.py. To add a third one, regi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from pipeline.storage.extents import Extent, Fetched
+
 AGAIN = "run stage 1 again"
 DELETE = f"delete it and {AGAIN}"
 SMALL = 256 << 20  # largest file that is read at once; the plan of a pass over ten million images has 200 MB
 REPAIR = "`python -m pipeline repair --config C` repairs it"
-
-
-@dataclass(frozen=True)
-class Extent:
-    """`size` bytes at `offset` of a shard. `image_id` and `view` identify the sample; they are -1 in head and tail."""
-
-    offset: int
-    size: int
-    crc32c: int
-    image_id: int = -1
-    view: int = -1
-
-
-Fetched = Mapping[int, bytes]  # unchecked bytes of extents, by offset
 
 
 class ShardLayout(Protocol):
@@ -44,7 +32,7 @@ class ShardLayout(Protocol):
 
 
 class Ranges(Protocol):
-    """The bytes of one open shard. Thread-safe. The caller checks each crc32c."""
+    """The bytes of one open shard. Thread-safe. The caller checks each extent."""
 
     @property
     def size(self) -> int: ...

@@ -1,7 +1,7 @@
 """Size-limited disk cache for remote reads: from the second epoch on, reads are local. Processes can share it.
 
 Each shard is one sparse file, named by the shard's sha256, with every extent at its own offset. There is no index of
-the parts that are present. An extent is present if its crc32c matches, so a hole, a torn write or a flipped bit is a
+the parts that are present. An extent is present if its checksum matches, so a hole, a torn write or a flipped bit is a
 miss. Writers therefore need no order and no fsync, and corrupted bytes are never returned.
 
 An epoch reads every sample once, in a different order each time, so the least recently used file is the one that is
@@ -20,10 +20,9 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from google_crc32c import value as crc32c
-
 from pipeline.errors import CorruptCache
-from pipeline.storage.base import SMALL, Extent
+from pipeline.storage.base import SMALL
+from pipeline.storage.extents import Extent
 from pipeline.storage.regular import open_regular, remove
 
 PAGE = 4096
@@ -45,7 +44,7 @@ class DiskCache:
             os.utime(self._folder / sha256, follow_symlinks=False)
 
     def read(self, sha256: str, extent: Extent) -> bytes | None:
-        """Return the bytes of an extent; None if it is missing or its crc32c differs."""
+        """Return the bytes of an extent; None if it is missing or its checksum differs."""
         try:
             handle = open_regular(self._folder / sha256)
         except (OSError, CorruptCache):
@@ -56,7 +55,7 @@ class DiskCache:
             return None
         finally:
             os.close(handle)
-        return data if len(data) == extent.size and crc32c(data) == extent.crc32c else None
+        return data if extent.matches(data) else None
 
     def keep(self, sha256: str, offset: int, data: bytes) -> None:
         """Store a part of a shard if it fits within the limit. Ignores a full disk."""

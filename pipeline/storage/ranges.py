@@ -21,11 +21,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
-from google_crc32c import value as crc32c
-
 from pipeline.errors import CacheError, CorruptCache, StoreError
-from pipeline.storage.base import DELETE, Extent, Fetched, ShardLayout, Storage
+from pipeline.storage.base import DELETE, ShardLayout, Storage
 from pipeline.storage.disk_cache import DiskCache
+from pipeline.storage.extents import Extent, Fetched
 from pipeline.storage.regular import open_regular
 
 AHEAD = BLOCK = 4 << 20
@@ -81,7 +80,7 @@ class RemoteRanges:
     def read(self, extent: Extent) -> bytes:
         """Read one extent. Sequential reads use a range that was read ahead."""
         data = self._fetch([extent])[extent.offset] if self._disk else self._read_ahead(extent)
-        if not intact(data, extent):  # retry once: the transfer may have corrupted it
+        if not extent.matches(data):  # retry once: the transfer may have corrupted it
             self._ahead = (0, b"")
             data = self._range(extent.offset, extent.size)
         return data
@@ -155,8 +154,3 @@ def group_neighbours(extents: Sequence[Extent], gap: int, largest: int) -> list[
                 continue
         runs.append([extent])
     return runs
-
-
-def intact(data: bytes, extent: Extent) -> bool:
-    """Return whether `data` has the size and crc32c of an extent."""
-    return len(data) == extent.size and crc32c(data) == extent.crc32c

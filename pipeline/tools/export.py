@@ -43,7 +43,7 @@ def decode_view(cache: Cache, ref: SampleRef) -> tuple[ViewRecord, TeacherOutput
     from pipeline.codecs.packing import stack
 
     codec = open_codec(cache)
-    record, levels, stored = cache.shard(ref.cache_pass, ref.shard).view(ref.index, codec.check_sample)
+    record, levels, stored = cache.shard(ref.cache_pass, ref.shard).view(ref.index, codec)
     return record, codec.decode(stack([stored], [levels]))
 
 

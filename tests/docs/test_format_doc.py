@@ -204,7 +204,7 @@ def test_every_field_is_described(made: dict[str, Path]) -> None:
         values += [*manifest["files"].values(), gate, read_json(root / "pass-0/plan.json")]
         values += [sidecar, sidecar["head"], reader.attributes]
         names = {name for value in values for name in fields(value)}
-        names |= {spec.name for spec in reader.specs} | set(reader.attributes["record_columns"][:13])
+        names |= {spec.name for spec in reader.head.specs} | set(reader.attributes["record_columns"][:13])
         names |= {path.name for path in root.rglob("*.json") if "codec" not in path.parts and "shard" not in path.name}
         names |= {path.name for path in (root / "codec").iterdir() if path.is_dir()}
         missing = sorted(name for name in names if f"`{name}`" not in page and f"/{name}`" not in page)

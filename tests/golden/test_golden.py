@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.cache.cache import VERSION
 from pipeline.cache.canonical import read_json
 from pipeline.cache.reader import ShardReader
+from pipeline.cache.versions import VERSION
 from pipeline.codecs.frs.settings import PROFILES
 from pipeline.codecs.group import load_codec
 from pipeline.codecs.packing import stack

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from pipeline.cache.canonical import digest, read_json
 from pipeline.cache.shard_plan import ShardPlan
+from pipeline.cache.versions import VERSION
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import stack
 from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
 from pipeline.stage1.encode import encode_views
-from pipeline.stage1.shard import ShardTarget
+from pipeline.stage1.shard import new_shard
+from pipeline.stage1.target import ShardTarget
 from tests.helpers.outputs import weighted_error
 
 # Grids of one shard that is mixed on purpose: neither P nor P4 is the same, and only one has sides that are no
@@ -79,7 +81,7 @@ class PlannedSample:
         return 0.1 if near else 0.4
 
 
-def make_mixed(root: Path, settings: dict[str, Any]) -> Path:
+def make_mixed(root: Path, settings: dict[str, Any], version: int = VERSION) -> Path:
     """Write a cache folder of one shard whose samples have different grids, some with a map of zeros."""
     pads = list(GRIDS)
     plan = ShardPlan(((pads[0], ((1, 0), (2, 1))), (pads[1], ((3, 0),)), (pads[2], ((4, 3), (5, 2)))))
@@ -92,7 +94,7 @@ def make_mixed(root: Path, settings: dict[str, Any]) -> Path:
     tar = root / "pass-0" / "shard-00000.tar"
     codec_digest = digest(read_json(root / "codec.json"))
     levels = [GRIDS[pad] for _, _, pad in plan.samples]
-    with ShardTarget(tar, identity, codec, codec_digest, plan, levels).new_shard() as shard:
+    with new_shard(ShardTarget(tar, version, identity, codec, codec_digest, plan, levels)) as shard:
         for _, views, records in teacher.batches():
             shard.add(encode_views(codec, teacher(views), records))
         shard.commit()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.cache.arrays import ArraySpec, encode_sample
-from pipeline.cache.head import record_specs, shard_head
+from pipeline.cache.version1 import record_specs, sample_members, shard_head
 from pipeline.cache.writer import written_shard
 from pipeline.records import ViewRecord
 
@@ -37,7 +37,7 @@ def write_shard(path: Path, rows: list[dict[str, np.ndarray]]) -> Path:
     }
     codec = {"channels": 7, "score_channels": 3}
     attributes = {"arrays": [spec.name for spec in SPECS], "levels": 1, "codec": codec}
-    with written_shard(path, SPECS, shard_head(SPECS, attributes, len(rows), index), "ab", "cd") as writer:
+    with written_shard(path, 1, shard_head(SPECS, attributes, len(rows), index), "ab", "cd") as writer:
         for n, row in enumerate(rows):
-            writer.add(n, 0, encode_sample(SPECS, row))
+            writer.add(n, 0, sample_members(SPECS, n, encode_sample(SPECS, row)))
     return path

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from pipeline.cache import tar
 from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_chunk
-from pipeline.cache.cache import VERSION, Cache
+from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import read_json, write_json
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.sidecar import load_sidecar
+from pipeline.cache.versions import VERSION
 from pipeline.cache.zarr_store import TarStore
 from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
 from pipeline.integrity.verify import verify
@@ -198,7 +199,9 @@ def test_another_version_is_refused(cache: Path) -> None:
     plan = read_json(cache / "plan.json")
     for change in ({"version": VERSION + 1}, {"format": "something"}):
         write_json(cache / "plan.json", {**plan, **change})
-        with pytest.raises(StaleCache, match=r"expected format \('frs-teacher-cache', 1\), found .*make a new cache"):
+        with pytest.raises(
+            StaleCache, match=r"expected format 'frs-teacher-cache' of version .*, found .*make a new cache"
+        ):
             Cache(cache)
 
 

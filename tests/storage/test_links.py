@@ -16,8 +16,8 @@ from pipeline.errors import CorruptCache, PipelineError
 from pipeline.integrity.repair import repair
 from pipeline.integrity.verify import verify
 from pipeline.progress import Silent
-from pipeline.storage.base import Extent
 from pipeline.storage.disk_cache import DiskCache
+from pipeline.storage.extents import Crc32cExtent as Extent
 from pipeline.storage.files import atomic_file, atomic_folder, discard
 from tests.helpers.stages import stage1
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from pipeline.cache.cache import Cache
 from pipeline.cache.prefetch import read_batches
 from pipeline.errors import CorruptCache
-from pipeline.storage.base import Extent
 from pipeline.storage.disk_cache import FULL, DiskCache
+from pipeline.storage.extents import Crc32cExtent as Extent
 from pipeline.storage.ranges import group_neighbours
 from pipeline.storage.urls import place
 from tests.helpers.paths import ROOT

@@ -14,8 +14,9 @@ import pytest
 from google_crc32c import value as crc32c
 
 from pipeline.errors import CacheError, CorruptCache, StoreError
-from pipeline.storage.base import Extent, Storage
+from pipeline.storage.base import Storage
 from pipeline.storage.connection import Connection
+from pipeline.storage.extents import Crc32cExtent as Extent
 from pipeline.storage.files import read_small
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.object_store import ObjectStorage

@@ -162,7 +162,7 @@ def test_bits_add_up(made: dict[str, Path]) -> None:
         if name != "frs":
             assert sum(found.by_tenth[name]) == pytest.approx(mean)
             assert sum(found.by_tenth[name][5:]) > sum(found.by_tenth[name][:5])  # richer blocks cost more
-    curve = estimate_coarser(codec, measure_rate(cache), views[:4])
+    curve = estimate_coarser(codec, cache.version, measure_rate(cache), views[:4])
     sizes, errors = [p.kilobytes for p in curve], [p.errors["score"] for p in curve]
     assert sizes[0] == pytest.approx(measure_rate(cache).kilobytes)
     assert np.all(np.diff(sizes) < 0) and np.all(np.diff(errors) > 0)

@@ -48,7 +48,7 @@ def read_as_stage2(root: Path) -> int:
         for n, refs in enumerate(cache.references(number)):
             reader = cache.shard(number, n)
             for ref in refs:
-                reader.read(ref.index, codec.check_sample)
+                reader.read(ref.index, codec)
                 count += 1
             reader.close()
     return count

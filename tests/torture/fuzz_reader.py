@@ -37,18 +37,19 @@ import numpy as np
 import torch
 from google_crc32c import value as crc32c
 
-from pipeline.cache.cache import FORMAT, VERSION, Cache
+from pipeline.cache.cache import FORMAT, Cache
 from pipeline.cache.canonical import canonical, digest
-from pipeline.cache.head import parse_head
 from pipeline.cache.layout import load_pass_plan
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
 from pipeline.cache.sidecar import parse_sidecar
+from pipeline.cache.version1 import parse_head
+from pipeline.cache.versions import VERSION
 from pipeline.cli.command import message_of
 from pipeline.codecs.group import load_codec
 from pipeline.codecs.packing import stack
 from pipeline.errors import PipelineError
-from pipeline.storage.base import Extent
+from pipeline.storage.extents import Crc32cExtent as Extent
 from pipeline.text import one_line
 from tests.torture.common import arguments, record
 
@@ -192,7 +193,7 @@ class Target:
             reader.close()
 
     def _decode(self, reader: ShardReader, index: int) -> None:
-        stored = reader.read(index, self.codec.check_sample)
+        stored = reader.read(index, self.codec)
         if self.taken["accepted"] % 64:
             return
         _, levels = reader.record(index, reader.chunks(index))

@@ -41,8 +41,8 @@ def map_top(quality: float) -> int:
 
 
 def check_map(row: np.ndarray, levels: LevelShapes) -> None:
-    """Raise CorruptCache where these bytes do not start with a map of such grids."""
-    if row.ndim != 1 or row.dtype != np.uint8 or len(row) < len(levels) + positions(levels):
+    """Raise CorruptCache where these bytes are not a map of such grids."""
+    if row.ndim != 1 or row.dtype != np.uint8 or len(row) != len(levels) + positions(levels):
         raise CorruptCache(f"map: expected uint8 bytes for grids {levels}, found {row.dtype} of shape {row.shape}")
     exponents = row[: len(levels)]
     if ((exponents > DEEPEST) & (exponents != EMPTY)).any():

@@ -63,14 +63,12 @@ def _tokens_of(sample: int, ranks: Tensor, values: Tensor) -> Tensor:
 
 
 def check_tokens(tokens: np.ndarray, symbols: int) -> None:
-    """Raise CorruptCache where `to_tokens` never makes such (T,) tokens, without final zeros, for this many symbols."""
+    """Raise CorruptCache where `to_tokens` never makes such (T,) tokens for this many symbols."""
     if tokens.ndim != 1 or tokens.dtype != np.int32:
         raise CorruptCache(f"expected int32 tokens with one axis, found {tokens.dtype} of shape {tokens.shape}")
-    last = int(np.flatnonzero(tokens)[-1]) + 1 if tokens.any() else 0
-    used = tokens[:last]
-    if last and (int(used.min()) < FILLER or bool((used[used < 1 << 8] != FILLER).any())):
+    if tokens.size and (int(tokens.min()) < FILLER or bool((tokens[tokens < 1 << 8] != FILLER).any())):
         raise CorruptCache("invalid token")
-    reach = int((used & FILLER).sum(dtype=np.int64)) + last
+    reach = int((tokens & FILLER).sum(dtype=np.int64)) + tokens.size
     if reach > symbols:
         raise CorruptCache(f"tokens reach symbol {reach}, but the sample has {symbols}")
 

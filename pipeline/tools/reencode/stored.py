@@ -18,7 +18,8 @@ from pipeline.codecs.packing import Sample, stack
 from pipeline.precision import precision
 from pipeline.records import LevelShapes, TeacherOutput, ViewRecord
 from pipeline.stage1.encode import encode_views
-from pipeline.stage1.shard import ShardTarget
+from pipeline.stage1.shard import new_shard
+from pipeline.stage1.target import ShardTarget
 from pipeline.storage.place import Place
 
 
@@ -33,7 +34,7 @@ class StoredView:
 
 def read_view(reader: ShardReader, index: int, codec: Codec) -> StoredView:
     """Read one view of a shard. Raise CorruptCache where it is damaged."""
-    return StoredView(*reader.view(index, codec.check_sample))
+    return StoredView(*reader.view(index, codec))
 
 
 def decode_views(codec: Codec, views: list[StoredView], device: torch.device) -> TeacherOutput:
@@ -86,10 +87,10 @@ class Recoder:
         target = self._target
         identity = {"pass": number, "shard": n, "plan": target.plan_digest, "recipe": target.plan["recipe_digest"]}
         path = pass_folder(target.root, number) / shard_name(n)
-        return ShardTarget(path, identity, self._new, target.codec_digest, plan, levels)
+        return ShardTarget(path, target.version, identity, self._new, target.codec_digest, plan, levels)
 
     def _write(self, stored: StoredShard, target: ShardTarget) -> Sidecar:
-        with target.new_shard() as shard:
+        with new_shard(target) as shard:
             for views in stored.batches():
                 output = decode_views(self._old, views, self._device)
                 shard.add(encode_views(self._new, output, [view.record for view in views]))

@@ -97,7 +97,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Return bits, rates and students, as tables and as charts. views: the stored views of the sample."""
     bits, runs, rates = count_bits(codec, views), find_students(students, cache), measure_rates(cache, compare)
-    curve = estimate_coarser(codec, rates[0], views[:8])
+    curve = estimate_coarser(codec, cache.version, rates[0], views[:8])
     return {"charts": draw_charts(cache, found, bits, rates, curve, runs), "students": runs, "rates": rates}
 
 

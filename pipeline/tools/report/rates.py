@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.cache.arrays import encode_sample
 from pipeline.cache.cache import Cache
+from pipeline.cache.shard_format import ShardFormat
+from pipeline.cache.versions import FORMATS
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import stack
 from pipeline.errors import StaleCache
@@ -48,7 +49,7 @@ def measure_rates(cache: Cache, others: Sequence[str]) -> list[Point]:
     return found
 
 
-def estimate_coarser(codec: Codec, current: Point, views: Sequence[SampledView]) -> list[Point]:
+def estimate_coarser(codec: Codec, version: int, current: Point, views: Sequence[SampledView]) -> list[Point]:
     """Estimate the rate curve for coarser steps. The sample is coded again; errors are scaled with the step.
 
     Calibrations at several qualities found errors proportional to the step (docs/results/face.md).
@@ -57,7 +58,8 @@ def estimate_coarser(codec: Codec, current: Point, views: Sequence[SampledView])
     if not codecs or not current.errors:
         return []
     outputs = [_decode(codec, view) for view in views]
-    sizes = [sum(_count_bytes(coarser, output) for output in outputs) / len(views) / 1e3 for coarser in codecs]
+    encoded = [[_count_bytes(coarser, output, FORMATS[version]) for output in outputs] for coarser in codecs]
+    sizes = [sum(row) / len(views) / 1e3 for row in encoded]
     return [
         Point(
             f"steps x {factor:g}",
@@ -73,6 +75,6 @@ def _decode(codec: Codec, view: SampledView) -> TeacherOutput:
     return TeacherOutput(output.features, [level.clamp(0, 1) for level in output.scores], output.frs)
 
 
-def _count_bytes(codec: Codec, output: TeacherOutput) -> int:
+def _count_bytes(codec: Codec, output: TeacherOutput, shard_format: ShardFormat) -> int:
     (sample,), _ = codec.encode(output)
-    return sum(map(len, encode_sample(codec.specs([output.levels], [sample]), sample).values()))
+    return sum(map(len, shard_format.encode_alone(codec, output.levels, sample).values()))

@@ -31,7 +31,7 @@ class DecodedSample:
 
     def _read(self, ref: SampleRef) -> tuple[ViewRecord, SampledView]:
         reader = self.cache.shard(ref.cache_pass, ref.shard)
-        record, levels, arrays = reader.view(ref.index, self.codec.check_sample)
+        record, levels, arrays = reader.view(ref.index, self.codec)
         sizes = {name: len(chunk) for name, chunk in reader.chunks(ref.index).items()}
         return record, SampledView(arrays, levels, sizes)
 

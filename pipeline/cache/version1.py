@@ -1,27 +1,39 @@
-"""The head of a shard, which describes its arrays, and the checks that limit what a forged shard can allocate.
+"""Format version 1: each array of a sample is one chunk of one zarr array, padded to the largest sample of the shard.
 
 The checksums of a forged shard may be valid. Two more checks therefore apply. The head must equal, byte for byte, the
 head that this format writes for the same content. The size of every compressed array must follow from the FPN grids and
-channels in the head.
+channels in the head. New caches have version 2; existing caches are read, resumed, repaired and grown as version 1.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pipeline.cache import tar
-from pipeline.cache.arrays import ArraySpec, array_metadata, decode_chunk, encode_chunk, spec_from_metadata
+from pipeline.cache.arrays import (
+    ArraySpec,
+    array_metadata,
+    decode_chunk,
+    encode_chunk,
+    encode_sample,
+    spec_from_metadata,
+)
 from pipeline.cache.canonical import canonical
+from pipeline.cache.items import Limits
 from pipeline.cache.plausible import most_bytes, read_channels, require_plausible_grids
+from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec
 from pipeline.errors import CorruptCache
-from pipeline.records import RECORD_COLUMNS, THUMBNAIL
+from pipeline.records import RECORD_COLUMNS, THUMBNAIL, LevelShapes, record_columns
 
+RECORD_ARRAYS = ("record", "thumbnail")  # arrays of every sample that do not belong to the codec
 FIXED = {"record": "int64", "thumbnail": "uint8"}  # not compressed, so the declared size is the stored size
+
+Index = dict[str, tuple[np.ndarray, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -32,8 +44,66 @@ class Head:
     specs: list[ArraySpec]
     shapes: np.ndarray
 
+    def levels(self, index: int) -> LevelShapes:
+        return tuple(map(tuple, self.shapes[index].tolist()))
 
-Index = dict[str, tuple[np.ndarray, tuple[str, ...]]]
+    def members(self, index: int) -> list[str]:
+        return [spec.chunk_name(index) for spec in self.specs]
+
+    def chunks(self, members: Sequence[memoryview]) -> Chunks:
+        return {spec.name: data for spec, data in zip(self.specs, members)}
+
+    def record(self, index: int, chunks: Chunks) -> Arrays:
+        return {
+            spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in self.specs if spec.name in RECORD_ARRAYS
+        }
+
+    def decode(self, index: int, chunks: Chunks, codec: SampleCodec | None) -> Arrays:
+        specs = [spec for spec in self.specs if spec.name not in RECORD_ARRAYS]
+        found = {spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in specs}
+        if codec is not None:
+            levels = self.levels(index)
+            limits = codec.size_limits(levels)
+            found = {name: without_padding(name, array, limits.get(name)) for name, array in found.items()}
+            codec.check_sample(found, levels)
+        return found
+
+
+@dataclass(frozen=True)
+class Version1:
+    """Implements ShardFormat."""
+
+    version: ClassVar[int] = 1
+    listed: ClassVar[tuple[str, ...]] = ("plan.json",)
+
+    def parse_head(self, data: bytes, samples: int) -> Head:
+        return parse_head(data, samples)
+
+    def encode_alone(self, codec: SampleCodec, levels: LevelShapes, sample: Arrays) -> dict[str, bytes]:
+        return encode_sample(codec.specs([levels], [sample]), sample)
+
+    def identity(self, plan: str, codec: str, gate: Callable[[], str]) -> dict[str, str]:
+        return {"plan": plan, "codec": codec}
+
+    def pass_content(self, manifest: dict[str, Any]) -> Any:
+        return {name: entry["sha256"] for name, entry in manifest["files"].items() if name.endswith(".tar")}
+
+
+def without_padding(name: str, array: np.ndarray, limits: Limits | None) -> np.ndarray:
+    """Return a sample's own part of an array. Raise CorruptCache where the array is too small, or not of this codec.
+
+    Tokens have no size of their own: they end before the final zeros, which no encoder writes.
+    """
+    if limits is None:
+        raise CorruptCache(f"array {name}: not an array of this codec")
+    least, most = limits
+    if least < most:
+        found = array[: int(np.flatnonzero(array)[-1]) + 1] if array.any() else array[:0]
+    else:
+        found = array[: most * len(array) // max(1, array.nbytes)]
+    if not least <= found.nbytes <= most:
+        raise CorruptCache(f"array {name}: has {found.nbytes} bytes without padding, expected {least} to {most}")
+    return found
 
 
 def shard_head(specs: Sequence[ArraySpec], attributes: dict[str, Any], samples: int, index: Index) -> bytes:
@@ -50,6 +120,12 @@ def shard_head(specs: Sequence[ArraySpec], attributes: dict[str, Any], samples: 
     return b"".join(tar.member(name, data) for name, data in files.items())
 
 
+def shard_attributes(identity: dict[str, Any], specs: Sequence[ArraySpec], depth: int) -> dict[str, Any]:
+    """Return the attributes of the root group. `depth`: number of FPN levels."""
+    arrays = [spec.name for spec in specs]
+    return {**identity, "levels": depth, "arrays": arrays, "record_columns": record_columns(depth)}
+
+
 def record_specs(levels: int) -> list[ArraySpec]:
     """Return the two arrays that shards of every codec have: the view record and the thumbnail."""
     columns = len(RECORD_COLUMNS) + 2 * levels
@@ -60,8 +136,9 @@ def record_specs(levels: int) -> list[ArraySpec]:
     ]
 
 
-def record_columns(levels: int) -> list[str]:
-    return [*RECORD_COLUMNS, *(f"level{n}_{side}" for n in range(levels) for side in ("height", "width"))]
+def sample_members(specs: Sequence[ArraySpec], index: int, chunks: Mapping[str, bytes]) -> bytes:
+    """Return the tar members of a sample, from its encoded arrays."""
+    return b"".join(tar.member(spec.chunk_name(index), chunks[spec.name]) for spec in specs)
 
 
 def parse_head(data: bytes, samples: int) -> Head:
