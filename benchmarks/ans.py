@@ -31,7 +31,7 @@ from benchmarks import common
 from benchmarks.codec import calibrate, open_config
 from benchmarks.views import draw
 from pipeline.codecs.frs.codec import Frs
-from pipeline.codecs.frs.map import CodedMap
+from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs2.ans_fit import fit
 from pipeline.codecs.frs2.ans_stream import decode, encode
 from pipeline.codecs.frs2.classes import Histogram, class_sizes, group_histograms, key_histogram
@@ -66,8 +66,10 @@ def code(codec: Frs, teacher: Teacher, views: list[Tensor]) -> Coded:
 
 def count_keys(groups: Sequence[Histogram], top: int, sample: Sample, levels: LevelShapes) -> Histogram:
     """Read the sample's map, and count the keys of its symbols."""
-    frs_map = CodedMap.from_bytes(torch.from_numpy(sample["frs"].copy()), levels, top)
-    return key_histogram(groups, frs_map.integers())
+    row = torch.from_numpy(sample["frs"].copy())
+    return key_histogram(
+        groups, BatchMaps.from_bytes(row[None], (levels,), torch.tensor([levels]), top).own_strength(0)
+    )
 
 
 def measure(codec: Frs, what: str, fitted: Coded, coded: Coded, rounds: int) -> dict[str, Any]:

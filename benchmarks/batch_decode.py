@@ -43,7 +43,7 @@ def measure(folder: str, size: int, rounds: int) -> list[dict[str, Any]]:
     cache = Cache(folder)
     codec, views = open_codec(cache), []
     for ref in [ref for refs in cache.references(0) for ref in refs][:size]:
-        _, levels, arrays = cache.shard(0, ref.shard).view(ref.index, codec.check_sample)
+        _, levels, arrays = cache.shard(0, ref.shard).view(ref.index)
         views.append((arrays, levels))
     batch = stack([arrays for arrays, _ in views], [levels for _, levels in views])
     target = codec.decode(batch)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc
@@ -20,6 +19,7 @@ from pipeline.codecs.frs2.classes import CLASSES, class_sizes, group_histograms,
 from pipeline.errors import CodecError
 from tests.helpers.ans_samples import LARGEST, coded, fitted, make, make_tokens, plain_model
 from tests.helpers.paths import ROOT
+from tests.helpers.symbols import coded_maps, integers
 
 GOLDEN = (
     "011547076fb13a817037329db5267f422929b4f6614a2e9290a42108529084124a501485210a421096188c218c84210a"
@@ -66,13 +66,13 @@ def test_tokens_far_from_each_other_survive() -> None:
 @given(st.lists(SIDES, min_size=1, max_size=3), st.integers(0, 2**31), st.integers(-80, 80))
 def test_class_sizes_need_no_order(sizes: list, seed: int, top: int) -> None:
     rng = np.random.default_rng(seed)
-    maps = [torch.from_numpy(rng.integers(0, 2**30, size) * (rng.random(size) < 0.5)) for size in sizes]
+    maps = coded_maps(sizes, 1, rng)
     expected = rng.integers(-90, 90, (len(sizes), 3, 16)).astype(np.int16)
-    found = class_sizes(key_histogram(group_histograms(expected), maps), top)
+    found = class_sizes(key_histogram(group_histograms(expected), maps.own_strength(0)), top)
     bounds = [round(2 ** (k / 2)) for k in range(110)]
     keys = []
-    for table, m in zip(expected, maps):
-        whole = np.pad(m.numpy(), [(0, -side % 4) for side in m.shape])
+    for table, m in zip(expected, integers(maps, 0)):
+        whole = np.pad(m, [(0, -side % 4) for side in m.shape])
         sums = whole.reshape(whole.shape[0] // 4, 4, whole.shape[1] // 4, 4).sum(axis=(1, 3)).ravel()
         log, of_level = np.searchsorted(bounds, sums, "right"), np.searchsorted(bounds, whole.sum(), "right")
         keys.append((table.reshape(-1, 1).astype(int) + log - of_level).ravel())

@@ -16,7 +16,7 @@ from pipeline.codecs.frs.step_search import find_step
 from pipeline.codecs.frs.tokens import from_tokens, to_planes, to_tokens
 from pipeline.codecs.frs.transform import dct, klt
 from pipeline.errors import CodecError
-from tests.helpers.symbols import groups_of, in_plane_order, symbol_order
+from tests.helpers.symbols import coded_maps, groups_of, in_plane_order, integers, symbol_order
 
 
 def powers(power: float, tried: list[float]) -> list[float]:
@@ -35,19 +35,6 @@ def test_a_quality_out_of_reach_is_refused() -> None:
 
 
 SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
-
-
-def coded_maps(sizes: list[tuple[int, int]], batch: int, rng: np.random.Generator) -> BatchMaps:
-    """Maps with any codes, exponents and empty blocks."""
-    maps = [torch.from_numpy(rng.random((batch, *size)) ** 9 * (rng.random((batch, *size)) < 0.7)) for size in sizes]
-    return BatchMaps.encode([m.float() * 10.0 ** -rng.integers(0, 20) for m in maps], 99)
-
-
-def integers(maps: BatchMaps, sample: int) -> list[np.ndarray]:
-    """The maps of one sample in units of 2^-30, without their exponents."""
-    whole = np.rint((np.minimum(np.arange(256), maps.top) / maps.top) ** 4 * 2**30).astype(np.int64)
-    grids = zip(maps.canvas.split(maps.codes), maps.canvas.own[sample])
-    return [whole[codes[sample, :h, :w].numpy()] for codes, (h, w) in grids]
 
 
 @settings(max_examples=100, deadline=None)

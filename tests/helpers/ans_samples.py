@@ -8,11 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipeline.codecs.frs.tokens import block_sums, log_class, symbol_order, to_tokens
+from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
+from pipeline.codecs.frs.tokens import to_tokens
 from pipeline.codecs.frs2.ans_fit import fit
 from pipeline.codecs.frs2.ans_model import COUNTS, ODDS, PAIRS, AnsModel
 from pipeline.codecs.frs2.ans_stream import encode
 from pipeline.codecs.frs2.classes import CLASSES, Histogram, class_sizes, group_histograms, key_histogram
+from tests.helpers.symbols import coded_maps
 
 LARGEST = 2**22 - 1
 
@@ -27,18 +29,19 @@ class Made(NamedTuple):
 def make(seed: int, sizes: list[tuple[int, int]], planes: int = 3, strength: float = 0.0, wide: bool = False) -> Made:
     """Symbols of a random map. Their scale follows their key; `wide` ones have values up to the largest."""
     rng = np.random.default_rng(seed)
-    maps = [torch.from_numpy(rng.integers(0, 2**30, size) * (rng.random(size) < 0.7)) for size in sizes]
+    maps = coded_maps(sizes, 1, rng)
     expected = rng.integers(-60, 20, (len(sizes), planes, 16)).astype(np.int16)
-    groups = []
-    for table, m in zip(expected, maps):
-        h, w = (-(-side // 4) * 4 for side in m.shape)
-        key = table.reshape(-1, 1) + (log_class(block_sums(m)) - log_class(m.sum())).numpy()
+    levels, blocks = [], maps.own_strength(0)
+    for table, block, (h, w) in zip(expected, blocks, maps.canvas.padded):
+        key = table.reshape(-1, 1) + block
         q = rng.laplace(size=(planes * 16, h * w // 16)) * 2.0 ** ((key + strength) / 4)
         if wide:
             q = np.where(rng.random(q.shape) < 0.1, rng.choice([-LARGEST, LARGEST, 5000, -193, 192], q.shape), q)
-        groups.append(torch.from_numpy(np.rint(q.clip(-LARGEST, LARGEST))).float())
-    tokens = to_tokens(groups, symbol_order(torch.from_numpy(expected), maps)).numpy()
-    return Made(tokens, key_histogram(group_histograms(expected), maps))
+        whole = torch.from_numpy(np.rint(q.clip(-LARGEST, LARGEST))).float()
+        # (R, 16, blocks) to (R, H4, W4)
+        levels.append(whole.view(planes, 4, 4, h // 4, w // 4).permute(0, 3, 1, 4, 2).reshape(1, planes, h, w))
+    order = SymbolOrder(ExpectedSizes.from_table(expected, torch.device("cpu")), maps.strengths)
+    return Made(to_tokens(levels, order)[0].numpy(), key_histogram(group_histograms(expected), blocks))
 
 
 @cache

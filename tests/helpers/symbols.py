@@ -6,7 +6,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.codecs.frs.map import BatchMaps
+
 FREQUENCIES = 16
+
+
+def coded_maps(sizes: list[tuple[int, int]], batch: int, rng: np.random.Generator) -> BatchMaps:
+    """Maps with any codes, exponents and empty blocks."""
+    maps = [torch.from_numpy(rng.random((batch, *size)) ** 9 * (rng.random((batch, *size)) < 0.7)) for size in sizes]
+    return BatchMaps.encode([m.float() * 10.0 ** -rng.integers(0, 20) for m in maps], 99)
+
+
+def integers(maps: BatchMaps, sample: int) -> list[np.ndarray]:
+    """The maps of one sample in units of 2^-30, without their exponents."""
+    whole = np.rint((np.minimum(np.arange(256), maps.top) / maps.top) ** 4 * 2**30).astype(np.int64)
+    grids = zip(maps.canvas.split(maps.codes), maps.canvas.own[sample])
+    return [whole[codes[sample, :h, :w].numpy()] for codes, (h, w) in grids]
 
 
 def symbol_order(expected: np.ndarray, maps: list[np.ndarray]) -> np.ndarray:

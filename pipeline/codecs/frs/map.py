@@ -179,10 +179,21 @@ class BatchMaps:
         return sums.index_add_(1, self.canvas.block_level, self.block_sums)
 
     @cached_property
+    def strength(self) -> Tensor:
+        """Log size of each block minus that of its level, (B, N) int64, from -110 to 0."""
+        return log_class(self.block_sums) - log_class(self.level_sums)[:, self.canvas.block_level]
+
+    @cached_property
     def strengths(self) -> BlockStrengths:
         """The blocks by their strength."""
-        strength = log_class(self.block_sums) - log_class(self.level_sums)[:, self.canvas.block_level]
-        return BlockStrengths(self.canvas.block_level, self.exponents.shape[1], strength, self.canvas.block_inside)
+        canvas = self.canvas
+        return BlockStrengths(canvas.block_level, self.exponents.shape[1], self.strength, canvas.block_inside)
+
+    def own_strength(self, sample: int) -> list[np.ndarray]:
+        """Return `strength` of one sample's own blocks, an int64 array for each level, on the host."""
+        strength, inside = self.strength[sample].cpu().numpy(), self.canvas.block_inside[sample].cpu().numpy()
+        ends = np.cumsum([h * w for h, w in self.canvas.blocks])[:-1]
+        return [part[own] for part, own in zip(np.split(strength, ends), np.split(inside, ends))]
 
     @cached_property
     def uniform(self) -> BatchMaps:

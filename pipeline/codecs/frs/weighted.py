@@ -123,7 +123,8 @@ class WeightedTransform:
             level.addcmul_(part, scale)
         if what == "score":
             value = value * value.abs()
-        return [level.movedim(-1, 1) for level in canvas.split(value)]
+        levels = [level.movedim(-1, 1) for level in canvas.split(value)]
+        return narrow(levels, self.widths) if what == "feature" else levels
 
     def _rows(self, what: str, device: torch.device) -> Tensor:
         """Return the columns of the basis as rows, (L, R, X) or (1, R, X)."""

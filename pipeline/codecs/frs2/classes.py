@@ -1,6 +1,6 @@
 """Count a sample's symbols by their sort key, from the decoded map alone.
 
-The key of a symbol is expected[level, plane, frequency] + strength(block), see `symbol_order` in frs/tokens.py. All
+The key of a symbol is expected[level, plane, frequency] + strength(block), see frs/order.py. All
 groups of a level meet all its blocks, so the counts are the convolution of two histograms, and nothing is sorted. The
 symbols are stored by descending key: those of one class are a contiguous run, whose length is the class's size.
 """
@@ -11,9 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
-
-from pipeline.codecs.frs.tokens import block_sums, log_class
 
 CLASSES = 64
 
@@ -45,11 +42,11 @@ def group_histograms(expected: np.ndarray) -> list[Histogram]:
     return [Histogram.of(level) for level in expected]
 
 
-def key_histogram(groups: Sequence[Histogram], maps: Sequence[Tensor]) -> Histogram:
-    """Count the keys of one sample's symbols. maps: [(H_l, W_l)] int64 on the host, from `CodedMap.integers`."""
+def key_histogram(groups: Sequence[Histogram], strengths: Sequence[np.ndarray]) -> Histogram:
+    """Count the keys of one sample's symbols. strengths: of every level's blocks, from `BatchMaps.own_strength`."""
     total: Histogram | None = None
-    for group, integers in zip(groups, maps):
-        blocks = Histogram.of((log_class(block_sums(integers)) - log_class(integers.sum())).numpy())
+    for group, strength in zip(groups, strengths):
+        blocks = Histogram.of(strength)
         keys = Histogram(group.highest + blocks.highest, np.convolve(group.counts, blocks.counts))
         total = keys if total is None else total.plus(keys)
     assert total is not None, "a sample has at least one level"
