@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from demo.train_teacher import classes_of
 from pipeline.calibration.adapters import fit_adapters
 from pipeline.calibration.gradient import unexplained_variance
+from pipeline.calibration.positions import sample_output
 from pipeline.config import Sections, load_config
 from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import MODELS, Config, build
@@ -62,7 +63,7 @@ class Student:
 
     @torch.no_grad()
     def _fit_adapters(self, teacher: Teacher, views: list[Tensor]) -> None:
-        fitted = fit_adapters((teacher([view]), self._outputs(view)[0]) for view in views)
+        fitted = fit_adapters((sample_output(teacher([view]), False), self._outputs(view)[0]) for view in views)
         for module, weight, bias in zip(self._adapters, fitted.weights, fitted.biases):
             assert isinstance(module, nn.Conv2d)
             module.weight.copy_(weight)

@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.calibration.positions import Sampled
 from pipeline.losses.frs import TINY
-from pipeline.records import TeacherOutput
 
 RIDGE = 0.1  # penalty on the weights, in units of the inputs' mean variance
-POSITIONS = 1024  # sampled on a level of a view; all 67,000 of P2 at 800x1333 would take 600 MB
 
 
 @dataclass
@@ -33,19 +32,19 @@ class Adapters:
         return [F.conv2d(x, w, b, padding=1) for x, w, b in zip(features, self.weights, self.biases)]
 
 
-def fit_adapters(views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> Adapters:
+def fit_adapters(views: Iterable[tuple[Sampled, list[Tensor]]]) -> Adapters:
     """Fit adapters from a student's features (1, C, H_l, W_l) to the teacher's by ridge regression.
 
-    views: (exact output, student's features) of each view. Positions are weighted as in the feature loss.
+    views: (exact output, student's features) of each view. Positions are weighted as in the feature loss. All 67,000
+    positions of P2 at 800x1333 would take 600 MB, so they are sampled.
     """
     squares: list[Tensor] = []
     products: list[Tensor] = []
     for exact, features in views:
-        for level, (x, y, m) in enumerate(zip(features, exact.features, exact.frs)):
-            places, weight = _sample_positions(m.flatten())
-            inputs = _gather_neighbourhoods(x, places)
-            weighted = inputs * weight[:, None]
-            square, product = weighted.T @ inputs, weighted.T @ y[0].flatten(1).T[places]
+        for level, (x, y, weight) in enumerate(zip(features, exact.output.features, exact.output.frs)):
+            inputs = _gather_neighbourhoods(x, exact.places[level])
+            weighted = inputs * weight[0, 0, :, None]
+            square, product = weighted.T @ inputs, weighted.T @ y[0, :, 0].T
             if level == len(squares):
                 squares.append(square.double())
                 products.append(product.double())
@@ -54,21 +53,6 @@ def fit_adapters(views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> Adapter
                 products[level] += product
     solved = [_solve(square, product) for square, product in zip(squares, products)]
     return Adapters([s[:-1].T.reshape(s.shape[1], -1, 3, 3).contiguous() for s in solved], [s[-1] for s in solved])
-
-
-def _sample_positions(m: Tensor) -> tuple[Tensor, Tensor]:
-    """Return indices (N,) into a level's map (H W,), and their weights, which sum to 1.
-
-    A large level is sampled systematically, without random numbers. The map's sum is divided into POSITIONS equal
-    parts, and one position is taken from each part. A position with a large value is taken several times.
-    """
-    share = m / m.sum().clamp_min(TINY)
-    if len(m) <= POSITIONS:
-        return torch.arange(len(m), device=m.device), share
-    steps = (torch.arange(POSITIONS, device=m.device, dtype=torch.float64) + 0.5) / POSITIONS
-    reached = share.double().cumsum(0)
-    places = torch.searchsorted(reached, steps * reached[-1]).clamp_max(len(m) - 1)
-    return places, (share.sum() / POSITIONS).expand(POSITIONS)
 
 
 def _gather_neighbourhoods(x: Tensor, places: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ from pipeline.records import TeacherOutput, ViewRecord
 
 CHOOSING, REPORTED = 24, 16  # views to choose the codec's steps, and to report its error
 PHASES = {"learning": "learning from", "choosing": "counting symbols of", "reported": "measuring sizes of"}  # by part
-PROBED = {"choosing": "choosing the {}s' step on", "reported": "measuring the {}s' error on"}  # the same with a probe
+PROBED = {
+    "choosing": "choosing the {}s' step on up to",
+    "reported": "measuring the {}s' error on up to",
+}  # the same with a probe
 
 
 def divide(count: int) -> tuple[int, int]:

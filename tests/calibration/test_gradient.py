@@ -10,12 +10,13 @@ from torch import nn
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.sidecar import load_sidecar
-from pipeline.calibration import adapters
-from pipeline.calibration.adapters import RIDGE, fit_adapters
+from pipeline.calibration import positions
+from pipeline.calibration.adapters import RIDGE, Adapters, fit_adapters
 from pipeline.calibration.calibrate import find_drift
 from pipeline.calibration.gradient import Errors, StudentPass, unexplained_variance
 from pipeline.calibration.noise import LARGEST, Found
-from pipeline.calibration.probe import FROZEN, Probe, describe_probe
+from pipeline.calibration.positions import sample_output
+from pipeline.calibration.probe import FROZEN, Probe, Tuning, describe_probe
 from pipeline.config import load_config
 from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
@@ -97,6 +98,10 @@ def test_unexplained_variance() -> None:
         assert unexplained_variance(what, means) == pytest.approx(1.0, rel=1e-3)
 
 
+def fitted_to(views: list[tuple[TeacherOutput, list[torch.Tensor]]]) -> Adapters:
+    return fit_adapters((sample_output(exact), features) for exact, features in views)
+
+
 def test_adapters_are_the_weighted_regression() -> None:
     torch.manual_seed(5)
     truth = nn.Conv2d(6, 6, 3, padding=1)
@@ -109,12 +114,12 @@ def test_adapters_are_the_weighted_regression() -> None:
         exact[1][..., 6:] = 1e3
         views.append((TeacherOutput(exact, features, maps), features))
     # Weights shrink by about RIDGE / (1 + RIDGE); bias and directions are the true ones.
-    for level, fitted in enumerate(fit_adapters(views).weights):
+    for level, fitted in enumerate(fitted_to(views).weights):
         slope = float((fitted * truth.weight).sum() / truth.weight.square().sum())
         assert slope == pytest.approx(1 / (1 + RIDGE), abs=0.03), level
         assert float(torch.cosine_similarity(fitted.flatten(), truth.weight.flatten(), dim=0)) > 0.98
     blank = [(TeacherOutput(e.features, e.scores, [torch.zeros_like(m) for m in e.frs]), f) for e, f in views]
-    assert all(float(w.abs().max()) == 0 for w in fit_adapters(blank).weights)
+    assert all(float(w.abs().max()) == 0 for w in fitted_to(blank).weights)
 
 
 def test_adapters_of_large_levels_are_found_on_some_of_their_positions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,13 +131,13 @@ def test_adapters_of_large_levels_are_found_on_some_of_their_positions(monkeypat
         noisy = nn.functional.conv2d(x, torch.ones(4, 4, 3, 3) / 6, padding=1) + torch.randn(1, 4, 64, 80)
         views.append((TeacherOutput([noisy], [x], [torch.rand(1, 64, 80) ** 8]), [x]))
     blank = [(TeacherOutput(e.features, e.scores, [torch.zeros_like(m) for m in e.frs]), f) for e, f in views]
-    monkeypatch.setattr(adapters, "POSITIONS", 64 * 80)
-    (whole,) = fit_adapters(views).weights
-    monkeypatch.setattr(adapters, "POSITIONS", 2048)
-    (some,) = fit_adapters(views).weights
+    monkeypatch.setattr(positions, "POSITIONS", 64 * 80)
+    (whole,) = fitted_to(views).weights
+    monkeypatch.setattr(positions, "POSITIONS", 2048)
+    (some,) = fitted_to(views).weights
     assert not torch.equal(some, whole)
     assert float((some - whole).norm() / whole.norm()) < 0.25  # of 4 x 2048 positions, 36 weights a channel
-    assert all(float(w.abs().max()) == 0 for w in fit_adapters(blank).weights)
+    assert all(float(w.abs().max()) == 0 for w in fitted_to(blank).weights)
 
 
 @pytest.mark.parametrize("what", ["feature", "score"])
@@ -141,7 +146,7 @@ def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path], what: str) -> 
     teacher = Teacher(find_teacher(sections.teacher), CLASSES, torch.device("cpu"))
     view, *others = torch.randint(0, 255, (8, 3, 64, 128), dtype=torch.uint8)
     before = teacher([view])
-    probe = Probe(teacher, what, 1, others[:2], others[2:], target=0.3)
+    probe = Probe(teacher, what, 1, Tuning(teacher, others[:2], others[2:]), target=0.3)
     exact, measured = probe.measure(view, [what])
     after = teacher([view])
     assert all(torch.equal(a, b) for a, b in zip(before.features + before.scores, after.features + after.scores))

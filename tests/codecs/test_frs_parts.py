@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.codecs.frs.map import BUCKETS, EMPTY, BatchMaps, map_top
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
-from pipeline.codecs.frs.step_search import find_step
+from pipeline.codecs.frs.step_search import FAR, REFINEMENTS, Located, find_step, locate_step, refine_step
 from pipeline.codecs.frs.tokens import from_tokens, to_planes, to_tokens
 from pipeline.codecs.frs.transform import dct, klt
 from pipeline.errors import CodecError
@@ -32,6 +32,34 @@ def test_a_quality_out_of_reach_is_refused() -> None:
         for start, target in (([1e-4, 1], 0.03), ([1e-6, 1e-5], 0.1)):
             found = find_step("feature", errors, start, target)
             assert found**power <= target and found == pytest.approx(target ** (1 / power), rel=0.15)
+
+
+@pytest.mark.parametrize("power", [0.4, 0.8, 1.0])
+@pytest.mark.parametrize("easier", [0.7, 1.0, 1.3])
+def test_a_step_located_on_a_few_views_is_close_to_that_of_all(power: float, easier: float) -> None:
+    target, calls = 0.03, list[int]()
+
+    def all_views(tried: list[float]) -> list[float]:
+        calls.append(len(tried))
+        return [step**power * (1 + step) for step in tried]  # not quite a power of the step
+
+    located = locate_step(lambda tried: [easier * error for error in all_views(tried)], [0.001, 0.5], target)
+    assert located is not None and located.slope == pytest.approx(power, rel=0.2)
+    (error,) = all_views([located.step])
+    assert easier * error == pytest.approx(target, rel=0.15)
+    calls.clear()
+    found = refine_step(all_views, located, target)
+    assert found is not None and calls in ([1], [1, 1]), "at most two steps on all views"
+    assert found**power * (1 + found) == pytest.approx(target, rel=0.08)
+
+
+def test_a_step_that_cannot_be_located_is_left_to_all_views() -> None:
+    assert locate_step(lambda tried: [0.0 for _ in tried], [0.01, 0.1], 0.03) is None
+    assert locate_step(lambda tried: [0.03 * FAR + step for step in tried], [0.01, 0.1], 0.03) is None
+    assert locate_step(lambda tried: [0.029 for _ in tried], [0.01, 0.1], 0.03) is None
+    calls: list[float] = []
+    assert refine_step(lambda tried: [calls.extend(tried) or 0.1], Located(0.5, 1.0), 0.03) is None  # type: ignore[func-returns-value]
+    assert len(calls) == REFINEMENTS and sorted(calls, reverse=True) == calls
 
 
 SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))

@@ -59,7 +59,7 @@ def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration,
         feature_rank=ranks["feature"],
         score_rank=ranks.get("score"),
         level_channels=learned.widths,
-        **state_errors(transform, steps, sample)._asdict(),
+        **state_errors(transform, steps, options, sample)._asdict(),
     )
     return calibration, tables
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pipeline.codecs.base import CalibrationSample, Measure
 from pipeline.codecs.frs.settings import FrsOptions
-from pipeline.codecs.frs.step_search import find_step
+from pipeline.codecs.frs.step_search import find_step, locate_step, refine_step
 from pipeline.codecs.frs.weighted import WeightedTransform
+from pipeline.codecs.summary import FEWEST
 from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses, loss_named
 from pipeline.records import TeacherOutput
 
-START = [0.003, 0.03, 0.3]  # first steps tried, in units of the residual's rms norm
+ROUGH = [0.01, 0.1]  # first steps tried to locate the step, in units of the residual's rms norm
+START = [0.003, 0.03, 0.3]  # first steps tried on all views where it cannot be located
+LOCATING = 8  # views to locate the step; all views are then measured only at steps close to it
 FRS = ("feature", "score")  # the losses of FRS itself, which are also stated for a student twice as near
 
 
@@ -42,30 +47,43 @@ def is_near(loss: str) -> bool:
 def choose_step(
     transform: WeightedTransform, what: str, options: FrsOptions, scale: float, sample: CalibrationSample
 ) -> float:
-    """Find the coarsest step at which the gradient error of every loss of the profile is within the quality."""
+    """Find the coarsest step at which the gradient error of every loss of the profile is within the quality.
+
+    A few views locate the step, and all views correct it. Only where that fails, all views measure many steps.
+    """
     groups = [
         ([loss for loss in losses_of(what, options.profile) if is_near(loss) == near], near) for near in (False, True)
     ]
 
-    def measure_worst(tried: list[float]) -> list[float]:
-        """Return the largest error of any loss, for each step."""
+    def measure_worst(tried: list[float], views: int | None = None) -> list[float]:
+        """Return the largest error of any loss, for each step. views: measure on the first ones only."""
         worst = [0.0] * len(tried)
         for losses, near in groups:
             if losses:
-                found = probe_errors(transform, what, sample.probes("choosing", losses, near), tried)
+                probes = islice(sample.probes("choosing", losses, near), views)
+                found = probe_errors(transform, what, probes, tried)
                 worst = [max(old, *row.values()) if row else old for old, row in zip(worst, found)]
         return worst
 
-    return find_step(what, measure_worst, [factor * scale for factor in START], options.allowed_error)
+    located = locate_step(partial(measure_worst, views=LOCATING), [x * scale for x in ROUGH], options.allowed_error)
+    refined = located and refine_step(measure_worst, located, options.allowed_error)
+    return refined or find_step(what, measure_worst, [x * scale for x in START], options.allowed_error)
 
 
-def state_errors(transform: WeightedTransform, steps: dict[str, float], sample: CalibrationSample) -> Stated:
-    """Measure the errors of every loss at the chosen steps, on views that chose nothing."""
+def state_errors(
+    transform: WeightedTransform, steps: dict[str, float], options: FrsOptions, sample: CalibrationSample
+) -> Stated:
+    """Measure the errors of every loss at the chosen steps, on views that chose nothing.
+
+    The near probe measures on FEWEST views, unless the profile promises the error of a loss that it measures.
+    """
     stated = Stated({}, {}, {}, {})
     for what, step in steps.items():
         usual = [loss for loss in losses_of(what) if not is_near(loss)]
         (found,) = probe_errors(transform, what, sample.probes("reported", usual), [step])
-        (near,) = probe_errors(transform, what, sample.probes("reported", losses_of(what), True), [step])
+        promised = any(is_near(loss) for loss in losses_of(what, options.profile))
+        probes = islice(sample.probes("reported", losses_of(what), True), None if promised else FEWEST)
+        (near,) = probe_errors(transform, what, probes, [step])
         stated.probe_error.update(found | {loss: error for loss, error in near.items() if is_near(loss)})
         stated.near_error.update({loss: error for loss, error in near.items() if loss in FRS})
         stated.probe_unexplained[what] = sample.unexplained(what)

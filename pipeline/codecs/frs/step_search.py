@@ -5,13 +5,58 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from pipeline.errors import CodecError
 
 CLOSE = 0.08  # relative distance from the target at which the search ends
 ROUNDS = 5
 FLAT = 1.1  # if the error grows by less than this factor while the step doubles, it does not depend on the step
+FAR = 3.0  # factor between an error and the target beyond which a step is not located
+SMALL = 1.3  # largest factor between a measured error and the target to correct the step without a measurement
+REFINEMENTS = 3
+FLATTEST = 0.1  # smallest slope of log(error) over log(step) to extrapolate with
 TINY = 1e-12
+
+
+class Located(NamedTuple):
+    """About the step at which the error is just below a target, and d log(error) / d log(step) there."""
+
+    step: float
+    slope: float
+
+
+def locate_step(errors: Callable[[list[float]], list[float]], start: Sequence[float], target: float) -> Located | None:
+    """Estimate the step of a target error with two calls of `errors`, which measures the error at several steps.
+
+    Return None where the errors found are far from the target.
+    """
+    measured: dict[float, float] = {}
+    tried = [_rounded(step) for step in start]
+    for _ in range(2):
+        measured |= {step: max(error, TINY) for step, error in zip(tried, errors(tried))}
+        points = sorted(measured.items())
+        step = _rounded(_interpolate(points, target))
+        tried = [step]
+    if not any(target / FAR <= error <= target * FAR for _, error in points):
+        return None
+    below, above = sorted(points, key=lambda point: abs(math.log(point[0] / step)))[:2]
+    slope = math.log(above[1] / below[1]) / math.log(above[0] / below[0])
+    return Located(step, slope) if slope > FLATTEST else None
+
+
+def refine_step(errors: Callable[[list[float]], list[float]], located: Located, target: float) -> float | None:
+    """Return the step of a target error, corrected by the error of a step close to it. It is not measured again.
+
+    Return None where the correction does not become small.
+    """
+    step = located.step
+    for _ in range(REFINEMENTS):
+        (error,) = errors([step])
+        step = _rounded(_interpolate([(step, max(error, TINY))], target, located.slope))
+        if target / SMALL <= error <= target * SMALL:
+            return step
+    return None
 
 
 def find_step(what: str, errors: Callable[[list[float]], list[float]], start: Sequence[float], target: float) -> float:
@@ -21,15 +66,19 @@ def find_step(what: str, errors: Callable[[list[float]], list[float]], start: Se
     step reaches the target.
     """
     measured: dict[float, float] = {}
-    tried = [float(f"{step:.2g}") for step in start]
+    tried = [_rounded(step) for step in start]
     for _ in range(ROUNDS):
         measured |= {step: max(error, TINY) for step, error in zip(tried, errors(tried))}
         points = sorted(measured.items())
         if _is_met(points, target):
             break
-        # Rounded, so that a repeated calibration finds the same step.
-        tried = [float(f"{_interpolate(points, target):.4g}")]
+        tried = [_rounded(_interpolate(points, target))]
     return _choose_coarsest(what, points, target)
+
+
+def _rounded(step: float) -> float:
+    """Round a step, so that a repeated calibration finds the same."""
+    return float(f"{step:.4g}")
 
 
 def _is_met(points: list[tuple[float, float]], target: float) -> bool:
@@ -40,17 +89,22 @@ def _is_met(points: list[tuple[float, float]], target: float) -> bool:
     return close or (coarsest <= target and bool(finer) and coarsest < FLAT * max(finer))
 
 
-def _interpolate(points: list[tuple[float, float]], target: float) -> float:
-    """Return the step at which the error should be just below the target. Outside the points, extrapolate."""
+def _interpolate(points: list[tuple[float, float]], target: float, slope: float = 1.0) -> float:
+    """Return the step at which the error should be just below the target. Outside the points, extrapolate.
+
+    slope: that of the error where there is only one point.
+    """
     aim = target * (1 - CLOSE / 2)
-    for below, above in pairwise(points):
-        if below[1] <= aim < above[1]:
-            break
-    else:
-        below, above = points[:2] if points[0][1] > aim else points[-2:]
-    slope = math.log(above[1] / below[1]) / math.log(above[0] / below[0])
-    if slope < 0.1:  # too flat to extrapolate; change the step by a fixed factor
-        return points[0][0] * 0.25 if below[1] > aim else points[-1][0] * 4.0
+    below = points[0]
+    if len(points) > 1:
+        for below, above in pairwise(points):
+            if below[1] <= aim < above[1]:
+                break
+        else:
+            below, above = points[:2] if points[0][1] > aim else points[-2:]
+        slope = math.log(above[1] / below[1]) / math.log(above[0] / below[0])
+        if slope < FLATTEST:  # change the step by a fixed factor
+            return points[0][0] * 0.25 if below[1] > aim else points[-1][0] * 4.0
     return below[0] * math.exp(min(5.0, max(-5.0, math.log(aim / below[1]) / slope)))
 
 
