@@ -5,6 +5,8 @@ python benchmarks/codec.py --config C --student CHECKPOINT --teacher CONFIG CHEC
 
 The codec is calibrated as stage 1 does it, on the config's train images. "Stated" is what codec.json says afterwards.
 "Found" is the error in the gradient of the student's parameters, on images of the val set. No calibration uses these.
+"Missed" is the share of the teacher's variance that the student leaves unexplained there. "Expected" is the error that
+codec.json states for a student that misses as much, by a power of the share through the two students that it states.
 Without --teacher, the teacher is that of the config. The student's adapters are those of its checkpoint, of --adapters,
 or fitted by regression on train images. --json adds its rows to those of an earlier run. --measure-at measures the same
 codec on larger views as well, where a calibration would take too long.
@@ -30,6 +32,7 @@ from pipeline.cache.canonical import write_json
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.settings import QUALITIES
+from pipeline.codecs.summary import error_at
 from pipeline.config import Sections, load_config
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import Silent
@@ -37,8 +40,8 @@ from pipeline.stage1.job import Job, open_job
 
 LOSSES = {"feature": "features", "score": "scores"}
 COLUMNS = [
-    *("teacher", "megapixels", "quality", "loss", "missed", "missed_probe", "requested", "stated", "found"),
-    *("found_over_requested", "kb_view", "kb_features", "kb_scores", "kb_map", "kb_megapixel"),
+    *("teacher", "megapixels", "quality", "loss", "missed", "missed_probe", "requested", "stated", "expected", "found"),
+    *("found_over_requested", "found_over_expected", "kb_view", "kb_features", "kb_scores", "kb_map", "kb_megapixel"),
 ]
 
 
@@ -114,7 +117,8 @@ def measure_views(codec: Codec, job: Job, student: Student, views: list[Tensor])
     found = measure({"frs": as_rival(codec)}, job.teacher, student, views, weights)["frs"]
     rows = []
     for loss, plural in LOSSES.items():
-        error = found[f"err_{plural}"]
+        error, missed = found[f"err_{plural}"], missed_share(loss, job.teacher, student, views)
+        expected = None if missed is None else error_at(settings, loss, missed)
         rows.append(
             {
                 "megapixels": sum(v.shape[1] * v.shape[2] for v in views) / len(views) / 1e6,
@@ -122,13 +126,15 @@ def measure_views(codec: Codec, job: Job, student: Student, views: list[Tensor])
                 "score_channels": codec.score_channels,
                 "views": len(views),
                 "loss": loss,
-                "missed": missed_share(loss, job.teacher, student, views),
+                "missed": missed,
                 "missed_probe": settings.get("probe_unexplained", {}).get(loss),
                 "requested": codec.allowed_error,
                 "stated": settings["probe_error"][loss],
                 "stated_near": settings.get("near_error", {}).get(loss),
+                "expected": expected,
                 "found": error,
                 "found_over_requested": error / codec.allowed_error,
+                "found_over_expected": expected and error / expected,
                 **{key: value for key, value in found.items() if key.startswith("kb_")},
                 "steps": {key: settings[key] for key in ("feature_step", "score_step")},
             }

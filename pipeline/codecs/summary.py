@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pipeline.codecs.frs.settings import QUALITIES
@@ -35,6 +36,20 @@ def describe_student(settings: dict[str, Any]) -> list[str]:
         f"of the variance; one twice as near ({_shares({k: 1 - v for k, v in near.items()}, 0)}) has "
         f"{_shares(settings['near_error'], 1)}"
     ]
+
+
+def error_at(settings: dict[str, Any], what: str, unexplained: float) -> float | None:
+    """Return the stated error of a student that leaves a share of the variance of 'feature' or 'score' unexplained.
+
+    The error is a power of the share, through the two students that codec.json states. None for old caches.
+    """
+    if not settings.get("near_error"):
+        return None
+    error, near = settings["probe_error"][what], settings["near_error"][what]
+    share, near_share = settings["probe_unexplained"][what], settings["near_unexplained"][what]
+    if min(error, near, unexplained) <= 0 or share <= near_share:
+        return None
+    return float(error * (unexplained / share) ** (math.log(near / error) / math.log(near_share / share)))
 
 
 def list_warnings(settings: dict[str, Any], measured: dict[str, Any]) -> list[str]:

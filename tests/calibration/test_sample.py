@@ -12,7 +12,7 @@ from pipeline.cache.canonical import write_json
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.calibration.sample import CHOOSING, REPORTED, divide, warn_if_few
 from pipeline.cli.tables import info_table
-from pipeline.codecs.summary import FEWEST, list_warnings
+from pipeline.codecs.summary import FEWEST, error_at, list_warnings
 from pipeline.config import load_config
 from pipeline.progress import Silent
 from pipeline.stage1.job import open_job
@@ -80,6 +80,22 @@ def test_a_calibration_that_missed_its_target_says_so() -> None:
     (line,) = list_warnings({**FITTED, "profile": "universal"}, enough)
     assert "pkd" in line
     assert list_warnings({"type": "lossless"}, few) == []
+
+
+def test_the_error_of_another_student_follows_from_the_two_stated() -> None:
+    settings = {
+        "probe_error": {"feature": 0.03, "score": 0.03},
+        "near_error": {"feature": 0.12, "score": 0.06},
+        "probe_unexplained": {"feature": 0.2, "score": 0.4},
+        "near_unexplained": {"feature": 0.05, "score": 0.1},
+    }
+    for what, power in (("feature", -1.0), ("score", -0.5)):
+        share = settings["probe_unexplained"][what]
+        assert error_at(settings, what, share) == pytest.approx(0.03)
+        assert error_at(settings, what, share / 4) == pytest.approx(settings["near_error"][what])
+        assert error_at(settings, what, 2 * share) == pytest.approx(0.03 * 2**power)
+    assert error_at({"probe_error": {"score": 0.03}}, "score", 0.4) is None
+    assert error_at({**settings, "near_unexplained": {"score": 0.4}}, "score", 0.4) is None
 
 
 def test_info_shows_the_student_and_the_warnings() -> None:
