@@ -15,6 +15,7 @@ codec on larger views as well, where a calibration would take too long.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import tempfile
 from pathlib import Path
@@ -40,7 +41,19 @@ from pipeline.stage1.job import Job, open_job
 
 LOSSES = {"feature": "features", "score": "scores"}
 COLUMNS = [
-    *("teacher", "megapixels", "quality", "loss", "missed", "missed_probe", "requested", "stated", "expected", "found"),
+    *(
+        "teacher",
+        "student",
+        "megapixels",
+        "quality",
+        "loss",
+        "missed",
+        "missed_probe",
+        "requested",
+        "stated",
+        "expected",
+        "found",
+    ),
     *("found_over_requested", "found_over_expected", "kb_view", "kb_features", "kb_scores", "kb_map", "kb_megapixel"),
 ]
 
@@ -48,7 +61,7 @@ COLUMNS = [
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the script's arguments."""
     parser.add_argument("--config", required=True, help="the student's config, with its data sets")
-    parser.add_argument("--student", type=Path, required=True, metavar="CHECKPOINT")
+    parser.add_argument("--student", type=Path, nargs="+", required=True, metavar="CHECKPOINT", help="one or more")
     parser.add_argument("--adapters", type=Path, metavar="FILE", help="the student's adapters, if stored apart")
     parser.add_argument("--teacher", nargs=2, metavar=("CONFIG", "CHECKPOINT"))
     parser.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE", help="config values")
@@ -90,19 +103,20 @@ def calibrate(job: Job) -> tuple[Codec, dict[str, Any]]:
 
 
 def rows_of(args: argparse.Namespace, quality: str | float) -> list[dict[str, Any]]:
-    """Return a row for each scale and loss: requested, stated and found error, and the bytes of a view."""
+    """Return a row for each student, scale and loss: requested, stated and found error, and the bytes of a view."""
     with tempfile.TemporaryDirectory() as folder:
         cfg, sections = open_config(args, quality, Path(folder))
         job = open_job(cfg, sections, print, Silent())
         codec, _ = calibrate(job)
-        student = Student(cfg, args.student, job.teacher, args.adapters, lambda: draw(job, 12))
+        scales = (None, *(args.measure_at or ()))
+        views = [draw(job, args.views, cfg.val_dataloader.dataset, scale) for scale in scales]
         rows = []
-        for scale in (None, *(args.measure_at or ())):
-            views = draw(job, args.views, cfg.val_dataloader.dataset, scale)
-            rows += measure_views(codec, job, student, views)
+        for path in args.student:
+            student = Student(copy.deepcopy(cfg), path, job.teacher, args.adapters, lambda: draw(job, 12))
+            for drawn in views:
+                rows += [{"student": path.stem, **row} for row in measure_views(codec, job, student, drawn)]
     shared = {
         "teacher": Path(sections.teacher.checkpoint or str(sections.teacher.name)).stem,
-        "student": args.student.stem,
         "quality": quality,
         "calibration_views": min(args.calibration_views, len(job.images)),
         "command": common.machine()["command"],

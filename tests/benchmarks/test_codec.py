@@ -82,12 +82,16 @@ def test_the_same_codec_is_measured_at_every_scale(
     monkeypatch.setattr(benchmark, "Student", lambda *_: None)
     monkeypatch.setattr(benchmark, "draw", draw)
     args = Namespace(
-        student=Path("folder/small.pth"), adapters=None, views=4, calibration_views=96, measure_at=[(300, 400)]
+        student=[Path("folder/small.pth"), Path("tiny.pth")],
+        adapters=None,
+        views=4,
+        calibration_views=96,
+        measure_at=[(300, 400)],
     )
     rows = benchmark.rows_of(args, "balanced")
     assert drawn == [(4, "val set", None), (4, "val set", (300, 400))], "no calibration image reports"
-    assert [(row["loss"], row["megapixels"]) for row in rows] == [
-        ("feature", 0.02), ("score", 0.02), ("feature", 0.12), ("score", 0.12),
-    ]  # fmt: skip
-    assert {(row["teacher"], row["student"], row["quality"]) for row in rows} == {("big", "small", "balanced")}
+    assert [(row["student"], row["megapixels"], row["loss"]) for row in rows] == [
+        (student, size, loss) for student in ("small", "tiny") for size in (0.02, 0.12) for loss in MISSED
+    ]
+    assert {(row["teacher"], row["quality"]) for row in rows} == {("big", "balanced")}
     assert all(row["calibration_views"] == 50 for row in rows), "the data set has no more images"
