@@ -26,7 +26,7 @@ from benchmarks import common, scenes
 from benchmarks.codec_rivals import CONFIG, STUDENT, VIEWS
 from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import Student, load_teacher
-from pipeline.cache.arrays import encode_sample
+from pipeline.cache.version2 import encode_sample
 from pipeline.calibration.gradient import Errors, StudentPass
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.map import EMPTY, BatchMaps, difference, octaves
@@ -108,7 +108,7 @@ def token_rows(codec: Frs, teacher: Teacher, views: list[Tensor], size: str) -> 
     for view in views:
         output = teacher([view])
         (sample,), _ = codec.encode(output)
-        chunks = encode_sample(codec.specs([output.levels], [sample]), sample)
+        chunks = encode_sample(codec.items(), sample)
         for what in KINDS:
             kb["planes", what] += plane_bytes(codec, output, what) / 1e3 / len(views)
             kb["tokens", what] += len(chunks[f"{what}s"]) / 1e3 / len(views)

@@ -11,43 +11,46 @@ import torch
 
 from benchmarks import rivals
 from benchmarks.student import Student
-from pipeline.cache.arrays import decode_chunk, encode_sample
+from pipeline.cache.items import decode_item
+from pipeline.cache.version2 import encode_sample
 from pipeline.calibration.gradient import Errors, StudentPass
 from pipeline.codecs.base import Codec
-from pipeline.codecs.packing import stack
-from pipeline.records import TeacherOutput
+from pipeline.codecs.packing import Sample, positions, stack
+from pipeline.records import LevelShapes, TeacherOutput
 from pipeline.teacher.model import Teacher
 
 
 def as_rival(codec: Codec) -> Callable[[TeacherOutput], rivals.Stored]:
-    """Return a codec of this project with the interface of a rival. It uses the chunks that a shard contains."""
+    """Return a codec of this project with the interface of a rival. It uses the items that a shard contains."""
 
     def encode(output: TeacherOutput) -> rivals.Stored:
         (sample,), _ = codec.encode(output)
-        specs = codec.specs([output.levels], [sample])
-        chunks = encode_sample(specs, sample)
+        items = encode_sample(codec.items(), sample)
 
         def decode() -> TeacherOutput:
-            arrays = {spec.name: decode_chunk(spec, chunks[spec.name]) for spec in specs}
-            return codec.decode(stack([arrays], [output.levels]))
+            return codec.decode(stack([decode_items(codec, items, output.levels)], [output.levels]))
 
-        return {name: len(chunk) for name, chunk in chunks.items()}, decode
+        return {name: len(item) for name, item in items.items()}, decode
 
     return encode
 
 
+def decode_items(codec: Codec, items: dict[str, bytes], levels: LevelShapes) -> Sample:
+    """Return the arrays of a sample from its encoded items."""
+    limits, places = codec.size_limits(levels), positions(levels)
+    return {item.name: decode_item(item, items[item.name], limits[item.name], places) for item in codec.items()}
+
+
 def host_ms(codec: Codec, output: TeacherOutput, repeats: int = 20) -> tuple[float, float]:
-    """Return the CPU's milliseconds per view for compressing the chunks, and for checking and decompressing them."""
+    """Return the CPU's milliseconds per view for compressing the items, and for checking and decompressing them."""
     (sample,), _ = codec.encode(output)
-    specs = codec.specs([output.levels], [sample])
-    chunks = encode_sample(specs, sample)
+    items = encode_sample(codec.items(), sample)
     begun = time.perf_counter()
     for _ in range(repeats):
-        encode_sample(specs, sample)
+        encode_sample(codec.items(), sample)
     encoded = time.perf_counter()
     for _ in range(repeats):
-        for spec in specs:
-            decode_chunk(spec, chunks[spec.name])
+        decode_items(codec, items, output.levels)
     return (encoded - begun) / repeats * 1e3, (time.perf_counter() - encoded) / repeats * 1e3
 
 

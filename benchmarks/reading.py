@@ -2,9 +2,10 @@
 
 python benchmarks/reading.py --json docs/results/reading.json
 
-"this cache" is the work of a stage 2 worker for one view: one read, crc32c, header check, zstd, check of the tokens.
-The others read the same views: webdataset's tar iteration and zarr-python from the same shard, and torch.load from one
-file of fp16 tensors per image. All read from the page cache, and alternate.
+"this cache" is the work of a stage 2 worker for one view: one read, sha256, header check, zstd, check of the tokens.
+"format version 1" is the same on a shard of version 1, which has crc32c. The others read the same views: webdataset's
+tar iteration and zarr-python from the same shard, and torch.load from one file of fp16 tensors per image. All read from
+the page cache, and alternate. `overhead`: bytes of a view besides its encoded arrays, in the tar and its sidecar.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from benchmarks import common, scenes
 from benchmarks.codec_rivals import CONFIG
 from benchmarks.sample import DrawnSample, calibrate
 from benchmarks.student import load_teacher
-from pipeline.cache.arrays import decode_chunk
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.shard_plan import ShardPlan
+from pipeline.cache.versions import FORMATS
 from pipeline.cache.zarr_store import TarStore
 from pipeline.codecs.base import Codec
 from pipeline.data.views import padded
@@ -44,8 +45,11 @@ from pipeline.teacher.model import Teacher
 SIZE = "800x1067"
 
 
-def write_shard(root: Path, teacher: Teacher, codec: Codec, distinct: int, samples: int) -> Path:
-    """Write a shard of `samples` views, of which `distinct` differ, and one fp16 file for each distinct view."""
+def write_shards(root: Path, teacher: Teacher, codec: Codec, distinct: int, samples: int) -> dict[int, Path]:
+    """Write a shard of `samples` views, of which `distinct` differ, in each version. Return them by version.
+
+    Also write one fp16 file for each distinct view.
+    """
     views = [scenes.scene(n, SIZE) for n in range(distinct)]
     outputs = [teacher([view]).to("cpu") for view in views]
     for n, output in enumerate(outputs):
@@ -58,14 +62,23 @@ def write_shard(root: Path, teacher: Teacher, codec: Codec, distinct: int, sampl
     records = [
         ViewRecord(n + 1, 0, size, size, padded(size), 0, 2**31 + n, n, thumbnail) for n, size in enumerate(sizes)
     ]
-    path = root / "shard-00000.tar"
+    paths = {version: root / f"shard-0000{version}.tar" for version in FORMATS}
     identity = {"pass": 0, "shard": 0, "plan": "plan", "recipe": "recipe"}
     levels = [teacher.levels(pad) for _, _, pad in plan.samples]
-    with new_shard(ShardTarget(path, 1, identity, codec, "codec", plan, levels)) as shard:
-        for n, record in enumerate(records):
-            shard.add(encode_views(codec, outputs[n % distinct], [record]))
-        shard.commit()
-    return path
+    for version, path in paths.items():
+        with new_shard(ShardTarget(path, version, identity, codec, "codec", plan, levels)) as shard:
+            for n, record in enumerate(records):
+                shard.add(encode_views(codec, outputs[n % distinct], [record]))
+            shard.commit()
+    return paths
+
+
+def measure_overhead(path: Path) -> float:
+    """Return the bytes of a view besides its encoded arrays: in head, samples, tail and sidecar."""
+    reader = ShardReader(path)
+    names = [name for name in reader.sidecar.bytes_by_array if name not in ("record", "thumbnail")]
+    arrays = sum(reader.sidecar.bytes_by_array[name] for name in names)
+    return (path.stat().st_size + path.with_suffix(".json").stat().st_size - arrays) / len(reader)
 
 
 def by_this_cache(codec: Codec, path: Path) -> Iterator[Any]:
@@ -74,30 +87,22 @@ def by_this_cache(codec: Codec, path: Path) -> Iterator[Any]:
     yield from (reader.read(n, codec) for n in range(len(reader)))
 
 
-def split_name(name: str) -> tuple[str | None, str | None]:
-    """Return webdataset's (key, field) of a tar member."""
-    array, found, chunk = name.partition("/c/")
-    return (chunk.split("/")[0], array) if found and "/" not in array else (None, None)
-
-
 def by_webdataset(path: Path) -> Iterator[Any]:
-    """Read with webdataset."""
+    """Read with webdataset's own rule for keys."""
     head: Any = ShardReader(path).head
-    specs = {spec.name: spec for spec in head.specs}
-    tars = wds.tariterators
-
-    def group(urls: Any) -> Any:
-        return tars.group_by_keys(tars.tar_file_expander(tars.url_opener(urls)), keys=split_name, lcase=False)
-
-    for sample in wds.DataPipeline(wds.SimpleShardList([str(path)]), group):
-        yield {name: decode_chunk(spec, sample[name]) for name, spec in specs.items()}
+    for sample in wds.WebDataset(str(path), shardshuffle=False):
+        if sample["__key__"].startswith("samples/") and "0" in sample:
+            chunks = head.chunks([memoryview(sample["0"])])
+            yield head.decode(int(sample["__key__"].split("/")[1]), chunks, None)
 
 
 def by_zarr(path: Path) -> Iterator[Any]:
     """Read with zarr-python."""
     group: Any = zarr.open_group(TarStore(path), mode="r")
-    arrays = {name: group[name] for name in ("features", "scores", "frs", "record", "thumbnail")}
-    yield from ({name: array[n] for name, array in arrays.items()} for n in range(arrays["record"].shape[0]))
+    head: Any = ShardReader(path).head
+    names = [item["name"] for item in group.attrs["arrays"]]
+    for n, _ in enumerate(group["index/record"][:]):
+        yield head.decode(n, {name: memoryview(item) for name, item in zip(names, group["samples"][n])}, None)
 
 
 def by_torch_load(path: Path) -> Iterator[Any]:
@@ -131,15 +136,14 @@ def main() -> None:
     # Tables and steps do not depend on the image size. Calibration on small views takes a tenth of the time.
     codec = calibrate(DrawnSample(teacher, partial(scenes.scene, size="320", split="train"), 24, 8), args.quality)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_shard(Path(folder), teacher, codec, args.distinct, args.samples)
-        ways: dict[str, Callable[[Path], Iterator[Any]]] = {
-            "this cache": partial(by_this_cache, codec),
-            **OTHERS,
-        }
-        parts = {name: partial(count, read, path) for name, read in ways.items()}
+        paths = write_shards(Path(folder), teacher, codec, args.distinct, args.samples)
+        own = partial(by_this_cache, codec)
+        parts = {"this cache": partial(count, own, paths[2]), "format version 1": partial(count, own, paths[1])}
+        parts |= {name: partial(count, read, paths[2]) for name, read in OTHERS.items()}
         views = {name: part() for name, part in parts.items()}
         times = common.in_turns(parts, args.rounds)
-        size = path.stat().st_size / args.samples / 1e3
+        sizes = {version: path.stat().st_size / args.samples / 1e3 for version, path in paths.items()}
+        overhead = {version: measure_overhead(path) for version, path in paths.items()}
     rates = {name: [views[name] / seconds for seconds in found] for name, found in times.items()}
     first = rates["this cache"]
     rows = [
@@ -151,7 +155,7 @@ def main() -> None:
         for name, found in rates.items()
     ]
     print(common.table(rows, list(rows[0])))
-    common.write(args.json, rows, size=SIZE, quality=args.quality, kb_view=size)
+    common.write(args.json, rows, size=SIZE, quality=args.quality, kb_view=sizes, overhead_bytes_a_view=overhead)
 
 
 if __name__ == "__main__":

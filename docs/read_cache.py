@@ -3,11 +3,13 @@
 import hashlib
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 from signal import SIG_DFL, SIGPIPE, signal
 
 import numpy as np
 import zarr.buffer.cpu
+from numcodecs import Blosc
 
 DCT = np.cos(np.pi / 4 * np.outer(np.arange(4), np.arange(4) + 0.5)) * np.sqrt([[1 / 4], [1 / 2], [1 / 2], [1 / 2]])
 BOUNDS = np.array([round(2 ** (k / 2)) for k in range(110)])
@@ -20,7 +22,7 @@ def open_shard(tar):  # the zarr group of a shard, after a check of its sha256
     return zarr.open_group(members, mode="r")
 
 
-def grids(packed, sides):  # (..., P) -> (..., H, W) of every level; padding follows the last one
+def grids(packed, sides):  # (..., P) -> (..., H, W) of every level; padding may follow
     return [x.reshape(*x.shape[:-1], *s) for x, s in zip(np.split(packed, np.cumsum(sides.prod(axis=1)), -1), sides)]
 
 
@@ -29,7 +31,7 @@ def blocks(whole):  # (H, W) -> (H4, W4): sums of 4 x 4
 
 
 def decode_map(packed, sides, top):  # of every level: m, buckets, sums by block
-    relative = (np.arange(256) / top) ** 4
+    relative = (np.minimum(np.arange(256), top) / top) ** 4
     for s, d in zip(packed[: len(sides)].astype(int), grids(packed[len(sides) :].astype(int), sides)):
         c = d.cumsum(0).cumsum(1) & 255
         m = relative.astype(np.float32)[c] * np.float32(0.0 if s == 255 else 2.0**-s)
@@ -65,16 +67,32 @@ def decode(sample, tables, settings):  # features (C, H, W), scores (K, H, W; []
     return list(features), [u * np.abs(u) for u in roots], [m for m, _, _ in levels]
 
 
+def to_array(item, entry, positions):  # an item of a sample of format version 2
+    data = Blosc().decode(item) if entry["compression"] and item else item
+    array = np.frombuffer(data, np.dtype(entry["dtype"]).newbyteorder("<"))
+    return array.reshape(positions, -1) if len(entry["dims"]) == 2 else array
+
+
+def samples(group):  # the arrays of every sample by name
+    arrays = group.attrs["arrays"]
+    if arrays and isinstance(arrays[0], str):  # format version 1: one zarr array for each, with padding
+        yield from ({name: group[name][i] for name in arrays} for i in range(group["record"].shape[0]))
+    elif arrays:
+        for i, record in enumerate(group["index/record"][:]):
+            positions, items = record[11:].reshape(-1, 2).prod(axis=1).sum(), group["samples"][i]
+            yield {e["name"]: to_array(x, e, positions) for x, e in zip(items, arrays)} | {"record": record}
+
+
 def read(cache):  # image id, view, features, scores, frs of every view of every complete pass
     tables = {name: table[:] for name, table in zarr.open_group(cache / "codec", mode="r").arrays()}
     passes = sorted(manifest.parent for manifest in cache.glob("pass-*/manifest.json"))
     for group in (open_shard(tar) for folder in passes for tar in sorted(folder.glob("shard-*.tar"))):
-        for i in range(group["record"].shape[0] if group.attrs["arrays"] else 0):
-            sample = {name: group[name][i] for name in group.attrs["arrays"]}
+        for sample in samples(group):
             yield *map(int, sample["record"][:2]), *decode(sample, tables, group.attrs["codec"])
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # zarr: variable_length_bytes has no final specification yet
     signal(SIGPIPE, SIG_DFL)  # exit quietly when `| head` closes the pipe
     for image_id, view, *parts in read(Path(sys.argv[1])):
         print(image_id, view, *(part[0].shape for part in parts if part))

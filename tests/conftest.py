@@ -18,7 +18,7 @@ import pytest
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import CLASSES, make_dataset
 from tests.helpers.detectors import detector, save_teacher
-from tests.helpers.stages import stage1
+from tests.helpers.stages import begin_cache, stage1
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,24 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Path, teacher: dict[str
         found[codec] = make_config(data, teacher, detector("retinanet"), work, codec)
         stage1(found[codec])
     return found
+
+
+@pytest.fixture(scope="session")
+def made_1(tmp_path_factory: pytest.TempPathFactory, data: Path, teacher: dict[str, str]) -> dict[str, Path]:
+    """The same of format version 1, as an older release began them."""
+    found = {}
+    for codec in ("frs", "lossless"):
+        work = tmp_path_factory.mktemp(f"{codec}-1")
+        found[codec] = make_config(data, teacher, detector("retinanet"), work, codec)
+        begin_cache(found[codec], 1)
+        stage1(found[codec])
+    return found
+
+
+@pytest.fixture(params=[2, 1], ids=["version 2", "version 1"])
+def of_version(request: pytest.FixtureRequest) -> dict[str, Path]:
+    """The caches of `made` in each format version."""
+    return request.getfixturevalue("made" if request.param == 2 else "made_1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

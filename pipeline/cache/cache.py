@@ -24,7 +24,7 @@ from pipeline.cache.layout import explain_missing, list_passes, load_pass_plan, 
 from pipeline.cache.plain import require_plain_cache
 from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.reader import ShardReader
-from pipeline.cache.schema import MANIFEST, PLAN, read_codec, read_fields, require_fields
+from pipeline.cache.schema import GATE, MANIFEST, PLAN, read_codec, read_fields, require_fields
 from pipeline.cache.shard_plan import ShardPlan, references
 from pipeline.cache.sidecar import load_sidecar
 from pipeline.cache.versions import FORMATS
@@ -162,7 +162,7 @@ class Cache:
     def _identity(self) -> dict[str, str]:
         """Return the part of the content digests that all passes share."""
         gate = self.root / "gate.json"
-        return self._format.identity(self.plan_digest, self.codec_digest, lambda: digest(read_json(gate)))
+        return self._format.identity(self.plan_digest, self.codec_digest, lambda: digest(read_fields(gate, GATE)))
 
     def _pass_content(self, cache_pass: int) -> Any:
         return self._format.pass_content(self.manifest(cache_pass))

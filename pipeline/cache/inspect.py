@@ -12,12 +12,12 @@ from pipeline.storage.place import Place
 
 
 def describe(root: str | Place) -> dict[str, Any]:
-    """Return everything that `info` prints about a cache."""
+    """Return everything that `info` prints about a cache. `content` is None where gate.json is missing."""
     cache = Cache(root)
     manifests = {number: cache.manifest(number) for number in cache.passes()}
     parts = totals(m["bytes_by_array"] for m in manifests.values())
     size = sum(m["bytes"] for m in manifests.values())
-    codec = cache.codec_manifest()
+    codec, complete = cache.codec_manifest(), (cache.root / "gate.json").exists()
     return {
         "cache": str(cache.root),
         "format": [cache.plan["format"], cache.plan["version"]],
@@ -29,14 +29,20 @@ def describe(root: str | Place) -> dict[str, Any]:
         "bytes_by_tensor": {**parts, "overhead": size - sum(parts.values())},
         "fp16_bytes": sum(m["raw_fp16_bytes"] for m in manifests.values()),
         "codec": codec["settings"],
-        "calibration": {k: v for k, v in cache.codec_measured.items() if isinstance(v, int)},
+        "calibration": count_views(cache.codec_measured),
         "measured": {number: m["measured"] for number, m in manifests.items()},
         "quarantine": sum(len(m["quarantine"]) for m in manifests.values()),
         "teacher": {**cache.recipe["teacher"], "sha256": cache.plan["teacher_sha256"]},
         "annotations_sha256": cache.recipe["data"]["annotations_sha256"],
         "recipe": cache.plan["recipe_digest"],
-        "content": cache.content(),
+        "content": cache.content() if complete else None,
     }
+
+
+def count_views(measured: dict[str, Any]) -> dict[str, int]:
+    """Return the number of calibration views by part. Version 1 stores numbers, version 2 the views themselves."""
+    found = {k: len(v) if isinstance(v, list) else v for k, v in measured.items()}
+    return {k: v for k, v in found.items() if isinstance(v, int)}
 
 
 def summarise(root: Place, computed: int, seconds: float) -> dict[str, Any]:

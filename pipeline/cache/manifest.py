@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.cache.canonical import write_json
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.sidecar import Sidecar, load_sidecar
+from pipeline.cache.versions import FORMATS, VERSION
 from pipeline.errors import CacheError, CorruptCache, StaleCache, StoreError
 from pipeline.storage.files import checksum, file_size, unreadable
 from pipeline.storage.place import AGAIN, REPAIR, Place, call_each, remedy
@@ -41,12 +42,16 @@ def write_manifest(
     raw_fp16: int,
     quarantine: list[list[Any]],
     environment: dict[str, str],
+    version: int = VERSION,
 ) -> dict[str, Any]:
-    """Write manifest.json from the sidecars of a pass, and return it. `environment`: versions of the libraries used."""
+    """Write manifest.json from the sidecars of a pass, and return it.
+
+    environment: versions of the libraries used. version: of the format.
+    """
     folder = pass_folder(root, cache_pass)
     paths = [folder / shard_name(n).replace(".tar", ".json") for n in range(shards)]
     sidecars, entries = call_each(root, load_sidecar, paths), call_each(root, checksum, paths)
-    files = {"plan.json": checksum(folder / "plan.json")}
+    files = {name: checksum(folder / name) for name in FORMATS[version].listed if (folder / name).exists()}
     for path, sidecar, entry in zip(paths, sidecars, entries):
         files[sidecar.shard] = {"bytes": sidecar.size, "sha256": sidecar.sha256}
         files[path.name] = entry

@@ -13,7 +13,7 @@ from pipeline.text import one_line
 # {"name": ...}: this field is required, others are allowed. {str: ...}: any names. {pattern: ...}: names that match.
 # [...]: a list of any length. (...): a list of exactly these values. A union: a value of one of these types.
 TABLE = re.compile(r"(\w+/)?(zarr\.json|c(/\d+)*)")
-FILE = re.compile(r"plan\.json|shard-\d{5,9}\.(tar|json)")
+FILE = re.compile(r"(plan|quarantine)\.json|shard-\d{5,9}\.(tar|json)")
 PLAN = {
     "recipe": {
         "teacher": {"name": str | None},

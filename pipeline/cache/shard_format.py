@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from pipeline.records import LevelShapes
 
 Chunks = Mapping[str, memoryview]  # the encoded arrays of one sample, by name
 Arrays = dict[str, np.ndarray]
+View = tuple[int, int]  # image id, view
 
 
 class SampleCodec(Protocol):
@@ -62,6 +63,15 @@ class ShardFormat(Protocol):
 
     def encode_alone(self, codec: SampleCodec, levels: LevelShapes, sample: Arrays) -> dict[str, bytes]:
         """Encode the codec's arrays of a sample that is alone in its shard. Its sizes are those of a calibration."""
+
+    def calibration_views(self, planned: Mapping[str, int], read: Mapping[str, Iterable[View]]) -> dict[str, Any]:
+        """Return what `measured` of codec.json says about the views of a calibration.
+
+        planned: the number of views by part. read: those that were readable.
+        """
+
+    def covers(self, name: str) -> bool:
+        """Return whether the content digest covers a file of a cache, by its name in the cache."""
 
     def identity(self, plan: str, codec: str, gate: Callable[[], str]) -> dict[str, str]:
         """Return what the content digest covers besides the passes. `gate`: returns the digest of gate.json."""

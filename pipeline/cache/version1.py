@@ -8,7 +8,7 @@ channels in the head. New caches have version 2; existing caches are read, resum
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from pipeline.cache.arrays import (
 from pipeline.cache.canonical import canonical
 from pipeline.cache.items import Limits
 from pipeline.cache.plausible import most_bytes, read_channels, require_plausible_grids
-from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec
+from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec, View
 from pipeline.errors import CorruptCache
 from pipeline.records import RECORD_COLUMNS, THUMBNAIL, LevelShapes, record_columns
 
@@ -84,6 +84,12 @@ class Version1:
 
     def identity(self, plan: str, codec: str, gate: Callable[[], str]) -> dict[str, str]:
         return {"plan": plan, "codec": codec}
+
+    def calibration_views(self, planned: Mapping[str, int], read: Mapping[str, Iterable[View]]) -> dict[str, Any]:
+        return {"views" if part == "learning" else part: count for part, count in planned.items()}
+
+    def covers(self, name: str) -> bool:
+        return name.endswith(".tar") or name.startswith("codec") or name == "plan.json"
 
     def pass_content(self, manifest: dict[str, Any]) -> Any:
         return {name: entry["sha256"] for name, entry in manifest["files"].items() if name.endswith(".tar")}

@@ -76,9 +76,7 @@ def measure_cost(codec: Codec, sample: ViewSample, shard_format: ShardFormat) ->
             for name, chunk in shard_format.encode_alone(codec, output.levels, encoded).items():
                 sizes[name] = sizes.get(name, 0) + len(chunk)
     return {
-        "views": len(sample.parts["learning"]),
-        "choosing": len(sample.parts["choosing"]),
-        "reported": len(sample.parts["reported"]),
+        **shard_format.calibration_views({part: len(images) for part, images in sample.parts.items()}, sample.read),
         "bytes_per_position": {name: size / places for name, size in sizes.items()},
         "errors": {name: value / views for name, value in errors.items()},
         **({} if sample.scored else {"map": "ones"}),

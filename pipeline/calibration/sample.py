@@ -49,6 +49,7 @@ class ViewSample:
         self._checked: set[str] = set()  # parts whose outputs are all finite
         self.scored = job.teacher.scored
         self._rounds = dict[str, int]()  # by phase
+        self.read = dict[str, set[tuple[int, int]]]()  # the readable views (image id, view) of each part
         self._probes = Probes(job.teacher, job.sections.views.seed, self._checked_views, job.log)
         seed, limit = job.sections.views.seed, job.sections.cache.calibration_views
         images = sorted(job.images.ids, key=lambda image: mix(seed, -1, image))[:limit]
@@ -102,15 +103,16 @@ class ViewSample:
 
     def _views(self, part: str) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:
         found = False
-        for batch in self._readable(self.parts[part]):
+        for batch in self._readable(part, self.parts[part]):
             found = True
             yield batch
         if not found and part != "learning":  # all images of this part are in quarantine
-            yield from self._readable(self.parts["learning"])
+            yield from self._readable(part, self.parts["learning"])
 
-    def _readable(self, images: list[int]) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:
+    def _readable(self, part: str, images: list[int]) -> Iterator[tuple[list[Tensor], list[ViewRecord]]]:
         shards = plan_views(self._job.images, self._job.views, 0, self._job.plan["layout"], images)
         batches = [(shard, batch) for shard in shards for batch in shard.batches]
         for _, batch in self._job.loader(batches).batches(skip_broken=self._job.sections.cache.quarantine):
             self._job.progress.advance(len(batch.views), 0)
+            self.read.setdefault(part, set()).update((record.image_id, record.view) for record in batch.records)
             yield batch.views, batch.records

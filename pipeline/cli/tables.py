@@ -95,7 +95,7 @@ def info_table(found: dict[str, Any]) -> str:
         *(f"warning  {line}" for line in list_warnings(found["codec"], found["calibration"])),
         f"teacher  {found['teacher']['name'] or 'from files'}, weights {found['teacher']['sha256'][:16]}",
         f"recipe   {found['recipe'][:16]}",
-        f"content  {found['content'][:16]}",
+        f"content  {found['content'][:16] if found['content'] else 'unknown, because gate.json is missing'}",
     ]
     return "\n".join(lines)
 

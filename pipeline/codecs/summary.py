@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pipeline.cache.inspect import count_views
 from pipeline.codecs.frs.settings import QUALITIES
 from pipeline.codecs.settings import KINDS
 
@@ -65,7 +66,8 @@ def list_warnings(settings: dict[str, Any], measured: dict[str, Any]) -> list[st
         for loss, error in settings["probe_error"].items()
         if error > EXCESS * requested and (loss in KINDS or settings.get("profile") == "universal")
     ]
-    counts = [int(measured.get(part, FEWEST)) for part in ("choosing", "reported")]  # old caches have no counts
+    views = count_views(measured)
+    counts = [views.get(part, FEWEST) for part in ("choosing", "reported")]  # old caches have no counts
     if min(counts) < FEWEST:
         beyond.append(
             f"only {counts[0]} views chose the steps and {counts[1]} reported the error, expected at least {FEWEST} "

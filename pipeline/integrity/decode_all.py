@@ -57,12 +57,14 @@ def _find_shard_faults(
         levels: list[LevelShapes] = []
         for ref in refs[start : start + BATCH]:
             try:
-                record, grids, stored = reader.view(ref.index, codec)
-                if record.pad_shape != ref.pad_shape:
+                chunks = reader.chunks(ref.index)
+                record, grids = reader.record(ref.index, chunks)
+                if record.pad_shape != ref.pad_shape:  # before arrays of other grids are decompressed
                     raise CorruptCache(
                         f"{reader.path}: sample {ref.index}: expected padded shape {ref.pad_shape}, found "
                         f"{record.pad_shape}"
                     )
+                stored = reader.coded(ref.index, chunks, codec)
             except PipelineError as error:
                 yield error
                 continue

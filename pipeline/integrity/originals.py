@@ -6,6 +6,7 @@ could not say whether its result is the original.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.cache.canonical import write_json
@@ -21,12 +22,13 @@ FIELDS = {"plan": str, "files": {str: str}, "replaced": [str]}
 class Originals:
     """The originals of a cache's files, by name in the cache.
 
-    `plan`: digest of the cache's plan.json; the repair.json of another cache is ignored. `earlier`: the files that an
+    `plan`: digest of the cache's plan.json; the repair.json of another cache is ignored. `covered`: whether the content
+    digest covers a file, by its name in the cache. `earlier`: the files that an
     interrupted repair replaced. Nothing is written before `save`.
     """
 
-    def __init__(self, root: Path, plan: str) -> None:
-        self._root, self._plan = root, plan
+    def __init__(self, root: Path, plan: str, covered: Callable[[str], bool]) -> None:
+        self._root, self._plan, self._covered = root, plan, covered
         self._files: dict[str, str] = {}
         self._replaced: dict[str, None] = {}  # in the order in which they were found
         self._saved: tuple[int, int] = (0, 0)
@@ -82,7 +84,7 @@ class Originals:
                 f"{_count(changed)} differ from the original (first: {changed[0]}); the machine, the thread count or a "
                 "library probably differs"
             )
-            if any(name.endswith(".tar") or name.startswith("codec") for name in changed):
+            if any(self._covered(name) for name in changed):
                 parts.append("the cache has a new content digest")
         if unknown:
             parts.append(

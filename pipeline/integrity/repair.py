@@ -18,6 +18,7 @@ from pipeline.cache.layout import list_passes, pass_folder, read_recorded_passes
 from pipeline.cache.plain import locked_cache
 from pipeline.cache.schema import CODEC, GATE, PLAN, read_fields
 from pipeline.cache.sidecar import Sidecar, load_sidecar
+from pipeline.cache.versions import FORMATS
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.group import load_codec
 from pipeline.config import Sections
@@ -73,7 +74,8 @@ class CacheRepair:
         announce_inputs(cfg, sections, log)
         inputs = read_inputs(cfg, sections)
         plan = make_plan(sections, inputs.recipe, inputs.teacher.weights_sha256())
-        self.root, self.plan, self.bad, self.originals = root, plan, list[str](), Originals(root, digest(plan))
+        self.root, self.plan, self.bad = root, plan, list[str]()
+        self.originals = Originals(root, digest(plan), FORMATS[plan["version"]].covers)
         self._sections, self._images, self._views, self._spec = sections, inputs.images, inputs.views, inputs.teacher
         self._log, self._progress = log, progress
         numbers = [number for number, _ in list_passes(root) or []]

@@ -50,8 +50,10 @@ class PassRepair:
 
     def clear(self) -> None:
         """Rewrite the quarantine from the manifest, then delete the files that stage 1 must make again."""
-        if self._quarantine is not None:
+        if self._quarantine is not None and self._quarantine.images:
             self._quarantine.save(self._folder)
+        elif self._quarantine is not None:
+            discard(self._folder / FILE)
         for path in self._cleared:
             discard(path)
 
@@ -76,7 +78,7 @@ class PassRepair:
                 )
             return
         listed = Quarantine.from_manifest(self._manifest)
-        if found is None or found.rows != listed.rows:
+        if found is None or found.rows != listed.rows or self._differs(path):
             self.bad.append(f"{path}: rewritten from the manifest")
             self._quarantine = listed
 

@@ -93,7 +93,8 @@ def finish_pass(job: Job, codec: Codec, number: int, planned: list[ShardPlan]) -
     """Write the manifest, which makes a pass complete. All its shards must exist."""
     quarantine = Quarantine.load(pass_folder(job.root, number))
     raw = count_fp16_bytes(job, codec, quarantine.apply(planned))
-    write_manifest(job.root, number, digest(job.plan), len(planned), raw, quarantine.rows, library_versions())
+    plan, version = digest(job.plan), job.plan["version"]
+    write_manifest(job.root, number, plan, len(planned), raw, quarantine.rows, library_versions(), version)
 
 
 def count_fp16_bytes(job: Job, codec: Codec, shards: list[ShardPlan]) -> int:

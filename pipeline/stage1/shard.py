@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.stage1 import version1
+from pipeline.stage1 import version1, version2
 from pipeline.stage1.target import NewShard, ShardTarget
 
-NEW: dict[int, Callable[[ShardTarget], NewShard]] = {1: version1.new_shard}
+NEW: dict[int, Callable[[ShardTarget], NewShard]] = {1: version1.new_shard, 2: version2.SpooledShard}
 
 
 def new_shard(target: ShardTarget) -> NewShard:

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import tracemalloc
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,21 @@ from pipeline.cache import tar
 from pipeline.cache.arrays import encode_chunk
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import canonical, digest, read_json, write_json
+from pipeline.cache.items import encode_item, join_items
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
 from pipeline.cache.sidecar import parse_sidecar
+from pipeline.cache.version2 import encode_index, shard_head
 from pipeline.codecs.frs.map import BatchMaps, check_map
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
 from pipeline.codecs.frs.tokens import check_tokens, to_tokens
 from pipeline.codecs.group import load_codec
-from pipeline.errors import CacheError, CorruptCache, PipelineError
+from pipeline.errors import CacheError, CorruptCache, PipelineError, StaleCache
 from pipeline.integrity.verify import verify
 from pipeline.storage.local import sha256_file
 
 Members = list[tuple[str, bytes]]
+GROUP = {"zarr_format": 3, "node_type": "group"}
 WATCHED: list[tuple[str, Any]] = []
 LISTENING = [False]
 STARTS = ("subprocess", "os.system", "os.exec", "os.fork", "os.posix_spawn")
@@ -41,8 +45,8 @@ sys.addaudithook(lambda event, given: WATCHED.append((event, given)) if LISTENIN
 
 
 @pytest.fixture
-def cache(made: dict[str, Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache"))
+def cache(of_version: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(of_version["frs"].parent / "cache", tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -73,10 +77,12 @@ def forge(path: Path, parts: list[bytes]) -> None:
         at, size = len(raw), len(part)
         raw += part
         where: Any = ("head", *range(len(parts) - 1), "tail")[n]
+        kind = "crc32c" if "crc32c" in sidecar["head"] else "sha256"
+        checksum = crc32c(part) if kind == "crc32c" else sha256(part).hexdigest()
         if isinstance(where, int):
-            sidecar["samples"][where][:3] = at, size, crc32c(part)
+            sidecar["samples"][where][:3] = at, size, checksum
         else:
-            sidecar[where].update(offset=at, size=size, crc32c=crc32c(part))
+            sidecar[where].update({"offset": at, "size": size, kind: checksum})
     path.write_bytes(raw)
     write_json(path.with_suffix(".json"), {**sidecar, "size": len(raw), "sha256": sha256_file(path)})
     manifest = read_json(path.parent / "manifest.json")
@@ -89,13 +95,38 @@ def joined(members: Members) -> bytes:
     return b"".join(tar.member(name, data) for name, data in members)
 
 
-def forge_array(path: Path, chunk: str, value: np.ndarray) -> None:
-    """Replace an array of the first sample, named by its only chunk."""
-    head: Any = ShardReader(path).head
-    (spec,) = (s for s in head.specs if s.name == chunk.partition("/")[0])
+def version_of(path: Path) -> int:
+    return ShardReader(path).sidecar.version
+
+
+def forge_encoded(path: Path, name: str, payload: bytes) -> None:
+    """Replace the bytes of an array of the first sample, compressed or not."""
     head, first, *rest = split(path)
-    chunks = {**dict(first), chunk: encode_chunk(spec, value)}
-    forge(path, [joined(part) for part in (head, list(chunks.items()), *rest)])
+    if version_of(path) == 1:
+        chunks = dict(first)
+        key = next(key for key in chunks if key.startswith(f"{name}/"))
+        first = list({**chunks, key: payload + crc32c(payload).to_bytes(4, "little")}.items())
+    else:
+        items = {**{key: bytes(item) for key, item in ShardReader(path).chunks(0).items()}, name: payload}
+        first = [("samples/0.0", join_items(list(items.values())))]
+    forge(path, [joined(part) for part in (head, first, *rest)])
+
+
+def forge_array(path: Path, name: str, value: np.ndarray) -> None:
+    """Replace an array of the first sample. Version 2 has its record and thumbnail in the head."""
+    opened: Any = ShardReader(path).head
+    _, first, *rest = split(path)
+    if version_of(path) == 1:
+        (spec,) = (s for s in opened.specs if s.name == name)
+        forge_encoded(path, name, encode_chunk(spec, value)[:-4])
+    elif name in ("record", "thumbnail"):
+        rows = {"record": opened.records.copy(), "thumbnail": opened.thumbnails.copy()}
+        rows[name][0] = value
+        index = encode_index(rows["record"], rows["thumbnail"])
+        forge(path, [shard_head(opened.attributes, len(rest) + 1, index), joined(first), *map(joined, rest)])
+    else:
+        (item,) = (i for i in opened.items if i.name == name)
+        forge_encoded(path, name, encode_item(item, value))
 
 
 def read_first(root: Path) -> None:
@@ -153,7 +184,7 @@ def test_members_that_are_no_chunks(cache: Path, alone: None, name: str) -> None
 def test_doubled_and_missing_members(cache: Path) -> None:
     path = cache / "pass-0/shard-00000.tar"
     head, first, *rest = split(path)
-    for changed in ([*first, first[-1]], first[:-1], first[::-1]):
+    for changed in ([*first, first[-1]], [*first[:-1], ("features/c/1/0", b"")], [*first[1:], ("samples/1.0", b"")]):
         forge(path, [joined(head), joined(changed), *map(joined, rest)])
         refused(cache, "sample 0 .*: its tar members differ")
     for changed in ([*head, head[-1]], head[:-1], [*head, ("evil/zarr.json", b"{}")]):
@@ -161,51 +192,144 @@ def test_doubled_and_missing_members(cache: Path) -> None:
         refused(cache, "invalid shard head")
 
 
-@pytest.mark.parametrize("length", [2**31 - 1, 2**27, -4, 0, 2**62, "9", 10.0, None])
+ZEROS = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE).encode(np.zeros(2**24, np.int32))
+LENGTHS = [2**31 - 1, 2**27, -4, 0, 2**62, "9", 10.0, None]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
 def test_huge_shapes_are_refused_before_anything_is_allocated(cache: Path, length: Any) -> None:
     """A few kB that decompress to hundreds of MB, and a zarr.json that says so."""
     path = cache / "pass-0/shard-00000.tar"
-    head, first, *rest = split(path)
-    files, chunks = dict(head), dict(first)
-    meta = json.loads(files["features/zarr.json"])
+    assert len(ZEROS) < 1e5
+    bomb = ZEROS[:4] + (4 * 2**27 if length == 2**27 else 2**26).to_bytes(4, "little") + ZEROS[8:]
+    forge_encoded(path, "features", bomb)
+    head, *samples = split(path)
+    name = "features/zarr.json" if version_of(path) == 1 else "index/record/zarr.json"
+    meta = json.loads(dict(head)[name])
     meta["shape"][1] = meta["chunk_grid"]["configuration"]["chunk_shape"][1] = length
-    files["features/zarr.json"] = canonical(meta)
-    zeros = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE).encode(np.zeros(2**24, np.int32))
-    if length == 2**27:
-        assert len(zeros) < 1e5
-    bomb = zeros[:4] + (4 * 2**27 if length == 2**27 else 2**26).to_bytes(4, "little") + zeros[8:]
-    chunks["features/c/0/0"] = bomb + crc32c(bomb).to_bytes(4, "little")
-    forge(path, [joined(list(files.items())), joined(list(chunks.items())), *map(joined, rest)])
+    forge(path, [joined(list({**dict(head), name: canonical(meta)}.items())), *map(joined, samples)])
     refused(cache, "invalid shard head|declares|invalid zarr.json")
 
 
 def test_a_bomb_in_a_chunk(cache: Path) -> None:
     path = cache / "pass-0/shard-00000.tar"
-    head, first, *rest = split(path)
-    chunks = dict(first)
-    zeros = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE).encode(np.zeros(2**24, np.int32))
-    declared = int.from_bytes(chunks["features/c/0/0"][4:8], "little")
-    for bomb in (zeros, zeros[:4] + declared.to_bytes(4, "little") + zeros[8:]):
-        chunks["features/c/0/0"] = bomb + crc32c(bomb).to_bytes(4, "little")
-        forge(path, [joined(head), joined(list(chunks.items())), *map(joined, rest)])
+    declared = int.from_bytes(ShardReader(path).chunks(0)["features"][4:8], "little")
+    for bomb in (ZEROS, ZEROS[:4] + declared.to_bytes(4, "little") + ZEROS[8:]):
+        forge_encoded(path, "features", bomb)
         refused(cache, "sample 0 .*(declares|decompress|token)")
+
+
+def test_a_bomb_in_the_index(made: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache")) / "pass-0/shard-00000.tar"
+    head, *samples = split(path)
+    for name in ("index/record/0.0", "index/thumbnail/0.0.0.0"):
+        declared = dict(head)[name][4:8]
+        for bomb in (ZEROS, ZEROS[:4] + declared + ZEROS[8:]):
+            chunk = bomb + crc32c(bomb).to_bytes(4, "little")
+            forge(path, [joined(list({**dict(head), name: chunk}.items())), *map(joined, samples)])
+            refused(tmp_path / "cache", "array index/.*: (declares|cannot be decompressed)")
+
+
+CHANGES: list[dict[str, Any]] = [
+    *({"levels": value} for value in (2**20, -1, 0, True, None, 65)),
+    *({"arrays": value} for value in ([], [{}], ["features"], None)),
+    {"codec": {"channels": 2**40, "score_channels": 1}},
+    {"codec": {"channels": -1, "score_channels": 1}},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_attributes_that_lie(made: dict[str, Path], tmp_path: Path, change: dict[str, Any]) -> None:
+    """A head that is canonical for these attributes, where one can be made of them."""
+    path = Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache")) / "pass-0/shard-00000.tar"
+    opened: Any = ShardReader(path).head
+    attributes = {**opened.attributes, **change}
+    files = {**dict(split(path)[0]), "zarr.json": canonical({**GROUP, "attributes": attributes})}
+    if "arrays" in change and isinstance(change["arrays"], list):
+        meta = json.loads(files["samples/zarr.json"])
+        meta["shape"][1] = meta["chunk_grid"]["configuration"]["chunk_shape"][1] = len(change["arrays"])
+        files["samples/zarr.json"] = canonical(meta)
+    forge(path, [joined(list(files.items())), *map(joined, split(path)[1:])])
+    refused(tmp_path / "cache", "invalid shard head|does not consist of|made for another")
+
+
+def items_of(path: Path) -> list[bytes]:
+    return [bytes(item) for item in ShardReader(path).chunks(0).values()]
+
+
+@pytest.mark.parametrize("kind", ["frs", "lossless"])
+def test_items_of_another_size(made: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """Each item has the one size that the sample's own grids give it; tokens at most one for each symbol."""
+    path = Path(shutil.copytree(made[kind].parent / "cache", tmp_path / "cache")) / "pass-0/shard-00000.tar"
+    arrays, opened = ShardReader(path).read(0), ShardReader(path)
+    (codec,) = [load_codec(tmp_path / "cache", read_json(tmp_path / "cache/codec.json"))]
+    limits = codec.size_limits(opened.levels(0))
+    for item in codec.items():
+        array = arrays[item.name]
+        least, most = limits[item.name]
+        row = array.nbytes // len(array)
+        longer = np.resize(array, (most // row + 1, *array.shape[1:]))
+        changed = [longer] if least < most else [longer, array[:-1], array[:0]]
+        for value in changed:
+            forge_array(path, item.name, np.ascontiguousarray(value))
+            refused(tmp_path / "cache", f"sample 0 .*array {item.name}: (declares|expected)")
+        forge_array(path, item.name, array)
+
+
+def test_lengths_that_do_not_fill_the_chunk(made: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache")) / "pass-0/shard-00000.tar"
+    head, _, *rest = split(path)
+    items = items_of(path)
+    payload = join_items(items)[:-4]
+    lies = [payload + b"\0", payload[:-1], b"\4" + payload[1:], b"\2" + payload[1:], payload[:4], b"", payload[:3]]
+    lies += [payload[:4] + (2**31).to_bytes(4, "little") + payload[8:], join_items(items[:-1])[:-4]]
+    for lie in lies:
+        chunk = lie + crc32c(lie).to_bytes(4, "little")
+        forge(path, [joined(head), joined([("samples/0.0", chunk)]), *map(joined, rest)])
+        refused(tmp_path / "cache", "sample 0 .*(does not consist of 3 items|checksum mismatch)")
+    forge(path, [joined(head), joined([("samples/0.0", payload + bytes(4))]), *map(joined, rest)])
+    refused(tmp_path / "cache", "sample 0 .*checksum mismatch")
+
+
+def test_a_shard_of_the_other_version(made: dict[str, Path], made_1: dict[str, Path], tmp_path: Path) -> None:
+    """A whole shard with weaker checksums, or a sidecar of them, in a cache of version 2."""
+    root = Path(shutil.copytree(made["frs"].parent / "cache", tmp_path / "cache"))
+    path, other = root / "pass-0/shard-00000.tar", made_1["frs"].parent / "cache/pass-0/shard-00000.tar"
+    sidecar = read_json(other.with_suffix(".json"))
+    sidecar |= {key: Cache(root).shard(0, 0).sidecar.to_json()[key] for key in ("plan", "codec")}
+    shutil.copy(other, path)
+    write_json(path.with_suffix(".json"), sidecar)
+    forge(path, [joined(part) for part in split(path)])
+    with pytest.raises(StaleCache, match="expected a shard of format version 2, found 1"):
+        read_first(root)
 
 
 def test_a_record_that_lies(cache: Path) -> None:
     path = cache / "pass-0/shard-00000.tar"
-    record = ShardReader(path).read(0)["record"]
+    record, whole = ShardReader(path).read(0)["record"], list(map(joined, split(path)))
     for column, value in ((0, 7), (1, 1 - record[1]), (6, 1), (8, 4), (8, -1), (11, 2**40), (12, -1), (2, 0)):
         lie = record.copy()
         lie[column] = value
-        forge_array(path, "record/c/0/0", lie)
-        refused(cache, "sample 0 .*its record belongs to another sample")
+        forge_array(path, "record", lie)
+        refused(cache, "sample 0 .*its record belongs to another sample|invalid shard head")
+        forge(path, whole)
+
+
+def test_grids_that_need_too_much_memory(cache: Path) -> None:
+    """Grids a thousand times larger, in every place that has them, and the bomb that would fill them."""
+    path = cache / "pass-0/shard-00000.tar"
+    record = ShardReader(path).read(0)["record"].copy()
+    record[11:] *= 1000
+    forge_encoded(path, "features", ZEROS)
+    forge_array(path, "record", record)
+    refused(cache, "sample 0 .*its record belongs to another sample|invalid shard head")
 
 
 def test_tokens_that_reach_too_far(cache: Path) -> None:
     path = cache / "pass-0/shard-00000.tar"
     tokens = ShardReader(path).read(0)["features"]
     for hostile in (np.full_like(tokens, 255), np.full_like(tokens, 2**31 - 1), np.full_like(tokens, -1)):
-        forge_array(path, "features/c/0/0", hostile)
+        forge_array(path, "features", hostile)
         refused(cache, "sample 0 .*array features: .*(reach symbol|invalid token)")
 
 
@@ -295,9 +419,9 @@ def test_what_info_tells_is_there(cache: Path, name: str, change: dict[str, Any]
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_value_in_any_field(made: dict[str, Path], data: st.DataObject) -> None:
+def test_any_value_in_any_field(of_version: dict[str, Path], data: st.DataObject) -> None:
     """Whatever stands in a small file: it is refused in one line, or is what the format says."""
-    root = made["frs"].parent / "cache"
+    root = of_version["frs"].parent / "cache"
     names = {
         "plan.json": PLAN,
         "codec.json": CODEC,
@@ -364,6 +488,6 @@ def test_a_seal_is_no_signature(cache: Path) -> None:
     """What is not promised: whoever may write the folder can write another cache. It has another content digest."""
     path = cache / "pass-0/shard-00000.tar"
     before = Cache(cache).content()
-    forge_array(path, "thumbnail/c/0/0/0/0", np.zeros((8, 8, 3), np.uint8))
+    forge_array(path, "thumbnail", np.zeros((8, 8, 3), np.uint8))
     verify(cache)
     assert Cache(cache).content() != before and digest({}) != digest({"a": 1})

@@ -15,17 +15,19 @@ import zarr
 
 from pipeline.cache.zarr_store import TarStore
 
+pytestmark = pytest.mark.filterwarnings("ignore:The data type")
+
 
 @pytest.fixture(scope="module")
 def shard(made: dict[str, Path]) -> Path:
     return made["frs"].parent / "cache" / "pass-0" / "shard-00000.tar"
 
 
-def content(store: TarStore) -> dict[str, bytes]:
-    """Bytes of every array."""
+def content(store: TarStore) -> dict[str, list[Any]]:
+    """The values of every array."""
     group: Any = zarr.open_group(store, mode="r")
     arrays = dict(group.arrays()) | {f"index/{name}": array for name, array in group["index"].arrays()}
-    return {name: np.asarray(array[...]).tobytes() for name, array in arrays.items()}
+    return {name: np.asarray(array[...]).tolist() for name, array in arrays.items()}
 
 
 def read_there(store: TarStore, pipe: Any) -> None:

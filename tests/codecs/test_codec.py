@@ -16,15 +16,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cache.arrays import decode_chunk, encode_sample
 from pipeline.cache.canonical import read_json
+from pipeline.cache.items import decode_item
+from pipeline.cache.version2 import encode_sample
 from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.fit import learn_order, learn_statistics
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.codecs.group import load_codec, save_codec
-from pipeline.codecs.packing import pack, stack, unpack
+from pipeline.codecs.packing import pack, positions, stack, unpack
 from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.errors import CodecError, ConfigError, CorruptCache
 from pipeline.records import TeacherOutput, canvas
@@ -35,9 +36,12 @@ from tests.helpers.paths import ROOT
 def round_trip(codec: Codec, *batches: TeacherOutput) -> TeacherOutput:
     levels = tuple(batch.levels for batch in batches for _ in range(batch.frs[0].shape[0]))
     samples = [sample for batch in batches for sample in codec.encode(batch)[0]]
-    specs = codec.specs(levels, samples)
-    chunks = [encode_sample(specs, sample) for sample in samples]
-    stored = [{spec.name: decode_chunk(spec, row[spec.name]) for spec in specs} for row in chunks]
+    stored = []
+    for sample, own in zip(samples, levels, strict=True):
+        encoded, limits = encode_sample(codec.items(), sample), codec.size_limits(own)
+        rows = {i.name: decode_item(i, encoded[i.name], limits[i.name], positions(own)) for i in codec.items()}
+        codec.check_sample(rows, own)
+        stored.append(rows)
     return codec.decode(stack(stored, levels))
 
 
@@ -154,7 +158,7 @@ def test_decoding_does_not_depend_on_threads_or_processes(tmp_path: Path) -> Non
     exact = random_output(2, [(16, 24), (8, 12)], 8, 6, 3)
     levels = (exact.levels,) * 2
     samples = codec.encode(exact)[0]
-    specs = codec.specs(levels, samples)
+    specs = codec.items()
     with ThreadPoolExecutor(4) as pool:
         many = list(pool.map(lambda sample: encode_sample(specs, sample), samples * 8))
     assert all(chunks == encode_sample(specs, samples[n % 2]) for n, chunks in enumerate(many))

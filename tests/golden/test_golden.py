@@ -1,4 +1,4 @@
-"""A cache written once and committed: whatever changes, these bytes must go on meaning the same numbers.
+"""Caches written once and committed: whatever changes, these bytes must go on meaning the same numbers.
 
 Made by `python -m tests.golden.test_golden` from the mixed cache of tests/helpers/; only together with a new VERSION.
 """
@@ -14,7 +14,6 @@ import pytest
 
 from pipeline.cache.canonical import read_json
 from pipeline.cache.reader import ShardReader
-from pipeline.cache.versions import VERSION
 from pipeline.codecs.frs.settings import PROFILES
 from pipeline.codecs.group import load_codec
 from pipeline.codecs.packing import stack
@@ -22,7 +21,8 @@ from pipeline.errors import PipelineError
 from pipeline.records import ViewRecord
 from tests.helpers.symbols import to_groups
 
-GOLDEN = {profile: Path(__file__).parent / f"{profile}-{VERSION}" for profile in PROFILES}
+NAMES = [*(f"{profile}-{version}" for version in (1, 2) for profile in PROFILES), "lossless-2"]
+GOLDEN = {name: Path(__file__).parent / name for name in NAMES}
 
 
 def decoded(root: Path) -> dict[str, np.ndarray]:
@@ -34,44 +34,47 @@ def decoded(root: Path) -> dict[str, np.ndarray]:
         stored = reader.read(index)
         _, levels = ViewRecord.from_row(stored.pop("record"), stored.pop("thumbnail"))
         batch = stack([stored], [levels])
-        output, maps = codec.decode(batch), codec.coded_maps(batch)
+        output = codec.decode(batch)
         for level, (y, t, m) in enumerate(zip(output.features, output.scores, output.frs)):
             found |= {f"{index}/features/{level}": y[0].numpy(), f"{index}/scores/{level}": t[0].numpy()}
             found[f"{index}/frs/{level}"] = m[0].numpy()
+        if codec.name == "lossless":
+            continue
+        maps = codec.coded_maps(batch)
         for what in ("feature", "score"):
             for level, (q,) in enumerate(codec.planes(batch, maps, what)):
                 found[f"{index}/{what}_symbols/{level}"] = to_groups(q).numpy().astype(np.int32)
     return found
 
 
-@pytest.mark.parametrize("profile", list(PROFILES))
-def test_golden_cache_decodes_to_the_same_numbers(profile: str) -> None:
-    expected = np.load(GOLDEN[profile] / "expected.npz")  # a missing file fails
-    found = decoded(GOLDEN[profile])
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_cache_decodes_to_the_same_numbers(name: str) -> None:
+    expected = np.load(GOLDEN[name] / "expected.npz")  # a missing file fails
+    found = decoded(GOLDEN[name])
     assert sorted(found) == sorted(expected.files) and len(found) > 50
-    for name, values in found.items():
-        if "features" in name or "scores" in name:
+    for key, values in found.items():
+        if ("features" in key or "scores" in key) and not name.startswith("lossless"):
             # Sums of products in float32. 1/sqrt(m) magnifies their rounding at the weakest positions.
-            np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4 * np.abs(expected[name]).max())
+            np.testing.assert_allclose(values, expected[key], rtol=1e-4, atol=1e-4 * np.abs(expected[key]).max())
         else:
-            np.testing.assert_array_equal(values, expected[name], err_msg=name)
+            np.testing.assert_array_equal(values, expected[key], err_msg=key)
 
 
-@pytest.mark.parametrize("profile", list(PROFILES))
-def test_settings_are_given_back_as_they_were_written(profile: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_given_back_as_they_were_written(name: str) -> None:
     """Every shard repeats them, and the oldest caches have no profile."""
-    manifest = read_json(GOLDEN[profile] / "codec.json")
-    assert load_codec(GOLDEN[profile], manifest).settings == manifest["settings"]
+    manifest = read_json(GOLDEN[name] / "codec.json")
+    assert load_codec(GOLDEN[name], manifest).settings == manifest["settings"]
 
 
 @pytest.mark.parametrize("name", ["expected.npz", "codec.json", "pass-0/shard-00000.tar", "codec/feature_mean/c/0/0/0"])
 def test_a_missing_golden_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    copy = Path(shutil.copytree(GOLDEN["frs"], tmp_path / "frs-1"))
-    monkeypatch.setitem(GOLDEN, "frs", copy)
-    test_golden_cache_decodes_to_the_same_numbers("frs")
+    copy = Path(shutil.copytree(GOLDEN["frs-2"], tmp_path / "frs-2"))
+    monkeypatch.setitem(GOLDEN, "frs-2", copy)
+    test_golden_cache_decodes_to_the_same_numbers("frs-2")
     (copy / name).unlink()
     with pytest.raises((OSError, PipelineError)):
-        test_golden_cache_decodes_to_the_same_numbers("frs")
+        test_golden_cache_decodes_to_the_same_numbers("frs-2")
 
 
 if __name__ == "__main__":
@@ -79,8 +82,10 @@ if __name__ == "__main__":
 
     from tests.helpers.mixed_cache import make_mixed
 
-    for profile, golden in GOLDEN.items():
+    for name, golden in GOLDEN.items():
+        kind, _, number = name.partition("-")
+        settings = {"profile": kind} if kind in PROFILES else {"type": kind}
         if not golden.exists():  # what is there stays as it is: remove it by hand, with a new VERSION
             with tempfile.TemporaryDirectory() as folder:
-                shutil.copytree(make_mixed(Path(folder), profile), golden)
+                shutil.copytree(make_mixed(Path(folder), settings, int(number)), golden)
             np.savez_compressed(golden / "expected.npz", **decoded(golden))

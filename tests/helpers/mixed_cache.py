@@ -109,6 +109,6 @@ def codec_of(cache: Path) -> Codec:
 def decoded(codec: Codec, arrays: dict[str, np.ndarray]) -> list[list[Tensor]]:
     """Decode one sample with the codec. Returns features, scores and map, each a list of levels."""
     stored = dict(arrays)
-    _, levels = ViewRecord.from_row(stored.pop("record"), stored.pop("thumbnail"))
+    _, levels = ViewRecord.from_row(stored.pop("record"), stored.pop("thumbnail", np.zeros(0)))
     output = codec.decode(stack([stored], [levels]))
     return [[t[0] for t in tensors] for tensors in (output.features, output.scores, output.frs)]

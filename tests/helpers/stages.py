@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from pipeline.data.stream import Stream
 
 
+def begin_cache(config: Path, version: int, **options: Any) -> None:
+    """Write the plan.json of an older format version, which the stages then keep to."""
+    from pipeline.cache.canonical import write_json
+    from pipeline.config import load_config
+    from pipeline.recipe import make_recipe, read_inputs
+    from pipeline.stage1.job import make_plan
+
+    cfg, sections = load_config(str(config), options)
+    inputs = read_inputs(cfg, sections)
+    recipe = make_recipe(sections, inputs.images, inputs.views, inputs.teacher, version)
+    write_json(sections.cache.place() / "plan.json", make_plan(sections, recipe, inputs.teacher.weights_sha256()))
+
+
 def stage1(config: Path, **options: Any) -> dict[str, Any]:
     """Run stage 1 without output. Returns its summary; `options` are dotted keys of the config."""
     from pipeline.config import load_config

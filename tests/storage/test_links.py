@@ -17,7 +17,7 @@ from pipeline.integrity.repair import repair
 from pipeline.integrity.verify import verify
 from pipeline.progress import Silent
 from pipeline.storage.disk_cache import DiskCache
-from pipeline.storage.extents import Crc32cExtent as Extent
+from pipeline.storage.extents import Sha256Extent
 from pipeline.storage.files import atomic_file, atomic_folder, discard
 from tests.helpers.stages import stage1
 
@@ -140,7 +140,7 @@ def test_links_in_a_disk_cache(tmp_path: Path, outside: Path) -> None:
     disk.keep(SHA, 0, b"overwritten")
     disk.keep_small(SHA, b"overwritten")
     disk.touch(SHA)
-    assert disk.read(SHA, Extent(0, 4, 0)) is None and disk.read_small(SHA) is None
+    assert disk.read(SHA, Sha256Extent.of(0, b"prec")) is None and disk.read_small(SHA) is None
     (tmp_path / "disk" / f"{SHA}.json").unlink()
     (tmp_path / "disk" / f"{SHA}.json").symlink_to("/dev/zero")
     assert disk.read_small(SHA) is None

@@ -235,6 +235,7 @@ def test_web_servers_are_read_by_known_names(web: Any, cache_folder: Path, capsy
         verify(url)
 
 
+@pytest.mark.filterwarnings("ignore:The data type")
 def test_zarr_opens_a_remote_shard(web: Any, cache_folder: Path) -> None:
     name = "pass-0/shard-00001.tar"
     here = zarr.open_group(TarStore(cache_folder / name), mode="r")
@@ -242,11 +243,11 @@ def test_zarr_opens_a_remote_shard(web: Any, cache_folder: Path) -> None:
     there = zarr.open_group(TarStore(f"{web.address}/cache/{name}"), mode="r")
     assert sorted(there.array_keys()) == sorted(here.array_keys())
     web.asked.clear()
-    np.testing.assert_array_equal(there["frs"][1], here["frs"][1])
+    assert list(there["samples"][1]) == list(here["samples"][1]) and all(here["samples"][1])
     sidecar = load_sidecar(cache_folder / name.replace(".tar", ".json"))
     last = sidecar.samples[1].offset + sidecar.samples[1].size - 1
     assert web.asked == [("GET", f"/cache/{name}", f"bytes={sidecar.samples[1].offset}-{last}")]
-    for array in [*here.attrs["arrays"], "index/image_id"]:
+    for array in ("samples", "index/record", "index/thumbnail"):
         np.testing.assert_array_equal(there[array][:], here[array][:])
         np.testing.assert_array_equal(there[array][0, ...], here[array][0, ...])
 

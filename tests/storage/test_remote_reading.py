@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from google_crc32c import value as crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +22,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.prefetch import read_batches
 from pipeline.errors import CorruptCache
 from pipeline.storage.disk_cache import FULL, DiskCache
-from pipeline.storage.extents import Crc32cExtent as Extent
+from pipeline.storage.extents import Sha256Extent
 from pipeline.storage.ranges import group_neighbours
 from pipeline.storage.urls import place
 from tests.helpers.paths import ROOT
@@ -115,7 +114,7 @@ def test_workers_have_clients_of_their_own(web: Any, tmp_path: Path) -> None:
 def test_runs_hold_every_extent_once(rows: list[tuple[int, bool]], gap: int, largest: int) -> None:
     tiles, at = [], 0
     for size, wanted in rows:
-        tiles.append((Extent(at, size, 0), wanted))
+        tiles.append((Sha256Extent(at, size, "0" * 64), wanted))
         at += size
     extents = [extent for extent, wanted in tiles if wanted]
     runs = group_neighbours(extents, gap, largest)
@@ -178,12 +177,12 @@ def content(shard: str, n: int) -> bytes:
 def hammer(folder: str, seed: int) -> None:
     disk = DiskCache(folder, LIMIT, 0.0)
     for n in np.random.default_rng(seed).integers(0, 60, 300):
-        shard, extent = f"{n % 6}" * 64, Extent(SIZE * int(n // 6), SIZE, 0)
+        shard, offset = f"{n % 6}" * 64, SIZE * int(n // 6)
         expected = content(shard, int(n // 6))
-        found = disk.read(shard, Extent(extent.offset, SIZE, crc32c(expected)))
+        found = disk.read(shard, Sha256Extent.of(offset, expected))
         assert found in (None, expected)
         if found is None:
-            disk.keep(shard, extent.offset, expected)
+            disk.keep(shard, offset, expected)
 
 
 def test_processes_share_a_bounded_disk(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from google_crc32c import value as crc32c
 
 from pipeline.errors import CacheError, CorruptCache, StoreError
 from pipeline.storage.base import Storage
 from pipeline.storage.connection import Connection
-from pipeline.storage.extents import Crc32cExtent as Extent
+from pipeline.storage.extents import Crc32cExtent, Extent, Sha256Extent
 from pipeline.storage.files import read_small
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.object_store import ObjectStorage
@@ -118,10 +117,11 @@ class Layout:
     sha256: str = "0" * 64
 
 
-def test_ranges(storage: Storage, folder: str) -> None:
+@pytest.mark.parametrize("kind", [Crc32cExtent, Sha256Extent])
+def test_ranges(storage: Storage, folder: str, kind: type[Extent]) -> None:
     key, content = f"{folder}/shard.tar", bytes(range(256)) * 8
     write(storage, key, content)
-    extents = tuple(Extent(at, 512, crc32c(content[at:][:512])) for at in range(0, 2048, 512))
+    extents = tuple(kind.of(at, content[at:][:512]) for at in range(0, 2048, 512))
 
     assert storage.read_range(key, 100, 50) == (content[100:150], 2048)
     assert storage.read_range(key, 2000, 500) == (content[2000:], 2048)
@@ -134,7 +134,7 @@ def test_ranges(storage: Storage, folder: str) -> None:
 
 def test_ranges_of_a_missing_shard(storage: Storage, folder: str) -> None:
     with pytest.raises(CacheError, match=r"shard\.tar: missing; expected a shard of the cache"):
-        storage.open_ranges(f"{folder}/shard.tar", Layout(512, ())).read(Extent(0, 512, 0))
+        storage.open_ranges(f"{folder}/shard.tar", Layout(512, ())).read(Sha256Extent(0, 512, "0" * 64))
 
 
 def test_a_listing(storage: Storage, folder: str) -> None:

@@ -38,10 +38,13 @@ def lossless(made: dict[str, Path]) -> Path:
     return made["lossless"].parent / "cache"
 
 
-def test_from_lossless_to_the_byte(made: dict[str, Path], lossless: Path, tmp_path: Path) -> None:
-    """The teacher's weights are used for the calibration only. A damaged result is completed without them."""
-    direct = made["frs"].parent / "cache"
-    summary = recode(lossless, tmp_path / "new", config=made["lossless"])
+def test_from_lossless_to_the_byte(made: dict[str, Path], of_version: dict[str, Path], tmp_path: Path) -> None:
+    """The teacher's weights are used for the calibration only. A damaged result is completed without them.
+
+    A source of format version 1 gives a cache of version 2.
+    """
+    direct, lossless = made["frs"].parent / "cache", of_version["lossless"].parent / "cache"
+    summary = recode(lossless, tmp_path / "new", config=of_version["lossless"])
     assert summary["views"] == summary["views_computed"] == 24
     assert tree(tmp_path / "new") == tree(direct)
     for name in ("pass-0/shard-00001.tar", "pass-1/shard-00000.json"):

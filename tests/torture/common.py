@@ -16,10 +16,12 @@ import torch
 
 import pipeline.stage1.run  # noqa: F401  (so that no child has to)
 from pipeline.cache.cache import Cache
+from pipeline.cache.versions import VERSION
 from pipeline.codecs.group import open_codec
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import make_dataset
 from tests.helpers.detectors import detector, save_teacher
+from tests.helpers.stages import begin_cache
 
 torch.set_num_threads(1)  # the last digits of a convolution's sums depend on it
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -33,17 +35,21 @@ def arguments(text: str | None, count: int) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def small_config(folder: Path, codec: str = "frs", images: int = 12) -> Path:
+def small_config(folder: Path, codec: str = "frs", images: int = 12, version: int = VERSION) -> Path:
     """Config of both stages on a dozen JPEGs and a thin RetinaNet; its cache will be at folder/cache."""
     teacher = save_teacher(folder / "teacher", detector("retinanet"))
     data = make_dataset(folder / "data", images)
-    return make_config(data, teacher, detector("retinanet"), folder, codec)
+    config = make_config(data, teacher, detector("retinanet"), folder, codec)
+    if version != VERSION:
+        begin_cache(config, version)
+    return config
 
 
 def read_as_stage2(root: Path) -> int:
     """Everything that stage 2 reads of a cache in all its epochs. Returns the number of samples."""
     cache, count = Cache(root), 0
     codec = open_codec(cache)
+    cache.content()
     for number in cache.passes():
         for n, refs in enumerate(cache.references(number)):
             reader = cache.shard(number, n)

@@ -32,10 +32,12 @@ def main() -> None:
     torch.set_num_threads(1)
     rng, tries, missed = random.Random(args.seed), Counter(), []
     with tempfile.TemporaryDirectory() as folder:
-        config = small_config(Path(folder), images=6)
-        stage1(config)
-        root = config.parent / "cache"
-        files = sorted(p for p in root.rglob("*") if p.is_file() and p.name not in (".lock", "summary.json"))
+        configs = [small_config(Path(folder) / f"{version}", images=6, version=version) for version in (1, 2)]
+        for config in configs:
+            stage1(config)
+        roots = [config.parent / "cache" for config in configs]
+        found = [p for root in roots for p in root.rglob("*") if p.is_file()]
+        files = sorted(p for p in found if p.name not in (".lock", "summary.json"))
         shards = [path for path in files if path.suffix == ".tar"]
         cuts = [("at a block", path, at) for path in shards for at in range(0, path.stat().st_size, 512)]
         for _ in range(args.count):
@@ -43,6 +45,7 @@ def main() -> None:
             cuts.append(("at random", path, rng.randrange(path.stat().st_size)))
         cuts += [("grown", path, path.stat().st_size + more) for path in files for more in (1, 512, 1024)]
         for kind, path, size in cuts:
+            root = next(r for r in roots if path.is_relative_to(r))
             raw = path.read_bytes()
             path.write_bytes(raw[:size] + bytes(max(0, size - len(raw))))
             tries[kind] += 1
@@ -50,7 +53,8 @@ def main() -> None:
                 if not refused(work, root, path.name) and not (reader == "stage 2" and path.name == "gate.json"):
                     missed.append(f"{reader}: {path.relative_to(root)} cut at {size}")
             path.write_bytes(raw)
-        verify(root)
+        for root in roots:
+            verify(root)
     record(args, begun, {"tries": dict(tries), "missed": missed})
     raise SystemExit(bool(missed))
 

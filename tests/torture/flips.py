@@ -61,7 +61,8 @@ def main() -> None:
     rng, tries, missed = random.Random(args.seed), Counter(), []
     seen_by = {"verify": Counter(), "stage 2": Counter()}
     with tempfile.TemporaryDirectory() as folder:
-        configs = [small_config(Path(folder) / codec, codec, images=6) for codec in ("frs", "lossless")]
+        kinds_made = [(codec, version) for codec in ("frs", "lossless") for version in (1, 2)]
+        configs = [small_config(Path(folder) / f"{codec}-{n}", codec, 6, n) for codec, n in kinds_made]
         for config in configs:
             stage1(config)
         roots = [config.parent / "cache" for config in configs]
@@ -85,7 +86,7 @@ def main() -> None:
             for reader, work, name in (("verify", verify, whole_file), ("stage 2", read_as_stage2, named)):
                 if refused(work, root, name):
                     seen_by[reader][kind] += 1
-                elif not (reader == "stage 2" and kind == "gate.json"):  # stage 2 never reads what the teacher scored
+                elif not (reader == "stage 2" and kind == "gate.json"):  # version 1: not part of `content`
                     missed.append(f"{reader}: {path.relative_to(root)} byte {at} bit {bit}")
             with open(path, "r+b") as file:
                 file.seek(at)

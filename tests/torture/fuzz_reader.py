@@ -42,18 +42,17 @@ from pipeline.cache.canonical import canonical, digest
 from pipeline.cache.layout import load_pass_plan
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
-from pipeline.cache.sidecar import parse_sidecar
+from pipeline.cache.sidecar import EXTENTS, parse_sidecar
 from pipeline.cache.version1 import parse_head
-from pipeline.cache.versions import VERSION
 from pipeline.cli.command import message_of
 from pipeline.codecs.group import load_codec
 from pipeline.codecs.packing import stack
 from pipeline.errors import PipelineError
-from pipeline.storage.extents import Crc32cExtent as Extent
+from pipeline.storage.extents import Extent
 from pipeline.text import one_line
 from tests.torture.common import arguments, record
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "frs-1"
+GOLDEN = {version: Path(__file__).parents[1] / "golden" / f"frs-{version}" for version in (1, 2)}
 SLOW = 2.0  # CPU seconds of one execution that count as a hang
 
 
@@ -81,16 +80,18 @@ class Target:
 
     KINDS = (*["sample"] * 8, *["head"] * 2, *["sidecar"] * 4, *["json"] * 4, "files")
 
-    def __init__(self) -> None:
+    def __init__(self, version: int) -> None:
+        self.extent, golden = EXTENTS[version], GOLDEN[version]
         self.root = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)) / "cache"
-        shutil.copytree(GOLDEN, self.root)
-        self.codec: Any = load_codec(GOLDEN, json.loads((GOLDEN / "codec.json").read_bytes()))
+        shutil.copytree(golden, self.root)
+        self.codec: Any = load_codec(golden, json.loads((golden / "codec.json").read_bytes()))
         self.path = self.root / "pass-0" / "shard-00000.tar"
         self.reader = ShardReader(self.path)
-        self.shard, sidecar, codec = self.path.read_bytes(), loaded("pass-0/shard-00000.json"), loaded("codec.json")
+        self.shard, sidecar = self.path.read_bytes(), loaded(golden / "pass-0/shard-00000.json")
+        codec = loaded(golden / "codec.json")
         plan = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": version,
             "recipe_digest": "0" * 64,
             "teacher_sha256": "0" * 64,
             "recipe": {"teacher": {}, "data": {"annotations_sha256": ""}, "codec": {"type": "frs"}},
@@ -180,10 +181,11 @@ class Target:
         index = cursor.below(len(self.reader))
         for extent in (self.reader.sidecar.head, self.reader.sidecar.samples[index])[cursor.take(1)[0] & 1 :]:
             raw[extent.offset : extent.offset + extent.size] = self._patched(cursor, extent)
-        for extent in (sidecar["head"], sidecar["tail"]):
-            extent["crc32c"] = crc32c(bytes(raw[extent["offset"] : extent["offset"] + extent["size"]]))
-        for row in sidecar["samples"]:
-            row[2] = crc32c(bytes(raw[row[0] : row[0] + row[1]]))
+        for name in ("head", "tail"):
+            at, size = sidecar[name]["offset"], sidecar[name]["size"]
+            sidecar[name] = vars(self.extent.of(at, bytes(raw[at : at + size])))
+        for n, (at, size, _, *identity) in enumerate(sidecar["samples"]):
+            sidecar["samples"][n] = [*vars(self.extent.of(at, bytes(raw[at : at + size]), *identity)).values()]
         self.path.write_bytes(raw)
         self._write("pass-0/shard-00000.json", sidecar)
         reader = ShardReader(self.path)
@@ -210,8 +212,22 @@ class Target:
         (self.root / name).write_bytes(raw)
 
 
-def loaded(name: str) -> Any:
-    value = json.loads((GOLDEN / name).read_bytes())
+class Both:
+    """A target for each format version; the first byte chooses."""
+
+    def __init__(self) -> None:
+        self.targets = [Target(version) for version in GOLDEN]
+
+    def __call__(self, data: bytes) -> None:
+        self.targets[(data[0] if data else 0) % len(self.targets)](data[1:])
+
+    @property
+    def taken(self) -> dict[str, int]:
+        return {name: sum(target.taken[name] for target in self.targets) for name in self.targets[0].taken}
+
+
+def loaded(path: Path) -> Any:
+    value = json.loads(path.read_bytes())
     value.pop("seal")
     return value
 
@@ -230,7 +246,7 @@ def mend_members(raw: bytearray) -> None:
         stop = at + 512 + size
         if not 4 <= size <= len(raw) - at - 512:
             return
-        if b"/c/" in header[:100]:
+        if not header[:100].rstrip(b"\0").endswith(b"zarr.json"):
             raw[stop - 4 : stop] = crc32c(bytes(raw[at + 512 : stop - 4])).to_bytes(4, "little")
         at = at + 512 + -(-size // 512) * 512
 
@@ -294,7 +310,7 @@ def memory() -> int:
 class Watch:
     """Calls the target; keeps the slowest execution and the memory at a few moments."""
 
-    def __init__(self, target: Target, count: int) -> None:
+    def __init__(self, target: Both, count: int) -> None:
         self.target, self.count, self.done, self.slowest = target, count, 0, 0.0
         self.memory: list[int] = []
 
@@ -326,7 +342,7 @@ def figures(watch: Watch, driver: str) -> dict[str, Any]:
 def main() -> None:
     args, begun = arguments(__doc__, 1_000_000), time.perf_counter()
     torch.set_num_threads(1)
-    watch = Watch(Target(), args.count)
+    watch = Watch(Both(), args.count)
     if atheris is None:
         rng = random.Random(args.seed)
         for _ in range(args.count):
@@ -338,7 +354,8 @@ def main() -> None:
         watch(data)
         if watch.done == args.count:  # libFuzzer ends the process itself
             record(args, begun, figures(watch, f"atheris, seed {args.seed}"))
-            shutil.rmtree(watch.target.root.parent)
+            for target in watch.target.targets:
+                shutil.rmtree(target.root.parent)
             sys.stdout.flush()
             os._exit(0)
 

@@ -100,6 +100,7 @@ def plan_images(job: Job, images: list[int]) -> list[ShardPlan]:
 
 def calibrate_trial(job: Job, finished: Place) -> tuple[Codec, float]:
     """Calibrate the trial's codec, or copy that of `finished`, the config's cache. Return it and the seconds."""
+    write_json(job.root / "gate.json", {"mAP": 0.0, "AP50": 0.0, "images": 0})  # part of the content digest
     write_json(job.root / "plan.json", job.plan)
     begun = time.perf_counter()
     if (finished / "codec.json").is_file() and not differences(Cache(finished).plan, job.plan):
@@ -118,7 +119,7 @@ def write_pass(job: Job, codec: Codec, shards: list[ShardPlan]) -> float:
     write_shard_plan(job, 0, shards)
     make_shards(job, codec, 0, shards, list(range(len(shards))))
     rows = Quarantine.load(pass_folder(job.root, 0)).rows
-    write_manifest(job.root, 0, digest(job.plan), len(shards), 0, rows, library_versions())
+    write_manifest(job.root, 0, digest(job.plan), len(shards), 0, rows, library_versions(), job.plan["version"])
     rate = views / (time.perf_counter() - begun)
     job.progress.stop()
     return rate
@@ -130,9 +131,12 @@ def measure_sizes(cache: Cache) -> tuple[dict[str, np.ndarray], np.ndarray, floa
     places, heads = [], []
     for refs in filter(None, cache.references(0)):  # a shard is empty if all its images are in quarantine
         reader = cache.shard(0, refs[0].shard)
-        heads.append(reader.sidecar.head.size + reader.sidecar.tail.size)
-        for index, extent in enumerate(reader.sidecar.samples):
-            parts = {name: len(chunk) for name, chunk in reader.chunks(index).items()}
-            rows.append({**parts, "overhead": extent.size - sum(parts.values())})
-            places.append(positions(reader.levels(index)))
+        # Version 2 has records and thumbnails once for all views, in the head.
+        index = {name: size for name, size in reader.sidecar.bytes_by_array.items() if name not in reader.chunks(0)}
+        shared = {name: round(size / len(refs)) for name, size in index.items()}
+        heads.append(reader.sidecar.head.size + reader.sidecar.tail.size - sum(index.values()))
+        for n, extent in enumerate(reader.sidecar.samples):
+            parts = {name: len(chunk) for name, chunk in reader.chunks(n).items()}
+            rows.append({**parts, **shared, "overhead": extent.size - sum(parts.values())})
+            places.append(positions(reader.levels(n)))
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}, np.array(places), float(np.mean(heads))

@@ -43,6 +43,7 @@ class CodedSample(ViewSample):
             for image, _, _ in shard.samples:
                 if image in self._refs:  # not in quarantine
                     ref = self._refs[image]
+                    self.read.setdefault(part, set()).add((ref.image_id, ref.view))
                     view = read_view(self._source.shard(0, ref.shard), ref.index, self._codec)
                     yield decode_views(self._codec, [view], self._job.teacher.device)
 
@@ -70,9 +71,15 @@ def point_cache_at(sections: Sections, codec: dict[str, Any], root: Place) -> Se
     )
 
 
+def require_same_recipe(other: Cache, plan: dict[str, Any]) -> None:
+    """Raise StaleCache where the recipe of another cache differs. Both may have different format versions."""
+    recipe = {**plan["recipe"], "format": other.recipe["format"]}
+    other.require(recipe, plan["teacher_sha256"], "use a cache of the same teacher and data")
+
+
 def copy_codec(other: Cache, plan: dict[str, Any], root: Place) -> None:
     """Copy the codec of another cache. Raise StaleCache where its recipe differs."""
-    other.require(plan["recipe"], plan["teacher_sha256"], "use a cache of the same teacher and data")
+    require_same_recipe(other, plan)
     manifest = other.codec_manifest()
     with atomic_folder(root / "codec") as folder:  # a folder without codec.json is incomplete and is replaced
         for name, sha256 in manifest["files"].items():

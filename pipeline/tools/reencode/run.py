@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pipeline.cache.cache import Cache
+from pipeline.cache.cache import FORMAT, Cache
 from pipeline.cache.canonical import digest, read_json, write_json, write_report
 from pipeline.cache.completeness import find_missing_passes
+from pipeline.cache.existing import find_version
 from pipeline.cache.inspect import summarise
 from pipeline.cache.layout import pass_folder
 from pipeline.cache.manifest import shard_done, write_manifest
@@ -25,7 +26,7 @@ from pipeline.storage.files import discard
 from pipeline.storage.lock import announce_lock
 from pipeline.storage.place import Place
 from pipeline.storage.urls import place, require_writable
-from pipeline.tools.reencode.calibration import calibrate_with, copy_codec
+from pipeline.tools.reencode.calibration import calibrate_with, copy_codec, require_same_recipe
 from pipeline.tools.reencode.workers import recode_shards
 
 
@@ -48,7 +49,7 @@ def reencode(
     """
     begun, old, root = time.perf_counter(), Cache(source), place(target)
     require_writable(root)
-    plan = _plan_target(old, codec, like)
+    plan = _plan_target(old, root, codec, like)
     check_existing(root, plan, "use another target folder")
     if not (root / "codec.json").exists():
         # Checked before plan.json is written: an error must not leave the folder of another cache.
@@ -71,7 +72,7 @@ def reencode(
     return summary
 
 
-def _plan_target(old: Cache, codec: dict[str, Any], like: str | None) -> dict[str, Any]:
+def _plan_target(old: Cache, root: Place, codec: dict[str, Any], like: str | None) -> dict[str, Any]:
     """Return plan.json of the new cache. Raise where the source lacks passes, or class scores that are needed."""
     incomplete = find_missing_passes(old)
     if incomplete is not None:  # the new cache would be complete without these passes
@@ -79,8 +80,9 @@ def _plan_target(old: Cache, codec: dict[str, Any], like: str | None) -> dict[st
     settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else read_options(codec).to_json()
     if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
         raise ConfigError(f"{old.root}: the source has no class scores, the new cache needs them; add --no-scores")
-    recipe = {**old.recipe, "codec": settings}
-    return {**old.plan, "recipe": recipe, "recipe_digest": digest(recipe)}
+    version = find_version(root)
+    recipe = {**old.recipe, "codec": settings, "format": [FORMAT, version]}
+    return {**old.plan, "version": version, "recipe": recipe, "recipe_digest": digest(recipe)}
 
 
 def _require_codec_source(root: Place, plan: dict[str, Any], config: str | None, like: str | None) -> None:
@@ -91,7 +93,7 @@ def _require_codec_source(root: Place, plan: dict[str, Any], config: str | None,
             "the codec of a cache of the same recipe), found neither"
         )
     if like is not None:
-        Cache(like).require(plan["recipe"], plan["teacher_sha256"], "use a cache of the same teacher and data")
+        require_same_recipe(Cache(like), plan)
 
 
 def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress: Progress) -> int:
@@ -116,5 +118,5 @@ def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress
             progress.stop()
     if not (folder / "manifest.json").exists():
         raw, environment = manifest["raw_fp16_bytes"], manifest["environment"]
-        write_manifest(root, number, new.plan_digest, len(shards), raw, quarantine.rows, environment)
+        write_manifest(root, number, new.plan_digest, len(shards), raw, quarantine.rows, environment, new.version)
     return sum(len(shard.samples) for _, _, shard in missing)

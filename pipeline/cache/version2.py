@@ -1,0 +1,220 @@
+"""Format version 2: a sample is one tar member, which is one chunk of one zarr array of byte strings.
+
+The checksums of a forged shard may be valid. The head must therefore equal, byte for byte, the head that this format
+writes for the same attributes and index chunks, and the decoded size of every item must be one that its codec can make
+for the sample's FPN grids. Without a codec, the limit is four bytes for each channel of each position.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from google_crc32c import value as crc32c
+
+from pipeline.cache import tar
+from pipeline.cache.canonical import canonical, digest
+from pipeline.cache.items import Item, decode_item, encode_item, item_from_json, join_items, split_items
+from pipeline.cache.plausible import most_bytes, read_channels, require_plausible_grids
+from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec, View
+from pipeline.errors import CorruptCache
+from pipeline.records import RECORD_COLUMNS, THUMBNAIL, LevelShapes, record_columns
+
+INDEX_LEVEL = 5  # zstd level of the index arrays, on Blosc's scale
+KEYS = {"name": "v2", "configuration": {"separator": "."}}  # samples/7.0: webdataset's key samples/7, field 0
+CHECKSUM = {"name": "crc32c"}
+
+
+@dataclass(frozen=True)
+class IndexArray:
+    """An array that describes all samples, one chunk in the head: its item, and the shape of one sample."""
+
+    item: Item
+    shape: tuple[int, ...]
+
+    def metadata(self, samples: int) -> dict[str, Any]:
+        """Return its zarr.json."""
+        size = np.dtype(self.item.dtype).itemsize
+        endian: dict[str, Any] = {"configuration": {"endian": "little"}} if size > 1 else {}
+        settings = {"typesize": size, "cname": "zstd", "clevel": INDEX_LEVEL, "shuffle": "shuffle", "blocksize": 0}
+        codecs = [{"name": "bytes", **endian}, {"name": "blosc", "configuration": settings}, CHECKSUM]
+        shape = [samples, *self.shape]
+        return array_metadata(shape, shape, self.item.dtype, 0, codecs, ["sample", *self.item.dims])
+
+    @property
+    def key(self) -> str:
+        """Return the zarr key of its chunk."""
+        return f"index/{self.item.name}/" + ".".join("0" * (1 + len(self.shape)))
+
+    def encode(self, rows: np.ndarray) -> bytes:
+        """Return the chunk of (N, *shape) rows."""
+        flat = Item(self.item.name, self.item.dtype, INDEX_LEVEL, ("byte",))
+        payload = encode_item(flat, rows.reshape(-1))
+        return payload + crc32c(payload).to_bytes(4, "little")
+
+    def decode(self, chunk: bytes, samples: int) -> np.ndarray:
+        """Return the (N, *shape) rows of a chunk. Raise CorruptCache."""
+        payload, stored = chunk[:-4], int.from_bytes(chunk[-4:], "little")
+        if len(chunk) < 4 or crc32c(payload) != stored:
+            raise CorruptCache(f"array index/{self.item.name}: checksum mismatch: stored {stored:08x}")
+        flat = Item(f"index/{self.item.name}", self.item.dtype, INDEX_LEVEL, ("byte",))
+        size = samples * int(np.prod(self.shape)) * np.dtype(self.item.dtype).itemsize
+        return decode_item(flat, payload, (size, size), 1).reshape(samples, *self.shape)
+
+
+def index_arrays(levels: int) -> tuple[IndexArray, IndexArray]:
+    """Return the arrays of `index/`: the view records and the thumbnails."""
+    record = Item("record", "int64", INDEX_LEVEL, ("field",))
+    thumbnail = Item("thumbnail", "uint8", INDEX_LEVEL, ("row", "column", "bgr"))
+    columns = len(RECORD_COLUMNS) + 2 * levels
+    return IndexArray(record, (columns,)), IndexArray(thumbnail, (THUMBNAIL, THUMBNAIL, 3))
+
+
+def array_metadata(
+    shape: Sequence[int], chunk: Sequence[int], dtype: str, fill: Any, codecs: list[dict[str, Any]], dims: Sequence[str]
+) -> dict[str, Any]:
+    """Return a zarr.json as zarr-python writes it, apart from the order of its keys."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": KEYS,
+        "fill_value": fill,
+        "codecs": codecs,
+        "attributes": {},
+        "dimension_names": list(dims),
+        "storage_transformers": [],
+    }
+
+
+@dataclass(frozen=True)
+class Head:
+    """`attributes` of the root group, the items of a sample, and the rows of `index/record` and `index/thumbnail`."""
+
+    attributes: dict[str, Any]
+    items: tuple[Item, ...]
+    records: np.ndarray
+    thumbnails: np.ndarray
+
+    def levels(self, index: int) -> LevelShapes:
+        return tuple(map(tuple, self.records[index, len(RECORD_COLUMNS) :].reshape(-1, 2).tolist()))
+
+    def members(self, index: int) -> list[str]:
+        return [sample_name(index)]
+
+    def chunks(self, members: Sequence[memoryview]) -> Chunks:
+        (chunk,) = members
+        return dict(zip((item.name for item in self.items), split_items(chunk, len(self.items))))
+
+    def record(self, index: int, chunks: Chunks) -> Arrays:
+        return {"record": self.records[index], "thumbnail": self.thumbnails[index]}
+
+    def decode(self, index: int, chunks: Chunks, codec: SampleCodec | None) -> Arrays:
+        levels = self.levels(index)
+        most = most_bytes(levels, read_channels(self.attributes["codec"]))
+        limits = {item.name: (0, most) for item in self.items} if codec is None else codec.size_limits(levels)
+        places, found = sum(h * w for h, w in levels), Arrays()
+        for item in self.items:
+            if item.name not in limits:
+                raise CorruptCache(f"array {item.name}: not an array of this codec")
+            found[item.name] = decode_item(item, chunks[item.name], limits[item.name], places)
+        if codec is not None:
+            codec.check_sample(found, levels)
+        return found
+
+
+@dataclass(frozen=True)
+class Version2:
+    """Implements ShardFormat."""
+
+    version: ClassVar[int] = 2
+    listed: ClassVar[tuple[str, ...]] = ("plan.json", "quarantine.json")
+
+    def parse_head(self, data: bytes, samples: int) -> Head:
+        return parse_head(data, samples)
+
+    def encode_alone(self, codec: SampleCodec, levels: LevelShapes, sample: Arrays) -> dict[str, bytes]:
+        return encode_sample(codec.items(), sample)
+
+    def identity(self, plan: str, codec: str, gate: Callable[[], str]) -> dict[str, str]:
+        return {"plan": plan, "codec": codec, "gate": gate()}
+
+    def calibration_views(self, planned: Mapping[str, int], read: Mapping[str, Iterable[View]]) -> dict[str, Any]:
+        return {part: [list(view) for view in sorted(read.get(part, ()))] for part in planned}
+
+    def covers(self, name: str) -> bool:
+        return name != "summary.json"
+
+    def pass_content(self, manifest: dict[str, Any]) -> Any:
+        return digest(manifest)
+
+
+def sample_name(index: int) -> str:
+    """Return the zarr key of a sample's chunk, which is also its name in the tar."""
+    return f"samples/{index}.0"
+
+
+def encode_sample(items: Sequence[Item], sample: Arrays) -> dict[str, bytes]:
+    """Encode the arrays of one sample. Return its items by name."""
+    return {item.name: encode_item(item, sample[item.name]) for item in items}
+
+
+def sample_member(items: Sequence[Item], index: int, encoded: Mapping[str, bytes]) -> bytes:
+    """Return the tar member of a sample."""
+    return tar.member(sample_name(index), join_items([encoded[item.name] for item in items]))
+
+
+def encode_index(records: np.ndarray, thumbnails: np.ndarray) -> dict[str, bytes]:
+    """Return the chunks of `index/` by the name of their array. records: (N, 11 + 2L). thumbnails: (N, 8, 8, 3)."""
+    arrays = index_arrays((records.shape[1] - len(RECORD_COLUMNS)) // 2)
+    return {array.item.name: array.encode(rows) for array, rows in zip(arrays, (records, thumbnails))}
+
+
+def shard_attributes(identity: dict[str, Any], items: Sequence[Item], depth: int) -> dict[str, Any]:
+    """Return the attributes of the root group. `depth`: number of FPN levels. A shard without samples has no arrays."""
+    arrays = [item.to_json() for item in items] if depth else []
+    return {**identity, "levels": depth, "arrays": arrays, "record_columns": record_columns(depth)}
+
+
+def shard_head(attributes: dict[str, Any], samples: int, index: Mapping[str, bytes]) -> bytes:
+    """Encode the head of a shard: tar members with zarr metadata and the chunks of `index/`. index: chunks by array."""
+    group = {"zarr_format": 3, "node_type": "group"}
+    files = {"zarr.json": canonical({**group, "attributes": attributes})}
+    if samples:
+        width = len(attributes["arrays"])
+        codecs: list[dict[str, Any]] = [{"name": "vlen-bytes", "configuration": {}}, CHECKSUM]
+        shape, chunk, dims = (samples, width), (1, width), ("sample", "array")
+        meta = array_metadata(shape, chunk, "variable_length_bytes", "", codecs, dims)
+        files["samples/zarr.json"] = canonical(meta)
+    files["index/zarr.json"] = canonical({**group, "attributes": {}})
+    for array in index_arrays(attributes["levels"]) if samples else ():
+        files[f"index/{array.item.name}/zarr.json"] = canonical(array.metadata(samples))
+        files[array.key] = index[array.item.name]
+    return b"".join(tar.member(name, data) for name, data in files.items())
+
+
+def parse_head(data: bytes, samples: int) -> Head:
+    """Parse and check the head of a shard of `samples` samples. Raise CorruptCache where it is invalid."""
+    files = {name: bytes(content) for name, content in tar.parse(data)}
+    try:
+        attributes = json.loads(files["zarr.json"])["attributes"]
+        depth, items = attributes["levels"], tuple(map(item_from_json, attributes["arrays"]))
+        if type(depth) is not int or not 0 <= depth <= 64 or len({item.name for item in items}) != len(items):
+            raise ValueError(f"invalid levels {depth!r:.20} or arrays")
+        arrays = index_arrays(depth)
+        index = {array.item.name: files[array.key] for array in arrays} if samples else {}
+        if shard_head(attributes, samples, index) != data:
+            raise ValueError("header is not canonically encoded")
+        if not samples:
+            return Head(attributes, items, *(np.zeros((0, *array.shape), array.item.dtype) for array in arrays))
+        read_channels(attributes["codec"])
+        records, thumbnails = (array.decode(index[array.item.name], samples) for array in arrays)
+        require_plausible_grids(records[:, len(RECORD_COLUMNS) :].reshape(samples, depth, 2), samples, depth)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+        raise CorruptCache(f"invalid shard head ({type(error).__name__}: {error!s:.80})") from error
+    return Head(attributes, items, records, thumbnails)
