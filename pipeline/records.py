@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,7 +77,7 @@ class TeacherOutput:
     scores[l]: (B, K, H_l, W_l), sigmoid of the class logits. Empty if the cache was made without scores.
     frs[l]: (B, H_l, W_l) in [0, 1], the FRS map max_K(scores). It is 0 outside a sample's own grid, so these positions
     do not enter a loss. Losses that are not weighted by the map use `inside`.
-    boxes[l]: (B, 4 N, H_l, W_l), logits of box distributions. Empty unless they are requested from a live teacher.
+    boxes[l]: (B, 4 N, H_l, W_l), logits of box distributions. Empty unless they are requested.
     grids: each sample's own FPN grids; None if every sample fills the batch's grids.
     """
 
@@ -95,9 +97,8 @@ class TeacherOutput:
 
     def unsound(self) -> tuple[int, int] | None:
         """Return (sample, level) of the first NaN or infinity; None if there is none."""
-        for level, tensors in enumerate(zip(self.features, self.scores or self.features)):
-            features, scores = (t.isfinite().flatten(1).all(dim=1) for t in tensors)
-            sound = features & scores
+        for level, tensors in enumerate(zip(*filter(None, (self.features, self.scores, self.boxes)))):
+            sound = reduce(and_, (t.isfinite().flatten(1).all(dim=1) for t in tensors))
             if not bool(sound.all()):
                 return int((~sound).nonzero()[0]), level
         return None
@@ -105,8 +106,9 @@ class TeacherOutput:
     def each(self) -> Iterator[TeacherOutput]:
         """Yield the samples one by one, each with the batch's padding."""
         for b in range(len(self.frs[0])):
-            features, scores, frs = ([t[b : b + 1] for t in part] for part in (self.features, self.scores, self.frs))
-            yield TeacherOutput(features, scores, frs, self.grids and self.grids[b : b + 1])
+            parts = (self.features, self.scores, self.frs, self.boxes)
+            features, scores, frs, boxes = ([t[b : b + 1] for t in part] for part in parts)
+            yield TeacherOutput(features, scores, frs, self.grids and self.grids[b : b + 1], boxes)
 
     def inside(self) -> list[Tensor]:
         """Return [(B, H_l, W_l)] bool: whether a position is in the sample's own grid."""
@@ -119,11 +121,11 @@ class TeacherOutput:
     def to(self, device: torch.device | str) -> TeacherOutput:
         # A non-blocking copy to the host could be read before it is complete.
         blocking = str(device).startswith("cpu")
-        features, scores, frs = (
+        features, scores, frs, boxes = (
             [t.to(device, non_blocking=not blocking) for t in tensors]
-            for tensors in (self.features, self.scores, self.frs)
+            for tensors in (self.features, self.scores, self.frs, self.boxes)
         )
-        return TeacherOutput(features, scores, frs, self.grids)
+        return TeacherOutput(features, scores, frs, self.grids, boxes)
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,15 @@ def require_plausible_grids(shapes: np.ndarray, samples: int, depth: int) -> Non
         raise ValueError("sizes of samples differ too much")
 
 
-def read_channels(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Return (C, K) of a codec's settings; K is 0 without class scores. Raise ValueError where they are invalid."""
-    wide = [settings[key] for key in ("channels", "score_channels")]
+def read_channels(settings: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return the channels of features, class scores and boxes in a codec's settings, 0 for what it does not store.
+
+    Raise ValueError where they are invalid.
+    """
+    wide = [settings["channels"], settings["score_channels"], settings.get("box_channels", 0)]
     if any(type(n) is not int or not 0 <= n <= WIDEST for n in wide) or not wide[0]:
         raise ValueError(f"invalid channels {wide}")
-    return wide[0], wide[1]
+    return wide[0], wide[1], wide[2]
 
 
 def most_bytes(levels: LevelShapes | np.ndarray, channels: Sequence[int]) -> int:

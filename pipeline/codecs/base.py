@@ -95,7 +95,10 @@ class Codec(ABC):
 
     def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
         """Return the least and the most bytes of each item for these grids. They are checked before decompression."""
-        return {item.name: (0, most_bytes(levels, (self.channels, self.score_channels))) for item in self.items()}
+        return {
+            item.name: (0, most_bytes(levels, (self.channels, self.score_channels, self.box_channels)))
+            for item in self.items()
+        }
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         """List the arrays of a shard of version 1. A ragged codec also needs the samples.
@@ -144,6 +147,11 @@ class Codec(ABC):
     def score_channels(self) -> int:
         """K; 0 if the cache has no class scores."""
         return self.calibration.score_channels
+
+    @property
+    def box_channels(self) -> int:
+        """4 N of box distributions with N bins a side; 0 if the cache has none."""
+        return 0
 
     @property
     def kinds(self) -> tuple[str, ...]:

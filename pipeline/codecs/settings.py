@@ -28,6 +28,11 @@ class CodecOptions:
     scores: bool = True
 
     @property
+    def stores_boxes(self) -> bool:
+        """Whether the cache contains box distributions."""
+        return False
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The tensors of KINDS that the cache contains."""
         return KINDS if self.scores else KINDS[:1]

@@ -1,8 +1,8 @@
 """LD: KL divergence of the box distributions that GFL predicts for the four sides (Zheng et al., CVPR 2022).
 
 Source: arXiv 2102.12252, equations 2 to 5, with the paper's temperature. LD weights the student's positive positions by
-their scores. Here every position is weighted by the teacher's richness map, which a live teacher gives; caches of
-format 1 have no box distributions.
+their scores. Here every position is weighted by the teacher's richness map. A live teacher gives the distributions, or
+a lossless cache made with `boxes=True`.
 
 Shapes: B batch, N bins of a side, (H, W) grid of one FPN level.
 """

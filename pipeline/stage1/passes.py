@@ -105,5 +105,5 @@ def count_fp16_bytes(job: Job, codec: Codec, shards: list[ShardPlan]) -> int:
 
 
 def _fp16_bytes(codec: Codec, levels: LevelShapes) -> int:
-    widths = codec.widths(len(levels))
-    return sum(h * w * (2 * (width + codec.score_channels) + 1) for (h, w), width in zip(levels, widths))
+    others = codec.score_channels + codec.box_channels
+    return sum(h * w * (2 * (width + others) + 1) for (h, w), width in zip(levels, codec.widths(len(levels))))

@@ -16,6 +16,7 @@ from pipeline.data.shard_planning import expected_passes, images_and_views, layo
 from pipeline.data.stream import StreamSource
 from pipeline.data.views import Views
 from pipeline.errors import CacheError, ConfigError
+from pipeline.losses.ld import SIDES
 from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import Config
 from pipeline.recipe import Inputs, open_cache, read_inputs
@@ -51,8 +52,11 @@ def prepare_teacher_data(cfg: Config, sections: Sections) -> TeacherData:
 
 def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     """Open the cache, and check that it is complete and that this config made it. Raise PipelineError."""
-    if sections.distill.box_weight:
-        raise ConfigError("distill.box_weight: caches have no box distributions; set teacher.source='live'")
+    if sections.distill.box_weight and not sections.cache.codec.stores_boxes:
+        raise ConfigError(
+            "distill.box_weight: this cache has no box distributions; make a cache with "
+            "cache.codec=dict(type='lossless', boxes=True), or set teacher.source='live'"
+        )
     # The teacher's weights may be missing. If they exist, they must be those of the cache.
     cache = open_cache(sections.cache.place(), inputs, inputs.teacher.known_sha256(), "use another cache.dir")
     passes = read_passes(cache, expected_passes(sections, inputs.views), inputs.images)
@@ -62,9 +66,11 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     require_map(sections.distill, cache.codec_measured.get("map") != "ones")
     check, tolerance = sections.views.check, sections.views.tolerance
     source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, environments)
-    priors = configured_priors(inputs.teacher.cfg.model) if sections.distill.score_weight else None
+    compared = sections.distill.score_weight or sections.distill.box_weight
+    priors = configured_priors(inputs.teacher.cfg.model) if compared else None
+    bins = codec.box_channels // SIDES if sections.distill.box_weight else 0
     grids = first_grids(cache, passes)
-    layout = TeacherLayout(grids, codec.widths(len(grids[0][1])), codec.score_channels, priors)
+    layout = TeacherLayout(grids, codec.widths(len(grids[0][1])), codec.score_channels, priors, bins)
     contents = cache.pass_contents()
     provenance = {
         "teacher": "cache",

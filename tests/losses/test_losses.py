@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.cache.items import decode_item, encode_item
+from pipeline.codecs.packing import stack
+from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.config import DistillSection
-from pipeline.errors import ConfigError
+from pipeline.errors import CodecError, ConfigError
 from pipeline.losses.frs import feature_loss, score_loss
 from pipeline.losses.ld import ld_loss
 from pipeline.losses.mgd import MaskedGenerator
@@ -162,3 +167,43 @@ def test_ld_equals_numpy() -> None:
             total += float(richness[b, y, x]) * (p * np.log(p / q)).sum() * 100 / 4
     assert float(ld_loss(teacher, student, richness)) == pytest.approx(total / float(richness.sum()), rel=1e-5)
     assert float(ld_loss(teacher, teacher, richness)) == 0
+
+
+def test_ld_of_stored_boxes_is_that_of_the_teacher() -> None:
+    """To the bit: what the lossless codec stores and decodes gives the same loss and gradient."""
+    sizes, generator = [(7, 9), (4, 5)], torch.Generator().manual_seed(1)
+    exact = random_output(2, sizes, 8, 6)
+    boxes = [torch.randn(2, 4 * 5, h, w, generator=generator) * 3 for h, w in sizes]
+    exact = replace(exact, boxes=boxes)
+
+    class Sample:
+        def outputs(self, part: str) -> Iterator[TeacherOutput]:
+            yield exact
+
+    sample: Any = Sample()
+    codec = calibrate_codec(read_options({"type": "lossless", "boxes": True}), sample)
+    assert (codec.box_channels, codec.settings["box_channels"]) == (20, 20)
+    encoded, _ = codec.encode(exact)
+    rows = []
+    for one in encoded:
+        limits = codec.size_limits(exact.levels)
+        items = {i.name: (i, encode_item(i, one[i.name])) for i in codec.items()}
+        rows.append({name: decode_item(*item, limits[name], 7 * 9 + 4 * 5) for name, item in items.items()})
+        codec.check_sample(rows[-1], exact.levels)
+    stored = codec.decode(stack(rows, [exact.levels] * 2))
+    losses = []
+    for output in (exact, stored):
+        students = [torch.ones_like(box, requires_grad=True) for box in boxes]
+        loss = sum((ld_loss(*given) for given in zip(output.boxes, students, output.frs)), torch.zeros(()))
+        losses.append((loss, *torch.autograd.grad(loss, students)))
+    assert all(torch.equal(a, b) for a, b in zip(*losses)) and losses[0][0] > 0
+    with pytest.raises(CodecError, match="expected 20 box channels, found 0"):
+        codec.encode(replace(exact, boxes=[]))
+
+
+def test_a_codec_without_boxes_stores_none() -> None:
+    codec = calibrated_codec("lossless")
+    assert "boxes" not in codec.settings and "box_channels" not in codec.settings
+    assert [item.name for item in codec.items()] == ["features", "scores", "frs"] and codec.box_channels == 0
+    with pytest.raises(ConfigError, match=r"cache\.codec"):
+        read_options({"type": "frs", "boxes": True})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.cache.cache import Cache
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config
@@ -142,10 +143,28 @@ def test_box_distributions_of_a_live_gfl(data: Path, tmp_path: Path) -> None:
     assert float(same["loss_ld_box"]) < 0.05 * float(losses["loss_ld_box"])  # views are padded together here
 
 
+def test_cached_box_distributions(data: Path, tmp_path: Path) -> None:
+    """LD from a cache equals LD with the live teacher."""
+    gfl = save_teacher(tmp_path / "gfl", detector("gfl"))
+    options = {"distill.box_weight": 2.0, "cache.codec.boxes": True, "cache.passes": 1}
+    config = make_config(data, gfl, detector("gfl"), tmp_path, "lossless", **options)
+    stage1(config)
+    reader = Cache(tmp_path / "cache").shard(0, 0)
+    assert reader.read(0)["boxes"].shape == (len(reader.read(0)["frs"]), 4 * 17)
+
+    cached_model, batch = distiller_and_batch(config, "cache")
+    live_model, live_batch = distiller_and_batch(config, "live")
+    losses = [
+        m(**m.data_preprocessor(b, True), mode="loss") for m, b in ((cached_model, batch), (live_model, live_batch))
+    ]
+    cached, live = (float(found["loss_ld_box"].detach()) for found in losses)
+    assert 0 < cached == pytest.approx(live, rel=1e-5)
+
+
 def test_without_box_distributions(data: Path, tmp_path: Path, teacher: dict[str, str]) -> None:
     options = {"distill.box_weight": 2.0}
     config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs", **options)
-    with pytest.raises(ConfigError, match=r"caches have no box distributions; set teacher\.source='live'"):
+    with pytest.raises(ConfigError, match=r"no box distributions; make a cache with .*boxes=True"):
         distiller_and_batch(config, "cache")
     with pytest.raises(ConfigError, match="RetinaHead predicts no box distributions"):
         distiller_and_batch(config, "live")

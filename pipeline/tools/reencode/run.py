@@ -80,6 +80,10 @@ def _plan_target(old: Cache, root: Place, codec: dict[str, Any], like: str | Non
     settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else read_options(codec).to_json()
     if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
         raise ConfigError(f"{old.root}: the source has no class scores, the new cache needs them; add --no-scores")
+    if settings.get("boxes") and not old.recipe["codec"].get("boxes"):
+        raise ConfigError(
+            f"{old.root}: the source has no box distributions, the new cache needs them; copy another codec"
+        )
     version = find_version(root)
     recipe = {**old.recipe, "codec": settings, "format": [FORMAT, version]}
     return {**old.plan, "version": version, "recipe": recipe, "recipe_digest": digest(recipe)}

@@ -48,7 +48,8 @@ def decode_views(codec: Codec, views: list[StoredView], device: torch.device) ->
     layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
     features = [level.contiguous(memory_format=layout) for level in output.features]
     scores = [level.clamp(0, 1).contiguous(memory_format=layout) for level in output.scores]
-    return TeacherOutput(features, scores, output.frs)
+    boxes = [level.contiguous(memory_format=layout) for level in output.boxes]
+    return TeacherOutput(features, scores, output.frs, boxes=boxes)
 
 
 class StoredShard:
