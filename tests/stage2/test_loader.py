@@ -174,7 +174,7 @@ def test_batches_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     image = torch.zeros(2)
     found = pin_memory({"inputs": [image], "teacher": batch, "data_samples": ["a"]})
-    assert [id(tensor) for tensor in pinned] == [id(image), id(batch.arrays["features"])]
+    assert [id(tensor) for tensor in pinned] == [id(image), id(batch.arrays["features"]), id(batch.sides)]
     assert isinstance(found["teacher"], EncodedBatch) and found["teacher"].levels == batch.levels
     assert found["teacher"].arrays["features"].tolist() == [1, 2, 3] and found["data_samples"] == ["a"]
 
