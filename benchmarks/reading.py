@@ -1,6 +1,7 @@
-"""Measure how fast a cache is read on one core: 800x1067 RetinaNet views, 720 score channels, and three other ways.
+"""Measure how fast a cache is read on one core: 800x1067 RetinaNet views, in both format versions and three other ways.
 
-python benchmarks/reading.py --json docs/results/reading.json
+python benchmarks/reading.py --config configs/demo/retinanet_r101_r50.py --quality high --distinct 4 \
+    --json docs/results/reading.json
 
 "this cache" is the work of a stage 2 worker for one view: one read, sha256, header check, zstd, check of the tokens.
 "format version 1" is the same on a shard of version 1, which has crc32c. The others read the same views: webdataset's
@@ -125,6 +126,7 @@ OTHERS: dict[str, Callable[[Path], Iterator[Any]]] = {
 
 def main() -> None:
     parser = common.parser(__doc__)
+    parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--quality", default="balanced")
     parser.add_argument("--distinct", type=int, default=8)
     parser.add_argument("--samples", type=int, default=64)
@@ -132,7 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     common.quiet()
     torch.set_num_threads(1)
-    teacher, _ = load_teacher(CONFIG)
+    teacher, _ = load_teacher(args.config)
     # Tables and steps do not depend on the image size. Calibration on small views takes a tenth of the time.
     codec = calibrate(DrawnSample(teacher, partial(scenes.scene, size="320", split="train"), 24, 8), args.quality)
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.manifest import write_manifest
 from pipeline.cache.prefetch import BATCHES, BYTES, read_batches
 from pipeline.cache.shard_plan import ShardPlan, references
-from pipeline.cache.version1 import Index, record_specs, sample_members, shard_head
+from pipeline.cache.version1_head import Index, record_specs, sample_members, shard_head
 from pipeline.cache.versions import VERSION
 from pipeline.cache.writer import written_shard
 from pipeline.data.schedule import Batch, epoch_batches

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.cache.arrays import encode_sample
 from pipeline.cache.sidecar import Sidecar
-from pipeline.cache.version1 import Index, record_specs, sample_members, shard_attributes, shard_head
+from pipeline.cache.version1_head import Index, record_specs, sample_members, shard_attributes, shard_head
 from pipeline.cache.writer import ShardWriter, written_shard
 from pipeline.codecs.packing import Sample
 from pipeline.stage1.compress import Compressor, compression_threads

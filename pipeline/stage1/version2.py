@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pipeline.cache.shard_index import encode_index
 from pipeline.cache.sidecar import Sidecar
 from pipeline.cache.spool import SampleSpool
-from pipeline.cache.version2 import encode_index, encode_sample, sample_member, shard_attributes, shard_head
+from pipeline.cache.version2 import encode_sample, sample_member, shard_attributes, shard_head
 from pipeline.cache.writer import written_shard
 from pipeline.stage1.compress import Compressor, compression_threads
 from pipeline.stage1.encode import EncodedViews

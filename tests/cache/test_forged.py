@@ -26,8 +26,9 @@ from pipeline.cache.canonical import canonical, digest, read_json, write_json
 from pipeline.cache.items import encode_item, join_items
 from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fields
+from pipeline.cache.shard_index import encode_index
 from pipeline.cache.sidecar import parse_sidecar
-from pipeline.cache.version2 import encode_index, shard_head
+from pipeline.cache.version2 import shard_head
 from pipeline.codecs.frs.map import BatchMaps, check_map
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
 from pipeline.codecs.frs.tokens import check_tokens, to_tokens

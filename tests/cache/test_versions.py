@@ -17,10 +17,12 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import canonical, digest, read_json, write_json
 from pipeline.cache.inspect import count_views
 from pipeline.cache.reader import ShardReader
+from pipeline.cache.shard_index import encode_index
 from pipeline.cache.shard_plan import view_of
 from pipeline.cache.sidecar import EXTENTS
-from pipeline.cache.version2 import encode_index, parse_head
-from pipeline.errors import PipelineError
+from pipeline.cache.version2 import parse_head
+from pipeline.cache.zarr_store import TarStore
+from pipeline.errors import CorruptCache, PipelineError
 from pipeline.integrity.verify import verify
 from pipeline.records import THUMBNAIL
 from pipeline.storage.local import sha256_file
@@ -100,6 +102,18 @@ def test_records_of_many_samples_take_few_bytes() -> None:
     records[:, 2:] += rng.integers(100, 1333, 19)
     index = encode_index(records, rng.integers(0, 256, (256, THUMBNAIL, THUMBNAIL, 3)).astype(np.uint8))
     assert sum(map(len, index.values())) / 256 < 192 + 40
+
+
+@pytest.mark.filterwarnings("ignore:The data type")
+def test_a_missing_sample_is_an_error_in_place(tmp_path: Path) -> None:
+    """zarr would read the chunk as empty byte strings."""
+    path = make_mixed(tmp_path, {}) / "pass-0/shard-00000.tar"
+    extent, raw = ShardReader(path).sidecar.samples[1], path.read_bytes()
+    path.write_bytes(raw[: extent.offset] + raw[extent.offset + extent.size :])
+    group: Any = zarr.open_group(TarStore(path), mode="r")
+    assert all(group["samples"][0]) and all(group["samples"][2])
+    with pytest.raises(CorruptCache, match=r"no chunk samples/1\.0"):
+        group["samples"][1]
 
 
 def seal(path: Path, value: dict[str, Any]) -> None:

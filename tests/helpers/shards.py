@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.cache.arrays import ArraySpec, encode_sample
-from pipeline.cache.version1 import record_specs, sample_members, shard_head
+from pipeline.cache.version1_head import record_specs, sample_members, shard_head
 from pipeline.cache.writer import written_shard
 from pipeline.records import ViewRecord
 

@@ -15,6 +15,7 @@ from pipeline.cache.canonical import read_json, write_json
 from pipeline.cache.manifest import write_manifest
 from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.reader import ShardReader
+from pipeline.cache.versions import FORMATS
 from pipeline.errors import CacheError
 from pipeline.integrity.originals import Originals
 from pipeline.integrity.repair_pass import PassRepair
@@ -225,23 +226,30 @@ def test_repair_computes_a_lost_pass(run, made: dict[str, Path], work: Path) -> 
     assert run("verify", work)[0] == 0
 
 
-@pytest.mark.parametrize("damage", ["lost", "cut", "other rows"])
-def test_a_quarantine_is_rewritten_from_the_manifest(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("damage", ["lost", "cut", "other rows", "more fields"])
+def test_a_quarantine_is_rewritten_from_the_manifest(tmp_path: Path, damage: str, version: int) -> None:
     folder, plan = tmp_path / "pass-0", {"pass": 0, "shards": []}
     write_json(folder / "plan.json", plan)
     rows = [[7, "cannot be read"]]
     Quarantine(dict(rows)).save(folder)
-    write_manifest(tmp_path, 0, "p", 0, 0, rows, {})
+    manifest = write_manifest(tmp_path, 0, "p", 0, 0, rows, {}, version)
+    assert ("quarantine.json" in manifest["files"]) == (version == 2)
     before = tree(tmp_path)
     path = folder / "quarantine.json"
     if damage == "lost":
         path.unlink()
     elif damage == "cut":
         path.write_bytes(path.read_bytes()[:-9])
+    elif damage == "more fields":
+        write_json(path, {"images": rows, "more": 1})
     else:
         Quarantine({}).save(folder)
-    work = PassRepair(folder, {}, Originals(tmp_path, "p"))
+    work = PassRepair(folder, {}, Originals(tmp_path, "p", FORMATS[version].covers))
     work.find()
+    if (damage, version) == ("more fields", 1):  # nothing of version 1 has the bytes of this file
+        assert not work.bad
+        return
     assert work.bad == [f"{path}: rewritten from the manifest"]
     work.clear()
     assert path.read_bytes() and tree(tmp_path)["pass-0/quarantine.json"] == before["pass-0/quarantine.json"]
