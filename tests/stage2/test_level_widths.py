@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mmdet
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +26,7 @@ from tests.helpers.datasets import CLASSES
 from tests.helpers.detectors import detector, save_teacher
 from tests.helpers.distillation import distiller_and_batch, step
 from tests.helpers.stages import stage1
+from tests.helpers.verbs import verb_runner
 
 ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
 WIDTHS = (32, 16, 8)
@@ -87,6 +89,25 @@ def test_both_stages_with_the_lossy_codec(name: str, data: Path, tmp_path: Path)
     made = stage1(config)
     summary = train_student(*load_config(str(config)))
     assert summary["content"] == made["content"] and summary["iterations"] >= 3
+
+
+@pytest.mark.slow
+def test_every_verb_reads_such_a_cache(
+    lossless: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run, config = verb_runner(monkeypatch, capsys), lossless["yolov3"]
+    cache, lossy = config.parent / "cache", tmp_path / "lossy"
+    for argv in (
+        ("info", cache),
+        ("verify", cache, "--deep", "--config", config),
+        ("export", cache, "--image-id", "100", "--view", "0", "--out", tmp_path / "view"),
+        ("reencode", cache, lossy, "--config", config, "--quality", "small"),
+        ("verify", lossy, "--deep"),
+        ("report", lossy, "--out", tmp_path / "report.html"),
+    ):
+        code, _, err = run(*argv)
+        assert code == 0, (argv, err)
+    assert [np.load(tmp_path / "view" / f"features_{n}.npy").shape[0] for n in range(3)] == list(WIDTHS)
 
 
 def test_each_level_has_its_own_adapter(lossless: dict[str, Path]) -> None:
