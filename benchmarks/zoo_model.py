@@ -128,6 +128,7 @@ def as_student(cfg: Config, sections: Sections, teacher: Teacher, classes: tuple
     preprocess = cfg.model.data_preprocessor
     preprocess.pad_size_divisor = math.lcm(preprocess.get("pad_size_divisor", 1), PAD)  # as `check_training` does
     cfg.custom_hooks, cfg.load_from, cfg.work_dir = [], None, "work_dirs/zoo"
+    cfg.val_evaluator = {"type": "CocoMetric"}  # the config's own is checked apart
     torch.manual_seed(1)  # other weights than the teacher's
     MessageHub.get_current_instance().runtime_info.update(iter=0, epoch=0, max_iters=10000, max_epochs=12)
     distiller = build_distiller(cfg, sections, TeacherData(stream, source, layout, {"content": None}))

@@ -47,7 +47,7 @@ def check_validation(cfg: Config, classes: Sequence[str]) -> None:
     shown.require_classes(classes)
     shown.require_boxes(classes)
     metric = coco_metric(cfg.val_evaluator)
-    _check_metric(metric, masks=_has_masks(cfg.get("model")))
+    _check_metric(metric, cfg.get("model"))
     _check_evaluator(metric, path, shown, classes)
 
 
@@ -84,20 +84,29 @@ def measure_errors() -> Iterator[None]:
         ) from error
 
 
-def _has_masks(model: Any) -> bool:
-    """Return whether a part of a detector's config predicts masks."""
+def _has_part(model: Any, name: str) -> bool:
+    """Return whether a detector's config has a part whose key contains `name`, such as 'mask' or 'bbox_head'."""
     if isinstance(model, dict):
-        return any(("mask" in str(key) and isinstance(part, dict)) or _has_masks(part) for key, part in model.items())
-    return isinstance(model, list | tuple) and any(map(_has_masks, model))
+        return any(
+            (name in str(key) and isinstance(part, dict | list | tuple)) or _has_part(part, name)
+            for key, part in model.items()
+        )
+    return isinstance(model, list | tuple) and any(_has_part(part, name) for part in model)
 
 
-def _check_metric(metric: dict[str, Any], masks: bool) -> None:
-    """Raise ConfigError for a CocoMetric that does not report the mAP of boxes. masks: whether the student has them."""
+def measures_masks(model: Any) -> bool:
+    """Return whether the mAP of a detector's config is that of masks: it has masks, and no head of boxes (SOLO)."""
+    return _has_part(model, "mask") and not any(_has_part(model, name) for name in ("bbox_head", "rpn_head"))
+
+
+def _check_metric(metric: dict[str, Any], model: Any) -> None:
+    """Raise ConfigError for a CocoMetric that does not report the mAP of the student: of boxes, or of its masks."""
     kinds, items = metric.get("metric", "bbox"), metric.get("metric_items")
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if not isinstance(kinds, list | tuple) or "bbox" not in kinds or ("segm" in kinds and not masks):
+    kinds, wanted = [kinds] if isinstance(kinds, str) else kinds, "segm" if measures_masks(model) else "bbox"
+    if not isinstance(kinds, list | tuple) or wanted not in kinds or ("segm" in kinds and not _has_part(model, "mask")):
+        what = "masks only" if wanted == "segm" else "boxes"
         raise ConfigError(
-            f"val_evaluator.metric: expected 'bbox', because the student predicts boxes, found {kinds!r:.80}"
+            f"val_evaluator.metric: expected {wanted!r}, because the student predicts {what}, found {kinds!r:.80}"
         )
     if metric.get("format_only"):
         raise ConfigError("val_evaluator.format_only=True: measures nothing; remove it")

@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from pipeline.cache.canonical import write_report
 from pipeline.config import Sections
 from pipeline.data.images import image_errors
-from pipeline.data.validation import check_validation
+from pipeline.data.validation import check_validation, measures_masks
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.recipe import announce_inputs
@@ -55,9 +55,11 @@ def train_student(cfg: Config, sections: Sections) -> dict[str, Any]:
             runner.val_loop.run()  # runner.val() would make EMAHook forget the averaged weights
     # mmdet's metric reports nothing if there is no detection.
     metrics = hook.metrics or {}
+    kind = "segm" if measures_masks(cfg.model) else "bbox"
     summary = {
-        "mAP": metrics.get("bbox_mAP", 0.0),
-        "AP50": metrics.get("bbox_mAP_50", 0.0),
+        "mAP": metrics.get(f"{kind}_mAP", 0.0),
+        "AP50": metrics.get(f"{kind}_mAP_50", 0.0),
+        **({"mAP_of": "masks"} if kind == "segm" else {}),
         "epochs": runner.epoch,
         "iterations": runner.iter,
         "images": hook.images * get_world_size(),

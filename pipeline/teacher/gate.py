@@ -17,13 +17,17 @@ from pipeline.mmdet_compat.registry import METRICS, Config, build, config_errors
 
 
 def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
-    """COCO mAP and AP50 (fractions) of a detector on the first `images` images of the config's val set."""
+    """COCO mAP and AP50 (fractions) of a detector on the first `images` images of the config's val set.
+
+    They are those of boxes; of masks, if the detector predicts masks only.
+    """
+    kind = "segm" if predicts_masks_only(detector) else "bbox"
     loader_cfg = copy.deepcopy(cfg.val_dataloader)
     loader_cfg.dataset.indices = images
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its table
         with config_errors("val_dataloader"):
             loader = Runner.build_dataloader(loader_cfg, seed=0)
-        metric: Any = build(METRICS, {**coco_metric(cfg.val_evaluator), "metric": "bbox"}, "val_evaluator")
+        metric: Any = build(METRICS, {**coco_metric(cfg.val_evaluator), "metric": kind}, "val_evaluator")
         metric.dataset_meta = loader.dataset.metainfo
         with torch.no_grad(), measure_errors():
             for batch in loader:
@@ -38,7 +42,16 @@ def measure(detector: nn.Module, cfg: Config, images: int) -> dict[str, float]:
         result = metric.evaluate(len(dataset))
     found = {key.rsplit("/", 1)[-1]: float(value) for key, value in result.items()}
     # Without a single detection the metric returns nothing at all.
-    return {"mAP": found.get("bbox_mAP", 0.0), "AP50": found.get("bbox_mAP_50", 0.0), "images": len(dataset)}
+    return {"mAP": found.get(f"{kind}_mAP", 0.0), "AP50": found.get(f"{kind}_mAP_50", 0.0), "images": len(dataset)}
+
+
+def predicts_masks_only(detector: nn.Module) -> bool:
+    """Return whether a detector predicts masks and no boxes, as SOLO and Mask2Former do."""
+
+    def has(*names: str) -> bool:
+        return any(getattr(detector, name, None) is not None for name in names)
+
+    return has("mask_head", "panoptic_head") and not has("bbox_head", "roi_head", "rpn_head")
 
 
 def require(measured: dict[str, float], minimum: float) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import mmdet
 import pytest
 import torch
 
@@ -118,6 +120,21 @@ def test_what_would_measure_another_thing_is_refused(name: str, folder: Path, tm
     change, kind, words = WRONG[name]
     with pytest.raises(kind, match=words):
         check_validation(config(folder, tmp_path, change), CLASSES)
+
+
+@pytest.mark.parametrize(("kinds", "message"), [("segm", None), (["bbox", "segm"], None), ("bbox", "expected 'segm'")])
+def test_a_detector_of_masks_only_is_measured_by_masks(
+    kinds: Any, message: str | None, folder: Path, tmp_path: Path
+) -> None:
+    """SOLO has a mask_head and predicts no boxes."""
+    path = Path(mmdet.__file__).parent / ".mim" / "configs" / "solo" / "solo_r50_fpn_1x_coco.py"
+
+    def change(cfg: Config, content: dict) -> None:
+        cfg.model, cfg.val_evaluator.metric = Config.fromfile(path).model, kinds
+
+    cfg = config(folder, tmp_path, change)
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=f"{message}.*masks only"):
+        check_validation(cfg, CLASSES)
 
 
 def test_an_evaluator_of_another_file(folder: Path, tmp_path: Path) -> None:
