@@ -13,7 +13,7 @@ NOT_KEY = (
     *("requires_grad", "with_cp"),
 )
 SMALLER = {"nms_pre": 200, "max_per_img": 100, "num": 64, "num_queries": 100}  # as many as the views have places for
-VIEW, SQUARE = (128, 96), (128, 128)  # width and height of the views
+VIEW, SQUARE, LARGE = (128, 96), (128, 128), (256, 256)  # width and height of the views
 SMALL = 16
 DEEP = ("ResNet", "ResNeXt", "Res2Net", "ResNeSt", "DetectoRS_ResNet", "DetectoRS_ResNeXt")
 
@@ -91,7 +91,8 @@ def loads(cfg: Config) -> dict[str, bool]:
 def view_size(cfg: Config) -> tuple[int, int]:
     """Return the (width, height) of the views: small, and square where the config's pipeline pads to a fixed size.
 
-    Some necks fit no other views. The last levels of SSD need those of the config.
+    Some necks fit no other views. The last levels of SSD need those of the config, and the batch norms of an hourglass
+    need some positions in its smallest level.
     """
     found = [VIEW]
 
@@ -101,6 +102,8 @@ def view_size(cfg: Config) -> tuple[int, int]:
             found.append(SQUARE)
         if name == "SSDAnchorGenerator" and "input_size" in part:
             found.append((part["input_size"], part["input_size"]))
+        if name == "HourglassNet":
+            found.append(LARGE)
 
     visit([plain(cfg.train_dataloader.to_dict()), plain(cfg.model.to_dict())], look)
     return max(found)
