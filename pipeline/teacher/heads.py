@@ -103,6 +103,7 @@ def copy_to_meta(detector: nn.Module, scores: bool = True) -> nn.Module:
 
 
 FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError)  # of parts that do not fit
+SIZES = ", or pad the views: FPG and NAS-FPN need dict(type='Pad', size_divisor=128) in the pipeline"
 Shapes = tuple[LevelShapes, tuple[int, ...], int]  # grids and channels of every level, and K
 
 
@@ -137,8 +138,8 @@ def shapes_of(detector: nn.Module, pad_shape: tuple[int, int], scores: bool = Tr
     except FAILURES as error:
         raise ConfigError(
             f"{type(detector).__name__}: no {'dense class scores' if scores else 'features'} for views of "
-            f"{pad_shape[0]}x{pad_shape[1]}, because backbone, neck and head do not fit together; check in_channels: "
-            f"{brief(error)}"
+            f"{pad_shape[0]}x{pad_shape[1]}, because backbone, neck and head do not fit together; check in_channels"
+            f"{SIZES if any(side % 128 for side in pad_shape) else ''}: {brief(error)}"
         ) from error
     levels = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
     channels = tuple(int(f.shape[1]) for f in features)

@@ -104,6 +104,7 @@ def test_a_size_that_the_detector_cannot_compute_is_named(
         detector_.neck = torch.nn.Sequential(detector_.neck, Picky())
     made([torch.zeros(3, 128, 128, dtype=torch.uint8)])
     with pytest.raises(
-        ConfigError, match=r"RetinaNet: no dense class scores for views of 96x32.*(size of tensor|broadcast)"
+        ConfigError,
+        match=r"RetinaNet: no dense class scores for views of 96x32.*size_divisor=128.*(size of tensor|broadcast)",
     ):
         made([torch.zeros(3, 90, 30, dtype=torch.uint8)])
