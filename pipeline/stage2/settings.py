@@ -123,6 +123,17 @@ def require_trainable(model: Config) -> None:
     name = type_name(head.get("type")) if isinstance(head, dict) else None
     if name in WITH_SKLEARN and find_spec("sklearn") is None:
         raise ConfigError(f"model.bbox_head: {name} needs scikit-learn to train; install it: pip install scikit-learn")
+    if _uses_torchvision(model) and find_spec("torchvision") is None:
+        raise ConfigError(
+            "model: a RoIAlign with use_torchvision=True needs torchvision; install it, or set use_torchvision=False"
+        )
+
+
+def _uses_torchvision(value: Any) -> bool:
+    """Return whether a part of a detector's config takes an op from torchvision instead of mmcv."""
+    if isinstance(value, dict):
+        return bool(value.get("use_torchvision")) or any(map(_uses_torchvision, value.values()))
+    return isinstance(value, list | tuple) and any(map(_uses_torchvision, value))
 
 
 def loop_of(cfg: Config) -> str:

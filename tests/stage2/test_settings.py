@@ -137,6 +137,16 @@ def test_augments_that_only_pad_are_accepted() -> None:
         check_training(training(**{"model.data_preprocessor.batch_augments": mixed}))
 
 
+def test_an_op_of_torchvision_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = training(**{"model.roi_head": {"extractors": [{"roi_layer": {"type": "RoIAlign", "use_torchvision": True}}]}})
+    cfg.model.rpn_head = {"type": "RPNHead"}
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="use_torchvision=True needs torchvision; install it, or set"):
+        check_training(cfg)
+    monkeypatch.setattr(settings, "find_spec", lambda name: object())
+    check_training(cfg)
+
+
 @pytest.mark.parametrize("head", ["PAAHead", "LADHead"])
 def test_a_head_that_needs_another_package_is_named(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
     cfg = training(**{"model.bbox_head": {"type": head}})
