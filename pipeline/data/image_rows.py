@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pickle
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,8 +26,9 @@ from pipeline.cache.canonical import digest, read_json, write_json
 from pipeline.data.mapped import MappedArrays, share_arrays, write_arrays
 from pipeline.errors import CacheError, CorruptCache
 from pipeline.storage.local import sha256_file
-from pipeline.storage.regular import create, open_regular, remove, temporary_name
+from pipeline.storage.regular import create, open_regular, remove, remove_temporary, temporary_name
 
+NAME = re.compile(r"[0-9a-f]{16}\.json")
 KEPT = 4  # files of a folder; older ones are deleted
 DTYPES = {"text": "|u1", "ends": "<i8", "ids": "<i8", "order": "<i8", "heights": "<i8", "widths": "<i8"}
 encode_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -89,30 +91,34 @@ def load_or_parse(folder: Path, key: dict[str, Any], parse: Callable[[], Parsed]
 
     `key`: everything that decides the rows. Where the folder cannot be written, use an unnamed file.
     """
-    name = digest(key)[:16]
-    with locked(folder):
-        found = open_rows(folder / f"{name}.json", key)
+    path = folder / f"{digest(key)[:16]}.json"
+    with locked(folder) as alone:
+        found = open_rows(path, key)
         if found is not None:
             return found
         parsed = parse()
+        if not alone:
+            return share_rows(parsed)
         try:
-            write_rows(folder / f"{name}.json", key, parsed)
+            remove_temporary(folder)
+            write_rows(path, key, parsed)
             remove_old(folder)
         except (OSError, CorruptCache):
             return share_rows(parsed)
-        return open_rows(folder / f"{name}.json", key) or share_rows(parsed)
+        return open_rows(path, key) or share_rows(parsed)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock. Without one, as in a folder that cannot be written, two processes may both parse."""
-    handle = None
+def locked(folder: Path) -> Iterator[bool]:
+    """Wait for the folder's lock. Give whether this process has it: it has not in a folder that cannot be written."""
+    handle, alone = None, False
     with suppress(OSError, CorruptCache):
         folder.mkdir(parents=True, exist_ok=True)
         handle = open_regular(folder / ".lock", os.O_RDWR | os.O_CREAT)
         fcntl.flock(handle, fcntl.LOCK_EX)
+        alone = True
     try:
-        yield
+        yield alone
     finally:
         if handle is not None:
             os.close(handle)
@@ -172,8 +178,8 @@ def columns(rows: list[dict[str, Any]], encode: Callable[[dict[str, Any]], bytes
 
 def remove_old(folder: Path) -> None:
     """Delete all but the newest files. Processes that have mapped one keep it."""
-    heads = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    for path in heads[:-KEPT]:
+    heads = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    for path in sorted(heads, key=lambda path: path.stat().st_mtime)[:-KEPT]:
         remove(path)
         remove(path.with_suffix(".rows"))
 

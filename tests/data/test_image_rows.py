@@ -174,13 +174,15 @@ def test_a_forged_link_is_not_followed(path: Path) -> None:
 
 
 def test_old_rows_are_deleted(path: Path) -> None:
-    first = images(path)
+    """And what a killed process left; files of others stay."""
+    first, folder = images(path), path.parent / "shared"
     wanted = exact(rows_of(first))
+    (folder / "mine.json").write_text("{}")
+    (folder / f"a.rows.{'0' * 16}.tmp").write_text("left by a killed process")
     for indices in range(2, 8):
         images(path, indices=indices)
-    found = list((path.parent / "shared").glob("*.*"))
-    assert sorted(file.suffix for file in found if file.suffix) == [".json"] * 4 + [".rows"] * 4
-    assert exact(rows_of(first)) == wanted  # still open
+    assert sorted(file.suffix for file in folder.iterdir() if file.suffix) == [".json"] * 5 + [".rows"] * 4
+    assert (folder / "mine.json").exists() and exact(rows_of(first)) == wanted  # still open
 
 
 def test_faults_are_found_on_every_start(path: Path) -> None:
