@@ -12,8 +12,6 @@ import json
 import os
 import pickle
 import re
-import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -182,14 +180,3 @@ def remove_old(folder: Path) -> None:
     for path in sorted(heads, key=lambda path: path.stat().st_mtime)[:-KEPT]:
         remove(path)
         remove(path.with_suffix(".rows"))
-
-
-def private_folder() -> Path | None:
-    """Return this user's folder for temporary files of remote caches; None where others could write into it."""
-    path = Path(tempfile.gettempdir()) / f"frs-teacher-cache-{os.getuid()}"
-    with suppress(OSError):
-        path.mkdir(mode=0o700, exist_ok=True)
-        found = os.lstat(path)
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
-            return path
-    return None

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from pipeline.cache.shard_plan import ShardPlan, plan_pass, view_of
 from pipeline.config import Sections
-from pipeline.data.image_rows import private_folder
 from pipeline.data.images import Images
+from pipeline.data.shared_folder import shared_folder
 from pipeline.data.views import Views, kept_generators
 from pipeline.errors import ConfigError, StaleCache, ViewError
 from pipeline.mmdet_compat.registry import Config
-from pipeline.storage.files import local_path
 from pipeline.storage.place import Place
 
 
@@ -25,18 +22,6 @@ def images_and_views(cfg: Config, sections: Sections, keep: bool = True) -> tupl
     """
     images = Images(cfg.train_dataloader.dataset, shared_folder(sections) if keep else None)
     return images, Views(images.pipeline, sections.views.seed, sections.views.count)
-
-
-def shared_folder(sections: Sections) -> Path | None:
-    """Return the folder on this machine for the parsed annotation file: beside the cache, or beside its disk cache.
-
-    Where both are missing, it is a folder of this user among the temporary files.
-    """
-    local = local_path(sections.cache.place()) or sections.cache.local
-    if local is None:
-        return private_folder()
-    path = Path(os.path.abspath(local))
-    return path.with_name(f"{path.name}.images") if path.name else None
 
 
 def layout_of(sections: Sections) -> dict[str, int]:

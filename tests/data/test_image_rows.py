@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.data import dataset_rows, image_rows
+from pipeline.config import load_config
+from pipeline.data import dataset_rows, image_rows, shared_folder
 from pipeline.data.images import Images
 from pipeline.errors import DataError
 from pipeline.mmdet_compat.registry import DATASETS, TRANSFORMS
@@ -261,11 +263,27 @@ def test_processes_that_start_together_parse_once(path: Path, monkeypatch: pytes
 
 
 def test_the_private_folder_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_rows.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = image_rows.private_folder()
-    assert folder is not None and folder.stat().st_mode & 0o777 == 0o700 and image_rows.private_folder() == folder
+    monkeypatch.setattr(shared_folder.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = shared_folder.private_folder()
+    assert folder is not None and folder.stat().st_mode & 0o777 == 0o700 and shared_folder.private_folder() == folder
     folder.chmod(0o777)
-    assert image_rows.private_folder() is None
+    assert shared_folder.private_folder() is None
     folder.rmdir()
     folder.symlink_to(tmp_path)
-    assert image_rows.private_folder() is None
+    assert shared_folder.private_folder() is None
+
+
+def test_where_rows_are_kept(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the cache, or on this machine where the cache is remote."""
+    monkeypatch.setattr(shared_folder.tempfile, "gettempdir", lambda: str(tmp_path))
+
+    def folder(**cache: str) -> Path | None:
+        options = {f"cache.{key}": value for key, value in cache.items()}
+        return shared_folder.shared_folder(load_config(str(made["frs"]), options)[1])
+
+    assert (
+        folder(dir=f"{tmp_path}/a/cache/") == tmp_path / "a" / "cache.images" == folder(dir=f"{tmp_path}/a/b/../cache")
+    )
+    assert folder(dir="s3://bucket/cache", local=f"{tmp_path}/disk") == tmp_path / "disk.images"
+    assert folder(dir="http://server/cache") == tmp_path / f"frs-teacher-cache-{os.getuid()}"
+    assert folder(dir="/") is None
