@@ -174,10 +174,11 @@ def _categories(path: Path, rows: list[Any]) -> tuple[tuple[int | str, str], ...
 
 
 def _require(path: Path, rows: list[Any], what: str, fields: tuple[str, ...]) -> None:
+    needed = set(fields)
     for number, row in enumerate(rows):
-        for field in fields:
-            if not isinstance(row, dict) or field not in row:
-                raise DataError(f"{path}: {what} number {number} has no {field!r}")
+        if not isinstance(row, dict) or not needed <= row.keys():
+            missing = next(field for field in fields if not isinstance(row, dict) or field not in row)
+            raise DataError(f"{path}: {what} number {number} has no {missing!r}")
 
 
 def _require_unique(path: Path, what: str, ids: list[Any]) -> None:

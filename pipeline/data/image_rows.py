@@ -103,7 +103,7 @@ def load_or_parse(folder: Path, key: dict[str, Any], parse: Callable[[], Parsed]
             remove_old(folder)
         except (OSError, CorruptCache):
             return share_rows(parsed)
-        return open_rows(path, key) or share_rows(parsed)
+        return open_rows(path, key, written=True) or share_rows(parsed)
 
 
 @contextmanager
@@ -122,15 +122,18 @@ def locked(folder: Path) -> Iterator[bool]:
             os.close(handle)
 
 
-def open_rows(path: Path, key: dict[str, Any]) -> ImageRows | None:
-    """Open and check the rows of a key; None where they are missing, damaged or those of another key."""
+def open_rows(path: Path, key: dict[str, Any], written: bool = False) -> ImageRows | None:
+    """Open and check the rows of a key; None where they are missing, damaged or those of another key.
+
+    `written`: this process has just written them, so their sha256 is not compared.
+    """
     try:
         head = read_json(path)
         data = path.with_suffix(".rows")
         handle = open_regular(data)
         try:
             table = {name: (dtype, *head["table"][name]) for name, dtype in DTYPES.items()}
-            if head["key"] != key or sha256_file(data) != head["sha256"]:
+            if head["key"] != key or not (written or sha256_file(data) == head["sha256"]):
                 return None
             return ImageRows(MappedArrays(handle, table), head["total"], head["notes"], plain=True)
         finally:
