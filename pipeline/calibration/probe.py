@@ -3,14 +3,14 @@
 `quality` is the error of the gradient on a student's parameters, but stage 1 has no student. A teacher whose first
 layers are noisy resembles a partly trained student: it sees an image less well, and the layers after that make of it
 what a detector makes. Noise on the head would be different. It mixes the classes at random, which no student does, and
-the same codec error is then three times as large beside the gradient.
+the same codec error is then 1.5 to three times as large beside the gradient.
 
-The gradient error depends on the distance between student and teacher: it grows as the inverse root of the share of the
-teacher's variance that the student leaves unexplained. `quality` is promised for a student that leaves the shares
-UNEXPLAINED, and the noise is scaled until the probe leaves the same. These are in the middle of the shares that trained
-students leave: 10 to 48% of the features' variance and 15 to 90% of the scores'. A second probe is twice as near to the
-teacher: it leaves a quarter of that variance. It shows what a better student gets, and measures losses without
-adapters, whose students copy the features themselves. docs/results/codec.md compares the probe with trained students.
+The gradient error depends on the distance between student and teacher: it grows about as the inverse root of the share
+of the teacher's variance that the student leaves unexplained. `quality` is promised for a student that leaves the
+shares UNEXPLAINED, and the noise is scaled until the probe leaves the same. These are in the middle of the shares that
+trained students leave: 10 to 48% of the features' variance and 15 to 90% of the scores'. A second probe is twice as
+near to the teacher: it leaves a quarter of that variance. It shows what a better student gets, and measures losses
+without adapters, whose students copy the features themselves. docs/results/codec.md compares the probe with students.
 """
 
 from __future__ import annotations
