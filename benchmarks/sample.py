@@ -33,6 +33,9 @@ class DrawnSample:
     def unexplained(self, what: str, near: bool = False) -> float:
         return self._probes.unexplained(what, near)
 
+    def training(self, steps: int) -> Callable[[], None]:
+        return lambda: None
+
     def _views(self, part: str) -> Iterator[Tensor]:
         count = self._learning if part == "learning" else self._choosing
         yield from (self._draw(FIRST[part] + n) for n in range(count))

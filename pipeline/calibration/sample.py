@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -78,6 +79,11 @@ class ViewSample:
 
     def unexplained(self, what: str, near: bool = False) -> float:
         return self._probes.unexplained(what, near)
+
+    def training(self, steps: int) -> Callable[[], None]:
+        self._job.log(f"codec    training the score network, {steps} steps")
+        self._job.progress.start("codec", steps)
+        return partial(self._job.progress.advance, 1, 0)
 
     def _begin(self, phase: str, views: int) -> None:
         """Log the phase and start its bar. A repeated phase has a number."""

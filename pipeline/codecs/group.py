@@ -20,7 +20,7 @@ from pipeline.storage.files import atomic_folder, read_small
 from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
 
-TABLES = ("float32", "int16")  # data types of the tables
+TABLES = ("float32", "float16", "int16")  # data types of the tables
 
 
 def save_codec(codec: Codec, root: Place, measured: dict[str, Any]) -> None:

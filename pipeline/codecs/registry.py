@@ -7,12 +7,13 @@ from typing import Any
 
 from pipeline.codecs.base import CalibrationSample, Codec
 from pipeline.codecs.frs.codec import Frs
+from pipeline.codecs.frs2.codec import Frs2
 from pipeline.codecs.lossless import Lossless
 from pipeline.codecs.settings import CodecOptions
 from pipeline.errors import ConfigError
 from pipeline.fields import read_settings
 
-CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Lossless, Frs)}
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Lossless, Frs, Frs2)}
 
 
 def read_options(config: Mapping[str, Any]) -> CodecOptions:

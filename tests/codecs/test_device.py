@@ -13,11 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.codecs.base import Codec
+from pipeline.codecs.frs2 import fit_scores
 from pipeline.codecs.packing import stack
 from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses
 from pipeline.records import EncodedBatch, TeacherOutput, canvas
 from tests.helpers.outputs import calibrated_codec, random_output
+from tests.helpers.related import STEPS, RelatedSample, related_codec
 
 META = torch.device("meta")
 FIRST = [(16, 24), (8, 12)], [(24, 16), (12, 8)]  # FPN grids of each sample of a batch
@@ -26,6 +28,7 @@ CODECS = {
     "frs": {},
     "universal": {"profile": "universal"},
     "no scores": {"scores": False},
+    "frs2": {},
     "lossless": {},
 }
 
@@ -43,6 +46,10 @@ class OneDevice(TorchDispatchMode):
 
 @pytest.fixture(scope="module", params=CODECS)
 def codec(request: pytest.FixtureRequest) -> Codec:
+    if request.param == "frs2":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fit_scores, "STEPS", STEPS)
+            return related_codec(RelatedSample(sizes=[(16, 24), (8, 12)]))
     kind = "lossless" if request.param == "lossless" else "frs"
     return calibrated_codec(kind, **CODECS[request.param])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,10 +32,10 @@ class RandomSample:
 
     def __init__(self, channels: int, scores: int, sizes: list[tuple[int, int]]) -> None:
         self._make = lambda seed: random_output(2, sizes, channels, scores, seed)
+        self.seeds: dict[str, Sequence[int]] = {"learning": range(4), "choosing": (10, 11), "reported": (20, 21)}
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
-        seeds = {"learning": range(4), "choosing": (10, 11), "reported": (20, 21)}[part]
-        yield from (self._make(seed) for seed in seeds)
+        yield from (self._make(seed) for seed in self.seeds[part])
 
     def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
         for exact in self.outputs(part):
@@ -43,6 +43,9 @@ class RandomSample:
 
     def unexplained(self, what: str, near: bool = False) -> float:
         return 0.1 if near else 0.4
+
+    def training(self, steps: int) -> Callable[[], None]:
+        return lambda: None
 
 
 def weighted_error(loss: str, coded: TeacherOutput, exact: TeacherOutput) -> float:

@@ -123,13 +123,17 @@ class Frs(Codec):
             lost = sum(float((q - c).square().sum() - c.square().sum()) for q, c in zip(rounded, scaled))
             total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy, step))
             errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
-            try:
-                tokens = to_tokens(rounded, transform.symbol_order(what, maps))
-            except CodecError as error:
-                raise CodecError(f"{what}s: {error}", sample=error.sample) from error
-            for sample, row in zip(samples, tokens):
-                sample[f"{what}s"] = row.cpu().numpy()
+            for sample, tokens in zip(samples, self.tokens(what, rounded, maps)):
+                sample[f"{what}s"] = tokens
         return samples, errors
+
+    def tokens(self, what: str, rounded: Levels, maps: BatchMaps) -> list[np.ndarray]:
+        """Return the tokens (T,) int32 of each sample's quantised coefficients [(B, R, H4, W4)]."""
+        try:
+            rows = to_tokens(rounded, self.transform.symbol_order(what, maps))
+        except CodecError as error:
+            raise CodecError(f"{what}s: {error}", sample=error.sample) from error
+        return [row.cpu().numpy() for row in rows]
 
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
         if not {*(f"{what}s" for what in self.kinds), "frs"} <= sample.keys() or len(levels) != len(
@@ -147,14 +151,22 @@ class Frs(Codec):
         """Read the maps of a batch."""
         return BatchMaps.from_bytes(batch.arrays["frs"], batch.levels, batch.sides, self.calibration.map_top)
 
+    def maps_of(self, sample: Sample, levels: LevelShapes) -> BatchMaps:
+        """Read the map of one sample, as a batch of one."""
+        row = torch.from_numpy(sample["frs"].copy())[None]
+        return self.coded_maps(EncodedBatch({"frs": row}, (levels,), torch.tensor([levels])))
+
+    def scaled_symbols(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> tuple[Symbols, Tensor]:
+        """Read the symbols that tokens stand for, and their values (B, T) times the step."""
+        symbols, values = self.symbols(batch, maps, what)
+        steps = self.transform.step_sizes(what, maps, self.calibration.step(what))
+        return symbols, values * steps.gather(1, maps.canvas.block_level[symbols.block])
+
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         maps = self.coded_maps(batch)
         out: dict[str, Levels] = {"score": []}
         for what in self.kinds:
-            symbols, values = self.symbols(batch, maps, what)
-            steps = self.transform.step_sizes(what, maps, self.calibration.step(what))
-            scaled = values * steps.gather(1, maps.canvas.block_level[symbols.block])
-            out[what] = self.transform.rebuild_symbols(symbols, scaled, maps, what)
+            out[what] = self.transform.rebuild_symbols(*self.scaled_symbols(batch, maps, what), maps, what)
         return TeacherOutput(out["feature"], out["score"], maps.floats, batch.levels)
 
     def symbols(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> tuple[Symbols, Tensor]:
@@ -178,13 +190,17 @@ class Frs(Codec):
             steps = per_level(self.transform.step_sizes(what, maps, self.calibration.step(what)))
             pairs = zip(wanted, steps, self.planes(stored, maps, what))
             found[f"{what}s"] = max(float((c / d - q).abs().max()) for c, d, q in pairs) / 0.5
-        codes = zip(unrounded(exact.frs, maps.exponents, maps.top), maps.canvas.split(maps.codes))
-        found["frs"] = max(float((code - c).abs().max()) for code, c in codes) / 0.5
+        found["frs"] = self.compare_maps(exact, maps)
         return found
 
+    @staticmethod
+    def compare_maps(exact: TeacherOutput, maps: BatchMaps) -> float:
+        """Return the largest difference between exact and stored maps, in half codes."""
+        codes = zip(unrounded(exact.frs, maps.exponents, maps.top), maps.canvas.split(maps.codes))
+        return max(float((code - c).abs().max()) for code, c in codes) / 0.5
+
     def block_tokens(self, what: str, sample: Sample, levels: LevelShapes) -> BlockTokens:
-        frs = torch.from_numpy(sample["frs"].copy())
-        maps = BatchMaps.from_bytes(frs[None], (levels,), torch.tensor([levels]), self.calibration.map_top)
+        maps = self.maps_of(sample, levels)
         tokens = torch.from_numpy(sample[f"{what}s"].copy())
         return locate_tokens(tokens, self.transform.symbol_order(what, maps), maps)
 

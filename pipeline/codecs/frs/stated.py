@@ -101,10 +101,10 @@ def probe_errors(
     found: list[dict[str, list[float]]] = [{} for _ in tried]
     for output, measure in probes:
         maps = transform.code_maps(output)
-        exact, _ = transform.coefficients(output, maps, what)
+        decode = transform.trial(output, maps, what)
         for errors, step in zip(found, tried):
-            coded: dict[str, Any] = {"frs": maps.floats, f"{what}s": transform.quantise(exact, maps, what, step)}
+            coded: dict[str, Any] = {"frs": maps.floats, f"{what}s": decode(step)}
             for loss, error in measure(replace(output, **coded)).items():
                 errors.setdefault(loss, []).extend([] if math.isnan(error) else [error])
-        del output, measure, maps, exact, coded  # frees this view's graph before the next view is computed
+        del output, measure, maps, decode, coded  # frees this view's graph before the next view is computed
     return [{loss: sum(e) / max(1, len(e)) for loss, e in errors.items() if loss != "total"} for errors in found]

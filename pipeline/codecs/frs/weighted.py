@@ -15,7 +15,7 @@ Shapes: B batch, R planes kept, X channels or score channels, (H4, W4) a level's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,10 +56,12 @@ class WeightedTransform:
         return {**self.__dict__, "_on_device": {}, "_expected": {}}
 
     def table(self, name: str, device: torch.device) -> Tensor:
-        """Return a table on a device. It is copied there only once."""
+        """Return a table on a device, float16 ones as float32. It is copied there only once."""
         if str(device) not in self._on_device:
             moved = {key: torch.from_numpy(table).to(device) for key, table in self.tables.items()}
-            self._on_device[str(device)] = moved
+            self._on_device[str(device)] = {
+                key: table.float() if table.dtype == torch.float16 else table for key, table in moved.items()
+            }
         return self._on_device[str(device)][name]
 
     def symbol_order(self, what: str, maps: BatchMaps) -> SymbolOrder:
@@ -86,7 +88,7 @@ class WeightedTransform:
         basis = self.table(f"{what}_basis", device)
         return basis[level] if basis.dim() == 3 else basis
 
-    def _mean(self, what: str, level: int, maps: BatchMaps) -> Tensor:
+    def mean(self, what: str, level: int, maps: BatchMaps) -> Tensor:
         """Return the mean (B, X, H, W) given the map."""
         buckets = maps.buckets[level]
         return self.table(f"{what}_mean", buckets.device)[level][buckets].movedim(-1, 1)
@@ -95,11 +97,10 @@ class WeightedTransform:
         """Return coefficients (B, R, H4, W4) before rounding, and the residual's squared norm (B,), of every level."""
         planes, energy = [], []
         for level, (m, value) in enumerate(zip(self.weights(what, maps).floats, output.values(what))):
-            mean = self._mean(what, level, maps)
+            mean = self.mean(what, level, maps)
             plain = widen(value.float(), mean.shape[1]) if what == "feature" else value.float().sqrt()
             residual = m.sqrt()[:, None] * (plain - mean)
-            rotated = torch.einsum("cr,bchw->brhw", self._basis(what, level, m.device), residual)
-            planes.append(dct(to_blocks(rotated)))
+            planes.append(self.project(what, level, residual))
             energy.append(residual.square().sum(dim=(1, 2, 3)))
         return planes, energy
 
@@ -107,9 +108,8 @@ class WeightedTransform:
         """Return the tensors (B, X, H, W) of coefficients (B, R, H4, W4) of every level. Inverse of `coefficients`."""
         out = []
         for level, (coefficients, m) in enumerate(zip(planes, self.weights(what, maps).floats)):
-            blocks = dct(coefficients, inverse=True)[..., : m.shape[1], : m.shape[2]]
-            residual = torch.einsum("cr,brhw->bchw", self._basis(what, level, m.device), blocks)
-            value = torch.addcmul(self._mean(what, level, maps), residual, inverse_root(m)[:, None])
+            residual = self.unproject(what, level, coefficients, (m.shape[1], m.shape[2]))
+            value = torch.addcmul(self.mean(what, level, maps), residual, inverse_root(m)[:, None])
             out.append(value if what == "feature" else value * value.abs())
         return narrow(out, self.widths) if what == "feature" else out
 
@@ -118,8 +118,8 @@ class WeightedTransform:
         canvas, mean = maps.canvas, self.table(f"{what}_mean", values.device)
         value = F.embedding(canvas.level * BUCKETS + maps.packed_buckets, mean.flatten(0, 1))  # (B, P, X)
         strength = self.weights(what, maps).inverse_root[..., None]
-        parts = residuals(symbols, values, self._rows(what, values.device), canvas.block_level)
-        for level, part, scale in zip(canvas.by_block(value), canvas.split_blocks(parts), canvas.by_block(strength)):
+        parts = self.block_residuals(symbols, values, maps, what)
+        for level, part, scale in zip(canvas.by_block(value), parts, canvas.by_block(strength)):
             level.addcmul_(part, scale)
         if what == "score":
             value = value * value.abs()
@@ -130,6 +130,26 @@ class WeightedTransform:
         """Return the columns of the basis as rows, (L, R, X) or (1, R, X)."""
         basis = self.table(f"{what}_basis", device)
         return basis.transpose(-1, -2).contiguous().view(-1, basis.shape[-1], basis.shape[-2])
+
+    def project(self, what: str, level: int, residual: Tensor) -> Tensor:
+        """Return the coefficients (B, R, H4, W4) of a weighted residual (B, X, H, W)."""
+        rotated = torch.einsum("cr,bchw->brhw", self._basis(what, level, residual.device), residual)
+        return dct(to_blocks(rotated))
+
+    def unproject(self, what: str, level: int, coefficients: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the weighted residual (B, X, H, W) of coefficients (B, R, H4, W4). Inverse of `project`."""
+        blocks = dct(coefficients, inverse=True)[..., : size[0], : size[1]]
+        return torch.einsum("cr,brhw->bchw", self._basis(what, level, blocks.device), blocks)
+
+    def block_residuals(self, symbols: Symbols, values: Tensor, maps: BatchMaps, what: str) -> list[Tensor]:
+        """Return weighted residuals as `Canvas.by_block`, of symbols and their values (B, T) times the step."""
+        rows = self._rows(what, values.device)
+        return maps.canvas.split_blocks(residuals(symbols, values, rows, maps.canvas.block_level))
+
+    def trial(self, output: TeacherOutput, maps: BatchMaps, what: str) -> Callable[[float], Levels]:
+        """Return a function from a step to the decoded tensors. It is called with several steps."""
+        exact, _ = self.coefficients(output, maps, what)
+        return lambda step: self.quantise(exact, maps, what, step)
 
     def quantise(self, exact: Levels, maps: BatchMaps, what: str, step: float) -> Levels:
         """Quantise coefficients with a step, and return the decoded tensors."""

@@ -1,1 +1,1 @@
-"""The frs2 codec: the frs codec with predictions and an entropy coder that knows the expected size of each symbol."""
+"""The frs2 codec: frs with predictions of each level from the coarser one, and of the scores from the features."""

@@ -1,0 +1,167 @@
+"""The frs2 codec: the frs codec with predictions of the levels and of the scores.
+
+A sample has the arrays of frs. The map's bytes follow one byte of flags for each level, which says for the features and
+for the scores whether the sample uses the prediction. Nothing that is parsed depends on a prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.cache.arrays import ArraySpec
+from pipeline.codecs.base import CalibrationSample
+from pipeline.codecs.frs.codec import Frs, check_table
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs2.fit import fit
+from pipeline.codecs.frs2.predict_levels import TABLES as LEVEL_TABLES
+from pipeline.codecs.frs2.predict_levels import level_shapes
+from pipeline.codecs.frs2.predict_scores import TABLES as NET_TABLES
+from pipeline.codecs.frs2.predict_scores import net_shapes
+from pipeline.codecs.frs2.settings import Frs2Options
+from pipeline.codecs.frs2.transform import Coded, PredictedTransform, Stored
+from pipeline.codecs.packing import Sample, narrow, positions
+from pipeline.errors import CodecError, CorruptCache
+from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
+
+FLAGS = {"feature": 1, "score": 2}  # bit of each tensor in a level's byte of flags
+
+
+@dataclass(frozen=True, eq=False)
+class Frs2(Frs):
+    """Stores int32 tokens `features` and `scores`, of variable number, and `frs` (2L + P,) uint8: flags and map."""
+
+    name = Frs2Options.type
+    options_type = Frs2Options
+
+    options: Frs2Options
+
+    @classmethod
+    def calibrate(cls, options: Frs2Options, sample: CalibrationSample) -> Frs2:  # type: ignore[override]
+        return cls(options, *fit(options, sample))
+
+    @cached_property
+    def transform(self) -> PredictedTransform:
+        calibration = self.calibration
+        options, widths = self.options, calibration.level_channels
+        return PredictedTransform(
+            calibration.map_top, options.profile, self.tables, calibration.feature_step, widths
+        )
+
+    def validate(self) -> None:
+        super().validate()
+        levels = len(self.tables["feature_basis"])
+        shapes = {**level_shapes(levels, self.channels), **net_shapes(levels, self.channels, self.score_channels)}
+        allowed = {"level_": self.options.predict_levels, "net_": self.options.predict_scores and self.options.scores}
+        for prefix, known in (("level_", LEVEL_TABLES), ("net_", NET_TABLES)):
+            found = [name for name in self.tables if name.startswith(prefix)]
+            if found and not allowed[prefix]:
+                raise ValueError(f"table {found[0]}: does not fit the settings")
+            for name in known if found else ():
+                check_table(self.tables, name, shapes[name])
+
+    def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
+        return {**super().size_limits(levels), "frs": (2 * len(levels) + positions(levels),) * 2}
+
+    def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
+        raise CodecError(f"codec {self.name}: cannot be stored in format version 1; make a new cache")
+
+    def encode(self, output: TeacherOutput) -> tuple[list[Sample], dict[str, float]]:
+        self.check(output)
+        maps = self.transform.code_maps(output)
+        coded = self._code(output, maps)
+        flags = torch.stack([sum_flags(coded, level) for level in range(len(output.features))], dim=1)
+        samples: list[Sample] = [{"frs": row.cpu().numpy()} for row in torch.cat([flags, maps.to_bytes()], dim=1)]
+        for what, one in coded.items():
+            rounded = [c.round() for c in one.scaled]
+            # Where tokens become what is stored: an entropy coder would turn them into bytes.
+            for sample, tokens in zip(samples, self.tokens(what, rounded, maps)):
+                sample[f"{what}s"] = tokens
+        return samples, {f"{what}s_error": lost_share(one) for what, one in coded.items()}
+
+    def _code(
+        self, output: TeacherOutput, maps: BatchMaps, stored: dict[str, Stored] | None = None
+    ) -> dict[str, Coded]:
+        """Code each tensor. stored: what to predict from, in place of what is coded here."""
+        transform, given = self.transform, stored or {}
+        step = self.calibration.step("feature")
+        coded = {"feature": transform.code_features(output, maps, step, stored=given.get("feature"))}
+        if "score" in self.kinds:
+            predicted = transform.predict_scores(coded["feature"].decoded, maps)
+            step = self.calibration.step("score")
+            coded["score"] = transform.code_scores(output, maps, step, predicted, given.get("score"))
+        return coded
+
+    def coded_maps(self, batch: EncodedBatch) -> BatchMaps:
+        rows = batch.arrays["frs"][:, len(batch.levels[0]) :]
+        return BatchMaps.from_bytes(rows, batch.levels, batch.sides, self.calibration.map_top)
+
+    def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
+        row = sample.get("frs", np.empty(0, np.uint8))
+        flags = row[: len(levels)]
+        if (
+            row.dtype != np.uint8
+            or row.ndim != 1
+            or len(flags) < len(levels)
+            or (flags & (255 - self._used_flags())).any()
+        ):
+            raise CorruptCache(f"array frs: expected a valid byte of flags for each of {len(levels)} levels")
+        super().check_sample({**sample, "frs": row[len(levels) :]}, levels)
+
+    def _used_flags(self) -> int:
+        """Return the flags that a level can have."""
+        return FLAGS["feature"] * ("level_in" in self.tables) + FLAGS["score"] * ("net_output" in self.tables)
+
+    def decode(self, batch: EncodedBatch) -> TeacherOutput:
+        maps, transform = self.coded_maps(batch), self.transform
+        stored = self._read(batch, maps)
+        features, scores = transform.rebuild_features(stored["feature"], maps), []
+        if "score" in self.kinds:
+            scores = transform.rebuild_scores(stored["score"], maps, transform.predict_scores(features, maps))
+        return TeacherOutput(narrow(features, transform.widths), scores, maps.floats, batch.levels)
+
+    def _read(self, batch: EncodedBatch, maps: BatchMaps) -> dict[str, Stored]:
+        """Read the residuals and flags of each tensor."""
+        flags, canvas, found = batch.arrays["frs"][:, : len(maps.floats)], maps.canvas, {}
+        for what in self.kinds:
+            blocks = self.transform.block_residuals(*self.scaled_symbols(batch, maps, what), maps, what)
+            planes = zip(blocks, canvas.padded, canvas.sizes)
+            residuals = [
+                part.reshape(len(part), *padded, part.shape[-1])[:, :height, :width].movedim(-1, 1)
+                for part, padded, (height, width) in planes
+            ]
+            found[what] = Stored(residuals, list(((flags & FLAGS[what]) > 0).unbind(dim=1)))
+        return found
+
+    def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
+        """Compare as frs does, with predictions from the stored tensors.
+
+        A prediction differs in its last digits between machines. That is far less than the rounding error.
+        """
+        maps = self.coded_maps(stored)
+        read, found = self._read(stored, maps), {}
+        for what, one in self._code(exact, maps, read).items():
+            parts = zip(one.scaled, self.planes(stored, maps, what))
+            found[f"{what}s"] = max(float((c - q).abs().max()) for c, q in parts) / 0.5
+        found["frs"] = self.compare_maps(exact, maps)
+        return found
+
+
+def sum_flags(coded: dict[str, Coded], level: int) -> Tensor:
+    """Return the flags (B,) uint8 of a level."""
+    return torch.stack([one.used[level].to(torch.uint8) * FLAGS[what] for what, one in coded.items()]).sum(0).byte()
+
+
+def lost_share(coded: Coded) -> float:
+    """Return the root of the share of the weighted energy that is lost. Planes that are not kept are lost."""
+    lost = total = 0.0
+    for c, d, before, after in zip(coded.scaled, coded.steps, coded.plain, coded.left):
+        square = d.flatten().square()
+        lost += float(((c.round() - c).square().sum() - c.square().sum()) + (after / square).sum())
+        total += float((before / square).sum())
+    return (max(0.0, lost) / total) ** 0.5 if total > 0 else 0.0

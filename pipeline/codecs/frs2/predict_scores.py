@@ -1,0 +1,64 @@
+"""Predict the scores from the decoded features, with a small network that calibration trains.
+
+    x = P (y - c), c and P: weighted mean and whitening PCA of all levels' features, to 32 dimensions
+    h = relu(conv3x3([x, log2(m) / 6 + 1]) + e_l), h = relu(conv3x3(h) + f)
+    o = A h + a, shifted so that its maximum over K is logit(m);  b = sqrt(sigmoid(o))
+
+b replaces the mean of sqrt(t) given the map, where it is nearer. It is only added, like the prediction of the levels,
+so two devices that round differently still read the same symbols. A convolution sees zeros outside a sample's own grid,
+so a sample does not depend on its batch.
+
+Shapes: B batch, C channels, K score channels, (H, W) grid of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INPUTS, WIDTH = 32, 64
+EDGE = 1e-6  # m is limited to [EDGE, 1 - EDGE] before its logit
+TABLES = {
+    **{"net_center": "float32", "net_input": "float32", "net_first": "float16", "net_level": "float32"},
+    **{"net_second": "float16", "net_bias": "float32", "net_output": "float16", "net_offset": "float32"},
+}
+
+
+def net_shapes(levels: int, channels: int, score_channels: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each table."""
+    inputs = min(INPUTS, channels)
+    return {
+        "net_center": (channels,),
+        "net_input": (inputs, channels),
+        "net_first": (WIDTH, inputs + 1, 3, 3),
+        "net_level": (levels, WIDTH),
+        "net_second": (WIDTH, WIDTH, 3, 3),
+        "net_bias": (WIDTH,),
+        "net_output": (score_channels, WIDTH),
+        "net_offset": (score_channels,),
+    }
+
+
+def whiten(table: Callable[[str], Tensor], features: Tensor) -> Tensor:
+    """Return x (B, 32, H, W) of features (B, C, H, W)."""
+    centred = features - table("net_center")[:, None, None]
+    return torch.einsum("rc,bchw->brhw", table("net_input"), centred)
+
+
+def predict_roots(
+    table: Callable[[str], Tensor], level: int, x: Tensor, log_map: Tensor, m: Tensor, inside: Tensor
+) -> Tensor:
+    """Predict sqrt(t) of a level, (B, K, H, W).
+
+    x: `whiten` of the decoded features. log_map, m: (B, H, W), of the decoded map. inside: (B, 1, H, W), 1 in each
+    sample's own grid, else 0.
+    """
+    seen = torch.cat([x, log_map[:, None]], dim=1) * inside
+    hidden = F.conv2d(seen, table("net_first"), table("net_level")[level], padding=1).relu() * inside
+    hidden = F.conv2d(hidden, table("net_second"), table("net_bias"), padding=1).relu()
+    logits = F.conv2d(hidden, table("net_output")[:, :, None, None], table("net_offset"))
+    shift = m.clamp(EDGE, 1 - EDGE).logit() - logits.amax(dim=1)
+    return (0.5 * F.logsigmoid(logits + shift[:, None])).exp()  # the root of sigmoid has no finite gradient at 0
