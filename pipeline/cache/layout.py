@@ -13,6 +13,8 @@ from pipeline.errors import CacheError, CorruptCache, StoreError
 from pipeline.storage.files import read_small
 from pipeline.storage.place import AGAIN, REPAIR, Place, key_of, remedy, storage_of
 
+CODEC_COPY = "codec-copy"  # codec.json and codec/ once more, where their tables cannot be calibrated again
+
 
 @overload
 def pass_folder(root: Path, cache_pass: int) -> Path: ...

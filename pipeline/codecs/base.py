@@ -70,6 +70,7 @@ class Codec(ABC):
 
     name: ClassVar[str]
     ragged: ClassVar[bool] = False  # True if the shapes of a shard's arrays depend on its encoded samples
+    trained: ClassVar[bool] = False  # True if another machine cannot calibrate the same tables
     options_type: ClassVar[type[CodecOptions]]
     calibration_type: ClassVar[type[Any]]
 

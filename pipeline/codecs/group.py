@@ -12,6 +12,7 @@ import zarr
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import write_json
+from pipeline.cache.layout import CODEC_COPY
 from pipeline.cache.zarr_store import group_of
 from pipeline.codecs.base import Codec
 from pipeline.codecs.registry import CODECS
@@ -24,10 +25,19 @@ TABLES = ("float32", "float16", "int16")  # data types of the tables
 
 
 def save_codec(codec: Codec, root: Place, measured: dict[str, Any]) -> None:
-    """Write codec/, a plain zarr v3 group, and then codec.json, which lists its files and their sha256."""
+    """Write codec/, a plain zarr v3 group, and then codec.json, which lists its files and their sha256.
+
+    A trained codec is written twice, because a lost one cannot be calibrated again.
+    """
     with atomic_folder(root / "codec") as folder:  # without a codec.json, this folder is incomplete
         files = _write_group(codec, folder)
-    write_json(root / "codec.json", {"settings": codec.settings, "files": files, "measured": measured})
+    content = {"settings": codec.settings, "files": files, "measured": measured}
+    if codec.trained:
+        with atomic_folder(root / CODEC_COPY) as folder:
+            (folder / "codec").mkdir()
+            _write_group(codec, folder / "codec")
+            write_json(folder / "codec.json", content)
+    write_json(root / "codec.json", content)
 
 
 def _write_group(codec: Codec, folder: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.cache.canonical import digest, write_json
-from pipeline.cache.layout import list_passes, pass_folder, read_recorded_passes
+from pipeline.cache.layout import CODEC_COPY, list_passes, pass_folder, read_recorded_passes
 from pipeline.cache.plain import locked_cache
 from pipeline.cache.schema import CODEC, GATE, PLAN, read_fields
 from pipeline.cache.sidecar import Sidecar, load_sidecar
@@ -24,6 +24,7 @@ from pipeline.codecs.group import load_codec
 from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes
 from pipeline.errors import CacheError, CorruptCache, StaleCache
+from pipeline.integrity.codec_copy import renew_copy, restore_codec
 from pipeline.integrity.damage import find_foreign_files, find_sidecar_paths, read_intact_codec, read_or_none
 from pipeline.integrity.originals import Originals
 from pipeline.integrity.repair_pass import PassRepair
@@ -125,12 +126,18 @@ class CacheRepair:
 
     def repair_codec(self) -> None:
         """Recalibrate damaged tables. Raise CorruptCache where the shards have another digest than the new tables."""
-        if read_or_none(lambda: load_codec(self.root, read_intact_codec(self.root))) is not None:
+        codec = read_or_none(lambda: load_codec(self.root, read_intact_codec(self.root)))
+        if codec is not None:
             for path in find_foreign_files(self.root / "codec", read_intact_codec(self.root)["files"]):
                 self.bad.append(f"{path}: not a file of the cache; removed")
                 path.unlink()
+            if renew_copy(self.root, read_intact_codec(self.root), codec.trained):
+                self.bad.append(f"{self.root / CODEC_COPY}: copied again from codec/")
             return
         wanted, scratch = self._most_common(lambda s: s.codec), self.root / "repair.tmp"
+        if restore_codec(self.root, wanted):
+            self.bad.append(f"{self.root / 'codec'}: restored from {CODEC_COPY}")
+            return
         listed = read_or_none(lambda: read_fields(self.root / "codec.json", CODEC))
         if listed is not None:  # also the digest of all tables
             self.originals.know(self.root / "codec.json", sha256_file(self.root / "codec.json"))

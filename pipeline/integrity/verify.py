@@ -13,6 +13,7 @@ from pipeline.cache.manifest import check_pass
 from pipeline.cache.quarantine import FILE, Quarantine
 from pipeline.cache.schema import GATE, read_fields
 from pipeline.errors import CacheError, CorruptCache, PipelineError
+from pipeline.integrity.codec_copy import check_copy
 from pipeline.progress import LARGE_FILE, Log, Progress, ignore
 from pipeline.storage.files import local_path
 from pipeline.storage.place import REPAIR, Place, remedy
@@ -52,7 +53,7 @@ def find_faults(root: str | Place, passes: int = 0, log: Log = ignore) -> Iterat
     yield from filter(None, (find_missing_passes(cache, passes), find_foreign_passes(cache)))
     yield from _catch_fault(read_recorded_passes, cache.root)
     yield from _catch_fault(read_fields, cache.root / "gate.json", GATE)
-    yield from _catch_fault(cache.codec_manifest)
+    yield from _catch_fault(_check_codec, cache)
     for number in cache.incomplete():
         yield from _catch_fault(Quarantine.load, pass_folder(cache.root, number))
     for number in cache.passes():
@@ -61,6 +62,13 @@ def find_faults(root: str | Place, passes: int = 0, log: Log = ignore) -> Iterat
         if not faults:
             yield from _catch_fault(_check_quarantine, cache, number)
             yield from _check_bytes(cache, number, log)
+
+
+def _check_codec(cache: Cache) -> None:
+    """Raise CorruptCache where the codec or its copy is damaged."""
+    manifest, root = cache.codec_manifest(), local_path(cache.root)
+    if root is not None:
+        check_copy(root, manifest)
 
 
 def _check_bytes(cache: Cache, number: int, log: Log) -> list[CacheError]:

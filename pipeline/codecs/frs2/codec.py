@@ -37,6 +37,7 @@ class Frs2(Frs):
     """Stores int32 tokens `features` and `scores`, of variable number, and `frs` (2L + P,) uint8: flags and map."""
 
     name = Frs2Options.type
+    trained = True
     options_type = Frs2Options
 
     options: Frs2Options

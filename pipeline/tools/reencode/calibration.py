@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import write_json
+from pipeline.cache.layout import CODEC_COPY
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Measure
 from pipeline.codecs.group import open_codec
-from pipeline.codecs.registry import read_options
+from pipeline.codecs.registry import CODECS, read_options
 from pipeline.config import Sections, load_config
 from pipeline.data.shard_planning import plan_views
 from pipeline.progress import Log, Progress
@@ -82,7 +84,16 @@ def copy_codec(other: Cache, plan: dict[str, Any], root: Place) -> None:
     require_same_recipe(other, plan)
     manifest = other.codec_manifest()
     with atomic_folder(root / "codec") as folder:  # a folder without codec.json is incomplete and is replaced
-        for name, sha256 in manifest["files"].items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(read_small(other.root / "codec" / name, sha256))
+        _copy_tables(other, manifest, folder)
+    if CODECS[manifest["settings"]["type"]].trained:
+        with atomic_folder(root / CODEC_COPY) as folder:
+            _copy_tables(other, manifest, folder / "codec")
+            write_json(folder / "codec.json", manifest)
     write_json(root / "codec.json", manifest)
+
+
+def _copy_tables(other: Cache, manifest: dict[str, Any], folder: Path) -> None:
+    """Copy the files of another cache's codec/ into a folder."""
+    for name, sha256 in manifest["files"].items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(read_small(other.root / "codec" / name, sha256))
