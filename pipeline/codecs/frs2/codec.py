@@ -50,9 +50,7 @@ class Frs2(Frs):
     def transform(self) -> PredictedTransform:
         calibration = self.calibration
         options, widths = self.options, calibration.level_channels
-        return PredictedTransform(
-            calibration.map_top, options.profile, self.tables, calibration.feature_step, widths
-        )
+        return PredictedTransform(calibration.map_top, options.profile, self.tables, calibration.feature_step, widths)
 
     def validate(self) -> None:
         super().validate()
