@@ -33,7 +33,7 @@ from benchmarks import codec as found_errors
 from benchmarks import common
 from benchmarks.student import Student, missed_share
 from benchmarks.views import draw
-from pipeline.cache.arrays import encode_sample
+from pipeline.cache.version2 import encode_sample
 from pipeline.calibration.gradient import StudentPass
 from pipeline.codecs.base import Codec, Measure
 from pipeline.codecs.frs.codec import Frs
@@ -135,8 +135,9 @@ def measure(codec: Codec, teacher: Teacher, student: Student, views: Sequence[Te
         passed = StudentPass(student(view), student.parameters(), exact)
         for factor, one in tried.items():
             (sample,), _ = one.encode(exact)
-            chunks = encode_sample(one.specs([exact.levels], [sample]), sample)
-            found = passed.errors(one.decode(stack([sample], [exact.levels]))).relative
+            chunks = encode_sample(one.items(), sample)
+            read = one.read_sample(sample, exact.levels)
+            found = passed.errors(one.decode(stack([read], [exact.levels]))).relative
             for what in codec.kinds:
                 errors[what][factor].append(found[what])
             for name, rows in kb.items():
@@ -157,7 +158,7 @@ def cost(codec: Codec, teacher: Teacher, view: Tensor, rounds: int = 3) -> dict[
     """Return the CPU milliseconds and multiply-adds of decoding a view."""
     exact = teacher([view])
     samples, _ = codec.encode(exact)
-    batch = stack(samples, [exact.levels])
+    batch = stack([codec.read_sample(sample, exact.levels) for sample in samples], [exact.levels])
     with FlopCounterMode(display=False) as counter:
         codec.decode(batch)
     begun = time.process_time()

@@ -38,7 +38,8 @@ def as_rival(codec: Codec) -> Callable[[TeacherOutput], rivals.Stored]:
 def decode_items(codec: Codec, items: dict[str, bytes], levels: LevelShapes) -> Sample:
     """Return the arrays of a sample from its encoded items."""
     limits, places = codec.size_limits(levels), positions(levels)
-    return {item.name: decode_item(item, items[item.name], limits[item.name], places) for item in codec.items()}
+    found = {item.name: decode_item(item, items[item.name], limits[item.name], places) for item in codec.items()}
+    return codec.read_sample(found, levels)
 
 
 def host_ms(codec: Codec, output: TeacherOutput, repeats: int = 20) -> tuple[float, float]:

@@ -56,7 +56,7 @@ class Head:
             levels = self.levels(index)
             limits = codec.size_limits(levels)
             found = {name: without_padding(name, array, limits.get(name)) for name, array in found.items()}
-            codec.check_sample(found, levels)
+            found = codec.read_sample(found, levels)
         return found
 
 

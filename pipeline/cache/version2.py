@@ -55,9 +55,7 @@ class Head:
             if item.name not in limits:
                 raise CorruptCache(f"array {item.name}: not an array of this codec")
             found[item.name] = decode_item(item, chunks[item.name], limits[item.name], places)
-        if codec is not None:
-            codec.check_sample(found, levels)
-        return found
+        return found if codec is None else codec.read_sample(found, levels)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,14 @@ class Codec(ABC):
         Each array has the sample's own length, without padding.
         """
 
+    def read_sample(self, sample: Sample, levels: LevelShapes) -> Sample:
+        """Check the stored arrays of a sample, and return those that `decode` reads. Runs on the host.
+
+        Raise CorruptCache as `check_sample` does.
+        """
+        self.check_sample(sample, levels)
+        return sample
+
     @abstractmethod
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
         """Compare stored samples with the teacher's output. Return a ratio for each of 'features', 'scores' and 'frs'.

@@ -60,7 +60,7 @@ def encoded(codec: Codec, sizes: Any, scale: float) -> EncodedBatch:
     for seed, grids in enumerate(sizes):
         exact = random_output(1, grids, 8, 6, seed)
         weaker = TeacherOutput(exact.features, exact.scores, [m * scale for m in exact.frs])
-        samples += codec.encode(weaker)[0]
+        samples += [codec.read_sample(sample, exact.levels) for sample in codec.encode(weaker)[0]]
         levels.append(exact.levels)
     return stack(samples, levels)
 

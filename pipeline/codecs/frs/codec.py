@@ -69,7 +69,7 @@ class Frs(Codec):
             feature_step=factor * feature_step,
             score_step=None if score_step is None else factor * score_step,
         )
-        return Frs(self.options, calibration, self.tables)
+        return type(self)(self.options, calibration, self.tables)
 
     def validate(self) -> None:
         super().validate()

@@ -1,7 +1,8 @@
-"""The frs2 codec: the frs codec with predictions of the levels and of the scores.
+"""The frs2 codec: the frs codec with predictions of the levels and of the scores, and an entropy coder.
 
-A sample has the arrays of frs. The map's bytes follow one byte of flags for each level, which says for the features and
-for the scores whether the sample uses the prediction. Nothing that is parsed depends on a prediction.
+A sample has the arrays of frs. Its tokens are entropy-coded, which the host undoes, so that the device reads tokens as
+those of frs. The map's bytes follow one byte of flags for each level, which says for the features and for the scores
+whether the sample uses the prediction. Nothing that is parsed depends on a prediction.
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.cache.arrays import ArraySpec
+from pipeline.cache.items import Item
 from pipeline.codecs.base import CalibrationSample
 from pipeline.codecs.frs.codec import Frs, check_table
-from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map import BatchMaps, check_map
+from pipeline.codecs.frs.tokens import check_tokens
+from pipeline.codecs.frs2.ans_model import AnsModel
+from pipeline.codecs.frs2.ans_stream import decode, encode
+from pipeline.codecs.frs2.classes import Histogram, class_sizes, group_histograms, key_histogram
 from pipeline.codecs.frs2.fit import fit
 from pipeline.codecs.frs2.predict_levels import TABLES as LEVEL_TABLES
 from pipeline.codecs.frs2.predict_levels import level_shapes
@@ -30,11 +37,19 @@ from pipeline.errors import CodecError, CorruptCache
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
 FLAGS = {"feature": 1, "score": 2}  # bit of each tensor in a level's byte of flags
+SYMBOL_BYTES, SMALL = 9, 1 << 14  # more bytes than the entropy coder writes for a symbol, and for its states and counts
+
+
+class Coder(NamedTuple):
+    """The entropy coder of one tensor: its model, and the expected sizes of every level's groups."""
+
+    model: AnsModel
+    groups: list[Histogram]
 
 
 @dataclass(frozen=True, eq=False)
 class Frs2(Frs):
-    """Stores int32 tokens `features` and `scores`, of variable number, and `frs` (2L + P,) uint8: flags and map."""
+    """Stores the entropy-coded tokens `features` and `scores` in uint8, and `frs` (2L + P,) uint8: flags and map."""
 
     name = Frs2Options.type
     trained = True
@@ -52,8 +67,18 @@ class Frs2(Frs):
         options, widths = self.options, calibration.level_channels
         return PredictedTransform(calibration.map_top, options.profile, self.tables, calibration.feature_step, widths)
 
+    @cached_property
+    def coders(self) -> dict[str, Coder]:
+        """The entropy coder of each tensor."""
+        return {
+            what: Coder(AnsModel.from_tables(self.tables, what), group_histograms(self.tables[f"{what}_expected"]))
+            for what in self.kinds
+        }
+
     def validate(self) -> None:
         super().validate()
+        for what in self.kinds:
+            AnsModel.from_tables(self.tables, what)
         levels = len(self.tables["feature_basis"])
         shapes = {**level_shapes(levels, self.channels), **net_shapes(levels, self.channels, self.score_channels)}
         allowed = {"level_": self.options.predict_levels, "net_": self.options.predict_scores and self.options.scores}
@@ -64,8 +89,13 @@ class Frs2(Frs):
             for name in known if found else ():
                 check_table(self.tables, name, shapes[name])
 
+    def items(self) -> list[Item]:
+        coded = [Item(f"{what}s", "uint8", None, ("byte",)) for what in self.kinds]
+        return [*coded, Item("frs", "uint8", self.options.zstd_level, ("byte",))]
+
     def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
-        return {**super().size_limits(levels), "frs": (2 * len(levels) + positions(levels),) * 2}
+        coded = {f"{what}s": (1, SYMBOL_BYTES * self.symbols_of(what, levels) + SMALL) for what in self.kinds}
+        return {**coded, "frs": (2 * len(levels) + positions(levels),) * 2}
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         raise CodecError(f"codec {self.name}: cannot be stored in format version 1; make a new cache")
@@ -78,9 +108,9 @@ class Frs2(Frs):
         samples: list[Sample] = [{"frs": row.cpu().numpy()} for row in torch.cat([flags, maps.to_bytes()], dim=1)]
         for what, one in coded.items():
             rounded = [c.round() for c in one.scaled]
-            # Where tokens become what is stored: an entropy coder would turn them into bytes.
-            for sample, tokens in zip(samples, self.tokens(what, rounded, maps)):
-                sample[f"{what}s"] = tokens
+            for number, (sample, tokens) in enumerate(zip(samples, self.tokens(what, rounded, maps))):
+                data = encode(tokens, self.class_sizes(what, maps, number), self.coders[what].model)
+                sample[f"{what}s"] = np.frombuffer(data, np.uint8)
         return samples, {f"{what}s_error": lost_share(one) for what, one in coded.items()}
 
     def _code(
@@ -110,7 +140,31 @@ class Frs2(Frs):
             or (flags & (255 - self._used_flags())).any()
         ):
             raise CorruptCache(f"array frs: expected a valid byte of flags for each of {len(levels)} levels")
-        super().check_sample({**sample, "frs": row[len(levels) :]}, levels)
+        if not {f"{what}s" for what in self.kinds} <= sample.keys():
+            raise CorruptCache(f"arrays {sorted(sample)} do not fit this codec")
+        check_map(row[len(levels) :], levels)
+
+    def read_sample(self, sample: Sample, levels: LevelShapes) -> Sample:
+        """Check flags and map, and decode the entropy-coded bytes to tokens."""
+        self.check_sample(sample, levels)
+        maps, found = self.maps_of(sample, levels), dict(sample)
+        for what in self.kinds:
+            data = sample[f"{what}s"]
+            try:
+                if data.dtype != np.uint8 or data.ndim != 1:
+                    raise CorruptCache(f"expected bytes, found {data.dtype} of shape {data.shape}")
+                tokens = decode(data.tobytes(), self.class_sizes(what, maps, 0), self.coders[what].model)
+                check_tokens(tokens, self.symbols_of(what, levels))
+            except CorruptCache as error:
+                raise CorruptCache(f"array {what}s: {error}") from error
+            found[f"{what}s"] = tokens
+        return found
+
+    def class_sizes(self, what: str, maps: BatchMaps, sample: int) -> np.ndarray:
+        """Return the number of symbols of each class of the entropy coder, for one sample."""
+        coder = self.coders[what]
+        strengths = self.transform.weights(what, maps).own_strength(sample)
+        return class_sizes(key_histogram(coder.groups, strengths), coder.model.top)
 
     def _used_flags(self) -> int:
         """Return the flags that a level can have."""

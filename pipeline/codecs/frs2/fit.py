@@ -18,7 +18,10 @@ from pipeline.codecs.frs.fit import DROPPED, Learned, learn_statistics
 from pipeline.codecs.frs.map import map_top
 from pipeline.codecs.frs.settings import FrsCalibration
 from pipeline.codecs.frs.stated import choose_step, state_errors
+from pipeline.codecs.frs.tokens import to_tokens
 from pipeline.codecs.frs.transform import frequency_energy
+from pipeline.codecs.frs2.ans_fit import fit as fit_ans
+from pipeline.codecs.frs2.classes import Histogram, group_histograms, key_histogram
 from pipeline.codecs.frs2.fit_levels import CoarseViews, fit_levels
 from pipeline.codecs.frs2.fit_residuals import learn_residuals, to_classes
 from pipeline.codecs.frs2.fit_scores import InputMoments, train_network
@@ -80,7 +83,21 @@ def fit(options: Frs2Options, sample: CalibrationSample) -> tuple[FrsCalibration
         level_channels=learned.widths,
         **state_errors(transform, steps, options, sample)._asdict(),
     )
-    return calibration, dict(transform.tables)
+    return calibration, {**transform.tables, **fit_coders(transform, steps, sample)}
+
+
+def fit_coders(transform: PredictedTransform, steps: dict[str, float], sample: CalibrationSample) -> Tables:
+    """Return the tables of the entropy coders, fitted to the choosing views."""
+    coded: dict[str, list[tuple[np.ndarray, Histogram]]] = {what: [] for what in steps}
+    groups = {what: group_histograms(transform.tables[f"{what}_expected"]) for what in steps}
+    for output in sample.outputs("choosing"):
+        maps = transform.code_maps(output)
+        for what, step in steps.items():
+            rounded = [c.round() for c in transform.code(output, maps, what, step).scaled]
+            strengths = transform.weights(what, maps).own_strength
+            for n, tokens in enumerate(to_tokens(rounded, transform.symbol_order(what, maps))):
+                coded[what].append((tokens.cpu().numpy(), key_histogram(groups[what], strengths(n))))
+    return {name: table for what, rows in coded.items() for name, table in fit_ans(rows).to_tables(what).items()}
 
 
 def fit_features(
