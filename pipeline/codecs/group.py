@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.array_spec import ArrayConfigParams
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import write_json
@@ -44,7 +45,10 @@ def _write_group(codec: Codec, folder: Path) -> dict[str, str]:
     """Write the group into an empty folder. Return the sha256 of its files."""
     group = zarr.create_group(folder, zarr_format=3, attributes={"settings": codec.settings})
     for name, table in codec.tables.items():
-        group.create_array(name, data=np.ascontiguousarray(table), chunks=table.shape, compressors=None)
+        data = np.ascontiguousarray(table)
+        # zarr would not write a table of zeros.
+        config: ArrayConfigParams = {"write_empty_chunks": True}
+        group.create_array(name, data=data, chunks=table.shape, compressors=None, config=config)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 

@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.codecs.base import Codec
-from pipeline.codecs.frs2 import fit_scores
+from pipeline.codecs.frs2 import fit_residuals, fit_scores
 from pipeline.codecs.packing import stack
 from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses
 from pipeline.records import EncodedBatch, TeacherOutput, canvas
 from tests.helpers.outputs import calibrated_codec, random_output
-from tests.helpers.related import STEPS, RelatedSample, related_codec
+from tests.helpers.related import RelatedSample, related_codec
 
 META = torch.device("meta")
 FIRST = [(16, 24), (8, 12)], [(24, 16), (12, 8)]  # FPN grids of each sample of a batch
@@ -48,7 +48,8 @@ class OneDevice(TorchDispatchMode):
 def codec(request: pytest.FixtureRequest) -> Codec:
     if request.param == "frs2":
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fit_scores, "STEPS", STEPS)
+            patch.setattr(fit_scores, "STEPS", 5)
+            patch.setattr(fit_residuals, "PAYS", 9.0)
             return related_codec(RelatedSample(sizes=[(16, 24), (8, 12)]))
     kind = "lossless" if request.param == "lossless" else "frs"
     return calibrated_codec(kind, **CODECS[request.param])

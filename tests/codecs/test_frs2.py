@@ -14,6 +14,7 @@ from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.fit import learn_statistics
 from pipeline.codecs.frs2 import fit_residuals, fit_scores
 from pipeline.codecs.frs2.codec import Frs2
+from pipeline.codecs.frs2.fit_residuals import count_bits
 from pipeline.codecs.frs2.fit_scores import InputMoments, train_network
 from pipeline.codecs.frs2.inputs import enlarge
 from pipeline.codecs.frs2.transform import PredictedTransform
@@ -41,6 +42,7 @@ def short_training() -> Any:
 def codec() -> Frs2:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_scores, "STEPS", STEPS)
+        patch.setattr(fit_residuals, "PAYS", 9.0)
         made = related_codec()
     assert isinstance(made, Frs2)
     return made
@@ -110,6 +112,7 @@ def test_the_network_learns_scores_that_follow_from_the_features(monkeypatch: py
 
 def test_predictions_that_do_not_pay_are_left_out() -> None:
     assert not set(PREDICTED) & calibrated_codec("frs2").tables.keys()
+    assert set(PREDICTED) & related_codec().tables.keys() == {"level_in"}  # its network has hardly learnt
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ def test_nothing_that_is_parsed_depends_on_a_prediction(codec: Frs2) -> None:
 
 
 def test_calibrating_again_gives_the_same_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_residuals, "PAYS", 2.0)
+    monkeypatch.setattr(fit_residuals, "PAYS", 9.0)
     one, two = related_codec(), related_codec()
 
     assert one.settings == two.settings and set(PREDICTED) <= one.tables.keys() == two.tables.keys()
@@ -229,10 +232,12 @@ def test_settings_and_tables_survive_in_the_cache(tmp_path: Path, codec: Frs2) -
 
 FORGED = {
     "level_in": np.zeros((2, 8, 9), np.float16),
+    "level_near": np.zeros((2, 8, 8, 8), np.float16),
     "level_bias": np.full((2, 8), np.nan, np.float32),
     "net_first": np.zeros((64, 9, 3, 5), np.float16),
     "net_level": np.zeros((2, 64), np.float32),
     "net_output": None,
+    "net_bias": np.zeros(64, np.int16),
     "net_other": np.zeros(3, np.float32),
 }
 
@@ -280,3 +285,12 @@ def test_a_level_without_weight_decodes_to_finite_values(codec: Frs2) -> None:
     decoded = codec.decode(encoded(codec, blank))
 
     assert all(t.isfinite().all() for t in decoded.features + decoded.scores) and not decoded.frs[0].any()
+
+
+def test_bits_follow_reverse_water_filling() -> None:
+    """Two groups of four coefficients with variances 4 and 1."""
+    energy, blocks = np.array([[[16.0, 4.0]]]), np.array([4.0])
+
+    assert count_bits(energy, blocks, 4 * 0.5) == pytest.approx(4 * (np.log2(4 / 0.25) + np.log2(1 / 0.25)) / 2)
+    assert count_bits(energy, blocks, 4 * 3.0) == pytest.approx(4 * np.log2(4 / 2) / 2)
+    assert count_bits(energy, blocks, 20.0) == pytest.approx(0)

@@ -84,10 +84,13 @@ class Frs2(Frs):
         allowed = {"level_": self.options.predict_levels, "net_": self.options.predict_scores and self.options.scores}
         for prefix, known in (("level_", LEVEL_TABLES), ("net_", NET_TABLES)):
             found = [name for name in self.tables if name.startswith(prefix)]
-            if found and not allowed[prefix]:
-                raise ValueError(f"table {found[0]}: does not fit the settings")
+            foreign = [name for name in found if name not in known or not allowed[prefix]]
+            if foreign:
+                raise ValueError(f"table {foreign[0]}: does not fit the settings")
             for name in known if found else ():
                 check_table(self.tables, name, shapes[name])
+                if self.tables[name].dtype != known[name]:
+                    raise ValueError(f"table {name}: expected {known[name]}, found {self.tables[name].dtype}")
 
     def items(self) -> list[Item]:
         coded = [Item(f"{what}s", "uint8", None, ("byte",)) for what in self.kinds]

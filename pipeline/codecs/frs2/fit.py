@@ -67,7 +67,7 @@ def fit(options: Frs2Options, sample: CalibrationSample) -> tuple[FrsCalibration
     kinds = ("feature",) if windows else options.kinds
     transform = learn_order(transform.with_tables({**transform.tables, **inputs}), kinds, windows, sample)
     if windows:
-        transform = fit_network(transform, learned.channels, windows, moments.device, sample)
+        transform = fit_network(transform, options, learned, windows, moments.device, sample)
     if options.scores:
         steps["score"] = choose_step(transform, "score", options, learned.scales["score"], sample)
         transform = drop_planes(transform, "score", steps["score"], sample)
@@ -118,14 +118,18 @@ def fit_features(
 
 
 def fit_network(
-    transform: PredictedTransform, channels: tuple[int, int], windows: Windows, device: Any, sample: CalibrationSample
+    transform: PredictedTransform,
+    options: Frs2Options,
+    learned: Learned,
+    windows: Windows,
+    device: torch.device,
+    sample: CalibrationSample,
 ) -> PredictedTransform:
     """Train the network, and learn the scores' basis and order. Where it does not pay, remove its tables."""
-    tables = dict(transform.tables)
-    found = None
+    tables, found = dict(transform.tables), None
     if windows.held[0]:  # without, nothing could say whether it pays
-        trained = tables | train_network(windows, *channels, device, sample.training)
-        found = learn_residuals(transform.with_tables(trained), windows, device)
+        trained = tables | train_network(windows, *learned.channels, device, sample.training)
+        found = learn_residuals(transform.with_tables(trained), windows, device, options.allowed_error)
     if found is None:
         without = {name: table for name, table in tables.items() if not name.startswith("net_")}
         return learn_order(transform.with_tables(without), ("score",), None, sample)

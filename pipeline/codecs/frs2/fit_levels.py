@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from pipeline.codecs.frs.transform import klt
-from pipeline.codecs.frs2.inputs import map_inputs
-from pipeline.codecs.frs2.predict_levels import LevelMoments, Regression, to_tables
+from pipeline.codecs.frs2.inputs import inside, map_inputs
+from pipeline.codecs.frs2.predict_levels import REDUCED, LevelMoments, Regression, neighbours, to_tables
 from pipeline.codecs.frs2.transform import PredictedTransform
 from pipeline.codecs.packing import widen
 from pipeline.records import TeacherOutput
@@ -54,25 +54,35 @@ def fit_levels(
     tables = dict(transform.tables)
     tables["feature_basis"] = tables["feature_basis"].copy()
     levels, _, channels = tables["feature_mean"].shape
+    reduce = tables["feature_basis"][1:, :, :REDUCED].transpose(0, 2, 1).astype(np.float16)
     found: list[Regression | None] = [None] * (levels - 1)
     for level in reversed(range(levels - 1)):
         moments = LevelMoments(channels)
         for output in coarse if level else outputs:
-            _add(moments, transform.with_tables(tables), level, step, output)
+            _add(moments, transform.with_tables(tables), level, step, output, reduce[level])
         found[level] = regression = moments.fit()
         if regression is not None:
             tables["feature_basis"][level], _ = klt(regression.left)
-            tables |= to_tables(found, channels)
+            tables |= to_tables(found, reduce)
     return tables
 
 
-def _add(moments: LevelMoments, transform: PredictedTransform, level: int, step: float, output: TeacherOutput) -> None:
-    """Add a view to the moments of a level. The transform codes the coarser levels."""
+def _add(
+    moments: LevelMoments,
+    transform: PredictedTransform,
+    level: int,
+    step: float,
+    output: TeacherOutput,
+    reduce: np.ndarray,
+) -> None:
+    """Add a view to the moments of a level. The transform codes the coarser levels. reduce: P of the level, (D, C)."""
     maps = transform.code_maps(output)
     decoded = transform.code_features(output, maps, step, level + 1).decoded[0]
-    enlarged = transform.enlarge(decoded - transform.mean("feature", level + 1, maps), level, maps)
+    r = decoded - transform.mean("feature", level + 1, maps)
+    reduced = torch.einsum("dc,bchw->bdhw", torch.from_numpy(reduce).to(r.device).float(), r) * inside(maps, level + 1)
+    near = transform.enlarge(neighbours(reduced).flatten(1, 2), level, maps)
     weight = transform.weights("feature", maps).floats[level]
     share = weight / weight.sum(dim=(1, 2), keepdim=True).clamp_min(TINY)
     features = widen(output.features[level].float(), transform.tables["feature_mean"].shape[-1])
     target = features - transform.mean("feature", level, maps)
-    moments.add(enlarged, map_inputs(maps, level), target, share)
+    moments.add(transform.enlarge(r, level, maps), near, map_inputs(maps, level), target, share)

@@ -15,33 +15,53 @@ from pipeline.codecs.frs2.transform import PredictedTransform, choose
 from pipeline.codecs.frs2.windows import MARGIN, Window, Windows
 
 Tables = dict[str, np.ndarray]
-PAYS = 0.97  # largest share of the energy that a network worth its time leaves
+PAYS = 0.97  # largest share of the bits that a network worth its time leaves
+LOST = 10.0  # share of the energy that a codec loses, in units of the squared gradient error that it is made for
 LOWEST = 1e-12  # smallest expected size, relative to the largest
 
 
-def learn_residuals(transform: PredictedTransform, windows: Windows, device: torch.device) -> Tables | None:
+def learn_residuals(
+    transform: PredictedTransform, windows: Windows, device: torch.device, allowed_error: float
+) -> Tables | None:
     """Return `score_basis` (K, K) and `score_expected` (L, K, 16); None where the network does not pay.
 
-    transform: with the network's tables.
+    transform: with the network's tables, and with `score_basis` of the scores without it.
     """
-    shares = list[float]()
     covariance: Any = 0.0
-    for _, _, left, energies in _residuals(transform, windows, device):
-        shares.append(energies[1] / max(energies[0], 1e-30) if energies[0] > 0 else 1.0)
+    for _, _, _, left in _residuals(transform, windows, device):
         flat = left[0].flatten(1)
         covariance = covariance + (flat @ flat.T).double().cpu().numpy()
-    if not shares or not float(np.mean(shares)) < PAYS:
-        return None
     basis, _ = klt(covariance)
-    transform = transform.with_tables({**transform.tables, "score_basis": basis})
+    predicted = transform.with_tables({**transform.tables, "score_basis": basis})
     levels = len(windows.held)
-    energy: list[Any] = [0.0] * levels
-    strength = np.zeros(levels)
-    for level, window, left, _ in _residuals(transform, windows, device):
-        coefficients = transform.project("score", level, left)
-        energy[level] = energy[level] + frequency_energy(coefficients)[0].double().cpu().numpy()
+    before: list[Any] = [0.0] * levels
+    after: list[Any] = [0.0] * levels
+    blocks, strength = np.zeros(levels), np.zeros(levels)
+    for level, window, plain, left in _residuals(transform, windows, device):
+        before[level] = before[level] + _group_energy(transform, level, plain)
+        after[level] = after[level] + _group_energy(predicted, level, left)
+        blocks[level] += np.prod([-(-side // 4) for side in window.share.shape])
         strength[level] += float(window.share.sum())
-    return {"score_basis": basis, "score_expected": to_classes(np.stack(energy), strength)}
+    distortion = min(0.5, LOST * allowed_error**2) * float(np.sum(before))
+    old, new = (count_bits(np.stack(energy), blocks, distortion) for energy in (before, after))
+    if not new < PAYS * old:
+        return None
+    return {"score_basis": basis, "score_expected": to_classes(np.stack(after), strength)}
+
+
+def count_bits(energy: np.ndarray, blocks: np.ndarray, distortion: float) -> float:
+    """Return the bits for Gaussian coefficients at a total squared error, by reverse water-filling.
+
+    energy: of each group of coefficients (L, R, 16). blocks: the number of coefficients of a group, by level (L,).
+    """
+    counts = np.broadcast_to(np.maximum(blocks, 1)[:, None, None], energy.shape)
+    variance = energy / counts
+    low, high = 0.0, float(variance.max())
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = float((np.minimum(variance, middle) * counts).sum()) <= distortion
+        low, high = (middle, high) if fits else (low, middle)
+    return float((counts * np.log2(np.maximum(variance / max(high, 1e-300), 1.0))).sum() / 2)
 
 
 def to_classes(energy: np.ndarray, strength: np.ndarray) -> np.ndarray:
@@ -50,10 +70,15 @@ def to_classes(energy: np.ndarray, strength: np.ndarray) -> np.ndarray:
     return np.round(2 * np.log2(np.maximum(size, LOWEST * max(size.max(), 1e-30)))).astype(np.int16)
 
 
+def _group_energy(transform: PredictedTransform, level: int, residual: Tensor) -> np.ndarray:
+    """Return the energy (R, 16) of the coefficients of a residual (1, K, h, w)."""
+    return frequency_energy(transform.project("score", level, residual))[0].double().cpu().numpy()
+
+
 def _residuals(
     transform: PredictedTransform, windows: Windows, device: torch.device
-) -> Iterator[tuple[int, Window, Tensor, tuple[float, float]]]:
-    """Yield level, window, sqrt(m / S_l) times what is left of sqrt(t), and its energy before and after."""
+) -> Iterator[tuple[int, Window, Tensor, Tensor]]:
+    """Yield level, window, and sqrt(m / S_l) times what sqrt(t) leaves without and with the network, (1, K, h, w)."""
     table = transform.tables_on(device)
     for level, rows in enumerate(windows.held):
         for window in rows:
@@ -64,5 +89,4 @@ def _residuals(
             mean = table("score_mean")[level][window.bucket.to(device)].movedim(-1, 0)[None]
             share = window.share.to(device)[None]
             plain = share.sqrt()[:, None] * (window.roots.to(device).float()[None] - mean)
-            _, left, _, before, after = choose(plain, predicted - mean, share)
-            yield level, window, left, (float(before), float(after))
+            yield level, window, plain, choose(plain, predicted - mean, share)[1]

@@ -122,7 +122,8 @@ class PredictedTransform(WeightedTransform):
         if coarser is None or "level_in" not in self.tables:
             return m.new_zeros((1, 1, 1, 1))
         grow = partial(self.enlarge, level=level, maps=maps)
-        return predict_level(self.tables_on(m.device), level, grow, coarser, map_inputs(maps, level))
+        table, inputs = self.tables_on(m.device), map_inputs(maps, level)
+        return predict_level(table, level, grow, coarser, inside(maps, level + 1), inputs)
 
     @staticmethod
     def enlarge(x: Tensor, level: int, maps: BatchMaps) -> Tensor:
