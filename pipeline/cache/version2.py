@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.cache import tar
 from pipeline.cache.canonical import canonical, digest
-from pipeline.cache.items import Item, decode_item, encode_item, item_from_json, join_items, split_items
+from pipeline.cache.items import Item, Limits, decode_item, encode_item, item_from_json, join_items, split_items
 from pipeline.cache.plausible import most_bytes, read_channels, require_plausible_grids
 from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec, View
 from pipeline.cache.shard_index import CHECKSUM, array_metadata, index_arrays
@@ -48,14 +48,18 @@ class Head:
 
     def decode(self, index: int, chunks: Chunks, codec: SampleCodec | None) -> Arrays:
         levels = self.levels(index)
-        most = most_bytes(levels, read_channels(self.attributes["codec"]))
-        limits = {item.name: (0, most) for item in self.items} if codec is None else codec.size_limits(levels)
+        limits = self._limits(levels) if codec is None else codec.size_limits(levels)
         places, found = sum(h * w for h, w in levels), Arrays()
         for item in self.items:
             if item.name not in limits:
                 raise CorruptCache(f"array {item.name}: not an array of this codec")
             found[item.name] = decode_item(item, chunks[item.name], limits[item.name], places)
         return found if codec is None else codec.read_sample(found, levels)
+
+    def _limits(self, levels: LevelShapes) -> dict[str, Limits]:
+        """Return the least and the most bytes of each item that any codec makes for these grids."""
+        most = most_bytes(levels, read_channels(self.attributes["codec"]))
+        return {item.name: (0, most) for item in self.items}
 
 
 @dataclass(frozen=True)

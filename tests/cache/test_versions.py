@@ -111,7 +111,7 @@ def test_a_missing_sample_is_an_error_in_place(tmp_path: Path) -> None:
     extent, raw = ShardReader(path).sidecar.samples[1], path.read_bytes()
     path.write_bytes(raw[: extent.offset] + raw[extent.offset + extent.size :])
     group: Any = zarr.open_group(TarStore(path), mode="r")
-    assert all(group["samples"][0]) and all(group["samples"][2])
+    assert any(group["samples"][0]) and any(group["samples"][2])
     with pytest.raises(CorruptCache, match=r"no chunk samples/1\.0"):
         group["samples"][1]
 
