@@ -40,14 +40,6 @@ thresholds or pretrained weights ran once. Random weights say that a detector ru
 """
 
 
-EARLIER = """
-{run} of them ran with the code of this page: those that had not worked with class scores before. {passed} others had
-worked with class scores in the run before, and were not repeated. {unbuilt} could not be built then, for want of a
-package or file, and were not repeated. {left} that had been refused then were not reached again; they count as refused,
-also with features only.
-"""
-
-
 def passes(row: dict[str, Any], part: str) -> bool:
     """Whether a config has no obstacle in this part. A part that was not reached is one, except a replay."""
     return row.get(part, "missing") is None if part != "replay" else row.get("replay") is None
@@ -125,7 +117,6 @@ def page(content: dict[str, Any]) -> str:
         summary += f" The detectors of {unrun} other configs have not been run yet."
     parts = [
         HEAD.format(**content["machine"], models=content["models"]),
-        EARLIER.format(**content["earlier"]) if "earlier" in content else "",
         summary,
         "\n## By family\n\nThe numbers are detectors without an obstacle in that part.\n",
         *family_table(rows),
