@@ -106,7 +106,7 @@ class Found:
     converged: bool
 
 
-def find_noise(measure: Callable[[float], float], target: float, start: float = START) -> Found:
+def find_noise(measure: Callable[[float], float], target: float, start: float = START, rounds: int = ROUNDS) -> Found:
     """Find the amount of noise with an unexplained share of `target`, by log-log interpolation.
 
     `measure` returns the share at an amount. It grows with about the square of a small amount, and levels off. It is
@@ -114,7 +114,7 @@ def find_noise(measure: Callable[[float], float], target: float, start: float = 
     """
     points: dict[float, float] = {}
     amount = start
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         points[amount] = max(measure(amount), TINY)
         if abs(math.log(points[amount] / target)) <= CLOSE:
             return Found(amount, points[amount], True)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pipeline.calibration.adapters import fit_adapters
 from pipeline.calibration.gradient import StudentPass, unexplained_variance
-from pipeline.calibration.noise import START, Found, find_noise, measure_scales, set_noise
+from pipeline.calibration.noise import ROUNDS, START, Found, find_noise, measure_scales, set_noise
 from pipeline.calibration.positions import Sampled, sample_output
 from pipeline.codecs.base import Measure
 from pipeline.losses.registry import loss_named
@@ -38,6 +38,7 @@ FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1") 
 NOISY = 0.25  # share of the backbone's layers that are noisy
 UNEXPLAINED = {"feature": 0.20, "score": 0.40}  # unexplained variance of a trained student
 NEAR = 0.25  # share of UNEXPLAINED that a student twice as near leaves
+NEAR_ROUNDS = 4  # its search starts close to the end; where adapters leave more by themselves, it never converges
 SCALING, TUNING, FITTING = 4, 12, 12  # views to scale the noise, to find its amount, and to fit the adapters
 
 
@@ -58,11 +59,18 @@ class Probe:
     """Measures the gradient errors of decoded teacher outputs, for the losses that compare `what`.
 
     what: 'feature' or 'score'. target: share of the teacher's variance to leave unexplained, as the FRS loss weights
-    it. start: first amount of noise to try. `found`: result of the search.
+    it. start, rounds: first amount of noise to try, and how many to try. `found`: result of the search.
     """
 
     def __init__(
-        self, teacher: Teacher, what: str, seed: int, tuning: Tuning, target: float, start: float = START
+        self,
+        teacher: Teacher,
+        what: str,
+        seed: int,
+        tuning: Tuning,
+        target: float,
+        start: float = START,
+        rounds: int = ROUNDS,
     ) -> None:
         self._teacher, self._what, self._seed = teacher, what, seed
         self._student: Any = copy.deepcopy(teacher.detector)
@@ -70,7 +78,7 @@ class Probe:
             if hasattr(module, "with_cp"):
                 module.with_cp = False  # checkpointing saves memory by recomputing, which autograd.grad does not do
         with torch.no_grad():
-            self.found = find_noise(lambda amount: self._unexplained(amount, tuning), target, start)
+            self.found = find_noise(lambda amount: self._unexplained(amount, tuning), target, start, rounds)
         trained = [p for key, p in self._parameters() if not key.startswith(FROZEN)]
         self._trained = [p.requires_grad_() for p in trained]
 
@@ -143,10 +151,10 @@ class Probes:
             if self._tuning is None:
                 tuning, fitting = islice(self._views("choosing"), TUNING), islice(self._views("learning"), FITTING)
                 self._tuning = Tuning(self._teacher, list(tuning), list(fitting))
-            target, start = UNEXPLAINED[what] * (NEAR if near else 1.0), START
+            target, start, rounds = UNEXPLAINED[what] * (NEAR if near else 1.0), START, ROUNDS
             if near and self.has(what, False):
-                start = self._made[what, False].found.amount * NEAR**0.5
-            made = Probe(self._teacher, what, self._seed, self._tuning, target, start)
+                start, rounds = self._made[what, False].found.amount * NEAR**0.5, NEAR_ROUNDS
+            made = Probe(self._teacher, what, self._seed, self._tuning, target, start, rounds)
             self._log(describe_probe(what, made.found, target))
             self._made[what, near] = made
         return self._made[what, near]
