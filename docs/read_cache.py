@@ -59,7 +59,7 @@ def decode(sample, tables, settings):  # features (C, H, W), scores (K, H, W; []
     sides = sample["record"][11:].reshape(-1, 2)
     if settings["type"] == "lossless":
         return [grids(sample[name].T, sides) if name in sample else [] for name in ("features", "scores", "frs")]
-    assert settings["type"] == "frs", f"expected codec lossless or frs, found {settings['type']}; use `frs-cache export`"
+    assert settings["type"] == "frs", f"expected codec lossless or frs, found {settings['type']}"
     levels = own = list(decode_map(sample["frs"], sides, settings["map_top"]))
     if settings.get("profile") == "universal":
         own = [(np.ones_like(m), bucket, blocks(np.full(m.shape, 2**30))) for m, bucket, _ in levels]
