@@ -100,7 +100,7 @@ def view_size(cfg: Config) -> tuple[int, int]:
         name = type_name(part.get("type", ""))
         if name == "Pad" and "size" in part:
             found.append(SQUARE)
-        if name == "SSDAnchorGenerator" and "input_size" in part:
+        if name.endswith("SSDAnchorGenerator") and "input_size" in part:
             found.append((part["input_size"], part["input_size"]))
         if name == "HourglassNet":
             found.append(LARGE)
