@@ -1,7 +1,7 @@
 """Run both stages on many tiny images, and extrapolate time, memory and files to the 118,287 images of COCO.
 
 python benchmarks/coco_count.py --json docs/results/coco_count.json
-python benchmarks/coco_count.py --images 2000 8000 118287     # really runs the count of COCO: 10 CPU minutes, extrapolated
+python benchmarks/coco_count.py --images 2000 8000 118287   # the real count; 10 to 15 CPU minutes, extrapolated
 
 A thin RetinaNet teaches another one on 64x64 pixels: one pass of stage 1 and one epoch of stage 2. The annotation file
 has its own rows for each image; 512 image files are shared by all rows. Each command is a process of its own, with its
