@@ -24,18 +24,20 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common
-from pipeline.cache.arrays import ArraySpec, encode_sample
 from pipeline.cache.cache import FORMAT, Cache
 from pipeline.cache.canonical import digest, write_json
+from pipeline.cache.items import Item
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.manifest import write_manifest
 from pipeline.cache.prefetch import BATCHES, BYTES, read_batches
+from pipeline.cache.shard_index import encode_index
 from pipeline.cache.shard_plan import ShardPlan, references
-from pipeline.cache.version1_head import Index, record_specs, sample_members, shard_head
+from pipeline.cache.version2 import encode_sample, sample_member, shard_attributes, shard_head
 from pipeline.cache.versions import VERSION
 from pipeline.cache.writer import written_shard
 from pipeline.data.schedule import Batch, epoch_batches
-from pipeline.storage.extents import Crc32cExtent as Extent
+from pipeline.records import THUMBNAIL, ViewRecord
+from pipeline.storage.extents import Sha256Extent
 from pipeline.storage.ranges import AHEAD, GAP, group_neighbours
 from pipeline.storage.urls import place
 from tests.helpers.servers import web_server
@@ -59,7 +61,7 @@ def make_cache(root: Path) -> None:
     settings = {"type": "noise", "channels": 64, "score_channels": 64}
     codec = {"files": {}, "settings": settings, "measured": {}}
     data, layout = {"annotations_sha256": ""}, {"batch_size": 1, "shard_samples": SHARD, "seed": 0}
-    recipe = {"teacher": {}, "data": data, "codec": {"type": "noise"}, "views": {"finite": 1}}
+    recipe = {"teacher": {"name": None}, "data": data, "codec": {"type": "noise"}, "views": {"finite": 1}}
     plan = {
         "format": FORMAT,
         "version": VERSION,
@@ -72,16 +74,18 @@ def make_cache(root: Path) -> None:
     write_json(root / "codec.json", codec)
     shards, rng = plan_shards(SHARDS * SHARD), np.random.default_rng(0)
     write_json(pass_folder(root, 0) / "plan.json", {"pass": 0, "shards": [shard.to_json() for shard in shards]})
-    specs = [ArraySpec("noise", (SAMPLE,), "uint8", ("byte",)), *record_specs(1)]
-    attributes = {"arrays": [spec.name for spec in specs], "levels": 1, "codec": settings}
+    items, levels = [Item("noise", "uint8", None, ("byte",))], ((32, 32),)
+    identity = {"pass": 0, "plan": digest(plan), "codec": settings}
+    thumbnail = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
     for n, shard in enumerate(shards):
-        index: Index = {"shapes": (np.full((SHARD, 1, 2), 32, np.int64), ("sample", "level", "side"))}
-        head = shard_head(specs, attributes, SHARD, index)
-        with written_shard(pass_folder(root, 0) / shard_name(n), VERSION, head, digest(plan), digest(codec)) as writer:
-            for image, view, _ in shard.samples:
-                zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in specs}
-                chunks = encode_sample(specs, zeros | {"noise": rng.integers(0, 256, SAMPLE, np.uint8)})
-                writer.add(image, view, sample_members(specs, image % SHARD, chunks))
+        views = [ViewRecord(i, v, (800, 1067), (800, 1067), pad, 0, 0, 0, thumbnail) for i, v, pad in shard.samples]
+        index = encode_index(np.stack([view.row(levels) for view in views]), np.stack([thumbnail] * SHARD))
+        head = shard_head(shard_attributes({**identity, "shard": n}, items, len(levels)), SHARD, index)
+        path = pass_folder(root, 0) / shard_name(n)
+        with written_shard(path, VERSION, head, digest(plan), digest(codec)) as writer:
+            for at, (image, view, _) in enumerate(shard.samples):
+                encoded = encode_sample(items, {"noise": rng.integers(0, 256, SAMPLE, np.uint8)})
+                writer.add(image, view, sample_member(items, at, encoded))
     write_manifest(root, 0, digest(plan), len(shards), 0, [], {})
 
 
@@ -95,7 +99,7 @@ def count(images: int, size: int, workers: int = 2) -> dict[str, float]:
         for start in range(0, len(own), step):
             refs = sorted((ref.shard, ref.index) for batch in own[start : start + step] for ref in batch)
             for _, group in groupby(refs, key=lambda ref: ref[0]):
-                runs = group_neighbours([Extent(index * size, size, 0) for _, index in group], GAP, AHEAD)
+                runs = group_neighbours([Sha256Extent(index * size, size, "") for _, index in group], GAP, AHEAD)
                 requests += len(runs)
                 requested += sum(run[-1].offset + size - run[0].offset for run in runs)
             samples += len(refs)
