@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import digest, read_json
@@ -18,6 +19,7 @@ from pipeline.integrity.verify import collect_findings
 from pipeline.progress import Silent
 from pipeline.tools.export import export_view
 from pipeline.tools.report.page import write_page
+from tests.helpers.distillation import distiller_and_batch, step
 from tests.helpers.stages import stage1, tree
 
 
@@ -91,3 +93,9 @@ def test_the_version_of_a_folder(cache: Path, tmp_path: Path) -> None:
     for path in cache.glob("pass-*/shard-*.json"):
         path.unlink()
     assert find_version(cache) == VERSION
+
+
+def test_stage_2_learns_the_same_from_both_versions(made: dict[str, Path], made_1: dict[str, Path]) -> None:
+    losses = [step(*distiller_and_batch(configs["frs"], "cache"))[0] for configs in (made_1, made)]
+    assert losses[0].keys() == losses[1].keys() and losses[0]
+    assert all(torch.equal(value, losses[1][name]) for name, value in losses[0].items())
