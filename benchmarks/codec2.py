@@ -178,7 +178,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cfg, sections = found_errors.open_config(args, "balanced", Path(folder))
         job = open_job(cfg, sections, print, Silent())
-        student = Student(cfg, args.student, job.teacher, args.adapters, lambda: draw(job, 12))
+        student = Student(cfg, args.student[0], job.teacher, args.adapters, lambda: draw(job, 12))
         sample = StudentSample(job.teacher, student, draw(job, args.learning + CHOOSING + REPORTED))
         dataset = cfg.val_dataloader.dataset
         views = {scale: draw(job, args.views, dataset, scale) for scale in (None, *map(tuple, args.measure_at or ()))}
@@ -188,7 +188,7 @@ def main() -> None:
                 codec = calibrate_codec(read_options({**VARIANTS[variant], "quality": quality}), sample)
                 shared = {
                     "teacher": Path(sections.teacher.checkpoint or str(sections.teacher.name)).stem,
-                    "student": args.student.stem,
+                    "student": args.student[0].stem,
                     "variant": variant,
                     "quality": quality,
                     "learning": args.learning,
