@@ -6,7 +6,8 @@ import hashlib
 import json
 from typing import Any
 
-from pipeline.errors import CorruptCache
+from pipeline.budget import BUDGET, json_excess, parse_json
+from pipeline.errors import CacheError, CorruptCache
 from pipeline.storage.files import atomic_file, read_small
 from pipeline.storage.place import DELETE, Place, remedy
 
@@ -22,14 +23,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def read_json(path: Place, sha256: str | None = None) -> Any:
+def read_json(
+    path: Place, sha256: str | None = None, size: int = BUDGET.json_bytes, values: int = BUDGET.json_values
+) -> Any:
     """Read a JSON object that `write_json` wrote, and remove its seal. `sha256`: that of the manifest, if there is one.
 
-    Raise CacheError where the file is missing, CorruptCache where a byte of it was changed.
+    Raise CacheError where the file is missing, CorruptCache where a byte of it was changed, or where it has more than
+    `size` bytes or `values` values.
     """
-    raw = read_small(path, sha256)
+    raw = read_small(path, sha256, size)
+    wrong = json_excess(raw, values)
+    if wrong is not None:
+        raise CorruptCache(f"{path}: {wrong}; {remedy(path, DELETE)}")
     try:
-        value = json.loads(raw)
+        value = parse_json(raw, values)
         intact = canonical(value) == raw and value.pop("seal") == digest(value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
@@ -38,10 +45,17 @@ def read_json(path: Place, sha256: str | None = None) -> Any:
     return value
 
 
-def write_json(path: Place, value: dict[str, Any]) -> None:
-    """Write canonical JSON with a `seal`, the digest of the other fields. The seal detects a changed digit."""
+def write_json(path: Place, value: dict[str, Any], values: int = BUDGET.json_values) -> None:
+    """Write canonical JSON with a `seal`, the digest of the other fields. The seal detects a changed digit.
+
+    Raise CacheError where it has more than `values` values, because it could not be read again.
+    """
+    raw = canonical({**value, "seal": digest(value)})
+    wrong = json_excess(raw, values)
+    if wrong is not None:
+        raise CacheError(f"{path}: cannot be written ({wrong}); make a cache of fewer images")
     with atomic_file(path) as file:
-        file.write(canonical({**value, "seal": digest(value)}))
+        file.write(raw)
 
 
 def write_report(path: Place, value: dict[str, Any]) -> None:

@@ -38,13 +38,15 @@ def find_missing_passes(cache: Cache, wanted: int = 0) -> CacheError | None:
     if expected is None:
         found = describe_passes(len(complete), None)
         return CacheError(f"{cache.root}: {found}, because summary.json is missing; {todo}, or add --config C")
-    missing = sorted(set(range(expected)) - set(complete))
+    known = {number for number in complete if number < expected}
+    missing = expected - len(known)
     if not missing:
         return None
-    state = "has no manifest.json" if missing[0] in cache.incomplete() else "is missing"
-    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-    found = describe_passes(expected - len(missing), expected)
-    return CacheError(f"{cache.root}: {found} are complete: pass-{missing[0]} {state}{more}; {todo}")
+    first = next(number for number in range(expected) if number not in known)
+    state = "has no manifest.json" if first in cache.incomplete() else "is missing"
+    more = f" (and {missing - 1} more)" if missing > 1 else ""
+    found = describe_passes(len(known), expected)
+    return CacheError(f"{cache.root}: {found} are complete: pass-{first} {state}{more}; {todo}")
 
 
 def find_foreign_passes(cache: Cache) -> CacheError | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from itertools import count
 from pathlib import Path
 from typing import overload
 
+from pipeline.budget import BUDGET, excess, parse_json
 from pipeline.cache.schema import PASS_PLAN, read_fields
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.errors import CacheError, CorruptCache, StoreError
 from pipeline.storage.files import read_small
 from pipeline.storage.place import AGAIN, REPAIR, Place, key_of, remedy, storage_of
 
+MANY = 32  # after this many passes, a name that no cache has is requested once
 CODEC_COPY = "codec-copy"  # codec.json and codec/ once more, where their tables cannot be calibrated again
 
 
@@ -47,6 +47,8 @@ def list_passes(root: Place) -> list[tuple[int, bool]] | None:
         return None
     found = {name.rstrip("/").removeprefix("pass-") for name in names if name.startswith("pass-")}
     numbers = sorted(int(name) for name in found if name.isdecimal())
+    if numbers:
+        _require_few_passes(root, numbers[-1] + 1)
     return [(number, (pass_folder(root, number) / "manifest.json").is_file()) for number in numbers]
 
 
@@ -54,9 +56,12 @@ def probe_passes(root: Place, views: int | None) -> list[tuple[int, bool]]:
     """Return (number, whether it is complete) of every pass, by requesting the known names.
 
     `views`: the largest number of passes. None: stop at the first pass that is missing and not in summary.json.
+    Raise CorruptCache where there are more than BUDGET.passes: some servers answer every name.
     """
     found, known = [], known_passes(root) if views is None else 0
-    for number in count() if views is None else range(views):
+    for number in range(min(views or BUDGET.passes, BUDGET.passes)):
+        if number == MANY and (pass_folder(root, BUDGET.passes) / "manifest.json").exists():
+            _require_few_passes(root, BUDGET.passes + 1)
         folder = pass_folder(root, number)
         complete = (folder / "manifest.json").exists()
         if complete or (folder / "plan.json").exists():
@@ -66,14 +71,21 @@ def probe_passes(root: Place, views: int | None) -> list[tuple[int, bool]]:
     return found
 
 
+def _require_few_passes(root: Place, number: int) -> None:
+    """Raise CorruptCache where there would be more passes than the budget allows."""
+    wrong = excess("passes", number, BUDGET.passes)
+    if wrong is not None:
+        raise CorruptCache(f"{root}: {wrong}; check that this is a cache, or that its URL is right")
+
+
 def read_recorded_passes(root: Place) -> int | None:
     """Return the number of passes in summary.json; None if there is no such file. Raise CorruptCache, StoreError."""
     path = root / "summary.json"
     if not path.exists():
         return None
     try:
-        passes = json.loads(read_small(path))["passes"]
-        if type(passes) is int and passes > 0:
+        passes = parse_json(read_small(path))["passes"]
+        if type(passes) is int and 0 < passes <= BUDGET.passes:
             return passes
     except StoreError:
         raise

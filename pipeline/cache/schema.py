@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from pipeline.budget import BUDGET
 from pipeline.cache.canonical import read_json
 from pipeline.errors import CorruptCache
 from pipeline.storage.place import DELETE, Place, remedy
@@ -49,7 +50,8 @@ GATE = {"mAP": float, "images": int}
 
 def read_fields(path: Place, wanted: dict[Any, Any], sha256: str | None = None) -> dict[str, Any]:
     """Read a JSON file and check its fields against `wanted`. Raise CacheError or CorruptCache."""
-    value = read_json(path, sha256)
+    large = (BUDGET.plan_bytes, BUDGET.plan_values) if wanted is PASS_PLAN else ()
+    value = read_json(path, sha256, *large)
     require_fields(value, wanted, path)
     return value
 

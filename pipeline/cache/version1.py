@@ -7,13 +7,13 @@ channels in the head. New caches have version 2; existing caches are read, resum
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from pipeline.budget import parse_json
 from pipeline.cache import tar
 from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_sample, spec_from_metadata
 from pipeline.cache.items import Limits
@@ -107,7 +107,7 @@ def parse_head(data: bytes, samples: int) -> Head:
     """Parse and check the head of a shard of `samples` samples. Raise CorruptCache where it is invalid."""
     files = dict(tar.parse(data))
     try:
-        attributes = json.loads(bytes(files["zarr.json"]))["attributes"]
+        attributes = parse_json(bytes(files["zarr.json"]))["attributes"]
         specs = [spec_from_metadata(name, _json(files, f"{name}/zarr.json")) for name in attributes["arrays"]]
         index = {}
         for name in [n.split("/")[1] for n in files if n.startswith("index/") and n.count("/") == 2]:
@@ -125,7 +125,7 @@ def parse_head(data: bytes, samples: int) -> Head:
 
 
 def _json(files: Mapping[str, Any], name: str) -> Any:
-    return json.loads(bytes(files[name]))
+    return parse_json(bytes(files[name]))
 
 
 def _require_plausible_sizes(

@@ -7,13 +7,13 @@ for the sample's FPN grids. Without a codec, the limit is four bytes for each ch
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from pipeline.budget import parse_json
 from pipeline.cache import tar
 from pipeline.cache.canonical import canonical, digest
 from pipeline.cache.items import Item, Limits, decode_item, encode_item, item_from_json, join_items, split_items
@@ -130,7 +130,7 @@ def parse_head(data: bytes, samples: int) -> Head:
     """Parse and check the head of a shard of `samples` samples. Raise CorruptCache where it is invalid."""
     files = {name: bytes(content) for name, content in tar.parse(data)}
     try:
-        attributes = json.loads(files["zarr.json"])["attributes"]
+        attributes = parse_json(files["zarr.json"])["attributes"]
         depth, items = attributes["levels"], tuple(map(item_from_json, attributes["arrays"]))
         if type(depth) is not int or not 0 <= depth <= 64 or len({item.name for item in items}) != len(items):
             raise ValueError(f"invalid levels {depth!r:.20} or arrays")

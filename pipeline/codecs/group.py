@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import zarr
 from zarr.core.array_spec import ArrayConfigParams
 
+from pipeline.budget import parse_json
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import write_json
 from pipeline.cache.layout import CODEC_COPY
@@ -59,7 +59,7 @@ def _require_plain(files: dict[str, bytes]) -> None:
     Call this before zarr reads the files. zarr replaces missing chunks, and runs any codec that a zarr.json names.
     """
     for name in {name.split("/")[0] for name in files if "/" in name}:
-        meta = json.loads(files[f"{name}/zarr.json"])
+        meta = parse_json(files[f"{name}/zarr.json"])
         shape, (codec,) = meta["shape"], meta["codecs"]
         chunks = [data for key, data in files.items() if key.startswith(f"{name}/c")]
         declared = prod(shape) * np.dtype(meta["data_type"]).itemsize

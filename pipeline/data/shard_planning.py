@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pipeline.budget import BUDGET, excess
 from pipeline.cache.shard_plan import ShardPlan, plan_pass, view_of
 from pipeline.config import Sections
 from pipeline.data.images import Images
@@ -40,6 +41,9 @@ def expected_passes(sections: Sections, views: Views) -> range:
         raise ConfigError(
             f"cache.passes: expected at most {views.count}, the number of views of an image, found {passes}"
         )
+    wrong = excess("passes", passes, BUDGET.passes)
+    if wrong is not None:
+        raise ConfigError(f"{wrong}; set cache.passes to a smaller number")
     return range(passes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from pipeline.budget import BUDGET
 from pipeline.cache.canonical import digest, read_json, write_json
 from pipeline.cache.layout import load_pass_plan, pass_folder
 from pipeline.cache.manifest import shard_done, write_manifest
@@ -75,7 +76,7 @@ def record_empty_views(job: Job, number: int, planned: set[int]) -> None:
 def write_shard_plan(job: Job, number: int, shards: list[ShardPlan]) -> None:
     """Write plan.json of a pass."""
     content = {"pass": number, "shards": [shard.to_json() for shard in shards]}
-    write_json(pass_folder(job.root, number) / "plan.json", content)
+    write_json(pass_folder(job.root, number) / "plan.json", content, BUDGET.plan_values)
 
 
 def find_missing_shards(job: Job, number: int, shards: list[ShardPlan]) -> list[int]:

@@ -16,7 +16,6 @@ from pipeline.storage.extents import Extent, Fetched
 
 AGAIN = "run stage 1 again"
 DELETE = f"delete it and {AGAIN}"
-SMALL = 256 << 20  # largest file that is read at once; the plan of a pass over ten million images has 200 MB
 REPAIR = "`python -m pipeline repair --config C` repairs it"
 
 

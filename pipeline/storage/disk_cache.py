@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from pipeline.budget import BUDGET
 from pipeline.errors import CorruptCache
-from pipeline.storage.base import SMALL
 from pipeline.storage.extents import Extent
 from pipeline.storage.regular import open_regular, remove
 
@@ -65,7 +65,7 @@ class DiskCache:
         """Return a small file by its sha256; None if it is missing or differs."""
         try:
             with FileIO(open_regular(self._folder / f"{sha256}.json"), "r") as file:
-                data = file.read(SMALL)
+                data = file.read(BUDGET.plan_bytes)
         except (OSError, CorruptCache):
             return None
         return data if hashlib.sha256(data).hexdigest() == sha256 else None

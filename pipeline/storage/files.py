@@ -7,17 +7,21 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from pipeline.budget import BUDGET
 from pipeline.errors import CacheError, CorruptCache, StoreError
-from pipeline.storage.base import AGAIN, DELETE, SMALL, Place
+from pipeline.storage.base import AGAIN, DELETE, Place
 from pipeline.storage.place import key_of, remedy, storage_of
 
 RANGE = 8 << 20  # bytes of one request when a large file is read in parts
 
 
-def read_small(path: Place, sha256: str | None = None) -> bytes:
-    """Read a small file. `sha256`: that of the manifest, if there is one. Raise CacheError or CorruptCache."""
+def read_small(path: Place, sha256: str | None = None, limit: int = BUDGET.json_bytes) -> bytes:
+    """Read a file of at most `limit` bytes. `sha256`: that of the manifest, if there is one.
+
+    Raise CacheError or CorruptCache.
+    """
     try:
-        raw = storage_of(path).read(key_of(path), SMALL, sha256)
+        raw = storage_of(path).read(key_of(path), limit, sha256)
     except FileNotFoundError as error:
         if sha256:
             raise CorruptCache(f"{path}: listed in the manifest but missing; {remedy(path, AGAIN)}") from error

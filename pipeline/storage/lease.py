@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.budget import parse_json
 from pipeline.errors import CacheError, StoreError
 from pipeline.storage.owner import about_this_process, is_running
 
@@ -139,7 +140,7 @@ def read_owner(store: ConditionalStore, key: str) -> tuple[dict[str, Any], str |
     """Return the content of a lock object and its e_tag; None if it is missing."""
     try:
         raw, tag = store.read_tagged(key, LARGEST)
-        content = json.loads(raw)
+        content = parse_json(raw)
     except FileNotFoundError:
         return None
     except ValueError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.budget import BUDGET, excess, json_excess
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
 
@@ -42,10 +43,7 @@ def find_students(folders: Iterable[str], cache: Cache) -> list[Student]:
     for folder in folders:
         paths = sorted(Path(folder).rglob("summary.json"))
         runs = [
-            (path.parent, row)
-            for path in paths
-            for row in parse_row(path.read_text())
-            if {"mAP", "content"} <= row.keys()
+            (path.parent, row) for path in paths for row in parse_row(_read(path)) if {"mAP", "content"} <= row.keys()
         ]
         if not runs:
             raise CacheError(f"{folder}: expected the work dir of a student, found no summary.json of stage 2")
@@ -74,10 +72,19 @@ def load_student(path: Path, summary: dict[str, Any], known: set[str]) -> Studen
     return Student(path.name, teacher, {**DEFAULTS, **summary}, load_curves(path))
 
 
-def parse_row(text: str) -> list[dict[str, Any]]:
+def _read(path: Path) -> bytes:
+    """Read a file of a work dir. Raise CacheError where it is larger than the budget allows."""
+    size = path.stat().st_size
+    wrong = excess("bytes", size, BUDGET.json_bytes)
+    if wrong is not None:
+        raise CacheError(f"{path}: {wrong}; expected a file of stage 2")
+    return path.read_bytes()
+
+
+def parse_row(text: bytes) -> list[dict[str, Any]]:
     """Parse a JSON object. Return an empty list for an incomplete line, as a killed or running process leaves it."""
     try:
-        row = json.loads(text)
+        row = None if json_excess(text) else json.loads(text)
     except (ValueError, RecursionError):
         return []
     return [row] if isinstance(row, dict) else []
@@ -87,7 +94,11 @@ def load_curves(work_dir: Path) -> dict[str, Curve]:
     """Read the curves of a run. If a step was repeated after a resume, its last record is used."""
     points: dict[str, dict[float, float]] = {}
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        for row in (row for line in path.read_text().splitlines() for row in parse_row(line)):
+        raw = _read(path)
+        wrong = json_excess(raw)
+        if wrong is not None:
+            raise CacheError(f"{path}: {wrong}; log less often, or leave this student out")
+        for row in (row for line in raw.splitlines() for row in parse_row(line)):
             for name, value in row.items():
                 if name not in ("step", "iter", "epoch") and _plottable(value) and _plottable(row.get("step")):
                     points.setdefault(name, {})[row["step"]] = value
