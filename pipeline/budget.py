@@ -38,7 +38,7 @@ class Budget:
     plan_bytes: int = 256 << 20
     plan_values: int = 1 << 23
     passes: int = 1000
-    pickle_steps: int = 1 << 22
+    pickle_steps: int = 1 << 20
 
 
 BUDGET = Budget()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import TeacherError, brief
+from pipeline.teacher.checkpoint_cost import find_cost
 
 
 class Inert:
@@ -55,10 +56,17 @@ def stand_in(name: str) -> type | None:
 
 
 def load_plain(path: Path, mapped: bool = False) -> dict[str, Any]:
-    """Read the dict in a checkpoint. Raise TeacherError where it is unreadable or contains objects that run code.
+    """Read the dict in a checkpoint. Raise TeacherError where it is unreadable, contains objects that run code, or
+    costs more than its size justifies.
 
     mapped: leave the tensors in the file until they are used, which torch's older file format does not allow.
     """
+    try:
+        wrong = find_cost(path)
+    except OSError as error:
+        raise TeacherError(f"{path}: cannot be read as a checkpoint: {brief(error)}") from error
+    if wrong is not None:
+        raise TeacherError(f"{path}: not loaded: {wrong}")
     content = _read(path, mapped)
     if not isinstance(content, dict):
         raise TeacherError(f"{path}: expected a dict with a state_dict, found {type(content).__name__}")
