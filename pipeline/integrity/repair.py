@@ -156,6 +156,7 @@ class CacheRepair:
         shutil.rmtree(self.root / "codec", ignore_errors=True)
         (scratch / "codec").rename(self.root / "codec")
         (scratch / "codec.json").rename(self.root / "codec.json")
+        renew_copy(self.root, read_intact_codec(self.root), (scratch / CODEC_COPY).exists())
         shutil.rmtree(scratch)
 
     def repair_passes(self) -> None:
