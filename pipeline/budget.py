@@ -20,17 +20,22 @@ MARKS = (b",", b":", b"[", b"{")  # at most one of these before each value and e
 class Budget:
     """Limits. Those of samples also apply when stage 1 writes, so that a cache can always be read.
 
-    positions: of all FPN levels of a view, in whole blocks of 4x4. sample_bytes: the decoded float32 tensors of a view,
-    or the tables that put its symbols in order. tokens: of one tensor of a view. table_bytes, table_files: of codec/.
+    pixels: of a padded view. positions: of all its FPN levels, in whole blocks of 4x4. channels, score_channels: of its
+    features, and of its class scores or boxes. sample_bytes: its decoded float32 tensors, or the tables that put its
+    symbols in order. tokens: of one of its tensors. kept_bytes: stored arrays of all views that a report compares.
+    head_bytes: of a shard's head. table_bytes, table_files: of codec/.
     json_values: values and keys in a JSON file. plan_values, plan_bytes: the same of a pass's plan.json.
     pickle_steps: operations of a checkpoint's pickle.
     """
 
+    pixels: int = 1 << 24
     positions: int = 1 << 18
     channels: int = 1 << 12
     score_channels: int = 1 << 14
     sample_bytes: int = 512 << 20
     tokens: int = 1 << 22
+    kept_bytes: int = 1 << 30
+    head_bytes: int = 64 << 20
     table_bytes: int = 256 << 20
     table_files: int = 1 << 10
     json_bytes: int = 32 << 20

@@ -128,7 +128,7 @@ class TeacherOutput:
         return TeacherOutput(features, scores, frs, self.grids, boxes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SampleRef:
     """The position of one view in a cache (pass, shard number, index in the shard), and its identity."""
 

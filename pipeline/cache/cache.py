@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pipeline.budget import BUDGET
 from pipeline.cache.canonical import digest, read_json
 from pipeline.cache.layout import explain_missing, list_passes, load_pass_plan, pass_folder, probe_passes, shard_name
 from pipeline.cache.plain import require_plain_cache
@@ -107,7 +108,7 @@ class Cache:
         present = list_files(folder)
         if present is None:
             for name in sorted(listed):  # other files in the folder are never opened
-                read_small(folder / name, listed[name])
+                read_small(folder / name, listed[name], BUDGET.table_bytes)
             return manifest
         for name in sorted({*present, *listed}):
             known = name in present and name in listed

@@ -1,4 +1,7 @@
-"""What a shard's FPN grids and channels may be. It limits the memory that a forged shard can make a reader allocate."""
+"""What a shard's FPN grids and channels may be. It limits the memory that a forged shard can make a reader allocate.
+
+Stage 1 refuses what a reader would refuse, before it computes the first view of a pass.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.budget import BUDGET, excess
 from pipeline.records import LevelShapes
 
-WIDEST = 1 << 16  # largest number of channels of a feature map or class head
+FINEST = 4  # smallest stride of an FPN level, in pixels
+BLOCK = 4  # grids are decoded in whole blocks of 4x4
 UNEVEN = 2  # largest ratio of positions between two samples of a shard (the plan's own limit is 1.25)
 FEW = 64  # positions added to that limit, because sizes of coarse levels are rounded to whole positions
 
 
-def require_plausible_grids(shapes: np.ndarray, samples: int, depth: int) -> None:
-    """Raise ValueError where `shapes` (N, L, 2) are not the FPN grids of the samples of one shard."""
+def require_plausible_grids(shapes: np.ndarray, samples: int, depth: int, channels: Sequence[int]) -> None:
+    """Raise ValueError where `shapes` (N, L, 2) are not the FPN grids of the samples of one shard, or cost too much."""
     if (
         shapes.dtype != np.int64
         or shapes.shape != (samples, depth, 2)
@@ -25,6 +30,41 @@ def require_plausible_grids(shapes: np.ndarray, samples: int, depth: int) -> Non
     positions = shapes.prod(axis=2).sum(axis=1)
     if positions.max() > UNEVEN * positions.min() + FEW:
         raise ValueError("sizes of samples differ too much")
+    blocks = (-(-shapes // BLOCK)).prod(axis=2).sum(axis=1)
+    _require_affordable(int(blocks.max()) * BLOCK**2, channels)
+
+
+def require_plausible_view(levels: LevelShapes, pad: tuple[int, int], channels: Sequence[int]) -> None:
+    """Raise ValueError where a view of padded shape `pad` cannot have these FPN grids, or costs too much.
+
+    channels: those of features, class scores and boxes.
+    """
+    _require(excess("pixels of a view", pad[0] * pad[1], BUDGET.pixels))
+    most = tuple(-(-side // FINEST) for side in pad)
+    for height, width in levels:
+        if height > most[0] or width > most[1]:
+            raise ValueError(f"FPN grid: expected at most {most} for a view of {pad}, found {(height, width)}")
+    _require_affordable(padded_positions(levels), channels)
+
+
+def padded_positions(levels: LevelShapes | np.ndarray) -> int:
+    """Return the number of positions of all levels, in whole blocks."""
+    return sum(-(-int(h) // BLOCK) * -(-int(w) // BLOCK) * BLOCK**2 for h, w in levels)
+
+
+def decoded_bytes(positions: int, channels: Sequence[int]) -> int:
+    """Return the bytes of the decoded float32 tensors and map of a view."""
+    return 4 * (sum(channels) + 1) * positions
+
+
+def _require_affordable(positions: int, channels: Sequence[int]) -> None:
+    _require(excess("positions of a view", positions, BUDGET.positions))
+    _require(excess("decoded bytes of a view", decoded_bytes(positions, channels), BUDGET.sample_bytes))
+
+
+def _require(wrong: str | None) -> None:
+    if wrong is not None:
+        raise ValueError(wrong)
 
 
 def read_channels(settings: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -32,12 +72,16 @@ def read_channels(settings: Mapping[str, Any]) -> tuple[int, int, int]:
 
     Raise ValueError where they are invalid.
     """
-    wide = [settings["channels"], settings["score_channels"], settings.get("box_channels", 0)]
-    if any(type(n) is not int or not 0 <= n <= WIDEST for n in wide) or not wide[0]:
-        raise ValueError(f"invalid channels {wide}")
-    return wide[0], wide[1], wide[2]
+    names = ("channels", "score_channels", "box_channels")
+    found = [settings["channels"], settings["score_channels"], settings.get("box_channels") or 0]
+    for name, number, least, most in zip(
+        names, found, (1, 0, 0), (BUDGET.channels, BUDGET.score_channels, BUDGET.score_channels)
+    ):
+        if type(number) is not int or not least <= number <= most:
+            raise ValueError(f"{name}: expected a whole number from {least} to {most}, found {number!r:.40}")
+    return found[0], found[1], found[2]
 
 
 def most_bytes(levels: LevelShapes | np.ndarray, channels: Sequence[int]) -> int:
     """Return the most bytes of an array on these grids: four for each channel, with levels padded to 4 x 4 blocks."""
-    return 4 * max(channels) * sum(-(-int(h) // 4) * -(-int(w) // 4) * 16 for h, w in levels) + len(levels)
+    return 4 * max(channels) * padded_positions(levels) + len(levels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pipeline.cache import tar
+from pipeline.cache.plausible import read_channels, require_plausible_view
 from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec, ShardHead
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.cache.versions import FORMATS
@@ -118,12 +119,18 @@ class ShardReader:
         if (
             (record.image_id, record.view) != (extent.image_id, extent.view)
             or levels != self.levels(index)
-            or any(h > record.pad_shape[0] or w > record.pad_shape[1] for h, w in levels)
             or not (min(sides) > 0 and 0 <= record.flip < len(FLIPS))
         ):
             raise CorruptCache(
                 f"{self.path}: {self._name(index)}: its record belongs to another sample; {self._remedy}"
             )
+        try:
+            require_plausible_view(levels, record.pad_shape, read_channels(self.attributes["codec"]))
+        except ValueError as error:
+            raise CorruptCache(
+                f"{self.path}: {self._name(index)}: its record belongs to another sample, or to none ({error}); "
+                f"{self._remedy}"
+            ) from error
         return record, levels
 
     def _recorded(self, index: int, chunks: Chunks) -> Arrays:

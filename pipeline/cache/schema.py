@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pipeline.budget import BUDGET
+from pipeline.budget import BUDGET, excess
 from pipeline.cache.canonical import read_json
+from pipeline.cache.plausible import read_channels
 from pipeline.errors import CorruptCache
 from pipeline.storage.place import DELETE, Place, remedy
 from pipeline.text import one_line
@@ -59,6 +60,13 @@ def read_fields(path: Place, wanted: dict[Any, Any], sha256: str | None = None) 
 def read_codec(path: Place) -> dict[str, Any]:
     """Read codec.json and check the fields of a calibrated codec that `info` prints. Raise CacheError, CorruptCache."""
     value = read_fields(path, CODEC)
+    try:
+        read_channels(value["settings"])
+    except ValueError as error:
+        raise CorruptCache(f"{path}: settings.{error}; {remedy(path, DELETE)}") from error
+    wrong = excess("files of codec/", len(value["files"]), BUDGET.table_files)
+    if wrong is not None:
+        raise CorruptCache(f"{path}: {wrong}; {remedy(path, DELETE)}")
     if "probe_error" in value["settings"]:
         require_fields(value, FITTED, path)
         if value["settings"].get("scores", True):

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.budget import BUDGET, excess
 from pipeline.cache.canonical import read_json
-from pipeline.cache.tar import BLOCK
+from pipeline.cache.tar import BLOCK, END
 from pipeline.errors import CorruptCache
 from pipeline.storage.extents import Crc32cExtent, Extent, Sha256Extent, columns
 from pipeline.storage.place import DELETE, Place, remedy
 from pipeline.text import one_line
 
+ROOM = 1 << 20  # bytes of a sample besides its tensors: names, lengths, checksums
 EXTENTS: dict[int, type[Crc32cExtent] | type[Sha256Extent]] = {1: Crc32cExtent, 2: Sha256Extent}  # by format version
 
 
@@ -91,9 +93,13 @@ def extent_type(sample_columns: Any) -> Callable[..., Extent]:
 def _require_full_cover(sidecar: Sidecar) -> None:
     """Raise ValueError where head, samples and tail do not cover the shard in this order, in whole blocks."""
     at = 0
-    for extent in sidecar.extents:
+    sizes = (BUDGET.head_bytes, *[BUDGET.sample_bytes + ROOM] * len(sidecar.samples), len(END))
+    for extent, most in zip(sidecar.extents, sizes):
         if not extent.is_valid():
             raise ValueError(f"extent at byte {at} has a value that is not a whole number or checksum in range")
+        wrong = excess(f"bytes of the extent at byte {at}", extent.size, most)
+        if wrong is not None:
+            raise ValueError(wrong)
         if extent.offset != at or extent.size <= 0 or extent.size % BLOCK:
             raise ValueError(f"gap or overlap between extents at byte {at}")
         at += extent.size

@@ -17,7 +17,7 @@ from pipeline.budget import parse_json
 from pipeline.cache import tar
 from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_sample, spec_from_metadata
 from pipeline.cache.items import Limits
-from pipeline.cache.plausible import most_bytes, read_channels, require_plausible_grids
+from pipeline.cache.plausible import most_bytes, padded_positions, read_channels, require_plausible_grids
 from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec, View
 from pipeline.cache.version1_head import shard_head
 from pipeline.errors import CorruptCache
@@ -51,13 +51,25 @@ class Head:
 
     def decode(self, index: int, chunks: Chunks, codec: SampleCodec | None) -> Arrays:
         specs = [spec for spec in self.specs if spec.name not in RECORD_ARRAYS]
-        found = {spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in specs}
-        if codec is not None:
-            levels = self.levels(index)
-            limits = codec.size_limits(levels)
-            found = {name: without_padding(name, array, limits.get(name)) for name, array in found.items()}
-            found = codec.read_sample(found, levels)
-        return found
+        if codec is None:
+            return {spec.name: decode_chunk(spec, bytes(chunks[spec.name])) for spec in specs}
+        levels = self.levels(index)
+        limits, largest = codec.size_limits(levels), codec.size_limits(self._largest)
+        found = Arrays()
+        for spec in specs:
+            if spec.name not in limits:
+                raise CorruptCache(f"array {spec.name}: not an array of this codec")
+            if spec.nbytes > max(largest[spec.name][1], np.dtype(spec.dtype).itemsize):
+                most = largest[spec.name][1]
+                raise CorruptCache(f"array {spec.name}: declares {spec.nbytes} bytes, expected at most {most}")
+            array = decode_chunk(spec, bytes(chunks[spec.name]))
+            found[spec.name] = without_padding(spec.name, array, limits[spec.name])
+        return codec.read_sample(found, levels)
+
+    @property
+    def _largest(self) -> LevelShapes:
+        """The FPN grids of the sample with the most positions, for which all arrays have room."""
+        return max({tuple(map(tuple, row)) for row in self.shapes.tolist()}, key=padded_positions)
 
 
 @dataclass(frozen=True)
@@ -86,13 +98,11 @@ class Version1:
         return {name: entry["sha256"] for name, entry in manifest["files"].items() if name.endswith(".tar")}
 
 
-def without_padding(name: str, array: np.ndarray, limits: Limits | None) -> np.ndarray:
-    """Return a sample's own part of an array. Raise CorruptCache where the array is too small, or not of this codec.
+def without_padding(name: str, array: np.ndarray, limits: Limits) -> np.ndarray:
+    """Return a sample's own part of an array. Raise CorruptCache where the array is too small or too large.
 
     Tokens have no size of their own: they end before the final zeros, which no encoder writes.
     """
-    if limits is None:
-        raise CorruptCache(f"array {name}: not an array of this codec")
     least, most = limits
     if least < most:
         found = array[: int(np.flatnonzero(array)[-1]) + 1] if array.any() else array[:0]
@@ -120,7 +130,7 @@ def parse_head(data: bytes, samples: int) -> Head:
         shapes = index["shapes"][0] if specs else np.zeros((0, 0, 2), np.int64)
         _require_plausible_sizes(specs, shapes, samples, attributes)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-        raise CorruptCache(f"invalid shard head ({type(error).__name__}: {error!s:.80})") from error
+        raise CorruptCache(f"invalid shard head ({type(error).__name__}: {error!s:.100})") from error
     return Head(attributes, specs, shapes)
 
 
@@ -135,8 +145,8 @@ def _require_plausible_sizes(
     if not specs:
         return
     depth = attributes["levels"]
-    require_plausible_grids(shapes, samples, depth)
     channels = read_channels(attributes["codec"])
+    require_plausible_grids(shapes, samples, depth, channels)
     most = max(most_bytes(levels, channels) for levels in np.unique(shapes, axis=0))
     fixed = {"record": (len(RECORD_COLUMNS) + 2 * depth,), "thumbnail": (THUMBNAIL, THUMBNAIL, 3)}
     for spec in specs:

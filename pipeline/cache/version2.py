@@ -140,9 +140,10 @@ def parse_head(data: bytes, samples: int) -> Head:
             raise ValueError("header is not canonically encoded")
         if not samples:
             return Head(attributes, items, *(np.zeros((0, *array.shape), array.item.dtype) for array in arrays))
-        read_channels(attributes["codec"])
+        channels = read_channels(attributes["codec"])
         records, thumbnails = (array.decode(index[array.item.name], samples) for array in arrays)
-        require_plausible_grids(records[:, len(RECORD_COLUMNS) :].reshape(samples, depth, 2), samples, depth)
+        shapes = records[:, len(RECORD_COLUMNS) :].reshape(samples, depth, 2)
+        require_plausible_grids(shapes, samples, depth, channels)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-        raise CorruptCache(f"invalid shard head ({type(error).__name__}: {error!s:.80})") from error
+        raise CorruptCache(f"invalid shard head ({type(error).__name__}: {error!s:.100})") from error
     return Head(attributes, items, records, thumbnails)

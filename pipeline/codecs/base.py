@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
-from pipeline.cache.plausible import most_bytes
+from pipeline.cache.plausible import decoded_bytes, most_bytes, padded_positions, read_channels
 from pipeline.codecs.packing import Sample
 from pipeline.codecs.settings import Calibration, CodecOptions, to_json
 from pipeline.errors import CodecError
@@ -103,6 +103,11 @@ class Codec(ABC):
             item.name: (0, most_bytes(levels, (self.channels, self.score_channels, self.box_channels)))
             for item in self.items()
         }
+
+    def working_bytes(self, sample: Sample, levels: LevelShapes) -> int:
+        """Return about how many bytes the decoded tensors of a sample take, to choose how many to decode together."""
+        channels = (self.channels, self.score_channels, self.box_channels)
+        return decoded_bytes(padded_positions(levels), channels)
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         """List the arrays of a shard of version 1. A ragged codec also needs the samples.
@@ -198,6 +203,7 @@ class Codec(ABC):
                 f"settings.score_channels: {self.score_channels} does not fit the stored tensors {self.kinds}"
             )
         widths = self.calibration.level_channels
+        read_channels({"channels": self.channels, "score_channels": self.score_channels})
         if widths is not None and max(widths) != self.channels:
             raise ValueError(f"settings.level_channels: {widths} does not fit channels {self.channels}")
 

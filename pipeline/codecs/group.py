@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from zarr.core.array_spec import ArrayConfigParams
 
-from pipeline.budget import parse_json
+from pipeline.budget import BUDGET, parse_json
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import write_json
 from pipeline.cache.layout import CODEC_COPY
@@ -77,7 +77,10 @@ def open_codec(cache: Cache) -> Codec:
 def load_codec(root: Place, manifest: dict[str, Any]) -> Codec:
     """Read the codec of a cache from its checked codec.json, `manifest`. Raise CorruptCache."""
     settings = manifest["settings"]
-    files = {name: read_small(root / "codec" / name, sha256) for name, sha256 in manifest["files"].items()}
+    files, left = dict[str, bytes](), BUDGET.table_bytes
+    for name, sha256 in manifest["files"].items():
+        files[name] = read_small(root / "codec" / name, sha256, left)
+        left -= len(files[name])
     try:
         _require_plain(files)
         group = group_of(files)

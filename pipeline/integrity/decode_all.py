@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
+from pipeline.budget import BUDGET
 from pipeline.cache.cache import Cache
+from pipeline.cache.reader import ShardReader
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
-from pipeline.codecs.packing import stack
+from pipeline.codecs.packing import Sample, stack
 from pipeline.errors import CorruptCache, PipelineError
 from pipeline.progress import Progress
 from pipeline.records import LevelShapes, SampleRef
 from pipeline.storage.place import Place
 
-BATCH = 8  # samples decoded together
+BATCH = 8  # most samples decoded together
 
 
 def find_decode_faults(root: str | Place, progress: Progress) -> Iterator[PipelineError]:
@@ -52,26 +53,41 @@ def _find_shard_faults(
     except PipelineError as error:
         yield error
         return
-    for start in range(0, len(refs), BATCH):
-        samples: list[Any] = []
-        levels: list[LevelShapes] = []
-        for ref in refs[start : start + BATCH]:
-            try:
-                chunks = reader.chunks(ref.index)
-                record, grids = reader.record(ref.index, chunks)
-                if record.pad_shape != ref.pad_shape:  # before arrays of other grids are decompressed
-                    raise CorruptCache(
-                        f"{reader.path}: sample {ref.index}: expected padded shape {ref.pad_shape}, found "
-                        f"{record.pad_shape}"
-                    )
-                stored = reader.coded(ref.index, chunks, codec)
-            except PipelineError as error:
-                yield error
-                continue
-            samples.append(stored)
-            levels.append(grids)
-        if samples:
-            output = codec.decode(stack(samples, levels).to(device))
-            unsound = output.unsound()
-            if unsound is not None:
-                yield CorruptCache(f"{reader.path}: samples {start}-{start + BATCH - 1} decode to NaN or infinity")
+    samples: list[Sample] = []
+    levels: list[LevelShapes] = []
+    size = 0
+    for ref in refs:
+        try:
+            grids, stored = _read(reader, ref, codec)
+        except PipelineError as error:
+            yield error
+            continue
+        needed = codec.working_bytes(stored, grids)
+        if samples and (len(samples) == BATCH or size + needed > BUDGET.sample_bytes):
+            yield from _decode(reader, ref.index, samples, levels, codec, device)
+            samples, levels, size = [], [], 0
+        samples.append(stored)
+        levels.append(grids)
+        size += needed
+    if samples:
+        yield from _decode(reader, len(refs), samples, levels, codec, device)
+
+
+def _read(reader: ShardReader, ref: SampleRef, codec: Codec) -> tuple[LevelShapes, Sample]:
+    """Read one sample. Raise CorruptCache where it is damaged."""
+    chunks = reader.chunks(ref.index)
+    record, grids = reader.record(ref.index, chunks)
+    if record.pad_shape != ref.pad_shape:  # before arrays of other grids are decompressed
+        raise CorruptCache(
+            f"{reader.path}: sample {ref.index}: expected padded shape {ref.pad_shape}, found {record.pad_shape}"
+        )
+    return grids, reader.coded(ref.index, chunks, codec)
+
+
+def _decode(
+    reader: ShardReader, end: int, samples: list[Sample], levels: list[LevelShapes], codec: Codec, device: torch.device
+) -> Iterator[PipelineError]:
+    """Decode samples together. They are the last ones before the sample `end` that could be read."""
+    output = codec.decode(stack(samples, levels).to(device))
+    if output.unsound() is not None:
+        yield CorruptCache(f"{reader.path}: {len(samples)} samples before sample {end} decode to NaN or infinity")

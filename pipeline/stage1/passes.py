@@ -8,11 +8,13 @@ from pipeline.budget import BUDGET
 from pipeline.cache.canonical import digest, read_json, write_json
 from pipeline.cache.layout import load_pass_plan, pass_folder
 from pipeline.cache.manifest import shard_done, write_manifest
+from pipeline.cache.plausible import require_plausible_view
 from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.codecs.base import Codec
 from pipeline.data.replay import library_versions
 from pipeline.data.shard_planning import is_empty, plan_views, require_images
+from pipeline.errors import CodecError
 from pipeline.progress import MANY_IMAGES
 from pipeline.records import LevelShapes
 from pipeline.stage1.job import Job
@@ -28,6 +30,7 @@ def cache_pass(job: Job, codec: Codec, number: int) -> int:
     shards = Quarantine.load(folder).apply(planned)
     missing = job.ranks.broadcast(find_missing_shards(job, number, shards) if job.ranks.is_leader else [])
     samples = sum(len(shards[n].samples) for n in missing)
+    require_affordable(job, codec, shards)
     if missing or not (folder / "manifest.json").exists():
         if job.ranks.is_leader:
             discard(folder / "manifest.json")  # a pass is complete once it has a manifest
@@ -71,6 +74,16 @@ def record_empty_views(job: Job, number: int, planned: set[int]) -> None:
         job.log(f"views    {len(empty)} of {len(job.images)} in pass {number} have no box left and are left out")
         reasons = {image: "no box is left in its view" for image in empty}
         Quarantine({**known.reasons, **reasons}).save(pass_folder(job.root, number))
+
+
+def require_affordable(job: Job, codec: Codec, shards: list[ShardPlan]) -> None:
+    """Raise CodecError where views are so large that no reader would decode them."""
+    channels = (codec.channels, codec.score_channels, codec.box_channels)
+    for pad in sorted({pad for shard in shards for pad, _ in shard.batches}):
+        try:
+            require_plausible_view(job.teacher.levels(pad), pad, channels)
+        except ValueError as error:
+            raise CodecError(f"views of padded shape {pad}: {error}; use smaller views or another teacher") from error
 
 
 def write_shard_plan(job: Job, number: int, shards: list[ShardPlan]) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.budget import BUDGET, excess
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
 from pipeline.codecs.base import BlockTokens, CalibrationSample, Codec
 from pipeline.codecs.frs.fit import fit
 from pipeline.codecs.frs.locate import locate_tokens
 from pipeline.codecs.frs.map import BUCKETS, BatchMaps, check_map, unrounded
-from pipeline.codecs.frs.order import FREQUENCIES, WIDEST, Symbols
+from pipeline.codecs.frs.order import FREQUENCIES, STRENGTHS, WIDEST, Symbols
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.tokens import check_tokens, from_tokens, to_planes, to_tokens
 from pipeline.codecs.frs.transform import BLOCK
@@ -29,6 +30,9 @@ from pipeline.codecs.packing import Sample, positions
 from pipeline.errors import CodecError, CorruptCache
 from pipeline.losses.base import Loss
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
+
+ORDERS = 4  # arrays of int64 or float64 by key and plane, in order.py
+TOKEN = 300  # bytes of a token while its symbol is found
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +83,28 @@ class Frs(Codec):
         for what, width in zip(self.kinds, (self.channels, self.score_channels)):
             self.calibration.step(what)
             rank = self.tables[f"{what}_basis"].shape[-1]
+            if rank > width:
+                raise ValueError(f"table {what}_basis: expected at most {width} planes, found {rank}")
             check_table(self.tables, f"{what}_basis", (levels, width, rank) if what == "feature" else (width, rank))
             check_table(self.tables, f"{what}_mean", (levels, BUCKETS, width))
             expected = self.tables[f"{what}_expected"]
             check_table(self.tables, f"{what}_expected", (levels, rank, FREQUENCIES))
             if int(expected.max()) - int(expected.min()) > WIDEST:
                 raise ValueError(f"table {what}_expected: values differ by more than {WIDEST}")
+            wrong = excess(f"bytes to order the {what}s of a view", self._order_bytes(what), BUDGET.sample_bytes)
+            if wrong is not None:
+                raise ValueError(wrong)
+
+    def _order_bytes(self, what: str) -> int:
+        """Return about how many bytes it takes to put the symbols of one view in order."""
+        expected = self.tables[f"{what}_expected"]
+        keys = STRENGTHS + int(expected.max()) - int(expected.min())
+        return ORDERS * 8 * keys * expected.shape[0] * expected.shape[1]
+
+    def working_bytes(self, sample: Sample, levels: LevelShapes) -> int:
+        tokens = sum(sample[f"{what}s"].nbytes for what in self.kinds)
+        orders = sum(self._order_bytes(what) for what in self.kinds)
+        return super().working_bytes(sample, levels) + orders + TOKEN * tokens // 4
 
     def items(self) -> list[Item]:
         zstd_level = self.options.zstd_level
@@ -98,7 +118,8 @@ class Frs(Codec):
 
     def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
         """A token represents at least one symbol, so there are at most as many tokens as symbols."""
-        tokens = {f"{what}s": (0, 4 * self.symbols_of(what, levels)) for what in self.kinds}
+        most = {what: min(self.symbols_of(what, levels), BUDGET.tokens) for what in self.kinds}
+        tokens = {f"{what}s": (0, 4 * count) for what, count in most.items()}
         return {**tokens, "frs": (len(levels) + positions(levels),) * 2}
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.budget import BUDGET, excess
 from pipeline.codecs.frs.canvas import Canvas
 from pipeline.codecs.frs.order import FREQUENCIES, SymbolOrder, Symbols
 from pipeline.codecs.frs.transform import BLOCK
@@ -55,6 +56,9 @@ def _tokens_of(sample: int, ranks: Tensor, values: Tensor) -> Tensor:
         )
     gaps = torch.diff(ranks, prepend=ranks.new_full((1,), -1)) - 1
     fillers = torch.div(gaps, FILLER + 1, rounding_mode="floor")
+    wrong = excess("tokens of a view", len(ranks) + int(fillers.sum()), BUDGET.tokens)
+    if wrong is not None:
+        raise CodecError(f"{wrong}; use a larger cache.codec.quality or smaller views", sample=sample)
     tokens = torch.full((len(ranks) + int(fillers.sum()),), FILLER, dtype=torch.int32, device=ranks.device)
     signed = zigzag(values.to(torch.int32))
     at = torch.arange(len(ranks), device=ranks.device) + fillers.cumsum(0)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.budget import BUDGET, excess
 from pipeline.codecs.frs.tokens import LARGEST
 from pipeline.codecs.frs2.ans import BITS, MOST_LANES, lanes_for
 from pipeline.codecs.frs2.ans_bits import WIDEST, BitReader, BitWriter
@@ -64,6 +65,9 @@ def decode(data: bytes, classes: np.ndarray, model: AnsModel) -> np.ndarray:
     lanes, at = bits.read(0, np.full(1 << data[0], BITS))
     counts, at = _read_counts(bits, at, lanes, classes, model)
     total, hidden = int(counts.sum()), BITS * len(lanes)
+    wrong = excess("entropy-coded symbols", total, BUDGET.tokens)
+    if wrong is not None:
+        raise CorruptCache(wrong)
     if len(lanes) != lanes_for(total):
         raise CorruptCache(f"entropy-coded symbols: {len(lanes)} lanes do not fit {total} symbols")
     bits.check(at + total - hidden)  # each symbol has a sign, so the bytes limit the memory

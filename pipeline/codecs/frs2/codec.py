@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.budget import BUDGET
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
 from pipeline.codecs.base import CalibrationSample
@@ -97,7 +98,8 @@ class Frs2(Frs):
         return [*coded, Item("frs", "uint8", self.options.zstd_level, ("byte",))]
 
     def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
-        coded = {f"{what}s": (1, SYMBOL_BYTES * self.symbols_of(what, levels) + SMALL) for what in self.kinds}
+        most = {what: min(self.symbols_of(what, levels), BUDGET.tokens) for what in self.kinds}
+        coded = {f"{what}s": (1, SYMBOL_BYTES * count + SMALL) for what, count in most.items()}
         return {**coded, "frs": (2 * len(levels) + positions(levels),) * 2}
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:

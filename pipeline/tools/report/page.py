@@ -61,7 +61,7 @@ def write_page(
         "scale": legend_colours(),
         "worst": find_worst_views(sample, replayer),
         "config": config,
-        "sampled": len(sampled),
+        "sampled": len(sample.stored),
     }
     with atomic_file(out) as file:
         file.write(_render(page).encode("utf-8", "backslashreplace"))  # a path may have undecodable bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,14 @@ def data_uri(pixels: np.ndarray) -> str:
     image.thumbnail((SIDE, SIDE))
     image.save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def shrink(record: ViewRecord) -> ViewRecord:
+    """Return a record whose view is at most twice as large as its picture. Nothing of the view itself is drawn."""
+    factor = max(1.0, max(record.shape) / (2 * SIDE))
+    sides = (tuple(max(1, round(side / factor)) for side in pair) for pair in (record.shape, record.pad_shape))
+    shape, pad_shape = sides
+    return replace(record, shape=shape, pad_shape=pad_shape)  # type: ignore[arg-type]
 
 
 def render_background(record: ViewRecord, pixels: Tensor | None) -> np.ndarray:

@@ -57,9 +57,11 @@ def estimate_coarser(codec: Codec, version: int, current: Point, views: Sequence
     codecs = [coarser for factor in COARSER if (coarser := codec.coarser(factor)) is not None]
     if not codecs or not current.errors:
         return []
-    outputs = [_decode(codec, view) for view in views]
-    encoded = [[_count_bytes(coarser, output, FORMATS[version]) for output in outputs] for coarser in codecs]
-    sizes = [sum(row) / len(views) / 1e3 for row in encoded]
+    encoded = []
+    for view in views:
+        output = _decode(codec, view)
+        encoded.append([_count_bytes(coarser, output, FORMATS[version]) for coarser in codecs])
+    sizes = [sum(row) / len(views) / 1e3 for row in zip(*encoded)]
     return [
         Point(
             f"steps x {factor:g}",

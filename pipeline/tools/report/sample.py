@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.budget import BUDGET
 from pipeline.cache.cache import Cache
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import stack
 from pipeline.records import LevelShapes, SampleRef, TeacherOutput, ViewRecord
+
+LOCATED = 8  # bytes of a located token, for each byte of the token
 
 
 @dataclass
@@ -23,11 +26,21 @@ class SampledView:
 
 
 class DecodedSample:
-    """A sample of a cache's views. `stored`: the record and the stored view of each."""
+    """A sample of a cache's views. `stored`: the record and the stored view of each.
+
+    It ends before the budget of its arrays is exceeded, with one view at least.
+    """
 
     def __init__(self, cache: Cache, codec: Codec, refs: Sequence[SampleRef]) -> None:
-        self.cache, self.codec, self.refs = cache, codec, refs
-        self.stored = [self._read(ref) for ref in refs]
+        self.cache, self.codec = cache, codec
+        self.stored: list[tuple[ViewRecord, SampledView]] = []
+        size = 0
+        for ref in refs:
+            found = self._read(ref)
+            size += (LOCATED if codec.ragged else 1) * sum(array.nbytes for array in found[1].arrays.values())
+            if self.stored and size > BUDGET.kept_bytes:
+                break
+            self.stored.append(found)
 
     def _read(self, ref: SampleRef) -> tuple[ViewRecord, SampledView]:
         reader = self.cache.shard(ref.cache_pass, ref.shard)

@@ -9,7 +9,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.shard_plan import mix
 from pipeline.codecs.base import Codec
 from pipeline.records import SampleRef
-from pipeline.tools.report.pictures import blend_map, data_uri, render_background
+from pipeline.tools.report.pictures import blend_map, data_uri, render_background, shrink
 from pipeline.tools.report.sample import DecodedSample
 from pipeline.tools.report.view_replayer import ViewReplayer
 
@@ -29,14 +29,16 @@ def draw_maps(
     for image in sorted(complete, key=lambda image: mix(image, 3))[:SHOWN]:
         sample = DecodedSample(cache, codec, [views[image][view] for view in sorted(views[image])][:2])
         for record, stored in sample.stored:
-            base = render_background(record, replayer.pixels(record) if replayer else None)
-            pictures = [blend_map(base, level[0].numpy(), record) for level in sample.output(stored).frs]
+            shown = record if replayer else shrink(record)
+            base = render_background(shown, replayer.pixels(record) if replayer else None)
+            maps = sample.output(stored).frs
+            pictures = [blend_map(base, level[0].numpy(), shown) for level in maps]
             rows.append(
                 {
                     "record": record,
                     "image": data_uri(base),
                     "levels": [data_uri(p) for p in pictures],
-                    "peaks": [float(level.max()) for level in sample.output(stored).frs],
+                    "peaks": [float(level.max()) for level in maps],
                 }
             )
     return rows
@@ -56,13 +58,13 @@ def find_worst_views(sample: DecodedSample, replayer: ViewReplayer | None) -> li
                 "features": error.features,
                 "scores": error.scores,
                 "kilobytes": sum(stored.sizes.values()) / 1e3,
-                "output": output,
+                "frs": output.frs[0][0].numpy(),
             }
         )
     rows.sort(key=lambda row: -max(row["features"], row["scores"] or 0.0))
     for row in rows[:WORST]:
         base = render_background(row["record"], replayer.pixels(row["record"]))
-        heat = blend_map(base, row["output"].frs[0][0].numpy(), row["record"])
+        heat = blend_map(base, row["frs"], row["record"])
         row["image"], row["map"] = data_uri(base), data_uri(heat)
     return rows[:WORST]
 
