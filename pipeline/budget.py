@@ -18,14 +18,14 @@ MARKS = (b",", b":", b"[", b"{")  # at most one of these before each value and e
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits. Those of samples also apply when stage 1 writes, so that a cache can always be read.
+    """Limits. Those of views also apply when stage 1 writes, so that a cache can always be read.
 
     pixels: of a padded view. positions: of all its FPN levels, in whole blocks of 4x4. channels, score_channels: of its
     features, and of its class scores or boxes. sample_bytes: its decoded float32 tensors, or the tables that put its
-    symbols in order. tokens: of one of its tensors. kept_bytes: stored arrays of all views that a report compares.
-    head_bytes: of a shard's head. table_bytes, table_files: of codec/.
-    json_values: values and keys in a JSON file. plan_values, plan_bytes: the same of a pass's plan.json.
-    pickle_steps: operations of a checkpoint's pickle.
+    symbols in order. batch_bytes: the same of views that are decoded together. tokens: of one tensor of a view.
+    kept_bytes: stored arrays of all views that a report compares. head_bytes: of a shard's head. table_bytes,
+    table_files: of codec/. json_bytes, json_values: of a JSON file, values and keys. plan_bytes, plan_values: the same
+    of a pass's plan.json. pickle_steps: operations of a checkpoint's pickle.
     """
 
     pixels: int = 1 << 24
@@ -33,6 +33,7 @@ class Budget:
     channels: int = 1 << 12
     score_channels: int = 1 << 14
     sample_bytes: int = 512 << 20
+    batch_bytes: int = 256 << 20
     tokens: int = 1 << 22
     kept_bytes: int = 1 << 30
     head_bytes: int = 64 << 20

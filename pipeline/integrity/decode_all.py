@@ -63,7 +63,7 @@ def _find_shard_faults(
             yield error
             continue
         needed = codec.working_bytes(stored, grids)
-        if samples and (len(samples) == BATCH or size + needed > BUDGET.sample_bytes):
+        if samples and (len(samples) == BATCH or size + needed > BUDGET.batch_bytes):
             yield from _decode(reader, ref.index, samples, levels, codec, device)
             samples, levels, size = [], [], 0
         samples.append(stored)

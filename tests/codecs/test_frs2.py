@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.budget import BUDGET
 from pipeline.cache.canonical import read_json
 from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.fit import learn_statistics
@@ -21,7 +23,7 @@ from pipeline.codecs.frs2.transform import PredictedTransform
 from pipeline.codecs.frs2.windows import Windows
 from pipeline.codecs.group import load_codec, save_codec
 from pipeline.codecs.packing import stack
-from pipeline.errors import CorruptCache
+from pipeline.errors import CodecError, CorruptCache
 from pipeline.records import EncodedBatch, TeacherOutput
 from tests.helpers.outputs import calibrated_codec, weighted_error
 from tests.helpers.related import CHANNELS, CLASSES, SIZES, STEPS, RelatedSample, related_codec, related_output
@@ -294,3 +296,19 @@ def test_bits_follow_reverse_water_filling() -> None:
     assert count_bits(energy, blocks, 4 * 0.5) == pytest.approx(4 * (np.log2(4 / 0.25) + np.log2(1 / 0.25)) / 2)
     assert count_bits(energy, blocks, 4 * 3.0) == pytest.approx(4 * np.log2(4 / 2) / 2)
     assert count_bits(energy, blocks, 20.0) == pytest.approx(0)
+
+
+def test_tokens_and_tables_have_a_limit(codec: Frs2, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = related_output(1, SIZES)
+    (sample,), _ = codec.encode(output)
+    few = replace(BUDGET, tokens=10)
+    monkeypatch.setattr("pipeline.codecs.frs2.ans_stream.BUDGET", few)
+    with pytest.raises(CorruptCache, match=r"array features: entropy-coded symbols: expected at most 10, found \d+"):
+        codec.read_sample(sample, output.levels)
+    monkeypatch.setattr("pipeline.codecs.frs.tokens.BUDGET", few)
+    with pytest.raises(CodecError, match=r"features: tokens of a view: expected at most 10, found \d+; use a larger"):
+        codec.encode(output)
+    levels, width, _ = codec.tables["feature_basis"].shape
+    wide = {"feature_basis": np.zeros((levels, width, 20_000), np.float32)}
+    with pytest.raises(ValueError, match=f"feature_basis: expected at most {width} planes, found 20000"):
+        Frs2(codec.options, codec.calibration, {**codec.tables, **wide}).validate()
