@@ -65,12 +65,12 @@ def decode(data: bytes, classes: np.ndarray, model: AnsModel) -> np.ndarray:
     lanes, at = bits.read(0, np.full(1 << data[0], BITS))
     counts, at = _read_counts(bits, at, lanes, classes, model)
     total, hidden = int(counts.sum()), BITS * len(lanes)
-    wrong = excess("entropy-coded symbols", total, BUDGET.tokens)
-    if wrong is not None:
-        raise CorruptCache(wrong)
     if len(lanes) != lanes_for(total):
         raise CorruptCache(f"entropy-coded symbols: {len(lanes)} lanes do not fit {total} symbols")
     bits.check(at + total - hidden)  # each symbol has a sign, so the bytes limit the memory
+    wrong = excess("entropy-coded symbols", total, BUDGET.tokens)
+    if wrong is not None:
+        raise CorruptCache(wrong)
     odds = odds_of(classes, counts)
     pairs, at = model.coder.decode(np.repeat(odds, counts), lanes, bits, at)
     rest = BitWriter()
