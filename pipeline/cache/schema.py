@@ -69,6 +69,7 @@ def read_codec(path: Place) -> dict[str, Any]:
         raise CorruptCache(f"{path}: {wrong}; {remedy(path, DELETE)}")
     if "probe_error" in value["settings"]:
         require_fields(value, FITTED, path)
+        require_fields(value, {"settings": {"probe_error": SHARES}}, path)
         if value["settings"].get("scores", True):
             require_fields(value, SCORED, path)
         if "near_error" in value["settings"]:

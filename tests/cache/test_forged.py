@@ -405,6 +405,7 @@ JSON = st.recursive(
         ("plan.json", {"recipe.views": None}),
         ("codec.json", {"settings.probe_error": {}}),
         ("codec.json", {"settings.probe_error": 5}),
+        ("codec.json", {"settings.probe_error": {"feature": 0.1, "score": 0.1, "cwd": "0.1"}}),
         ("codec.json", {"settings.feature_rank": "8"}),
     ],
 )
