@@ -160,6 +160,11 @@ class Codec(ABC):
         """Return C of each of `levels` levels."""
         return tuple(self.calibration.level_channels or [self.channels] * levels)
 
+    def fp16_bytes(self, levels: LevelShapes) -> int:
+        """Return the bytes of a sample's tensors as fp16, with one byte a position for the map."""
+        others = self.score_channels + self.box_channels
+        return sum(h * w * (2 * (width + others) + 1) for (h, w), width in zip(levels, self.widths(len(levels))))
+
     @property
     def score_channels(self) -> int:
         """K; 0 if the cache has no class scores."""

@@ -16,7 +16,6 @@ from pipeline.data.replay import library_versions
 from pipeline.data.shard_planning import is_empty, plan_views, require_images
 from pipeline.errors import CodecError
 from pipeline.progress import MANY_IMAGES
-from pipeline.records import LevelShapes
 from pipeline.stage1.job import Job
 from pipeline.stage1.loop import make_shards
 from pipeline.storage.files import discard
@@ -115,9 +114,4 @@ def count_fp16_bytes(job: Job, codec: Codec, shards: list[ShardPlan]) -> int:
     """Return the bytes of the same tensors as fp16, with one byte for the map. The summary compares with it."""
     samples = (pad for shard in shards for _, _, pad in shard.samples)
     grids = Counter(job.teacher.levels(pad) for pad in samples)
-    return sum(count * _fp16_bytes(codec, levels) for levels, count in grids.items())
-
-
-def _fp16_bytes(codec: Codec, levels: LevelShapes) -> int:
-    others = codec.score_channels + codec.box_channels
-    return sum(h * w * (2 * (width + others) + 1) for (h, w), width in zip(levels, codec.widths(len(levels))))
+    return sum(count * codec.fp16_bytes(levels) for levels, count in grids.items())

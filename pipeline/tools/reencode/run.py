@@ -7,6 +7,7 @@ threads per process. From a lossy source, the errors of both codecs add up, and 
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any
 
 from pipeline.cache.cache import FORMAT, Cache
@@ -14,9 +15,12 @@ from pipeline.cache.canonical import digest, read_json, write_json, write_report
 from pipeline.cache.completeness import find_missing_passes
 from pipeline.cache.existing import find_version
 from pipeline.cache.inspect import summarise
-from pipeline.cache.layout import pass_folder
+from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.plain import locked_cache
+from pipeline.cache.reader import ShardReader
+from pipeline.codecs.base import Codec
+from pipeline.codecs.group import open_codec
 from pipeline.codecs.registry import read_options
 from pipeline.errors import ConfigError
 from pipeline.integrity.verify import verify
@@ -121,6 +125,15 @@ def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress
         finally:
             progress.stop()
     if not (folder / "manifest.json").exists():
-        raw, environment = manifest["raw_fp16_bytes"], manifest["environment"]
+        raw, environment = count_fp16_bytes(open_codec(new), folder, len(shards)), manifest["environment"]
         write_manifest(root, number, new.plan_digest, len(shards), raw, quarantine.rows, environment, new.version)
     return sum(len(shard.samples) for _, _, shard in missing)
+
+
+def count_fp16_bytes(codec: Codec, folder: Place, shards: int) -> int:
+    """Return the bytes of the tensors that these shards of a pass code, as fp16. The new codec may store fewer."""
+    total = 0
+    for number in range(shards):
+        with closing(ShardReader(folder / shard_name(number))) as reader:
+            total += sum(codec.fp16_bytes(reader.levels(index)) for index in range(len(reader)))
+    return total
