@@ -194,6 +194,16 @@ def test_flags_that_no_encoder_writes_are_refused(codec: Frs2, flags: list) -> N
         codec.check_sample({name: array for name, array in sample.items() if name != "frs"}, output.levels)
 
 
+def test_another_number_of_levels_is_refused(codec: Frs2) -> None:
+    output = related_output(1, SIZES, seed=311)
+    (sample,), _ = codec.encode(output)
+    fewer = output.levels[:-1]
+    row = np.zeros(2 * len(fewer) + sum(h * w for h, w in fewer), np.uint8)
+
+    with pytest.raises(CorruptCache, match="on 2 FPN levels do not fit this codec"):
+        codec.read_sample({**sample, "frs": row}, fewer)
+
+
 def test_nothing_that_is_parsed_depends_on_a_prediction(codec: Frs2) -> None:
     """A decoder with bfloat16 tables reads the same symbols, and its error is nearly the same."""
     fresh = related_output(2, SIZES, seed=308)

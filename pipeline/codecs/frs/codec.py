@@ -157,16 +157,19 @@ class Frs(Codec):
         return [row.cpu().numpy() for row in rows]
 
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
-        if not {*(f"{what}s" for what in self.kinds), "frs"} <= sample.keys() or len(levels) != len(
-            self.tables["feature_expected"]
-        ):
-            raise CorruptCache(f"arrays {sorted(sample)} on {len(levels)} FPN levels do not fit this codec")
+        self.require_arrays(sample, levels)
         check_map(sample["frs"], levels)
         for what in self.kinds:
             try:
                 check_tokens(sample[f"{what}s"], self.symbols_of(what, levels))
             except CorruptCache as error:
                 raise CorruptCache(f"array {what}s: {error}") from error
+
+    def require_arrays(self, sample: Sample, levels: LevelShapes) -> None:
+        """Raise CorruptCache where an array is missing, or where the codec has another number of levels."""
+        names = {*(f"{what}s" for what in self.kinds), "frs"}
+        if not names <= sample.keys() or len(levels) != len(self.tables["feature_expected"]):
+            raise CorruptCache(f"arrays {sorted(sample)} on {len(levels)} FPN levels do not fit this codec")
 
     def coded_maps(self, batch: EncodedBatch) -> BatchMaps:
         """Read the maps of a batch."""

@@ -136,7 +136,8 @@ class Frs2(Frs):
         return BatchMaps.from_bytes(rows, batch.levels, batch.sides, self.calibration.map_top)
 
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
-        row = sample.get("frs", np.empty(0, np.uint8))
+        self.require_arrays(sample, levels)
+        row = sample["frs"]
         flags = row[: len(levels)]
         if (
             row.dtype != np.uint8
@@ -145,8 +146,6 @@ class Frs2(Frs):
             or (flags & (255 - self._used_flags())).any()
         ):
             raise CorruptCache(f"array frs: expected a valid byte of flags for each of {len(levels)} levels")
-        if not {f"{what}s" for what in self.kinds} <= sample.keys():
-            raise CorruptCache(f"arrays {sorted(sample)} do not fit this codec")
         check_map(row[len(levels) :], levels)
 
     def read_sample(self, sample: Sample, levels: LevelShapes) -> Sample:
