@@ -20,6 +20,7 @@ from numcodecs import Blosc
 from pipeline.errors import CodecError, CorruptCache
 
 SUPPORTED = ("uint8", "uint16", "int32", "int64", "float32")
+CHECKSUM = {"name": "crc32c"}
 LONGEST = 2**31 - 1  # length of an axis; the limit of a Blosc chunk
 
 
@@ -49,7 +50,14 @@ class ArraySpec:
 def array_metadata(
     shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str, dims: tuple[str, ...], level: int | None
 ) -> dict[str, Any]:
-    """Return the zarr.json of a zarr v3 array with a regular chunk grid."""
+    """Return the zarr.json of a zarr v3 array with a regular chunk grid, whose keys are `c/7/0`."""
+    keys = {"name": "default", "configuration": {"separator": "/"}}
+    fill = 0.0 if dtype.startswith("float") else 0
+    return zarr_json(shape, chunk, dtype, keys, fill, byte_codecs(dtype, level), dims)
+
+
+def byte_codecs(dtype: str, level: int | None) -> list[dict[str, Any]]:
+    """Return the codecs of a chunk: little-endian bytes, Blosc if `level` is given, and a crc32c."""
     size = np.dtype(dtype).itemsize
     codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
     if size == 1:
@@ -57,15 +65,27 @@ def array_metadata(
     if level is not None:
         settings = {"typesize": size, "cname": "zstd", "clevel": level, "shuffle": "shuffle", "blocksize": 0}
         codecs.append({"name": "blosc", "configuration": settings})
-    codecs.append({"name": "crc32c"})
+    return [*codecs, CHECKSUM]
+
+
+def zarr_json(
+    shape: Sequence[int],
+    chunk: Sequence[int],
+    dtype: str,
+    keys: dict[str, Any],
+    fill: Any,
+    codecs: list[dict[str, Any]],
+    dims: Sequence[str],
+) -> dict[str, Any]:
+    """Return a zarr.json as zarr-python writes it, apart from the order of its keys."""
     return {
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(shape),
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0.0 if dtype.startswith("float") else 0,
+        "chunk_key_encoding": keys,
+        "fill_value": fill,
         "codecs": codecs,
         "attributes": {},
         "dimension_names": list(dims),

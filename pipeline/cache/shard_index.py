@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from google_crc32c import value as crc32c
 
+from pipeline.cache.arrays import byte_codecs, zarr_json
 from pipeline.cache.items import Item, decode_item, encode_item
 from pipeline.errors import CorruptCache
 from pipeline.records import RECORD_COLUMNS, THUMBNAIL
 
 INDEX_LEVEL = 5  # zstd level of the index arrays, on Blosc's scale
 KEYS = {"name": "v2", "configuration": {"separator": "."}}  # samples/7.0: webdataset's key samples/7, field 0
-CHECKSUM = {"name": "crc32c"}
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,9 @@ class IndexArray:
 
     def metadata(self, samples: int) -> dict[str, Any]:
         """Return its zarr.json."""
-        size = np.dtype(self.item.dtype).itemsize
-        endian: dict[str, Any] = {"configuration": {"endian": "little"}} if size > 1 else {}
-        settings = {"typesize": size, "cname": "zstd", "clevel": INDEX_LEVEL, "shuffle": "shuffle", "blocksize": 0}
-        codecs = [{"name": "bytes", **endian}, {"name": "blosc", "configuration": settings}, CHECKSUM]
         shape = [samples, *self.shape]
-        return array_metadata(shape, shape, self.item.dtype, 0, codecs, ["sample", *self.item.dims])
+        codecs = byte_codecs(self.item.dtype, INDEX_LEVEL)
+        return zarr_json(shape, shape, self.item.dtype, KEYS, 0, codecs, ["sample", *self.item.dims])
 
     @property
     def key(self) -> str:
@@ -61,25 +57,6 @@ def index_arrays(levels: int) -> tuple[IndexArray, IndexArray]:
     thumbnail = Item("thumbnail", "uint8", INDEX_LEVEL, ("row", "column", "bgr"))
     columns = len(RECORD_COLUMNS) + 2 * levels
     return IndexArray(record, (columns,)), IndexArray(thumbnail, (THUMBNAIL, THUMBNAIL, 3))
-
-
-def array_metadata(
-    shape: Sequence[int], chunk: Sequence[int], dtype: str, fill: Any, codecs: list[dict[str, Any]], dims: Sequence[str]
-) -> dict[str, Any]:
-    """Return a zarr.json as zarr-python writes it, apart from the order of its keys."""
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": list(shape),
-        "data_type": dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
-        "chunk_key_encoding": KEYS,
-        "fill_value": fill,
-        "codecs": codecs,
-        "attributes": {},
-        "dimension_names": list(dims),
-        "storage_transformers": [],
-    }
 
 
 def encode_index(records: np.ndarray, thumbnails: np.ndarray) -> dict[str, bytes]:

@@ -15,11 +15,12 @@ import numpy as np
 
 from pipeline.budget import parse_json
 from pipeline.cache import tar
+from pipeline.cache.arrays import CHECKSUM, zarr_json
 from pipeline.cache.canonical import canonical, digest
 from pipeline.cache.items import Item, Limits, decode_item, encode_item, item_from_json, join_items, split_items
 from pipeline.cache.plausible import most_bytes, read_channels, require_plausible_grids
 from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec, View
-from pipeline.cache.shard_index import CHECKSUM, array_metadata, index_arrays
+from pipeline.cache.shard_index import KEYS, index_arrays
 from pipeline.errors import CorruptCache
 from pipeline.records import RECORD_COLUMNS, LevelShapes, record_columns
 
@@ -117,7 +118,7 @@ def shard_head(attributes: dict[str, Any], samples: int, index: Mapping[str, byt
         width = len(attributes["arrays"])
         codecs: list[dict[str, Any]] = [{"name": "vlen-bytes", "configuration": {}}, CHECKSUM]
         shape, chunk, dims = (samples, width), (1, width), ("sample", "array")
-        meta = array_metadata(shape, chunk, "variable_length_bytes", "", codecs, dims)
+        meta = zarr_json(shape, chunk, "variable_length_bytes", KEYS, "", codecs, dims)
         files["samples/zarr.json"] = canonical(meta)
     files["index/zarr.json"] = canonical({**group, "attributes": {}})
     for array in index_arrays(attributes["levels"]) if samples else ():
