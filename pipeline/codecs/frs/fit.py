@@ -49,9 +49,20 @@ def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration,
     tables = learned.tables | learn_order(transform, kinds, sample.outputs("learning"))
     tables = drop_planes(transform, tables, steps, sample.outputs("choosing"))
     transform = transform.with_tables(tables)
-    ranks = {what: tables[f"{what}_basis"].shape[-1] for what in kinds}
-    calibration = FrsCalibration(
-        map_top=top,
+    return calibration_of(transform, options, learned, steps, sample), tables
+
+
+def calibration_of(
+    transform: WeightedTransform,
+    options: FrsOptions,
+    learned: Learned,
+    steps: dict[str, float],
+    sample: CalibrationSample,
+) -> FrsCalibration:
+    """Return the settings of a fitted transform with these steps, and measure the errors that they state."""
+    ranks = {what: transform.tables[f"{what}_basis"].shape[-1] for what in steps}
+    return FrsCalibration(
+        map_top=transform.map_top,
         channels=learned.channels[0],
         score_channels=learned.channels[1],
         feature_step=steps["feature"],
@@ -61,7 +72,6 @@ def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration,
         level_channels=learned.widths,
         **state_errors(transform, steps, options, sample)._asdict(),
     )
-    return calibration, tables
 
 
 def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs: Iterable[TeacherOutput]) -> Learned:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from pipeline.codecs.base import CalibrationSample, Measure
-from pipeline.codecs.frs.fit import DROPPED, Learned, learn_statistics
+from pipeline.codecs.frs.fit import DROPPED, Learned, calibration_of, learn_statistics
 from pipeline.codecs.frs.map import map_top
 from pipeline.codecs.frs.settings import FrsCalibration
-from pipeline.codecs.frs.stated import choose_step, state_errors
+from pipeline.codecs.frs.stated import choose_step
 from pipeline.codecs.frs.tokens import to_tokens
 from pipeline.codecs.frs.transform import frequency_energy
 from pipeline.codecs.frs2.ans_fit import fit as fit_ans
@@ -71,18 +71,7 @@ def fit(options: Frs2Options, sample: CalibrationSample) -> tuple[FrsCalibration
     if options.scores:
         steps["score"] = choose_step(transform, "score", options, learned.scales["score"], sample)
         transform = drop_planes(transform, "score", steps["score"], sample)
-    ranks = {what: transform.tables[f"{what}_basis"].shape[-1] for what in options.kinds}
-    calibration = FrsCalibration(
-        map_top=top,
-        channels=learned.channels[0],
-        score_channels=learned.channels[1],
-        feature_step=steps["feature"],
-        score_step=steps.get("score"),
-        feature_rank=ranks["feature"],
-        score_rank=ranks.get("score"),
-        level_channels=learned.widths,
-        **state_errors(transform, steps, options, sample)._asdict(),
-    )
+    calibration = calibration_of(transform, options, learned, steps, sample)
     return calibration, {**transform.tables, **fit_coders(transform, steps, sample)}
 
 
