@@ -126,12 +126,13 @@ class CacheRepair:
 
     def repair_codec(self) -> None:
         """Recalibrate damaged tables. Raise CorruptCache where the shards have another digest than the new tables."""
-        codec = read_or_none(lambda: load_codec(self.root, read_intact_codec(self.root)))
+        manifest = read_or_none(lambda: read_intact_codec(self.root))
+        codec = None if manifest is None else read_or_none(lambda: load_codec(self.root, manifest))
         if codec is not None:
-            for path in find_foreign_files(self.root / "codec", read_intact_codec(self.root)["files"]):
+            for path in find_foreign_files(self.root / "codec", manifest["files"]):
                 self.bad.append(f"{path}: not a file of the cache; removed")
                 path.unlink()
-            if renew_copy(self.root, read_intact_codec(self.root), codec.trained):
+            if renew_copy(self.root, manifest, codec.trained):
                 self.bad.append(f"{self.root / CODEC_COPY}: copied again from codec/")
             return
         wanted, scratch = self._most_common(lambda s: s.codec), self.root / "repair.tmp"
