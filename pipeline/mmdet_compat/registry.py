@@ -57,7 +57,7 @@ OWN_SCOPES = ("mmdet", "mmcv", "mmengine")  # what a bare name is looked up in
 
 BUILD_ERRORS = (
     *(TypeError, KeyError, AssertionError, ValueError, AttributeError, ImportError, FileNotFoundError),
-    *(IndexError, NotImplementedError, SyntaxError),
+    *(IndexError, NotImplementedError, SyntaxError, ArithmeticError),
 )
 
 

@@ -1,9 +1,10 @@
-"""Measure one batch of the val set before training, so that a fault of the val side does not cost an epoch."""
+"""Measure one batch of the val set and step the schedules before training, so that no fault there costs an epoch."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +14,8 @@ from mmengine.runner import Runner
 
 from pipeline.data.validation import measure_errors, prepare_metric
 from pipeline.mmdet_compat.registry import METRICS
+
+STEPS = 3  # of a schedule after its begin: the first one returns the initial value without a look at the settings
 
 
 def rehearse_validation(runner: Runner) -> None:
@@ -38,6 +41,20 @@ def rehearse_validation(runner: Runner) -> None:
         if isinstance(metric, METRICS.get("CocoMetric")) and hasattr(dataloader.dataset, "get_data_info"):
             prepare_metric(metric, dataloader.dataset)
     model.train(training)
+
+
+def rehearse_schedules(schedulers: Iterable[Any]) -> None:
+    """Step each of mmengine's schedulers past its begin, and put it and its optimizer back. Raise what it raises."""
+    for scheduler in schedulers:
+        name, groups = scheduler.param_name, scheduler.optimizer.param_groups
+        state, values = dict(scheduler.state_dict()), [group[name] for group in groups]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the optimizer has made no step
+            for _ in range(scheduler.begin + STEPS):
+                scheduler.step()
+        scheduler.load_state_dict(state)
+        for group, value in zip(groups, values):
+            group[name] = value
 
 
 def load_first_batch(dataloader: Any) -> Any:

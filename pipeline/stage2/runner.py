@@ -22,7 +22,7 @@ from pipeline.stage2.finite import FiniteHook
 from pipeline.stage2.hooks import check_hooks
 from pipeline.stage2.loader import read_batch_size, read_loader
 from pipeline.stage2.loop import RESUMABLE
-from pipeline.stage2.rehearsal import rehearse_validation
+from pipeline.stage2.rehearsal import rehearse_schedules, rehearse_validation
 from pipeline.stage2.resume import check_starting_weights, find_checkpoint, guard_loading
 from pipeline.stage2.settings import loop_of
 from pipeline.stage2.teacher_data import TeacherData
@@ -133,4 +133,7 @@ def build_optimizers(runner: Runner) -> None:
     assert runner.train_loop is not None and runner.val_loop is not None
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     if runner.param_schedulers is not None:
-        runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        built = runner.build_param_scheduler(runner.param_schedulers)
+        runner.param_schedulers = built
+        for schedulers in built.values() if isinstance(built, dict) else [built]:
+            rehearse_schedules(schedulers)

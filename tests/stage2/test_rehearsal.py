@@ -1,4 +1,4 @@
-"""A fault of the val side ends stage 2 before the first step, not after an epoch."""
+"""A fault of the val side or of a schedule ends stage 2 before the first step, not after an epoch."""
 
 from __future__ import annotations
 
@@ -51,6 +51,31 @@ def test_images_that_are_not_shown_do_not_count_as_missed(made: dict[str, Path],
     runner = build(made["frs"], tmp_path, lambda cfg: cfg.val_dataloader.dataset.update(indices=[0, 3]))
     (metric,) = runner.val_loop.evaluator.metrics
     assert metric.img_ids == [100, 103] and metric.results == []
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"type": "CosineAnnealingLR", "T_max": "x", "end": 9},
+        {"type": "StepLR", "step_size": 0, "begin": 2, "end": 9},
+        {"type": "ExponentialLR", "gamma": "0.5", "by_epoch": False, "begin": 500},
+    ],
+)
+def test_a_schedule_that_fails_after_its_begin(made: dict[str, Path], tmp_path: Path, schedule: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"stage 2's runner: cannot be built from the config: .*Error"):
+        build(made["frs"], tmp_path, lambda cfg: cfg.update(param_scheduler=[schedule]))
+
+
+def test_schedules_are_put_back(made: dict[str, Path], tmp_path: Path) -> None:
+    schedules = [
+        {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": 9},
+        {"type": "MultiStepMomentum", "milestones": [5], "begin": 4, "end": 9},
+    ]
+    runner = build(made["frs"], tmp_path, lambda cfg: cfg.update(param_scheduler=schedules))
+    warmup, decay = runner.param_schedulers
+    assert (warmup.last_step, decay.last_step, decay._global_step) == (0, -1, 0)
+    (group,) = runner.optim_wrapper.param_groups
+    assert group["lr"] == pytest.approx(0.1 * group["initial_lr"]) and group["momentum"] == group["initial_momentum"]
 
 
 def test_the_generators_are_kept() -> None:
