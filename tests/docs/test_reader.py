@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,10 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.reader import ShardReader
 from pipeline.tools.export import decode_view as own
 from pipeline.tools.export import find_view
+from tests.helpers.ans_samples import coded, fitted, make, plain_model
 from tests.helpers.mixed_cache import codec_of, decoded, make_mixed
 from tests.helpers.paths import ROOT
+from tests.helpers.related import short_training
 
 FILE = ROOT / "docs" / "read_cache.py"
 
@@ -50,12 +53,16 @@ def test_every_view_of_a_cache(made: dict[str, Path], reader: ModuleType, codec:
     assert seen == {(image, view) for image in range(100, 112) for view in (0, 1)}
 
 
+OF_1 = [{}, {"profile": "universal"}, {"scores": False}, {"type": "lossless", "scores": False}]
+OF_2 = [{"type": "frs2"}, {"type": "frs2", "profile": "universal"}, {"type": "frs2", "scores": False}]
+
+
 @pytest.mark.parametrize(
-    "settings", [{}, {"profile": "universal"}, {"scores": False}, {"type": "lossless", "scores": False}]
+    ("settings", "version"), [*((one, 1) for one in OF_1), *((one, 2) for one in [*OF_1, *OF_2])], ids=str
 )
-@pytest.mark.parametrize("version", [1, 2])
 def test_mixed_grids_and_empty_maps(tmp_path: Path, reader: ModuleType, settings: dict[str, Any], version: int) -> None:
-    root = make_mixed(tmp_path, settings, version)
+    with short_training():
+        root = make_mixed(tmp_path, settings, version)
     (root / "pass-0/manifest.json").touch()
     codec, shard = codec_of(root), ShardReader(root / "pass-0/shard-00000.tar")
     samples = list(reader.read(root))
@@ -65,10 +72,36 @@ def test_mixed_grids_and_empty_maps(tmp_path: Path, reader: ModuleType, settings
             close(found, levels)
 
 
+@pytest.mark.parametrize("name", ["frs2-frs", "frs2-frs-unscored", "frs2-universal", "frs2-universal-unscored"])
+def test_golden_caches_of_frs2(tmp_path: Path, reader: ModuleType, name: str) -> None:
+    """Their network is trained, and their values are committed."""
+    with zipfile.ZipFile(ROOT / "tests" / "golden" / f"{name}-2.zip") as file:
+        file.extractall(tmp_path)
+    (tmp_path / "pass-0/manifest.json").touch()
+    expected = np.load(tmp_path / "expected.npz")
+    samples = list(reader.read(tmp_path))
+    assert len(samples) == 3
+    for index, (_, _, *sample) in enumerate(samples):
+        for what, levels in zip(("features", "scores", "frs"), sample, strict=True):
+            for level, found in enumerate(levels):
+                values = expected[f"{index}/{what}/{level}"]
+                np.testing.assert_allclose(found, values, atol=1e-4 * max(np.abs(values).max(), 1e-30))
+
+
+@pytest.mark.parametrize("model", [fitted, plain_model])
+@pytest.mark.parametrize(("seed", "strength", "wide"), [(0, 6.0, False), (1, -1000.0, False), (2, -10.0, True)])
+def test_symbols_in_full(reader: ModuleType, model: Any, seed: int, strength: float, wide: bool) -> None:
+    """Many lanes, no symbol at all, numbers in full."""
+    made = make(seed, [(12, 16), (6, 8)], 3, strength, wide)
+    data, sizes = coded(made, model())
+    found = reader.tokens_of(np.frombuffer(data, np.uint8), sizes, *model().to_tables("score").values())
+    assert found.tolist() == made.tokens.tolist()
+
+
 def test_it_is_short() -> None:
-    """Its name in the documents is that of a reader of 75 lines."""
+    """The documents call it a reader of 165 lines."""
     lines = [line for line in FILE.read_text().splitlines() if line and not line.startswith('"""')]
-    assert len(lines) <= 75 and max(map(len, lines)) <= 120
+    assert len(lines) <= 165 and max(map(len, lines)) <= 120
 
 
 def test_a_closed_pipe_ends_quietly(made: dict[str, Path]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from pipeline.codecs.base import Codec
+from pipeline.codecs.frs2 import fit_residuals, fit_scores
 from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.records import TeacherOutput
 from tests.helpers.outputs import RandomSample
@@ -54,3 +58,12 @@ class RelatedSample(RandomSample):
 def related_codec(sample: RelatedSample | None = None, **settings: Any) -> Codec:
     """Calibrate a codec, frs2 by default, on related outputs."""
     return calibrate_codec(read_options({"type": "frs2", "quality": 0.03, **settings}), sample or RelatedSample())
+
+
+@contextmanager
+def short_training(steps: int = 10) -> Iterator[None]:
+    """Train the score network for a few steps, and keep it although it hardly pays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_scores, "STEPS", steps)
+        patch.setattr(fit_residuals, "PAYS", 9.0)
+        yield
