@@ -1,7 +1,9 @@
-"""The connection to a bucket or web server: one obstore client for each process.
+"""The connection to a bucket or web server: one client for each process.
 
-obstore takes credentials from the environment. It retries 5xx answers, refused and dropped connections, and stalls. It
-resumes an interrupted body by a range request. obstore is imported when the first URL is used.
+A web server and an S3 endpoint have a client that follows no redirect (http_client.py), gs:// and az:// one of obstore.
+obstore takes credentials from the environment, and signs the requests of S3. The clients retry 5xx answers, refused and
+dropped connections, and stalls. An interrupted body is requested again. obstore is imported when the first URL of a
+bucket is used.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import cache, cached_property
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from pipeline.errors import PipelineError, StoreError
 from pipeline.storage.disk_cache import DiskCache
+from pipeline.storage.http_client import HttpClient, InterruptedBody, Patience
+from pipeline.storage.http_connection import INTERRUPTED
 from pipeline.storage.obstore_errors import is_interrupted_body, translate_error
+from pipeline.storage.s3_client import S3Client, make_signer
 
 T = TypeVar("T")
 
-BODY_RETRIES = 3  # obstore resumes an interrupted body only if the server sends an ETag
+BODY_RETRIES = 3  # after an interrupted body
 
 # Seconds for one request, seconds for one connection, number of retries, seconds for all retries.
 DEFAULTS = {"timeout": 30.0, "connect_timeout": 10.0, "max_retries": 10, "retry_timeout": 180.0}
@@ -66,6 +72,9 @@ class Connection:
                 return call(self.client())
             except PipelineError:
                 raise
+            except InterruptedBody:
+                if not (left and retry_body):
+                    raise StoreError(f"{self.url}/{key}: {INTERRUPTED}") from None
             except BaseException as error:
                 if not (left and retry_body and is_interrupted_body(error)):
                     raise translate_error(error, f"{self.url}/{key}", self.url) from None
@@ -76,26 +85,30 @@ class Connection:
 
     @cached_property
     def _client(self) -> Any:
-        from obstore.store import HTTPStore, from_url
-
         given: dict[str, Any] = {**DEFAULTS, **dict(self.options)}
+        patience = Patience(*(given[name] for name in DEFAULTS))
+        spans = {name: timedelta(seconds=given[name]) for name in DEFAULTS if name != "max_retries"}
+        if self.scheme in ("http", "https"):
+            return HttpClient(self.url, lambda _, key: f"{self.url}/{quote(key)}", patience)
+        from obstore.store import from_url
+
         endpoint = str(given.get("endpoint", ""))
         settings: dict[str, Any] = {
             "client_options": {
-                "timeout": timedelta(seconds=given["timeout"]),
-                "connect_timeout": timedelta(seconds=given["connect_timeout"]),
-                "allow_http": self.scheme == "http" or endpoint.startswith("http://") or _allows_http(),
+                "timeout": spans["timeout"],
+                "connect_timeout": spans["connect_timeout"],
+                "allow_http": endpoint.startswith("http://") or _allows_http(),
             },
-            "retry_config": {
-                "max_retries": given["max_retries"],
-                "retry_timeout": timedelta(seconds=given["retry_timeout"]),
-            },
+            "retry_config": {"max_retries": given["max_retries"], "retry_timeout": spans["retry_timeout"]},
         }
-        if self.scheme in ("http", "https"):
-            return HTTPStore(f"{self.url}/", **settings)
         names = {"endpoint": ENDPOINTS[self.scheme], "region": "region", "skip_signature": "skip_signature"}
         config: Any = {own: given[name] for name, own in names.items() if name in given}
-        return from_url(self.url, config=config or None, **settings)
+        if self.scheme != "s3":
+            return from_url(self.url, config=config or None, **settings)
+        if _is_set("AWS_SKIP_SIGNATURE"):
+            config.setdefault("skip_signature", True)
+        store, anonymous = make_signer(lambda config: from_url(self.url, config=config or None, **settings), config)
+        return S3Client(self.url, store, patience, anonymous, settings["client_options"]["allow_http"])
 
 
 @cache
@@ -106,5 +119,8 @@ def runtime_process() -> int:
 
 def _allows_http() -> bool:
     """Return whether the environment allows plain http. obstore ignores it if any other client option is given."""
-    names = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
-    return any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in names)
+    return any(map(_is_set, ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")))
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")

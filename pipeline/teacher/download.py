@@ -1,6 +1,8 @@
 """Download a weight file. It appears under its name complete, or not at all.
 
-Of the processes of a machine that need the same file, one downloads it and the others wait.
+Of the processes of a machine that need the same file, one downloads it and the others wait. Model zoos redirect, for
+example to a content network. A redirect to https, or within one server, is followed, as a browser does. No request has
+credentials.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
 
 from pipeline.errors import TeacherError
+from pipeline.storage.http_connection import origin
 
 # The first 8 digits of the file's sha256, as torch and mmdet put it into names. A date such as -20200131 is no hash.
 HASH = re.compile(r"-(?!20[012]\d[01]\d[0-3]\d\.)([0-9a-f]{8})\.\w+$")
@@ -106,6 +109,20 @@ def _is(file: IO[str], path: Path) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False
+
+
+class SafeRedirects(HTTPRedirectHandler):
+    """Follows redirects to https and within one server. Raises OSError for others."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        if urlsplit(newurl).scheme != "https" and origin(newurl) != origin(req.full_url):
+            raise OSError(f"the server redirects to {origin(newurl)}, which is another server without https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def urlopen(request: Request, timeout: float) -> Any:
+    """Open a URL, with the redirects of `SafeRedirects`."""
+    return build_opener(SafeRedirects).open(request, timeout=timeout)
 
 
 def download(url: str, path: Path) -> None:

@@ -122,14 +122,57 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
 
+class Redirecting(http.server.BaseHTTPRequestHandler):
+    """Redirects every request to the same path of `target`, with `status`; without a target, answers with b"ok".
+
+    `seen`: method and headers of each request.
+    """
+
+    protocol_version = "HTTP/1.1"
+    target: ClassVar[str]
+    status: ClassVar[int]
+    seen: ClassVar[list[tuple[str, dict[str, str]]]]
+    address: ClassVar[str]
+
+    def log_message(self, *args: object) -> None: ...
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.seen.append((self.command, dict(self.headers)))
+        body = b"" if self.target else b"ok"
+        self.send_response(self.status if self.target else 200)
+        self.send_header("Location", self.target + self.path)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+
 @contextmanager
-def web_server(root: Path) -> Iterator[type[Handler]]:
-    """Yields the handler: its `address`, its waiting `faults`, and what it was `asked`."""
-    handler: Any = type("Served", (Handler,), {"root": root, "faults": [], "asked": []})
+def redirecting_server(target: str = "", status: int = 302) -> Iterator[type[Redirecting]]:
+    """Yields the handler: its `address`, and what it has `seen`."""
+    handler: Any = type("Redirected", (Redirecting,), {"target": target, "status": status, "seen": []})
+    with serving(handler):
+        yield handler
+
+
+@contextmanager
+def serving(handler: Any) -> Iterator[None]:
+    """Run a server on loopback; its URL is the handler's `address`."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     handler.address = f"http://127.0.0.1:{server.server_port}"
-    yield handler
+    yield
     server.shutdown()
     server.server_close()
+
+
+@contextmanager
+def web_server(root: Path) -> Iterator[type[Handler]]:
+    """Yields the handler: its `address`, its waiting `faults`, and what it was `asked`."""
+    handler: Any = type("Served", (Handler,), {"root": root, "faults": [], "asked": []})
+    with serving(handler):
+        yield handler
