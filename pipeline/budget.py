@@ -23,9 +23,9 @@ class Budget:
     pixels: of a padded view. positions: of all its FPN levels, in whole blocks of 4x4. channels, score_channels: of its
     features, and of its class scores or boxes. sample_bytes: its decoded float32 tensors, or the tables that put its
     symbols in order. batch_bytes: the same of views that are decoded together. tokens: of one tensor of a view.
-    kept_bytes: stored arrays of all views that a report compares. head_bytes: of a shard's head. table_bytes,
-    table_files: of codec/. json_bytes, json_values: of a JSON file, values and keys. plan_bytes, plan_values: the same
-    of a pass's plan.json. pickle_steps: operations of a checkpoint's pickle.
+    kept_bytes: stored arrays of all views that a report compares. image_bytes: of the file of an image. head_bytes: of
+    a shard's head. table_bytes, table_files: of codec/. json_bytes, json_values: of a JSON file, values and keys.
+    plan_bytes, plan_values: the same of the plan.json of a pass. pickle_steps: operations of a checkpoint's pickle.
     """
 
     pixels: int = 1 << 24
@@ -36,6 +36,7 @@ class Budget:
     batch_bytes: int = 256 << 20
     tokens: int = 1 << 22
     kept_bytes: int = 1 << 30
+    image_bytes: int = 256 << 20
     head_bytes: int = 64 << 20
     table_bytes: int = 256 << 20
     table_files: int = 1 << 10

@@ -86,7 +86,8 @@ class CacheSection:
     as obstore documents.
     `local`: a folder on this machine that caches remote reads for the next epoch, up to `local_gb` GB (10^9 bytes).
     `passes`: the number of passes that stage 1 makes (default: one for each view). `quarantine`: skip images that
-    cannot be read, and list them in the cache.
+    cannot be read, and list them in the cache. `images`: store the file of each image once in the cache, and train from
+    these files, so that stage 2 needs no image folder.
     """
 
     dir: str
@@ -100,6 +101,7 @@ class CacheSection:
     calibration_views: int = field(default=256, metadata={"at_least": 1})
     workers: int = field(default=2, metadata={"at_least": 0})
     quarantine: bool = False
+    images: bool = False
 
     def place(self) -> Place:
         """Return the folder or URL of the cache. Raise ConfigError where it is invalid."""

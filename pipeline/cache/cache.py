@@ -7,6 +7,7 @@
     pass-0/shard-00000.tar     both a zarr hierarchy and a webdataset shard
     pass-0/shard-00000.json    sidecar
     pass-0/manifest.json       written last: a pass with a manifest is complete
+    images/                    the original files of the images, if they are stored (image_shards.py)
     summary.json               for people
 
 A cache has two digests. `recipe` follows from config and annotation file. `content` also covers the teacher's weights,
@@ -21,6 +22,7 @@ from typing import Any
 
 from pipeline.budget import BUDGET
 from pipeline.cache.canonical import digest, read_json
+from pipeline.cache.image_shards import FOLDER, load_image_manifest
 from pipeline.cache.layout import explain_missing, list_passes, load_pass_plan, pass_folder, probe_passes, shard_name
 from pipeline.cache.plain import require_plain_cache
 from pipeline.cache.quarantine import Quarantine
@@ -28,6 +30,7 @@ from pipeline.cache.reader import ShardReader
 from pipeline.cache.schema import GATE, MANIFEST, PLAN, read_codec, read_fields, require_fields
 from pipeline.cache.shard_plan import ShardPlan, references
 from pipeline.cache.sidecar import load_sidecar
+from pipeline.cache.stored_images import StoredImages
 from pipeline.cache.versions import FORMATS
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.records import SampleRef
@@ -153,7 +156,9 @@ class Cache:
 
     def content(self) -> str:
         """Return the digest of everything a student learns from: identity, codec tables, the bytes of every shard."""
-        return digest({**self._identity(), "passes": {str(n): self._pass_content(n) for n in self.passes()}})
+        passes = {"passes": {str(n): self._pass_content(n) for n in self.passes()}}
+        stored = self.image_manifest()
+        return digest({**self._identity(), **passes, **({} if stored is None else {"images": digest(stored)})})
 
     def pass_contents(self) -> dict[str, str]:
         """Return the content digest of every complete pass by its number. It stays the same if the cache grows."""
@@ -193,6 +198,23 @@ class Cache:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without open files. A spawned worker process opens its own."""
         return {**self.__dict__, "_readers": OrderedDict()}
+
+    def image_manifest(self) -> dict[str, Any] | None:
+        """Return the manifest of the stored image files; None if the cache has none."""
+        manifest = load_image_manifest(self.root)
+        if manifest is not None and manifest["plan"] != self.plan_digest:
+            raise StaleCache(f"{self.root / FOLDER}: belongs to another plan.json; delete this folder")
+        return manifest
+
+    def stored_images(self) -> StoredImages:
+        """Return the stored image files. Raise CacheError if there are none."""
+        manifest = self.image_manifest()
+        if manifest is None:
+            raise CacheError(
+                f"{self.root}: has no image files, which cache.images=True needs; run stage 1 with it, or set "
+                "cache.images=False to read the image folder"
+            )
+        return StoredImages(self.root, manifest)
 
     def shard(self, cache_pass: int, number: int) -> ShardReader:
         """Return the reader of one shard of this cache. Closes the least recently used one if too many are open."""

@@ -28,6 +28,7 @@ def describe(root: str | Place) -> dict[str, Any]:
         "bytes": size,
         "bytes_by_tensor": {**parts, "overhead": size - sum(parts.values())},
         "fp16_bytes": sum(m["raw_fp16_bytes"] for m in manifests.values()),
+        "stored_images": count_stored_images(cache),
         "codec": codec["settings"],
         "calibration": count_views(cache.codec_measured),
         "measured": {number: m["measured"] for number, m in manifests.items()},
@@ -37,6 +38,12 @@ def describe(root: str | Place) -> dict[str, Any]:
         "recipe": cache.plan["recipe_digest"],
         "content": cache.content() if complete else None,
     }
+
+
+def count_stored_images(cache: Cache) -> dict[str, int] | None:
+    """Return the number of the stored image files and their bytes; None if the cache has none."""
+    manifest = cache.image_manifest()
+    return manifest and {"images": manifest["images"], "bytes": manifest["bytes"]}
 
 
 def count_views(measured: dict[str, Any]) -> dict[str, int]:
@@ -61,6 +68,7 @@ def summarise(root: Place, computed: int, seconds: float) -> dict[str, Any]:
         "bytes_per_view": round(size / max(1, samples), 1),
         "fp16_bytes": raw,
         "ratio_to_fp16": round(raw / max(1, size), 2),
+        **({"stored_images": stored} if (stored := count_stored_images(cache)) else {}),
         "views_computed": computed,
         "quarantined": sum(len(m["quarantine"]) for m in manifests),
         "seconds": round(seconds, 2),

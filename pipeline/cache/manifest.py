@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.cache.canonical import write_json
@@ -73,7 +73,19 @@ def write_manifest(
 
 def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: str) -> list[CacheError]:
     """Read every byte of a pass, compare it with the manifest, and return an error for each bad file."""
-    folder = pass_folder(root, cache_pass)
+
+    def check_sidecar(path: Place) -> CacheError | None:
+        if load_sidecar(path).codec == codec:
+            return None
+        return StaleCache(f"{path}: encoded with another codec.json; run stage 1 again")
+
+    return check_files(pass_folder(root, cache_pass), manifest, check_sidecar)
+
+
+def check_files(
+    folder: Place, manifest: dict[str, Any], check_sidecar: Callable[[Place], CacheError | None]
+) -> list[CacheError]:
+    """Read every byte of a pass, or of images/, and return an error for each file that differs from the manifest."""
 
     def check(name: str) -> CacheError | None:
         path = folder / name
@@ -86,21 +98,18 @@ def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: st
         if found != manifest["files"][name]:
             return CorruptCache(f"{path}: size or sha256 differs from the manifest; {remedy(path, REPAIR)}")
         try:
-            if name.startswith("shard-") and name.endswith(".json") and load_sidecar(path).codec != codec:
-                return StaleCache(f"{path}: encoded with another codec.json; run stage 1 again")
+            return check_sidecar(path) if name.startswith("shard-") and name.endswith(".json") else None
         except CorruptCache as error:  # a forged file: its sha256 matches the manifest, but it is not a sidecar
             return error
-        return None
 
-    return [fault for fault in call_each(root, check, manifest["files"]) if fault is not None]
+    return [fault for fault in call_each(folder, check, manifest["files"]) if fault is not None]
 
 
-def find_lost_shard(root: Place, cache_pass: int, manifest: dict[str, Any]) -> CacheError | None:
-    """Return the error of the first shard of a pass that is missing or has another size; None if there is none.
+def find_lost_shard(folder: Place, manifest: dict[str, Any]) -> CacheError | None:
+    """Return the error of the first file of a pass, or of images/, that is missing or has another size.
 
-    Reads sizes only, so that a run does not meet a lost shard in the middle of an epoch.
+    None if there is none. Reads sizes only, so that a run does not meet a lost shard in the middle of an epoch.
     """
-    folder = pass_folder(root, cache_pass)
 
     def check(name: str) -> CacheError | None:
         try:
@@ -115,7 +124,7 @@ def find_lost_shard(root: Place, cache_pass: int, manifest: dict[str, Any]) -> C
         todo = remedy(folder / name, REPAIR)
         return CorruptCache(f"{folder / name}: expected {wanted} bytes by the manifest, found {size}; {todo}")
 
-    return next(filter(None, call_each(root, check, manifest["files"])), None)
+    return next(filter(None, call_each(folder, check, manifest["files"])), None)
 
 
 def totals(rows: Iterable[dict[str, int]]) -> dict[str, int]:

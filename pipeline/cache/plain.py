@@ -13,7 +13,9 @@ from pipeline.storage.lock import locked
 from pipeline.storage.place import Place
 from pipeline.storage.regular import remove_temporary, require_plain
 
-OWN = re.compile(r"\.lock|(plan|codec|gate|summary|repair)\.json|codec|pass-.*|.*\.tmp")  # other names are never opened
+OWN = re.compile(
+    r"\.lock|(plan|codec|gate|summary|repair)\.json|codec|images|pass-.*|.*\.tmp"
+)  # other names are never opened
 
 
 def require_plain_cache(root: Place) -> None:
@@ -33,6 +35,6 @@ def locked_cache(root: Place) -> Iterator[Lock]:
     with locked(root) as lock:
         folder = local_path(root)
         if folder is not None:
-            for place in [folder, *folder.glob("pass-*")]:
+            for place in [folder, folder / "images", *folder.glob("pass-*")]:
                 remove_temporary(place)
         yield lock

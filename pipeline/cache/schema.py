@@ -45,13 +45,15 @@ MANIFEST = {
     "environment": {str: str},
 }
 PASS_PLAN = {"pass": int, "shards": [[((int, int), [(int, int)])]]}
+IMAGE_PLAN = {"shards": [[int]]}
+IMAGE_MANIFEST = {"plan": str, "files": {FILE: {"bytes": int, "sha256": str}}, "images": int, "bytes": int}
 QUARANTINE = {"images": [(int, str)]}
 GATE = {"mAP": float, "images": int}
 
 
 def read_fields(path: Place, wanted: dict[Any, Any], sha256: str | None = None) -> dict[str, Any]:
     """Read a JSON file and check its fields against `wanted`. Raise CacheError or CorruptCache."""
-    large = (BUDGET.plan_bytes, BUDGET.plan_values) if wanted is PASS_PLAN else ()
+    large = (BUDGET.plan_bytes, BUDGET.plan_values) if wanted in (PASS_PLAN, IMAGE_PLAN) else ()
     value = read_json(path, sha256, *large)
     require_fields(value, wanted, path)
     return value

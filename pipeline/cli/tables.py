@@ -29,9 +29,17 @@ def stage1_table(root: str, summary: dict[str, Any]) -> str:
         f"took     {summary['seconds']:.0f} s for {summary['views_computed']} views",
         f"content  {summary['content'][:16]}",
     ]
+    if summary.get("stored_images"):
+        lines.insert(2, describe_stored_images(summary["stored_images"]))
     if summary["quarantined"]:
         lines.insert(2, f"missing  {summary['quarantined']} views in quarantine (pass-*/quarantine.json)")
     return "\n".join(lines)
+
+
+def describe_stored_images(stored: dict[str, int]) -> str:
+    """Describe the image files that a cache stores."""
+    count, size = stored["images"], stored["bytes"]
+    return f"files    of {count} images, {size / 1e6:.1f} MB, {size / max(1, count) / 1e3:.1f} kB an image"
 
 
 def format_duration(seconds: float) -> str:
@@ -54,6 +62,8 @@ def forecast_table(found: dict[str, Any]) -> str:
     ]
     for name, (mean, low, high) in found["bytes_by_tensor"].items():
         lines.append(f"  {name:10} {mean / scale:9.3f} {unit}  ({low / scale:.3f} to {high / scale:.3f})")
+    if "stored_images" in found:
+        lines.append(describe_stored_images(found["stored_images"]))
     lines.append(
         f"stage 1  {format_duration(found['stage1_seconds'])} on this {found['device']}, "
         f"{found['stage1_views_per_second']:.1f} views/s; writes {found['write_mb_per_second_needed']:.2f} MB/s"
@@ -86,6 +96,8 @@ def info_table(found: dict[str, Any]) -> str:
     ]
     for name, size in found["bytes_by_tensor"].items():
         lines.append(f"  {name:10} {size / views / 1e3:8.2f} kB a view  {100 * size / max(1, found['bytes']):5.1f}%")
+    if found["stored_images"]:
+        lines.append(describe_stored_images(found["stored_images"]))
     for number, errors in found["measured"].items():
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in errors.items())
         lines.append(f"pass {number}   {found['passes'][number]} views, relative rms error of the coded values: {text}")

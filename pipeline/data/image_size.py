@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.budget import BUDGET
 from pipeline.errors import DataError, brief
 
 ORIENTATION, TURNED = 0x112, (5, 6, 7, 8)  # EXIF tag, and its values that exchange width and height
-LARGEST = 256 << 20  # bytes of an image file
 LARGER = 4  # an image of this many times the annotated pixels is not decoded
 RAW = "color_type='color_ignore_orientation'"
 
@@ -30,8 +30,8 @@ def check_image_file(info: dict[str, Any], where: str) -> None:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
             raise DataError(f"{where}: expected a regular file, found a folder, FIFO, device or socket")
-        if found.st_size > LARGEST:
-            raise DataError(f"{where}: expected at most {LARGEST >> 20} MiB, found {found.st_size >> 20}")
+        if found.st_size > BUDGET.image_bytes:
+            raise DataError(f"{where}: expected at most {BUDGET.image_bytes >> 20} MiB, found {found.st_size >> 20}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:

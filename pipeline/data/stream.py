@@ -17,6 +17,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import digest
 from pipeline.cache.prefetch import read_batches
 from pipeline.cache.shard_format import Chunks
+from pipeline.cache.stored_images import StoredImages
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import Sample, stack
 from pipeline.data.images import Images
@@ -27,7 +28,7 @@ from pipeline.data.views import Views
 from pipeline.records import LevelShapes, SampleRef, ViewRecord
 from pipeline.storage.place import storage_of
 
-Read = Sequence[tuple[SampleRef, Chunks | None]]
+Read = Sequence[tuple[SampleRef, Chunks | None, bytes | None]]
 
 
 @dataclass
@@ -35,7 +36,8 @@ class StreamSource:
     """The source of a stream's samples.
 
     passes[n]: the shards of pass n, kept as a table that workers share. cache, codec: None if the teacher is live.
-    check, tolerance: see `check_replay`. versions[n]: the library versions that made pass n.
+    check, tolerance: see `check_replay`. versions[n]: the library versions that made pass n. files: the image files of
+    the cache; None if they are read from the image folder.
     """
 
     passes: Mapping[int, Iterable[list[SampleRef]]]
@@ -46,6 +48,7 @@ class StreamSource:
     check: str
     tolerance: float
     versions: dict[int, dict[str, str]]
+    files: StoredImages | None = None
 
     def __post_init__(self) -> None:
         self.passes = {
@@ -125,14 +128,17 @@ class Stream(wds.DataPipeline):
 
     def _read(self, batches: Iterable[Batch]) -> Iterable[Read]:
         cache = self.source.cache
-        return read_batches(cache, batches) if cache else ([(ref, None) for ref in batch] for batch in batches)
+        if cache is None:
+            return ([(ref, None, None) for ref in batch] for batch in batches)
+        return read_batches(cache, batches, self.source.files)
 
     def _replay(self, read: Iterable[Read]) -> Iterator[dict[str, Any]]:
         for samples in read:
             inputs, data_samples, arrays, levels = [], [], [], []
-            for ref, chunks in samples:
+            for ref, chunks, content in samples:
                 info = self.source.images.info(ref.image_id)
-                view, data_sample, record = self.source.views.replay(info, ref.view, self.source.check == "close")
+                thumbnail = self.source.check == "close"
+                view, data_sample, record = self.source.views.replay(info, ref.view, thumbnail, content)
                 inputs.append(view)
                 data_samples.append(data_sample)
                 if chunks is not None:

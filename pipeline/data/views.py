@@ -11,12 +11,15 @@ view is not part of its pass.
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from mmengine import fileio
 from torch import Tensor
 
 from pipeline.cache.shard_plan import mix
@@ -28,6 +31,8 @@ from pipeline.data.view_sizes import chain_without_pixels, run_chain
 from pipeline.errors import ConfigError, DataError, PipelineError, brief
 from pipeline.mmdet_compat.registry import TRANSFORMS, build, plain, type_name
 from pipeline.records import ViewRecord
+
+MEMORY_FILES = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 
 @contextmanager
@@ -83,6 +88,8 @@ class Views:
             self.count, self.finite = len(combinations), True
         self.recognised = describe_rule(middle, options, self.count)
         self._load, self._pack = build_transform(pipeline[0]), build_transform(pipeline[-1])
+        local = {key: value for key, value in pipeline[0].items() if key not in ("backend_args", "file_client_args")}
+        self._load_local = build_transform(local)  # for files that a cache stores
         self._steps = [[build_transform(cfg) for cfg in combination] for combination in combinations]
         self.by_boxes = bool(BY_BOXES & set(all_names(middle)))
         self._sized = [
@@ -131,22 +138,38 @@ class Views:
         except Exception:  # `replay` fails on this image too, and names the image and the cause
             return (PAD, PAD)
 
-    def replay(self, info: dict[str, Any], view: int, thumbnail: bool = True) -> tuple[Tensor, Any, ViewRecord]:
+    def read_file(self, info: dict[str, Any]) -> bytes:
+        """Return the file of an image, as mmdet's transform would read it. Raise DataError that names the image."""
+        where = describe_image(info)
+        check_image_file(info, where)
+        with image_read_errors(where):
+            return fileio.get(info["img_path"], backend_args=getattr(self._load, "backend_args", None))
+
+    def replay(
+        self, info: dict[str, Any], view: int, thumbnail: bool = True, content: bytes | None = None
+    ) -> tuple[Tensor, Any, ViewRecord]:
         """Return (inputs (3, H, W), mmdet's data sample, record) of one view. Raise DataError that names the image.
 
-        Without `thumbnail`, the record's thumbnail is black. It takes 4 ms for a view of 800x1333, and callers that
-        compare all pixels do not need it.
+        content: the image's file, if it is not to be read from its path. Without `thumbnail`, the record's thumbnail is
+        black. It takes 4 ms for a view of 800x1333, and callers that compare all pixels do not need it.
         """
-        where = f"image {info['img_id']} ({info['img_path']})"
+        if content is None:
+            return self._replay(self._load, info, view, thumbnail, describe_image(info))
+        with file_of(content) as path:
+            given = {**info, "img_path": path}
+            inputs, sample, record = self._replay(
+                self._load_local, given, view, thumbnail, f"image {info['img_id']} (its stored file)"
+            )
+        if "img_path" in sample:
+            sample.set_metainfo({"img_path": info["img_path"]})
+        return inputs, sample, record
+
+    def _replay(
+        self, load: Any, info: dict[str, Any], view: int, thumbnail: bool, where: str
+    ) -> tuple[Tensor, Any, ViewRecord]:
         check_image_file(info, where)
-        try:
-            results = self._load({**info})
-        except PipelineError:
-            raise
-        except FileNotFoundError as error:  # its own text repeats the file name
-            raise DataError(f"{where}: no such file; check data_root and data_prefix") from error
-        except Exception as error:  # a decoder may raise OSError, cv2.error, AssertionError and others
-            raise DataError(f"{where}: cannot be read: {brief(error)}") from error
+        with image_read_errors(where):
+            results = load({**info})
         if results is None or results.get("img") is None:
             raise DataError(f"{where}: the image cannot be decoded")
         height, width = results["img"].shape[:2]
@@ -168,3 +191,30 @@ class Views:
 def build_transform(cfg: dict[str, Any]) -> Any:
     """Build an mmdet transform. Raise ConfigError that names it."""
     return build(TRANSFORMS, dict(cfg), f"transform {cfg['type']}")
+
+
+def describe_image(info: dict[str, Any]) -> str:
+    """Name an image in messages."""
+    return f"image {info['img_id']} ({info['img_path']})"
+
+
+@contextmanager
+def image_read_errors(where: str) -> Iterator[None]:
+    """Raise DataError, which begins with `where`, for an image that cannot be read."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except FileNotFoundError as error:  # its own text repeats the file name
+        raise DataError(f"{where}: no such file; check data_root and data_prefix") from error
+    except Exception as error:  # a decoder may raise OSError, cv2.error, AssertionError and others
+        raise DataError(f"{where}: cannot be read: {brief(error)}") from error
+
+
+@contextmanager
+def file_of(content: bytes) -> Iterator[str]:
+    """Yield the path of a temporary file with this content, in memory where the system can: decoders read paths."""
+    with open(os.memfd_create("image"), "wb") if MEMORY_FILES else tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}" if MEMORY_FILES else str(file.name)

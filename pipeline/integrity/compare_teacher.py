@@ -40,13 +40,14 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
     cache, inputs = open_required(cfg, sections)
     codec = open_codec(cache)
     teacher = load_teacher(sections, inputs.teacher, inputs.images.classes)
+    files = cache.stored_images() if sections.cache.images else None
     done, worst, bad = 0, dict[str, float](), list[str]()
     for placed in shuffle_batches(cache, seed):
         if done >= count:
             break
         reader = cache.shard(placed.cache_pass, placed.shard)
         environment = cache.manifest(placed.cache_pass)["environment"]
-        ((_, batch),) = ViewLoader(inputs.images, inputs.views, [(placed, placed.batch)], 0).batches()
+        ((_, batch),) = ViewLoader(inputs.images, inputs.views, [(placed, placed.batch)], 0, files).batches()
         samples, levels = [], []
         for index, record in enumerate(batch.records, placed.start):
             cached, grids, stored = reader.view(index, codec)

@@ -26,6 +26,7 @@ from pipeline.data.shard_planning import expected_passes
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.integrity.codec_copy import renew_copy, restore_codec
 from pipeline.integrity.damage import find_foreign_files, find_sidecar_paths, read_intact_codec, read_or_none
+from pipeline.integrity.image_files import ImageRepair
 from pipeline.integrity.originals import Originals
 from pipeline.integrity.repair_pass import PassRepair
 from pipeline.mmdet_compat.registry import Config
@@ -175,10 +176,14 @@ class CacheRepair:
         for folder in (pass_folder(self.root, number) for number in self._expected):
             if folder not in self._folders:
                 self._replace(f"{folder}: missing; computed", folder / "manifest.json")
+        images = ImageRepair(self.root, digest(self.plan), self.originals)
+        images.find()
+        self.bad += images.bad
         self._check_summary()
         self.originals.save()
         for one in passes:
             one.clear()
+        images.clear()
 
     def _check_summary(self) -> None:
         """Note a damaged summary.json. Stage 1 always writes it, so it is no original."""

@@ -14,6 +14,7 @@ from pipeline.cache.quarantine import FILE, Quarantine
 from pipeline.cache.schema import GATE, read_fields
 from pipeline.errors import CacheError, CorruptCache, PipelineError
 from pipeline.integrity.codec_copy import check_copy
+from pipeline.integrity.image_files import find_image_faults
 from pipeline.progress import LARGE_FILE, Log, Progress, ignore
 from pipeline.storage.files import local_path
 from pipeline.storage.place import REPAIR, Place, remedy
@@ -35,6 +36,9 @@ def count_files(cache: Cache, passes: int = 0) -> dict[str, Any]:
     manifests = [cache.manifest(number) for number in cache.passes()]
     files = len(cache.codec_manifest()["files"]) + sum(len(m["files"]) for m in manifests)
     size = sum(m["bytes"] for m in manifests)
+    stored = cache.image_manifest()
+    if stored is not None:
+        files, size = files + len(stored["files"]), size + stored["bytes"]
     return {"cache": str(cache.root), "files": files, "bytes": size, **count_passes(cache, passes)}
 
 
@@ -62,6 +66,7 @@ def find_faults(root: str | Place, passes: int = 0, log: Log = ignore) -> Iterat
         if not faults:
             yield from _catch_fault(_check_quarantine, cache, number)
             yield from _check_bytes(cache, number, log)
+    yield from find_image_faults(cache, log)
 
 
 def _check_codec(cache: Cache) -> None:

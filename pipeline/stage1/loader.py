@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.cache.stored_images import StoredImages
 from pipeline.data.images import Images
 from pipeline.data.views import Views
 from pipeline.errors import DataError, PipelineError
@@ -29,8 +30,8 @@ class LoadedBatch:
 class ViewDataset(Dataset):
     """Maps (shard, planned batch) to itself and its views. A PipelineError is returned, because torch would wrap it."""
 
-    def __init__(self, images: Images, views: Views) -> None:
-        self.images, self.views = images, views
+    def __init__(self, images: Images, views: Views, files: StoredImages | None) -> None:
+        self.images, self.views, self.files = images, views, files
 
     def __getitem__(self, planned: tuple[Any, Batch]) -> tuple[Any, Batch, list[Any]]:
         shard, batch = planned
@@ -38,7 +39,8 @@ class ViewDataset(Dataset):
 
     def _replay(self, image: int, view: int) -> tuple[Tensor, ViewRecord] | PipelineError:
         try:
-            inputs, _, record = self.views.replay(self.images.info(image), view)
+            content = None if self.files is None else self.files.read(image)
+            inputs, _, record = self.views.replay(self.images.info(image), view, content=content)
         except PipelineError as error:
             return error
         return inputs, record
@@ -48,11 +50,18 @@ class ViewLoader(Generic[Shard]):
     """Iterates once over planned batches, in order for any number of workers.
 
     batches: (shard, planned batch) pairs. A generator is advanced when a worker is idle. One set of workers serves a
-    complete pass and prefetches across shards.
+    complete pass and prefetches across shards. files: those of a cache, to use instead of the image folder.
     """
 
-    def __init__(self, images: Images, views: Views, batches: Iterable[tuple[Shard, Batch]], workers: int) -> None:
-        dataset: Any = ViewDataset(images, views)
+    def __init__(
+        self,
+        images: Images,
+        views: Views,
+        batches: Iterable[tuple[Shard, Batch]],
+        workers: int,
+        files: StoredImages | None = None,
+    ) -> None:
+        dataset: Any = ViewDataset(images, views, files)
         self._loader = DataLoader(
             dataset, batch_size=None, sampler=batches, num_workers=workers, collate_fn=keep_as_loaded
         )

@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.precision import precision
 from pipeline.progress import Log, Progress
+from pipeline.stage1.images import store_images
 from pipeline.stage1.job import Job, open_job
 from pipeline.stage1.passes import cache_pass
 from pipeline.storage.base import Lock
@@ -43,6 +44,7 @@ def cache_teacher(cfg: Config, sections: Sections, log: Log, progress: Progress)
     with locked_cache(job.root) if job.ranks.is_leader else nullcontext() as lock:
         job, codec = prepare_codec(cfg, job, lock)
         computed = sum(cache_pass(job, codec, number) for number in numbers)
+        store_images(job)
         summary = summarise(job.root, computed, time.perf_counter() - begun)
         if job.ranks.is_leader:
             write_report(job.root / "summary.json", summary)

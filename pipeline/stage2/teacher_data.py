@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.image_shards import FOLDER
+from pipeline.cache.layout import pass_folder
 from pipeline.cache.manifest import find_lost_shard
 from pipeline.cache.shard_plan import references
+from pipeline.cache.stored_images import StoredImages
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
 from pipeline.config import DistillSection, Sections
@@ -65,7 +68,8 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     require_served(codec, sections.distill, cache.root)
     require_map(sections.distill, cache.codec_measured.get("map") != "ones")
     check, tolerance = sections.views.check, sections.views.tolerance
-    source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, environments)
+    files = open_stored_images(cache) if sections.cache.images else None
+    source = StreamSource(passes, inputs.images, inputs.views, cache, codec, check, tolerance, environments, files)
     compared = sections.distill.score_weight or sections.distill.box_weight
     priors = configured_priors(inputs.teacher.cfg.model) if compared else None
     bins = codec.box_channels // SIDES if sections.distill.box_weight else 0
@@ -81,6 +85,16 @@ def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
         "views_check": check,
     }
     return TeacherData(source, CachedTeacher(codec), layout, provenance)
+
+
+def open_stored_images(cache: Cache) -> StoredImages:
+    """Open the image files of a cache. Raise CacheError where it has none, or where a local shard of them is lost."""
+    stored = cache.stored_images()
+    if local_path(cache.root) is not None:
+        fault = find_lost_shard(cache.root / FOLDER, cache.image_manifest() or {})
+        if fault is not None:
+            raise fault
+    return stored
 
 
 def first_grids(cache: Cache, passes: dict[int, list[list[SampleRef]]]) -> Grids:
@@ -104,7 +118,7 @@ def read_passes(cache: Cache, expected: range, images: Images) -> dict[int, list
         )
     if local_path(cache.root) is not None:  # elsewhere, each size costs a request
         for number in expected:
-            fault = find_lost_shard(cache.root, number, cache.manifest(number))
+            fault = find_lost_shard(pass_folder(cache.root, number), cache.manifest(number))
             if fault is not None:
                 raise fault
     passes = {number: cache.references(number) for number in expected}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.budget import BUDGET
 from pipeline.errors import CacheError, CorruptCache, StoreError
-from pipeline.storage.base import AGAIN, DELETE, Place
+from pipeline.storage.base import AGAIN, DELETE, REPAIR, Place
 from pipeline.storage.place import key_of, remedy, storage_of
 
 RANGE = 8 << 20  # bytes of one request when a large file is read in parts
@@ -73,6 +73,23 @@ def list_files(folder: Place) -> list[str] | None:
         if name.endswith("/"):
             files += [f"{name}{inner}" for inner in list_files(folder / name.rstrip("/")) or []]
     return files
+
+
+def copy_file(source: Place, target: Place, sha256: str) -> None:
+    """Copy a file of any size to a storage, in constant memory. Raise CorruptCache where its sha256 is another."""
+    storage, key, found = storage_of(source), key_of(source), hashlib.sha256()
+    try:
+        with atomic_file(target) as file:
+            data, size = storage.read_range(key, 0, RANGE)
+            for at in range(0, size, RANGE):
+                if at:
+                    data, _ = storage.read_range(key, at, min(RANGE, size - at))
+                found.update(data)
+                file.write(data)
+            if found.hexdigest() != sha256:
+                raise CorruptCache(f"{source}: sha256 differs from the manifest; {remedy(source, REPAIR)}")
+    except FileNotFoundError as error:
+        raise CorruptCache(f"{source}: listed in the manifest but missing; {remedy(source, REPAIR)}") from error
 
 
 def checksum(path: Place, expected: int | None = None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,8 @@ def export_view(root: str, image_id: int, view: int, out: Path) -> list[Path]:
     """Write features (C, H, W), scores (K, H, W; if cached) and FRS map (H, W) of every level. Return the paths.
 
     Pictures have the size of the view. They show the map, the sum of the scores over classes, and the three principal
-    components of the features as red, green and blue. Raise CacheError where the view is missing.
+    components of the features as red, green and blue. If the cache stores image files, that of the image is written
+    too. Raise CacheError where the view is missing.
     """
     cache = Cache(root)
     record, output = decode_view(cache, find_view(cache, image_id, view))
@@ -70,11 +71,15 @@ def export_view(root: str, image_id: int, view: int, out: Path) -> list[Path]:
                 write_whole(out / f"{what}_{number}.npy", partial(np.save, arr=values)),
                 write_whole(out / f"{what}_{number}.png", partial(picture.save, format="PNG")),
             ]
+    if cache.image_manifest() is not None:
+        files = cache.stored_images()
+        name, content = files.name(image_id), files.read(image_id)
+        written.append(write_whole(out / f"image{PurePath(name).suffix}", lambda file: file.write(content)))
     write_report(out / "view.json", describe_view(cache, record))
     return [*written, out / "view.json"]
 
 
-def write_whole(path: Path, encode: Callable[[io.BytesIO], None]) -> Path:
+def write_whole(path: Path, encode: Callable[[io.BytesIO], Any]) -> Path:
     """Write a file completely or, if the disk is full, not at all. Return its path."""
     content = io.BytesIO()
     encode(content)

@@ -21,6 +21,7 @@ from pipeline.codecs.frs.settings import PROFILES
 from tests.helpers.mixed_cache import GRIDS, PlannedTeacher, codec_of, decoded, make_mixed
 from tests.helpers.paths import ROOT
 from tests.helpers.related import short_training
+from tests.helpers.stages import stage1
 
 DOC = ROOT / "docs" / "format.md"
 SHARD = "cache/pass-0/shard-00000.tar"  # as the blocks name it
@@ -187,11 +188,13 @@ def test_decoded_numbers_are_the_teachers(mixed: dict[str, Path], profile: str) 
         assert float((frs[level] - m[1]).abs().max()) < 0.023
 
 
-def test_digests(of_version: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("images", [False, True])
+def test_digests(of_version: dict[str, Path], images: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, config in of_version.items():
         folder = tmp_path / name
-        folder.mkdir()
-        (folder / "cache").symlink_to(config.parent / "cache")
+        shutil.copytree(config.parent / "cache", folder / "cache")
+        if images:
+            stage1(config, **{"cache.dir": str(folder / "cache"), "cache.images": True})
         monkeypatch.chdir(folder)
         found, opened = run("digests"), Cache("cache")
         assert found["recipe"] == opened.plan["recipe_digest"] and found["plan"] == opened.plan_digest

@@ -36,11 +36,11 @@ def broken(tmp_path: Path) -> Path:
 
 
 def test_two_ranks_make_the_same_cache(broken: Path, teacher: dict[str, str], tmp_path: Path) -> None:
-    """Also with quarantine: whichever rank finds the broken image, both leave it out."""
+    """Also with quarantine and stored images: whichever rank finds the broken image, both leave it out."""
     config = make_config(broken, teacher, detector("retinanet"), tmp_path / "two")
-    out = finished(start(config, "--cfg-options", "cache.quarantine=True", ranks=2))
+    out = finished(start(config, "--cfg-options", "cache.quarantine=True", "cache.images=True", ranks=2))
     alone = make_config(broken, teacher, detector("retinanet"), tmp_path / "alone")
-    stage1(alone, **{"cache.quarantine": True})
+    stage1(alone, **{"cache.quarantine": True, "cache.images": True})
     assert tree(tmp_path / "two" / "cache") == tree(tmp_path / "alone" / "cache")
     assert (tmp_path / "two" / "cache" / "pass-0" / "quarantine.json").exists()
     assert "on 2 ranks" in out and out.count("gate     mAP") == out.count("stored  ") == 1

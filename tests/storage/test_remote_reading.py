@@ -40,7 +40,7 @@ def read_all(cache: Cache) -> list[dict[str, np.ndarray]]:
     refs = [ref for shard in cache.references(0) for ref in shard]
     order = np.random.default_rng(0).permutation(len(refs))
     batches = [[refs[n] for n in order[i : i + 3]] for i in range(0, len(refs), 3)]
-    return [sample for batch in read_batches(cache, batches) for _, sample in batch]
+    return [sample for batch in read_batches(cache, batches) for _, sample, _ in batch]
 
 
 def same(found: list[dict[str, np.ndarray]], expected: list[dict[str, np.ndarray]]) -> bool:

@@ -75,6 +75,7 @@ def estimate_hours(
     calibration = trial.calibration_seconds * trial.calibration_views / trial.calibrated_on
     gate = sections.teacher.gate_images * trial.teacher_seconds
     stage1 = count / trial.views_per_second + calibration + gate
+    files = found.get("stored_images", {}).get("bytes", 0) / max(1, found["images"])  # of an image
     schedule = cfg.get("train_cfg") or {}
     steps = schedule.get("max_iters", 0) * cfg.train_dataloader.batch_size  # in images
     epochs = int(schedule.get("max_epochs") or math.ceil(steps / images) or 1)
@@ -85,7 +86,7 @@ def estimate_hours(
         "stage1_views_per_second": round(trial.views_per_second, 2),
         "write_mb_per_second_needed": trial.views_per_second * found["bytes_per_view"] / 1e6,
         "stage2_images_per_second": round(training.images_per_second, 2),
-        "stage2_read_mb_per_second": training.images_per_second * found["bytes_per_view"] / 1e6,
+        "stage2_read_mb_per_second": training.images_per_second * (found["bytes_per_view"] + files) / 1e6,
         "stage2_seconds": round(cached, 1),
         "live_seconds": round(cached + epochs * saved, 1),
         "epochs": epochs,

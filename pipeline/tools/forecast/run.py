@@ -16,6 +16,7 @@ from pipeline.stage2.loader import read_batch_size, read_loader
 from pipeline.storage.urls import require_writable
 from pipeline.tools.forecast.disk import free_bytes, measure_write_rate, nearest_folder
 from pipeline.tools.forecast.estimate import count_positions, estimate_hours, estimate_size
+from pipeline.tools.forecast.image_files import add_image_files
 from pipeline.tools.forecast.training import measure_training
 from pipeline.tools.forecast.trial import run_trial
 
@@ -54,6 +55,8 @@ def forecast(
             "sampled_views": len(trial.positions),
         }
         found |= estimate_size(trial, places, shards, len(images) * passes)
+        if sections.cache.images:
+            found |= add_image_files(found, images, sections.views.seed)
         found |= estimate_hours(trial, training, found, sections, cfg)
     if not remote:
         found |= {

@@ -14,6 +14,7 @@ from pipeline.cache.cache import FORMAT, Cache
 from pipeline.cache.canonical import digest, read_json, write_json, write_report
 from pipeline.cache.completeness import find_missing_passes
 from pipeline.cache.existing import find_version
+from pipeline.cache.image_shards import FOLDER, load_image_manifest, write_image_manifest
 from pipeline.cache.inspect import summarise
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.manifest import shard_done, write_manifest
@@ -26,7 +27,7 @@ from pipeline.errors import ConfigError
 from pipeline.integrity.verify import verify
 from pipeline.progress import Log, Progress
 from pipeline.stage1.job import check_existing
-from pipeline.storage.files import discard
+from pipeline.storage.files import checksum, copy_file, discard
 from pipeline.storage.lock import announce_lock
 from pipeline.storage.place import Place
 from pipeline.storage.urls import place, require_writable
@@ -69,6 +70,7 @@ def reencode(
             elif config is not None:
                 calibrate_with(config, options, old, plan, root, log, progress)
         computed = sum(recode_pass(old, root, number, jobs, progress) for number in old.passes())
+        copy_images(old, root)
         checked = verify(root, len(old.passes()), log)
         log(f"verified {checked['files']} files, {checked['bytes'] / 1e6:.1f} MB")
         summary = summarise(root, computed, time.perf_counter() - begun)
@@ -128,6 +130,18 @@ def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress
         raw, environment = count_fp16_bytes(open_codec(new), folder, len(shards)), manifest["environment"]
         write_manifest(root, number, new.plan_digest, len(shards), raw, quarantine.rows, environment, new.version)
     return sum(len(shard.samples) for _, _, shard in missing)
+
+
+def copy_images(old: Cache, root: Place) -> None:
+    """Copy the stored image files of a cache, if it has any. They do not depend on the codec."""
+    manifest = old.image_manifest()
+    if manifest is None or load_image_manifest(root) is not None:
+        return
+    for name, entry in manifest["files"].items():
+        path = root / FOLDER / name
+        if not path.exists() or checksum(path, entry["bytes"]) != entry:
+            copy_file(old.root / FOLDER / name, path, entry["sha256"])
+    write_image_manifest(root, Cache(root).plan_digest)
 
 
 def count_fp16_bytes(codec: Codec, folder: Place, shards: int) -> int:

@@ -34,12 +34,14 @@ class ViewReplayer:
         inputs = read_inputs(cfg, sections)
         self._images, self._views, self._spec = inputs.images, inputs.views, inputs.teacher
         self._section, self._cache = sections, cache
+        self._files = cache.stored_images() if sections.cache.images else None
         self._teacher: Teacher | None = None
         cache.require({**inputs.recipe, "codec": cache.recipe["codec"]})
 
     def pixels(self, record: ViewRecord) -> Tensor:
         """Return the view's pixels (3, H, W) uint8, and check that the teacher saw the same."""
-        pixels, _, found = self._views.replay(self._images.info(record.image_id), record.view)
+        content = None if self._files is None else self._files.read(record.image_id)
+        pixels, _, found = self._views.replay(self._images.info(record.image_id), record.view, content=content)
         check_replay(record, found, self._section.views.check, self._section.views.tolerance, {})
         return pixels
 
