@@ -45,7 +45,7 @@ def rows_of(name: str, qualities: list[float], count: int) -> list[dict[str, Any
     sample = DrawnSample(teacher, partial(draw, split="train"), 48, 12)
     views = [draw(n) for n in range(count)]
     shares = {loss: missed_share(loss, teacher, student, views) for loss in (student.loss, "score")}
-    profile = cfg.cache.codec.get("profile", "frs")
+    profile = cfg.cache.get("codec", {}).get("profile", "frs")
     rows = []
     for quality in qualities:
         codec = calibrate(sample, quality, profile)

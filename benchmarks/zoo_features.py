@@ -19,7 +19,7 @@ from pipeline.records import EncodedBatch, TeacherOutput
 from pipeline.teacher.model import Teacher
 
 FEATURES_ONLY = """
-cache = dict(dir="cache", codec=dict(type="frs", scores=False, profile="universal"))
+cache = dict(dir="cache", codec=dict(scores=False, profile="universal"))
 distill = dict(feature_weight=1.0, score_weight=0, feature_loss="pkd")
 """
 
@@ -61,7 +61,7 @@ def code(sections: Sections, teacher: Teacher, views: Sequence[Tensor]) -> tuple
     samples, _ = codec.encode(output)
     for sample in samples:
         codec.check_sample(sample, output.levels)
-    batch = stack(samples, [output.levels] * len(samples))
+    batch = stack([codec.read_sample(one, output.levels) for one in samples], [output.levels] * len(samples))
     wrong = {name: ratio for name, ratio in codec.compare(output, batch).items() if not ratio <= 1}
     if wrong:
         raise AssertionError(f"decoded values differ from the teacher's by more than allowed: {wrong}")

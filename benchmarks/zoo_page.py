@@ -28,7 +28,7 @@ change.
   trains one step on the outputs of another one with other weights as live teacher, with the config's optimizer; all
   losses are finite, and both distillation losses are above 0.
 * *Features only*: tried where this does not work, as the error says, with
-  `cache.codec=dict(type='frs', scores=False, profile='universal')`, `distill.score_weight=0` and
+  `cache.codec=dict(scores=False, profile='universal')`, `distill.score_weight=0` and
   `distill.feature_loss='pkd'`. The detector is teacher and student: its features are encoded and decoded by the codec,
   and the student trains one step on them. The codec's step is chosen by the error of the features here, not by that of
   a gradient.

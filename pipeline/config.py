@@ -8,11 +8,13 @@ to a frozen dataclass. Code below this module never receives a config object.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.codecs.frs.settings import FrsOptions
+from pipeline.cache.existing import find_codec_type
+from pipeline.codecs.frs2.settings import Frs2Options
 from pipeline.codecs.registry import read_options
 from pipeline.codecs.settings import CodecOptions
 from pipeline.errors import ConfigError, brief
@@ -85,6 +87,8 @@ class CacheSection:
     `retry_timeout` of all its retries, `max_retries`. Timeouts are in seconds. Credentials come from the environment,
     as obstore documents.
     `local`: a folder on this machine that caches remote reads for the next epoch, up to `local_gb` GB (10^9 bytes).
+    `codec`: its `type` ('frs2', 'frs' or 'lossless') and the options of that type (pipeline/codecs). Without a `type`,
+    a new cache gets frs2, and an existing cache keeps its own.
     `passes`: the number of passes that stage 1 makes (default: one for each view). `quarantine`: skip images that
     cannot be read, and list them in the cache. `images`: store the file of each image once in the cache, and train from
     these files, so that stage 2 needs no image folder.
@@ -94,7 +98,7 @@ class CacheSection:
     store: dict[str, Any] = field(default_factory=dict)
     local: str | None = None
     local_gb: float = field(default=50.0, metadata={"at_least": 0})
-    codec: CodecOptions = field(default_factory=FrsOptions, metadata={"parse": read_codec})
+    codec: CodecOptions = field(default_factory=Frs2Options, metadata={"parse": read_codec})
     passes: int | None = field(default=None, metadata={"at_least": 1})
     batch_size: int = field(default=8, metadata={"at_least": 1})
     shard_samples: int = field(default=256, metadata={"at_least": 1})
@@ -170,8 +174,24 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> tuple[Confi
     require_sections(cfg, path)
     sections = Sections(**{name: read_settings(kind, cfg.get(name, {}), name) for name, kind in KINDS.items()})
     check_teacher(sections.teacher)
-    sections.cache.place()
+    root, codec = sections.cache.place(), cfg.cache.get("codec", {})
+    if "type" not in codec and sections.teacher.source == "cache":
+        sections = replace(sections, cache=keep_codec_type(sections.cache, root, codec))
     return cfg, sections
+
+
+def keep_codec_type(section: CacheSection, root: Place, codec: dict[str, Any]) -> CacheSection:
+    """Return the section with the codec type of the cache that is there already. Raise StoreError.
+
+    codec: `cache.codec` of the config, which names no type. Where its keys do not fit that type, comparing the recipes
+    says what differs.
+    """
+    kind = find_codec_type(root)
+    if kind is None or kind == section.codec.type:
+        return section
+    with suppress(ConfigError):
+        return replace(section, codec=read_codec({"type": kind, **codec}))
+    return section
 
 
 def check_teacher(section: TeacherSection) -> None:

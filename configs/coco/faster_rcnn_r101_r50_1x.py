@@ -18,6 +18,6 @@ _base_ = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
 
 teacher = dict(name="faster-rcnn_r101_fpn_1x_coco", min_map=0.35, gate_images=500)
 views = dict(seed=520, check="exact")
-cache = dict(dir="work_dirs/coco/faster_rcnn_r101_1x/cache", codec=dict(type="frs"), batch_size=8, workers=8)
+cache = dict(dir="work_dirs/coco/faster_rcnn_r101_1x/cache", batch_size=8, workers=8)
 distill = dict(feature_weight=0.002, score_weight=0.1, warmup_iters=500)
 randomness = dict(seed=520)

@@ -17,6 +17,6 @@ _base_ = "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py"
 
 teacher = dict(name="fcos_r101-caffe_fpn_gn-head_ms-640-800-2x_coco", min_map=0.36, gate_images=500)
 views = dict(seed=520, check="exact")
-cache = dict(dir="work_dirs/coco/fcos_r101_ms2x/cache", codec=dict(type="frs"), batch_size=8, workers=8)
+cache = dict(dir="work_dirs/coco/fcos_r101_ms2x/cache", batch_size=8, workers=8)
 distill = dict(feature_weight=0.01, score_weight=0.05, warmup_iters=500)
 randomness = dict(seed=520)

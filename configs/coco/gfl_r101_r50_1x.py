@@ -17,6 +17,6 @@ _base_ = "mmdet::gfl/gfl_r50_fpn_1x_coco.py"
 
 teacher = dict(name="gfl_r101_fpn_ms-2x_coco", min_map=0.4, gate_images=500)
 views = dict(seed=520, check="exact")
-cache = dict(dir="work_dirs/coco/gfl_r101_ms2x/cache", codec=dict(type="frs"), batch_size=8, workers=8)
+cache = dict(dir="work_dirs/coco/gfl_r101_ms2x/cache", batch_size=8, workers=8)
 distill = dict(feature_weight=0.1, score_weight=0.05, warmup_iters=500)
 randomness = dict(seed=520)

@@ -19,6 +19,6 @@ _base_ = "mmdet::retinanet/retinanet_r50_fpn_2x_coco.py"
 
 teacher = dict(name="retinanet_r101_fpn_2x_coco", min_map=0.35, gate_images=500)
 views = dict(seed=520, check="exact")
-cache = dict(dir="work_dirs/coco/retinanet_r101_2x/cache", codec=dict(type="frs"), batch_size=8, workers=8)
+cache = dict(dir="work_dirs/coco/retinanet_r101_2x/cache", batch_size=8, workers=8)
 distill = dict(feature_weight=0.005, score_weight=0.02, warmup_iters=500)
 randomness = dict(seed=520)

@@ -7,7 +7,7 @@ thin_r50 = dict(  # use as model.backbone
     # Pre-trained by demo/pretrain_backbone.py on cut-outs of all 80 categories; replaces ImageNet weights.
     init_cfg=dict(type="Pretrained", prefix=None, checkpoint="demo/weights/resnet50_thin.pth"),
 )
-cache = dict(codec=dict(type="frs"), shard_samples=64, calibration_views=48, workers=1)
+cache = dict(shard_samples=64, calibration_views=48, workers=1)
 
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=8)
 val_cfg = dict(type="ValLoop")

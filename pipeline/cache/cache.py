@@ -45,10 +45,10 @@ OPEN_SHARDS = 320  # open files of one process, if its limit allows: the schedul
 
 
 def differences(cached: Any, wanted: Any, field: str = "") -> list[str]:
-    """Return one line for every field in which two recipes differ, with both values."""
+    """Return one line for every field in which two recipes differ, with both values; a `type` before its options."""
     if isinstance(cached, dict) and isinstance(wanted, dict):
         lines = []
-        for key in sorted(cached.keys() | wanted.keys()):
+        for key in sorted(cached.keys() | wanted.keys(), key=lambda key: (key != "type", key)):
             lines += differences(cached.get(key), wanted.get(key), f"{field}.{key}" if field else key)
         return lines
     return [] if cached == wanted else [f"{field}: the cache has {cached!r:.200}, the config wants {wanted!r:.200}"]

@@ -1,12 +1,14 @@
-"""Find the format version of a folder, so that a cache is resumed, repaired and grown in its own version."""
+"""Find the format version and the codec of a folder, so that a cache is resumed, repaired and grown as it is."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 from pipeline.cache.canonical import read_json
-from pipeline.cache.layout import list_passes, pass_folder
-from pipeline.cache.sidecar import load_sidecar
+from pipeline.cache.layout import CODEC_COPY, list_passes, pass_folder
+from pipeline.cache.reader import ShardReader
+from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.cache.versions import FORMATS, VERSION
 from pipeline.errors import CacheError, StoreError
 from pipeline.storage.place import Place, key_of, storage_of
@@ -25,10 +27,39 @@ def find_version(root: Place) -> int:
         raise
     except CacheError:
         pass
+    return next((sidecar.version for _, sidecar in _sidecars(root)), VERSION)
+
+
+def find_codec_type(root: Place) -> str | None:
+    """Return the type of the codec of the cache in a folder; None where there is no cache yet.
+
+    If plan.json is missing or damaged, codec.json, its copy or a shard decides, as for a repair. Raise StoreError.
+    """
+    for name, keys in (
+        ("plan.json", ("recipe", "codec", "type")),
+        *((path, ("settings", "type")) for path in ("codec.json", f"{CODEC_COPY}/codec.json")),
+    ):
+        try:
+            value = read_json(root / name) if (root / name).exists() else None
+        except StoreError:
+            raise
+        except CacheError:
+            continue
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, str):
+            return value
+    for path, sidecar in _sidecars(root):
+        with suppress(CacheError):
+            return ShardReader(path.with_suffix(".tar"), sidecar).attributes["codec"]["type"]
+    return None
+
+
+def _sidecars(root: Place) -> Iterator[tuple[Place, Sidecar]]:
+    """Yield the sidecars that can be read, and their paths."""
     for number, _ in list_passes(root) or []:
         folder = pass_folder(root, number)
         for name in storage_of(folder).list_dir(key_of(folder)) or []:
             if name.startswith("shard-") and name.endswith(".json"):
                 with suppress(CacheError):
-                    return load_sidecar(folder / name).version
-    return VERSION
+                    yield folder / name, load_sidecar(folder / name)

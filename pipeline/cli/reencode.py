@@ -14,6 +14,11 @@ def add_reencode(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
     parser.add_argument("source", help="existing cache, preferably lossless")
     parser.add_argument("target", help="folder of the new cache")
+    parser.add_argument(
+        "--codec",
+        choices=("frs2", "frs", "lossless"),
+        help="codec of the new cache (default: frs2, or that of --like)",
+    )
     parser.add_argument("--quality", metavar="Q", help="high, balanced, small or a fraction (default: balanced)")
     parser.add_argument("--profile", choices=PROFILES, help="losses that the codec serves (default: frs)")
     parser.add_argument("--no-scores", action="store_true", help="leave out the class scores")
@@ -33,13 +38,14 @@ def run_reencode(args: argparse.Namespace) -> None:
     quality = args.quality
     if quality is not None and quality.replace(".", "", 1).isdigit():
         quality = float(quality)
-    codec = {key: value for key, value in (("quality", quality), ("profile", args.profile)) if value is not None}
+    given = {"type": args.codec, "quality": quality, "profile": args.profile}
+    codec = {key: value for key, value in given.items() if value is not None}
     codec |= {"scores": False} if args.no_scores else {}
     options = parse_options(args.cfg_options)
     summary = reencode(
         args.source,
         args.target,
-        {"type": "frs", **codec},
+        codec,
         args.config,
         options,
         args.like,

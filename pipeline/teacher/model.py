@@ -101,8 +101,8 @@ class Teacher:
         except ConfigError as error:
             if needed:
                 raise ConfigError(
-                    f"{error}. Without class scores, set cache.codec=dict(type='frs', scores=False, "
-                    "profile='universal') and distill.score_weight=0"
+                    f"{error}. Without class scores, set cache.codec=dict(scores=False, profile='universal') and "
+                    "distill.score_weight=0"
                 ) from error
             return False
         return True

@@ -9,9 +9,9 @@ from tests.helpers.datasets import CLASSES
 
 
 def make_config(
-    data: Path, teacher: dict[str, Any], model: dict[str, Any], work: Path, codec: str = "frs", **changes: Any
+    data: Path, teacher: dict[str, Any], model: dict[str, Any], work: Path, codec: str | None = "frs", **changes: Any
 ) -> Path:
-    """Write a complete config for both stages; `changes` are merged last (dotted keys)."""
+    """Write a complete config for both stages; `changes` are merged last (dotted keys). codec: None names no type."""
     from pipeline.mmdet_compat.registry import Config
 
     dataset = {
@@ -53,7 +53,7 @@ def make_config(
             "views": {"seed": 520},
             "cache": {
                 "dir": str(work / "cache"),
-                "codec": {"type": codec},
+                "codec": {"type": codec} if codec else {},
                 "batch_size": 2,
                 "shard_samples": 4,
                 "calibration_views": 6,

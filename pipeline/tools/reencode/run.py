@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.cache.cache import FORMAT, Cache
 from pipeline.cache.canonical import digest, read_json, write_json, write_report
 from pipeline.cache.completeness import find_missing_passes
-from pipeline.cache.existing import find_version
+from pipeline.cache.existing import find_codec_type, find_version
 from pipeline.cache.image_shards import FOLDER, load_image_manifest, write_image_manifest
 from pipeline.cache.inspect import summarise
 from pipeline.cache.layout import pass_folder, shard_name
@@ -22,7 +22,7 @@ from pipeline.cache.plain import locked_cache
 from pipeline.cache.reader import ShardReader
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
-from pipeline.codecs.registry import read_options
+from pipeline.codecs.registry import DEFAULT, read_options
 from pipeline.errors import ConfigError
 from pipeline.integrity.verify import verify
 from pipeline.progress import Log, Progress
@@ -48,9 +48,9 @@ def reencode(
 ) -> dict[str, Any]:
     """Make or complete the cache `target`. Return its summary.
 
-    codec: as `cache.codec` of a config. config, options: of the source, to calibrate the codec. like: a cache whose
-    codec is copied instead. jobs: worker processes. Raise ConfigError where both config and like are missing, and the
-    errors of stage 1.
+    codec: as `cache.codec` of a config; without a `type`, that of `like`, of `target` or the default. config, options:
+    of the source, to calibrate the codec. like: a cache whose codec is copied instead. jobs: worker processes. Raise
+    ConfigError where both config and like are missing, and the errors of stage 1.
     """
     begun, old, root = time.perf_counter(), Cache(source), place(target)
     require_writable(root)
@@ -83,7 +83,10 @@ def _plan_target(old: Cache, root: Place, codec: dict[str, Any], like: str | Non
     incomplete = find_missing_passes(old)
     if incomplete is not None:  # the new cache would be complete without these passes
         raise incomplete
-    settings = Cache(like).recipe["codec"] if like and not codec.keys() - {"type"} else read_options(codec).to_json()
+    copied = Cache(like).recipe["codec"] if like else None
+    kind = copied["type"] if copied else find_codec_type(root)
+    codec = {"type": kind or DEFAULT, **codec}
+    settings = copied if copied and codec == {"type": kind} else read_options(codec).to_json()
     if settings.get("scores", True) and not old.recipe["codec"].get("scores", True):
         raise ConfigError(f"{old.root}: the source has no class scores, the new cache needs them; add --no-scores")
     if settings.get("boxes") and not old.recipe["codec"].get("boxes"):
