@@ -80,7 +80,7 @@ class ViewSample:
     def unexplained(self, what: str, near: bool = False) -> float:
         return self._probes.unexplained(what, near)
 
-    def training(self, steps: int) -> Callable[[], None]:
+    def training(self, steps: int) -> Callable[[], bool | None]:
         self._job.log(f"codec    training the score network, {steps} steps")
         self._job.progress.start("codec", steps)
         return partial(self._job.progress.advance, 1, 0)

@@ -73,12 +73,15 @@ def forecast_table(found: dict[str, Any]) -> str:
             f"disk     {found['free_bytes'] / 1e9:.1f} GB free, "
             f"writes {found['write_mb_per_second_available']:.0f} MB/s"
         )
-    lines += [
-        f"stage 2  {format_duration(found['stage2_seconds'])} for {found['epochs']} epochs, "
-        f"{found['stage2_images_per_second']:.1f} images/s; reads {found['stage2_read_mb_per_second']:.2f} MB/s",
-        f"live     {format_duration(found['live_seconds'])} for the same epochs with the live teacher; the cache saves "
-        f"time after {found['break_even_epochs']:.1f} epochs",
-    ]
+    if "stage2_seconds" in found:
+        lines += [
+            f"stage 2  {format_duration(found['stage2_seconds'])} for {found['epochs']} epochs, "
+            f"{found['stage2_images_per_second']:.1f} images/s; reads {found['stage2_read_mb_per_second']:.2f} MB/s",
+            f"live     {format_duration(found['live_seconds'])} for the same epochs with the live teacher; the cache "
+            f"saves time after {found['break_even_epochs']:.1f} epochs",
+        ]
+    if found["left_out"]:
+        lines.append(f"left out {'; '.join(found['left_out'])}, for lack of time; --seconds gives more")
     return "\n".join(lines + [f"warning  {line}" for line in found["warnings"]])
 
 

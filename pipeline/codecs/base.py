@@ -44,8 +44,11 @@ class CalibrationSample(Protocol):
     def unexplained(self, what: str, near: bool = False) -> float:
         """Return the share of the variance of 'feature' or 'score' that the student of `probes` does not explain."""
 
-    def training(self, steps: int) -> Callable[[], None]:
-        """Announce the training of a network in so many steps. Return a function to call after each step."""
+    def training(self, steps: int) -> Callable[[], bool | None]:
+        """Announce the training of a network in so many steps.
+
+        Return a function to call after each step. It may return False, to end the training there.
+        """
 
 
 @dataclass(frozen=True)

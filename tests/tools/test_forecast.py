@@ -10,17 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from mmengine.model import BaseModule
 
 from pipeline.cli.main import main
+from pipeline.cli.tables import forecast_table
 from pipeline.config import load_config
 from pipeline.data.shard_planning import plan_views
 from pipeline.errors import DataError
 from pipeline.progress import Silent
 from pipeline.stage1.job import open_job
 from pipeline.tools.forecast import run as module
+from pipeline.tools.forecast.clock import Clock
 from pipeline.tools.forecast.disk import free_bytes, nearest_folder
 from pipeline.tools.forecast.estimate import interval
 from pipeline.tools.forecast.run import forecast, list_warnings
+from pipeline.tools.forecast.timed_sample import TRAINING_SHARE, TimedSample
 from pipeline.tools.forecast.training import measure_training
 from pipeline.tools.forecast.trial import run_trial
 from tests.helpers.configs import make_config
@@ -82,7 +87,8 @@ def test_broken_images_are_left_out_where_stage_1_does(
             broken = {image for image, _, _ in plan_views(job.images, job.views, 0, job.plan["layout"])[0].samples}
             for image in broken:
                 (images / "images" / f"{image - 100:03d}.jpg").write_bytes(b"not a picture")
-        with pytest.raises(DataError) if not quarantine else nullcontext(), run_trial(job, tmp_path, 12, 1.0) as made:
+        raised = pytest.raises(DataError) if not quarantine else nullcontext()
+        with raised, run_trial(job, tmp_path, 12, Clock(1.0, lambda: 0.0)) as made:
             found += [ref.image_id for shard in made.cache.references(0) for ref in shard]
             assert len(made.positions) == len(found)
             assert measure_training(cfg, sections, job.images, job.views, made, 0.1).images_per_second > 0
@@ -124,3 +130,54 @@ def test_the_interval_has_95_percent_coverage() -> None:
 def test_the_disk_of_a_missing_folder(tmp_path: Path) -> None:
     assert nearest_folder(tmp_path / "a" / "b" / "c") == tmp_path
     assert free_bytes(tmp_path) > 0
+
+
+class SlowMachine:
+    """A clock that stands still, except that each pass of a backbone takes `seconds` for a view."""
+
+    def __init__(self, seconds: float) -> None:
+        self.time, self._seconds = 0.0, seconds
+
+    def now(self) -> float:
+        return self.time
+
+    def add(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(module, BaseModule) and type(module).__name__ == "ResNet":
+            self.time += self._seconds * len(inputs[0])
+
+
+@pytest.mark.parametrize(("seconds", "cut"), [(1e-6, False), (0.25, True), (3.0, True)])
+def test_a_forecast_keeps_to_its_time(
+    seconds: float, cut: bool, data: Path, teacher: dict[str, str], tmp_path: Path
+) -> None:
+    """However slow the teacher. What is left out for that is said in one line."""
+    config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
+    cfg, sections = load_config(str(config))
+    slow = SlowMachine(seconds)
+    handle = torch.nn.modules.module.register_module_forward_hook(slow.add)
+    try:
+        found = forecast(cfg, sections, lambda _: None, Silent(), samples=12, seconds=60.0, now=slow.now)
+    finally:
+        handle.remove()
+    least = 80 * seconds  # passes of the fewest rounds
+    assert found["took_seconds"] == pytest.approx(slow.time, abs=0.1) and slow.time <= max(60.0, least)
+    assert bool(found["left_out"]) == cut
+    lines = [line for line in forecast_table(found).splitlines() if line.startswith("left out ")]
+    assert len(lines) == cut and all(what in lines[0] for what in found["left_out"])
+    assert 0 < found["bytes_low"] <= found["bytes"] <= found["bytes_high"]
+    assert ("stage2_seconds" in found) == (seconds < 1)
+
+
+def test_the_training_of_a_network_ends_in_time(made: dict[str, Path]) -> None:
+    """It has a share of the time that is left when it begins."""
+    cfg, sections = load_config(str(made["frs"]))
+    slow = SlowMachine(0.0)
+    clock = Clock(60.0, slow.now)
+    job = open_job(cfg, sections, lambda _: None, Silent())
+    steps = 0
+    after = TimedSample(job, clock, 30.0, 1e-6).training(1000)
+    while after() is not False:
+        steps += 1
+        slow.time += 0.1
+    assert steps * 0.1 == pytest.approx(30 * TRAINING_SHARE, abs=0.2)
+    assert list(clock.left_out) == [f"{999 - steps} of 1000 training steps of the score network"]

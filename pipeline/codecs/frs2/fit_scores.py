@@ -63,11 +63,11 @@ def train_network(
     channels: int,
     score_channels: int,
     device: torch.device,
-    announce: Callable[[int], Callable[[], None]],
+    announce: Callable[[int], Callable[[], bool | None]],
 ) -> Tables:
     """Train the network on windows. Return its tables, without those of the input.
 
-    announce: called with the number of steps, returns what to call after each one.
+    announce: called with the number of steps, returns what to call after each one; False ends the training.
     """
     advance = announce(STEPS)
     levels = len(windows.learning)
@@ -84,7 +84,8 @@ def train_network(
             torch.nn.utils.clip_grad_norm_(parameters.values(), CLIP)
             optimiser.step()
             schedule.step()
-            advance()
+            if advance() is False:
+                break
     return {name: p.detach().cpu().numpy().astype(TABLES[name]) for name, p in parameters.items()}
 
 

@@ -18,14 +18,15 @@ from pipeline.tools.forecast.trial import Trial
 
 CODED = ("features", "scores", "frs")
 DOUBT = 0.05  # relative sd of the size if the trial calibrates on fewer views than stage 1 (docs/results/face.md)
+FEW, FEW_DOUBT = 16, 0.15  # the same if it calibrates on fewer views than FEW
 
 
 def count_positions(
-    images: Images, views: Views, passes: int, layout: dict[str, int], trial: Trial
+    images: Images, views: Views, passes: int, layout: dict[str, int], trial: Trial, exact: bool
 ) -> tuple[float, int]:
-    """Count FPN positions and shards of the complete cache. For drawn views, extrapolate the positions of the trial."""
+    """Count FPN positions and shards of the complete cache. Unless `exact`, extrapolate the positions of the trial."""
     count = len(images) * passes
-    if not views.finite:
+    if not exact:
         return float(trial.positions.mean()) * count, math.ceil(count / layout["shard_samples"])
     shards = [shard for number in range(passes) for shard in plan_views(images, views, number, layout)]
     return sum(positions(trial.teacher.levels(pad)) for shard in shards for _, _, pad in shard.samples), len(shards)
@@ -33,7 +34,8 @@ def count_positions(
 
 def estimate_size(trial: Trial, places: float, shards: int, count: int) -> dict[str, Any]:
     """Estimate the bytes of the complete cache, with 95% intervals, from the trial's bytes per position."""
-    doubt = DOUBT if trial.calibrated_on < trial.calibration_views else 0.0
+    doubt = DOUBT if trial.calibrated_on >= FEW else FEW_DOUBT
+    doubt = doubt if trial.calibrated_on < trial.calibration_views else 0.0
     rows = {}
     for name, values in trial.bytes_by_view.items():
         rows[name] = interval(values, trial.positions, places, count, doubt if name in CODED else 0.0)
@@ -68,27 +70,35 @@ def interval(
 
 
 def estimate_hours(
-    trial: Trial, training: Training, found: dict[str, Any], sections: Sections, cfg: Config
+    trial: Trial, training: Training | None, found: dict[str, Any], sections: Sections, cfg: Config
 ) -> dict[str, Any]:
-    """Estimate the seconds of both stages, and the epochs after which the cache saves time."""
+    """Estimate the seconds of both stages, and the epochs after which the cache saves time.
+
+    Without `training`, there is nothing about stage 2.
+    """
     count, images = found["distinct_views"], found["images_per_epoch"]
     calibration = trial.calibration_seconds * trial.calibration_views / trial.calibrated_on
     gate = sections.teacher.gate_images * trial.teacher_seconds
     stage1 = count / trial.views_per_second + calibration + gate
-    files = found.get("stored_images", {}).get("bytes", 0) / max(1, found["images"])  # of an image
     schedule = cfg.get("train_cfg") or {}
     steps = schedule.get("max_iters", 0) * cfg.train_dataloader.batch_size  # in images
     epochs = int(schedule.get("max_epochs") or math.ceil(steps / images) or 1)
-    cached = epochs * images / training.images_per_second
-    saved = images * training.live_seconds  # seconds per epoch
-    return {
+    hours = {
         "stage1_seconds": round(stage1, 1),
         "stage1_views_per_second": round(trial.views_per_second, 2),
         "write_mb_per_second_needed": trial.views_per_second * found["bytes_per_view"] / 1e6,
+        "epochs": epochs,
+    }
+    if training is None:
+        return hours
+    files = found.get("stored_images", {}).get("bytes", 0) / max(1, found["images"])  # of an image
+    cached = epochs * images / training.images_per_second
+    saved = images * training.live_seconds  # seconds per epoch
+    return {
+        **hours,
         "stage2_images_per_second": round(training.images_per_second, 2),
         "stage2_read_mb_per_second": training.images_per_second * (found["bytes_per_view"] + files) / 1e6,
         "stage2_seconds": round(cached, 1),
         "live_seconds": round(cached + epochs * saved, 1),
-        "epochs": epochs,
         "break_even_epochs": round(stage1 / max(saved, 1e-9), 2),
     }

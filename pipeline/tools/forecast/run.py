@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.calibration.sample import warn_if_few
 from pipeline.config import Sections
+from pipeline.data.images import Images
 from pipeline.data.shard_planning import expected_passes, layout_of
+from pipeline.data.views import Views
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import MANY_IMAGES, Log, Progress
 from pipeline.stage1.job import open_job
 from pipeline.stage2.loader import read_batch_size, read_loader
 from pipeline.storage.urls import require_writable
+from pipeline.tools.forecast.clock import Clock
 from pipeline.tools.forecast.disk import free_bytes, measure_write_rate, nearest_folder
 from pipeline.tools.forecast.estimate import count_positions, estimate_hours, estimate_size
 from pipeline.tools.forecast.image_files import add_image_files
-from pipeline.tools.forecast.training import measure_training
-from pipeline.tools.forecast.trial import run_trial
+from pipeline.tools.forecast.training import Training, measure_training
+from pipeline.tools.forecast.trial import Trial, run_trial
 
 SAMPLES, SECONDS = 96, 60.0
 SPARE = 1.05  # required free space, as a multiple of the upper bound of the size
 TRAINING_SHARE = 0.2  # share of the forecast's time
+STEP_COST, FEWEST_STEPS = 3, 2  # of training: a step's time an image, as a multiple of the teacher's, and steps
 
 
 def forecast(
-    cfg: Config, sections: Sections, log: Log, progress: Progress, samples: int = SAMPLES, seconds: float = SECONDS
+    cfg: Config,
+    sections: Sections,
+    log: Log,
+    progress: Progress,
+    samples: int = SAMPLES,
+    seconds: float = SECONDS,
+    now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Forecast from `samples` images in about `seconds`, longer for a slow teacher. Return a dict for JSON."""
-    begun = time.perf_counter()
+    """Forecast from `samples` images in about `seconds`. Return a dict for JSON.
+
+    Each part gets a share of the time. `left_out` in the result says what was skipped or cut short. now: a clock.
+    """
+    clock = Clock(seconds, now)
     require_writable(sections.cache.place())
     read_batch_size(cfg.train_dataloader)
     read_loader(cfg.train_dataloader)
@@ -38,12 +52,15 @@ def forecast(
     passes = len(expected_passes(sections, views))
     remote = "://" in sections.cache.dir
     folder = nearest_folder(Path("." if remote else sections.cache.dir).parent)
-    with run_trial(job, folder, samples, seconds - (time.perf_counter() - begun)) as trial:
-        log(f"student  training for up to {seconds * TRAINING_SHARE:.0f} s")
-        training = measure_training(cfg, sections, images, views, trial, seconds * TRAINING_SHARE)
+    with run_trial(job, folder, samples, clock) as trial:
+        training = train_in_time(cfg, sections, images, views, trial, clock, log)
+        exact = views.finite and (len(images) <= MANY_IMAGES or clock.left > 0)
         if views.finite and len(images) > MANY_IMAGES:
-            log(f"plan     sizes of the views of {len(images)} images in {passes} passes")
-        places, shards = count_positions(images, views, passes, layout_of(sections), trial)
+            if exact:
+                log(f"plan     sizes of the views of {len(images)} images in {passes} passes")
+            else:
+                clock.leave_out("sizes of views that were not sampled")
+        places, shards = count_positions(images, views, passes, layout_of(sections), trial, exact)
         found = {
             "cache": sections.cache.dir,
             "device": str(teacher.device),
@@ -61,12 +78,26 @@ def forecast(
     if not remote:
         found |= {
             "free_bytes": free_bytes(folder) + count_existing_bytes(Path(sections.cache.dir)),
-            "write_mb_per_second_available": measure_write_rate(folder) / 1e6,
+            "write_mb_per_second_available": measure_write_rate(folder, max(1.0, clock.left), now) / 1e6,
         }
     few = warn_if_few(min(sections.cache.calibration_views, len(images))) if sections.cache.codec.fitted else None
     found["warnings"] = [*list_warnings(found), *([few] if few else [])]
-    found["took_seconds"] = round(time.perf_counter() - begun, 1)
+    found["left_out"] = list(clock.left_out)
+    found["took_seconds"] = round(now() - clock.begun, 1)
     return found
+
+
+def train_in_time(
+    cfg: Config, sections: Sections, images: Images, views: Views, trial: Trial, clock: Clock, log: Log
+) -> Training | None:
+    """Measure the speed of training in a share of the forecast's time; None if not even a few steps fit into it."""
+    share = min(clock.left, clock.seconds * TRAINING_SHARE)
+    batch_size = read_batch_size(cfg.train_dataloader)
+    if STEP_COST * batch_size * trial.teacher_seconds * FEWEST_STEPS > clock.left:
+        clock.leave_out("the speed of stage 2 and the live teacher's cost")
+        return None
+    log(f"student  training for up to {share:.0f} s")
+    return measure_training(cfg, sections, images, views, trial, share, clock.now)
 
 
 def count_existing_bytes(root: Path) -> int:
@@ -84,7 +115,7 @@ def list_warnings(found: dict[str, Any]) -> list[str]:
             )
         if found["write_mb_per_second_available"] < found["write_mb_per_second_needed"]:
             lines.append("disk: writes slower than the teacher computes; stage 1 will wait for the disk")
-    if found["break_even_epochs"] > found["epochs"]:
+    if found.get("break_even_epochs", 0.0) > found["epochs"]:
         lines.append(
             f"break-even after {found['break_even_epochs']:.1f} epochs, but the schedule has {found['epochs']}: for a "
             "single student the live teacher is quicker"

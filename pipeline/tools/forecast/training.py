@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmengine.optim import build_optim_wrapper
@@ -36,7 +37,13 @@ class Training:
 
 
 def measure_training(
-    cfg: Config, sections: Sections, images: Images, views: Views, trial: Trial, seconds: float
+    cfg: Config,
+    sections: Sections,
+    images: Images,
+    views: Views,
+    trial: Trial,
+    seconds: float,
+    now: Callable[[], float] = time.perf_counter,
 ) -> Training:
     """Run up to UNCOUNTED + COUNTED steps, for about `seconds`, on an untrained student: the weights do not matter."""
     codec: Codec = trial.codec
@@ -56,23 +63,23 @@ def measure_training(
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
     steps: list[tuple[int, float]] = []  # images, seconds
     live: list[float] = []
-    begun = last = time.perf_counter()
+    begun = last = now()
     for data in loader:
         count = len(data["inputs"])
         for group in optimizer.param_groups:
             group["lr"] = 0.0  # untrained weights could diverge at the schedule's rate
         model.train_step(data, optimizer)
         list(model.parameters())[-1].sum().item()  # waits for the GPU
-        steps.append((count, time.perf_counter() - last))
+        steps.append((count, now() - last))
         if len(steps) > 1 and len(live) < 3:
-            started = time.perf_counter()
+            started = now()
             trial.teacher.by_shape(data["inputs"]).frs[0].sum().item()
-            live.append((time.perf_counter() - started) / count)
-        last = time.perf_counter()
-        if len(steps) >= UNCOUNTED + COUNTED or (len(steps) > UNCOUNTED and last - begun > seconds):
+            live.append((now() - started) / count)
+        last = now()
+        if len(steps) >= UNCOUNTED + COUNTED or (len(steps) > 1 and last - begun > seconds):
             break
-    counted = steps[UNCOUNTED:] or steps
+    counted = steps[UNCOUNTED:] or steps[1:] or steps
     # The last batch of an epoch may be smaller, and slower per image.
     full = [step for step in counted if step[0] == batch_size] or counted
-    rate = statistics.median(images / seconds for images, seconds in full)
+    rate = statistics.median(images / max(seconds, 1e-9) for images, seconds in full)
     return Training(rate, statistics.median(live or [trial.teacher_seconds]))

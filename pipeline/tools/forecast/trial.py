@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from torch import Tensor
 
 from pipeline.cache.cache import Cache, differences
 from pipeline.cache.canonical import digest, write_json
@@ -18,7 +18,6 @@ from pipeline.cache.manifest import write_manifest
 from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.shard_plan import ShardPlan, mix
 from pipeline.calibration.calibrate import load_or_calibrate_codec
-from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
 from pipeline.data.replay import library_versions
@@ -29,12 +28,15 @@ from pipeline.stage1.loop import make_shards
 from pipeline.stage1.passes import write_shard_plan
 from pipeline.storage.place import Place
 from pipeline.teacher.model import Teacher
+from pipeline.tools.forecast.clock import Clock
+from pipeline.tools.forecast.timed_sample import TimedSample
 from pipeline.tools.reencode.calibration import copy_codec
 
 # Time per view in the calibration and in the pass, as a multiple of the teacher's time (docs/results/face.md).
 FIT_COST, PASS_COST = 30, 3
 CALIBRATION_SHARE, PASS_SHARE = 0.55, 0.25  # shares of the remaining time
-FEWEST_FITTED, FEWEST = 16, 32  # fewest views, however slow; the size is then within 10%
+TIMING_SHARE = 0.1  # the same, to time a batch
+FEWEST_FITTED, FEWEST = 8, 4  # fewest views, however slow
 
 
 @dataclass
@@ -59,35 +61,41 @@ class Trial:
     teacher_seconds: float
 
 
-def time_teacher(job: Job, shards: list[ShardPlan]) -> float:
-    """Measure the teacher's seconds per view: the faster of two runs over the first readable batch."""
+def time_teacher(job: Job, shards: list[ShardPlan], clock: Clock) -> float:
+    """Measure the teacher's seconds per view: the faster of two runs over the first readable batch, or of one view."""
     loader = job.loader((shard, batch) for shard in shards for batch in shard.batches)
     for _, batch in loader.batches(skip_broken=job.sections.cache.quarantine):
-        durations = []
-        for _ in range(2):
-            begun = time.perf_counter()
-            job.teacher(batch.views).frs[0].sum().item()  # waits for the GPU
-            durations.append(time.perf_counter() - begun)
-        return min(durations) / len(batch.views)
+        found = _time(job, batch.views[:1], clock)
+        if 2 * len(batch.views) * found < TIMING_SHARE * clock.left:
+            found = min(_time(job, batch.views, clock) for _ in range(2))
+        return max(found, 1e-9)
     raise DataError("none of the sampled images can be read; increase --samples")
 
 
+def _time(job: Job, views: list[Tensor], clock: Clock) -> float:
+    begun = clock.now()
+    job.teacher(views).frs[0].sum().item()  # waits for the GPU
+    return (clock.now() - begun) / len(views)
+
+
 @contextmanager
-def run_trial(job: Job, folder: Path, samples: int, seconds: float) -> Iterator[Trial]:
+def run_trial(job: Job, folder: Path, samples: int, clock: Clock) -> Iterator[Trial]:
     """Make a cache of up to `samples` images in a temporary folder inside `folder`, removed at the end.
 
-    seconds: remaining time for this and for training. A slow teacher gets fewer views, and more time if they are few.
+    clock: with the remaining time for this and for training. A slow teacher gets fewer views.
     """
     images = sorted(job.images.ids, key=lambda image: mix(job.sections.views.seed, -2, image))[:samples]
     with TemporaryDirectory(prefix=".frs-plan-", dir=folder) as temporary:
-        per_view = time_teacher(job, plan_images(job, images))
-        shards = plan_images(job, images[: max(FEWEST, int(PASS_SHARE * seconds / (PASS_COST * per_view)))])
+        per_view = time_teacher(job, plan_images(job, images), clock)
+        share = CALIBRATION_SHARE * clock.left
         wanted = min(job.sections.cache.calibration_views, len(job.images))
-        limit = min(wanted, max(FEWEST_FITTED, int(CALIBRATION_SHARE * seconds / (FIT_COST * per_view))))
+        limit = min(wanted, max(FEWEST_FITTED, int(share / (FIT_COST * per_view))))
         section = replace(job.sections.cache, calibration_views=limit)
         small = replace(job, root=Path(temporary), sections=replace(job.sections, cache=section))
-        codec, calibration_seconds = calibrate_trial(small, job.root)
-        rate = write_pass(small, codec, shards)
+        codec, calibration_seconds = calibrate_trial(small, job.root, clock, share, per_view)
+        affordable = int(PASS_SHARE * clock.left / (1 - CALIBRATION_SHARE) / (PASS_COST * per_view))
+        shards = plan_images(job, images[: max(FEWEST, affordable)])
+        rate = write_pass(small, codec, shards, clock.now)
         cache = Cache(small.root)
         sizes = measure_sizes(cache)
         yield Trial(cache, codec, job.teacher, *sizes, wanted, limit, calibration_seconds, rate, per_view)
@@ -98,29 +106,34 @@ def plan_images(job: Job, images: list[int]) -> list[ShardPlan]:
     return plan_views(job.images, job.views, 0, job.plan["layout"], images)
 
 
-def calibrate_trial(job: Job, finished: Place) -> tuple[Codec, float]:
-    """Calibrate the trial's codec, or copy that of `finished`, the config's cache. Return it and the seconds."""
+def calibrate_trial(job: Job, finished: Place, clock: Clock, seconds: float, per_view: float) -> tuple[Codec, float]:
+    """Calibrate the trial's codec in about `seconds`, or copy that of `finished`, the config's cache.
+
+    Return it and the seconds.
+    """
     write_json(job.root / "gate.json", {"mAP": 0.0, "AP50": 0.0, "images": 0})  # part of the content digest
     write_json(job.root / "plan.json", job.plan)
-    begun = time.perf_counter()
+    begun = clock.now()
     if (finished / "codec.json").is_file() and not differences(Cache(finished).plan, job.plan):
         copy_codec(Cache(finished), job.plan, job.root)
-    sample = ViewSample(job)
-    sample.parts["reported"] = sample.parts["reported"][:1]  # tables and steps do not depend on them
-    codec = load_or_calibrate_codec(job, sample)
-    return codec, time.perf_counter() - begun
+        return load_or_calibrate_codec(job), 0.0
+    codec = load_or_calibrate_codec(job, TimedSample(job, clock, seconds, per_view))
+    took = clock.now() - begun
+    if clock.left_out:  # of the views that it did not measure
+        took = max(took, FIT_COST * per_view * job.sections.cache.calibration_views)
+    return codec, took
 
 
-def write_pass(job: Job, codec: Codec, shards: list[ShardPlan]) -> float:
+def write_pass(job: Job, codec: Codec, shards: list[ShardPlan], now: Callable[[], float]) -> float:
     """Make a complete pass of these shards. Return planned views per second."""
     views = sum(len(shard.samples) for shard in shards)
     job.progress.start("trial", views)
-    begun = time.perf_counter()
+    begun = now()
     write_shard_plan(job, 0, shards)
     make_shards(job, codec, 0, shards, list(range(len(shards))))
     rows = Quarantine.load(pass_folder(job.root, 0)).rows
     write_manifest(job.root, 0, digest(job.plan), len(shards), 0, rows, library_versions(), job.plan["version"])
-    rate = views / (time.perf_counter() - begun)
+    rate = views / max(now() - begun, 1e-9)
     job.progress.stop()
     return rate
 
