@@ -34,12 +34,22 @@ from pipeline.teacher.class_scores import class_logits
 from pipeline.teacher.heads import class_head
 from pipeline.teacher.model import Teacher
 
-FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")  # parts that mmdet's students freeze
+FROZEN = (
+    "backbone.conv1",
+    "backbone.bn1",
+    "backbone.stem",
+    "backbone.layer1",
+)  # parts of a ResNet that students freeze
 NOISY = 0.25  # share of the backbone's layers that are noisy
 UNEXPLAINED = {"feature": 0.20, "score": 0.40}  # unexplained variance of a trained student
 NEAR = 0.25  # share of UNEXPLAINED that a student twice as near leaves
-NEAR_ROUNDS = 4  # its search starts close to the end; where adapters leave more by themselves, it never converges
+NEAR_ROUNDS = 4  # its search starts close to the end
 SCALING, TUNING, FITTING = 4, 12, 12  # views to scale the noise, to find its amount, and to fit the adapters
+
+
+def frozen_parts(backbone: torch.nn.Module) -> tuple[str, ...]:
+    """Return the parts that students with such a backbone freeze. CSPDarknet has a stem too, which students train."""
+    return FROZEN if hasattr(backbone, "layer1") else ()
 
 
 class Tuning:
@@ -79,7 +89,8 @@ class Probe:
                 module.with_cp = False  # checkpointing saves memory by recomputing, which autograd.grad does not do
         with torch.no_grad():
             self.found = find_noise(lambda amount: self._unexplained(amount, tuning), target, start, rounds)
-        trained = [p for key, p in self._parameters() if not key.startswith(FROZEN)]
+        frozen = frozen_parts(self._student.backbone)
+        trained = [p for key, p in self._parameters() if not key.startswith(frozen)]
         self._trained = [p.requires_grad_() for p in trained]
 
     def measure(self, view: Tensor, losses: Sequence[str]) -> tuple[TeacherOutput, Measure]:
@@ -111,7 +122,9 @@ class Probe:
         """Set the noise, fit the adapters, and return the share of the variance that the probe then leaves."""
         set_noise(self._student.backbone, self._teacher.detector.backbone, tuning.scales, amount, self._seed)
         if self._what == "feature":
-            self._adapters = fit_adapters((exact, self._features(view)) for exact, view in tuning.fitting)
+            self._adapters = fit_adapters(
+                ((exact, self._features(view)) for exact, view in tuning.fitting), copies=True
+            )
         compared = (
             (exact.output, exact.gather(self._compared(self._features(view), self._what)))
             for exact, view in tuning.tuning

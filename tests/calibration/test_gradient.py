@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from pipeline.calibration.calibrate import find_drift
 from pipeline.calibration.gradient import Errors, StudentPass, unexplained_variance
 from pipeline.calibration.noise import LARGEST, Found
 from pipeline.calibration.positions import sample_output
-from pipeline.calibration.probe import FROZEN, Probe, Tuning, describe_probe
+from pipeline.calibration.probe import FROZEN, Probe, Tuning, describe_probe, frozen_parts
 from pipeline.config import load_config
 from pipeline.losses.registry import loss_named
+from pipeline.mmdet_compat.registry import MODELS
 from pipeline.records import TeacherOutput
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.zoo import find_teacher
@@ -45,22 +47,38 @@ def both(student: Small, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
     return dict(zip(("feature", "score"), student(x)))
 
 
-def gradient(student: Small, x: torch.Tensor, target: TeacherOutput, weights: dict[str, float]) -> torch.Tensor:
+def gradient(
+    student: Small, x: torch.Tensor, target: TeacherOutput, weights: dict[str, float], sized: bool = True
+) -> torch.Tensor:
+    """Compute the gradient of the weighted losses, each part times the rms of its filter's weights if `sized`."""
     found = {name: loss_named(name)(target, own) for name, own in both(student, x).items()}
     student.zero_grad()
     (weights["feature"] * found["feature"] + weights["score"] * found["score"]).backward()
-    return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+    parts = []
+    for p in student.parameters():
+        if p.grad is not None:
+            size = (
+                p.detach().square().mean(dim=list(range(1, p.dim())), keepdim=True).sqrt()
+                if p.dim() > 1
+                else p.detach()
+            )
+            parts.append((p.grad * size if sized else p.grad).flatten())
+    return torch.cat(parts)
+
+
+def changed(exact: TeacherOutput) -> TeacherOutput:
+    return TeacherOutput(
+        [f + 0.1 * torch.randn_like(f) for f in exact.features],
+        [s * 0.9 for s in exact.scores],
+        [m * (1 + 0.01 * torch.randn_like(m)) for m in exact.frs],
+    )
 
 
 def test_errors_are_those_of_plain_backward_passes() -> None:
     torch.manual_seed(3)
     student, x = Small(), torch.randn(1, 3, 16, 24)
     exact = random_output(1, [(16, 24), (8, 12)], 8, 6, 1)
-    coded = TeacherOutput(
-        [f + 0.1 * torch.randn_like(f) for f in exact.features],
-        [s * 0.9 for s in exact.scores],
-        [m * (1 + 0.01 * torch.randn_like(m)) for m in exact.frs],
-    )
+    coded = changed(exact)
     weights = {"feature": 0.3, "score": 2.0}
     found = StudentPass(both(student, x), list(student.parameters()), exact).errors(coded, weights)
     cases = {"feature": {"feature": 1.0, "score": 0.0}, "score": {"feature": 0.0, "score": 1.0}, "total": weights}
@@ -68,11 +86,45 @@ def test_errors_are_those_of_plain_backward_passes() -> None:
         one, two = (gradient(student, x, target, share) for target in (exact, coded))
         assert found.relative[name] == pytest.approx(float((two - one).norm() / one.norm()), rel=1e-3)
         assert found.cosine[name] == pytest.approx(float(torch.cosine_similarity(one, two, dim=0)), abs=1e-4)
+        one, two = (gradient(student, x, target, share, sized=False) for target in (exact, coded))
+        assert found.plain[name] == pytest.approx(float((two - one).norm() / one.norm()), rel=1e-3)
     same = StudentPass(both(student, x), list(student.parameters()), exact).errors(exact)
     assert all(value == 0 for value in same.relative.values())
     for name, outputs in both(student, x).items():  # one loss alone
         alone = StudentPass({name: outputs}, list(student.parameters()), exact).errors(coded)
         assert alone.relative[name] == alone.relative["total"] == pytest.approx(found.relative[name], rel=1e-6)
+
+
+class Normed(Small):
+    """The same with a batch norm's scale after the stem, which `rewrite` exchanges for the size of the filters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(8) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        fine = (nn.functional.conv2d(x, self.stem.weight, padding=1) * self.scale[:, None, None]).tanh()
+        levels = [fine, nn.functional.avg_pool2d(fine, 2)]
+        return levels, [self.logits(level) for level in levels]
+
+    @torch.no_grad()
+    def rewrite(self, factors: torch.Tensor) -> Normed:
+        self.stem.weight *= factors[:, None, None, None]
+        self.scale /= factors
+        return self
+
+
+def test_the_error_does_not_depend_on_how_a_network_is_written() -> None:
+    torch.manual_seed(4)
+    student, x = Normed(), torch.randn(1, 3, 16, 24)
+    exact = random_output(1, [(16, 24), (8, 12)], 8, 6, 1)
+    coded, factors = changed(exact), 2.0 ** torch.arange(-8, 8, 2)
+    written = student, copy.deepcopy(student).rewrite(factors)
+    one, two = (StudentPass(both(s, x), list(s.parameters()), exact).errors(coded) for s in written)
+    for name in ("feature", "score", "total"):
+        assert two.relative[name] == pytest.approx(one.relative[name], rel=1e-4)
+        assert two.cosine[name] == pytest.approx(one.cosine[name], rel=1e-4)
+        assert abs(two.plain[name] / one.plain[name] - 1) > 0.02, "one channel has most of the plain gradient"
 
 
 def test_a_view_without_gradient_has_no_error() -> None:
@@ -138,6 +190,27 @@ def test_adapters_of_large_levels_are_found_on_some_of_their_positions(monkeypat
     assert not torch.equal(some, whole)
     assert float((some - whole).norm() / whole.norm()) < 0.25  # of 4 x 2048 positions, 36 weights a channel
     assert all(float(w.abs().max()) == 0 for w in fitted_to(blank).weights)
+
+
+def test_adapters_of_a_slightly_disturbed_copy_leave_little() -> None:
+    """The regression has fewer positions than weights; shrunk towards 0 it would leave much of a perfect copy."""
+    torch.manual_seed(7)
+    y = [torch.randn(1, 8, 8, 6) for _ in range(2)]
+    left = {}
+    for noise in (0.0, 0.01):
+        x = [f + noise * torch.randn_like(f) for f in y]
+        views = [(sample_output(TeacherOutput([f], [], [torch.rand(1, 8, 6)])), [copied]) for f, copied in zip(y, x)]
+        for copies in (False, True):
+            (adapted,) = fit_adapters(views, copies)([torch.cat(x)])
+            left[noise, copies] = float((adapted - torch.cat(y)).square().mean())
+    assert left[0.0, True] < 1e-9
+    assert left[0.01, True] < 2e-4 < 10 * left[0.01, True] < left[0.01, False]
+
+
+def test_only_a_resnet_has_parts_that_its_students_freeze() -> None:
+    assert frozen_parts(MODELS.build({"type": "ResNetV1d", "depth": 18})) == FROZEN
+    darknet = MODELS.build({"type": "CSPDarknet", "deepen_factor": 0.33, "widen_factor": 0.25})
+    assert hasattr(darknet, "stem") and not frozen_parts(darknet), "its students train the stem"
 
 
 @pytest.mark.parametrize("what", ["feature", "score"])
