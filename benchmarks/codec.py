@@ -5,6 +5,8 @@ python benchmarks/codec.py --config C --student CHECKPOINT --teacher CONFIG CHEC
 
 The codec is calibrated as stage 1 does it, on the config's train images. "Stated" is what codec.json says afterwards.
 "Found" is the error in the gradient of the student's parameters, on images of the val set. No calibration uses these.
+It is the mean over views of `Errors.relative`, as on the probe, with its standard error as "uncertainty". "Found plain"
+is the same without the sizes of the filters, so it depends on how the network is written.
 "Missed" is the share of the teacher's variance that the student leaves unexplained there. "Expected" is the error that
 codec.json states for a student that misses as much, by a power of the share through the two students that it states.
 Without --teacher, the teacher is that of the config. The student's adapters are those of its checkpoint, of --adapters,
@@ -53,6 +55,8 @@ COLUMNS = [
         "stated",
         "expected",
         "found",
+        "uncertainty",
+        "found_plain",
     ),
     *("found_over_requested", "found_over_expected", "kb_view", "kb_features", "kb_scores", "kb_map", "kb_megapixel"),
 ]
@@ -147,6 +151,8 @@ def measure_views(codec: Codec, job: Job, student: Student, views: list[Tensor])
                 "stated_near": settings.get("near_error", {}).get(loss),
                 "expected": expected,
                 "found": error,
+                "uncertainty": found[f"uncertainty_{plural}"],
+                "found_plain": found[f"plain_{plural}"],
                 "found_over_requested": error / codec.allowed_error,
                 "found_over_expected": expected and error / expected,
                 **{key: value for key, value in found.items() if key.startswith("kb_")},

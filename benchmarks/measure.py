@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import mean
+from math import isnan
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -58,7 +59,10 @@ def host_ms(codec: Codec, output: TeacherOutput, repeats: int = 20) -> tuple[flo
 def measure(
     codecs: dict[str, Any], teacher: Teacher, student: Student, views: list[torch.Tensor], weights: dict[str, float]
 ) -> dict[str, dict[str, Any]]:
-    """Return the mean bytes, milliseconds and gradient errors of every codec over the views."""
+    """Return the mean bytes, milliseconds and gradient errors of every codec over the views.
+
+    `plain`: errors without the filters' sizes (`Errors.plain`). `uncertainty`: standard error of the mean error.
+    """
     weights = {student.loss: weights["feature"], "score": weights["score"]}
     sums: dict[str, dict[str, Any]] = {name: {"sizes": [], "errors": [], "encode": [], "decode": []} for name in codecs}
     for view in views:
@@ -88,6 +92,10 @@ def measure(
             "err_features": errors.relative[student.loss],
             "err_scores": errors.relative["score"],
             "err_total": errors.relative["total"],
+            "uncertainty_features": _uncertainty([e.relative[student.loss] for e in row["errors"]]),
+            "uncertainty_scores": _uncertainty([e.relative["score"] for e in row["errors"]]),
+            "plain_features": errors.plain[student.loss],
+            "plain_scores": errors.plain["score"],
             "cosine_features": errors.cosine[student.loss],
             "cosine_scores": errors.cosine["score"],
             "cosine_total": errors.cosine["total"],
@@ -96,3 +104,9 @@ def measure(
             "views": len(views),
         }
     return found
+
+
+def _uncertainty(errors: list[float]) -> float | None:
+    """Return the standard error of the mean of the errors that are not NaN."""
+    found = [error for error in errors if not isnan(error)]
+    return stdev(found) / len(found) ** 0.5 if len(found) > 1 else None
