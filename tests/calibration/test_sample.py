@@ -101,7 +101,7 @@ def test_the_error_of_another_student_follows_from_the_two_stated() -> None:
 def test_info_shows_the_student_and_the_warnings() -> None:
     found: dict[str, Any] = {
         "cache": "c", "format": ["f", 1], "images": 1, "views": 1, "passes": {0: 1}, "bytes": 10, "fp16_bytes": 100,
-        "expected_passes": 1,
+        "expected_passes": 1, "stored_images": None,
         "bytes_by_tensor": {}, "measured": {}, "teacher": {"name": None, "sha256": "0" * 64}, "recipe": "r",
         "content": "c", "codec": {**FITTED, **STUDENTS}, "calibration": {"choosing": 2, "reported": 1},
     }  # fmt: skip
