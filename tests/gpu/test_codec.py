@@ -15,6 +15,7 @@ from pipeline.codecs.frs.codec import Frs
 from tests.helpers.coded_batches import CHANNELS, close, encoded, equal, symbols, views
 from tests.helpers.outputs import calibrated_codec, weighted_error
 from tests.helpers.precision import read
+from tests.helpers.related import RelatedSample, related_codec, short_training
 
 pytestmark = pytest.mark.gpu
 
@@ -24,12 +25,21 @@ CASES: dict[str, dict[str, Any]] = {
     "frs-720": {"classes": 720},
     "universal-80": {"classes": 80, "profile": "universal"},
     "universal-80-no-scores": {"classes": 80, "profile": "universal", "scores": False},
+    "frs2-80": {"type": "frs2", "classes": 80},
+    "frs2-universal-no-scores": {"type": "frs2", "classes": 80, "profile": "universal", "scores": False},
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def codec(request: pytest.FixtureRequest) -> Frs:
-    found = calibrated_codec("frs", CHANNELS, **CASES[request.param])
+    settings = dict(CASES[request.param])
+    if settings.get("type") == "frs2":  # on related levels, so that it has predictions
+        sample = RelatedSample(CHANNELS, settings.pop("classes"), [(16, 24), (8, 12)])
+        with short_training():
+            found = related_codec(sample, **settings)
+        assert "level_in" in found.tables and ("net_output" in found.tables) == settings.get("scores", True)
+    else:
+        found = calibrated_codec("frs", CHANNELS, **settings)
     assert isinstance(found, Frs)
     return found
 

@@ -39,7 +39,7 @@ def encoded(codec: Codec, outputs: list[TeacherOutput], device: torch.device = C
     for given in outputs:
         coded, _ = codec.encode(given.to(device))
         assert all(isinstance(array, np.ndarray) for sample in coded for array in sample.values())
-        samples += coded
+        samples += [codec.read_sample(sample, given.levels) for sample in coded]
         levels += [given.levels] * len(coded)
     return stack(samples, levels)
 

@@ -29,6 +29,7 @@ from pipeline.cache.sidecar import load_sidecar
 from pipeline.cache.zarr_store import TarStore
 from pipeline.cli.command import guarded
 from pipeline.cli.main import main
+from pipeline.codecs.group import save_codec
 from pipeline.config import load_config
 from pipeline.data.stream import LoaderOptions, Stream, stream_loader
 from pipeline.errors import CacheError, ConfigError, CorruptCache, StoreError
@@ -48,6 +49,7 @@ from pipeline.tools.reencode.run import reencode
 from tests.helpers.configs import make_config
 from tests.helpers.detectors import detector
 from tests.helpers.launch import launch
+from tests.helpers.related import RelatedSample, related_codec, short_training
 from tests.helpers.servers import KEYS, Handler, s3_server, web_server
 from tests.helpers.stages import stage1, stage2, tree
 
@@ -70,6 +72,25 @@ def web(cache_folder: Path, tmp_path: Path) -> Iterator[type[Handler]]:
     shutil.copytree(cache_folder, tmp_path / "served" / "cache")
     with web_server(tmp_path / "served") as handler:
         yield handler
+
+
+def test_a_config_without_a_codec_type_keeps_that_of_a_remote_cache(
+    web: type[Handler], data: Path, teacher: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(data, teacher, detector("retinanet"), tmp_path / "untyped", None)
+    for folder, expected in (("cache", "frs"), ("none", "frs2")):
+        _, sections = load_config(str(config), {"cache.dir": f"{web.address}/{folder}"})
+        assert sections.cache.codec.type == expected
+
+
+def test_a_trained_codec_is_stored_twice(s3: str) -> None:
+    with short_training():
+        codec = related_codec(RelatedSample(sizes=[(8, 12), (4, 6)], views=4))
+    save_codec(codec, place("s3://bucket/trained"), {})
+    found = objects("s3://bucket/trained")
+    copies = {name.removeprefix("codec-copy/"): data for name, data in found.items() if name.startswith("codec-copy/")}
+    assert "codec/net_first/c/0/0/0/0" in copies and len(found) == 2 * len(copies)
+    assert all(found[name] == data for name, data in copies.items())
 
 
 def objects(url: str) -> dict[str, bytes]:
