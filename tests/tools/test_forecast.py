@@ -6,6 +6,7 @@ import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from pipeline.cli.tables import forecast_table
 from pipeline.config import load_config
 from pipeline.data.shard_planning import plan_views
 from pipeline.errors import DataError
+from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import Silent
 from pipeline.stage1.job import open_job
 from pipeline.tools.forecast import run as module
 from pipeline.tools.forecast.clock import Clock
 from pipeline.tools.forecast.disk import free_bytes, nearest_folder
-from pipeline.tools.forecast.estimate import interval
+from pipeline.tools.forecast.estimate import estimate_hours, interval
 from pipeline.tools.forecast.run import forecast, list_warnings
 from pipeline.tools.forecast.timed_sample import TRAINING_SHARE, TimedSample
 from pipeline.tools.forecast.training import measure_training
@@ -175,9 +177,23 @@ def test_the_training_of_a_network_ends_in_time(made: dict[str, Path]) -> None:
     clock = Clock(60.0, slow.now)
     job = open_job(cfg, sections, lambda _: None, Silent())
     steps = 0
-    after = TimedSample(job, clock, 30.0, 1e-6).training(1000)
+    sample = TimedSample(job, clock, 30.0, 1e-6)
+    after = sample.training(1000)
     while after() is not False:
         steps += 1
         slow.time += 0.1
     assert steps * 0.1 == pytest.approx(30 * TRAINING_SHARE, abs=0.2)
+    assert sample.training_seconds == pytest.approx(1000 * 0.1, rel=0.01)  # of all steps
     assert list(clock.left_out) == [f"{999 - steps} of 1000 training steps of the score network"]
+
+
+def test_training_a_network_counts_once_for_any_number_of_views() -> None:
+    """A trial calibrates on 16 views for 40 s, 8 of which train a network; stage 1 calibrates on 64."""
+    trial: Any = SimpleNamespace(calibration_views=64, calibrated_on=16, calibration_seconds=40, training_seconds=8)
+    trial.teacher_seconds, trial.views_per_second = 0.0, 10.0
+    found = {"images": 50, "distinct_views": 100, "images_per_epoch": 50, "bytes_per_view": 1.0}
+    sections: Any = SimpleNamespace(teacher=SimpleNamespace(gate_images=5))
+    cfg: Any = {"train_cfg": {"max_epochs": 1}}
+    trained: Any = SimpleNamespace(images_per_second=1.0, live_seconds=1.0)
+    loader = Config({**cfg, "train_dataloader": {"batch_size": 1}})
+    assert estimate_hours(trial, trained, found, sections, loader)["stage1_seconds"] == 10 + 8 + 4 * 32

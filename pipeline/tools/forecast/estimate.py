@@ -77,7 +77,8 @@ def estimate_hours(
     Without `training`, there is nothing about stage 2.
     """
     count, images = found["distinct_views"], found["images_per_epoch"]
-    calibration = trial.calibration_seconds * trial.calibration_views / trial.calibrated_on
+    by_view = (trial.calibration_seconds - trial.training_seconds) / trial.calibrated_on
+    calibration = by_view * trial.calibration_views + trial.training_seconds
     gate = sections.teacher.gate_images * trial.teacher_seconds
     stage1 = count / trial.views_per_second + calibration + gate
     schedule = cfg.get("train_cfg") or {}

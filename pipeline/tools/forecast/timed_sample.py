@@ -25,9 +25,12 @@ PROBE_SHARE, PROBE_COST = 0.1, 30  # of the calibration's time, to tune a probe;
 class TimedSample(ViewSample):
     """A sample whose iterations end early when their share of `seconds` is used up.
 
-    per_view: seconds of the teacher for a view. Errors of a student twice as near are not measured: a forecast does not
-    show them, and their probe takes as long as the usual one.
+    per_view: seconds of the teacher for a view. `training_seconds`: how long all steps of a network take. Errors of a
+    student twice as near are not measured: a forecast does not show them, and their probe takes as long as the usual
+    one.
     """
+
+    training_seconds = 0.0
 
     def __init__(self, job: Job, clock: Clock, seconds: float, per_view: float) -> None:
         super().__init__(job)
@@ -54,12 +57,13 @@ class TimedSample(ViewSample):
 
     def training(self, steps: int) -> Callable[[], bool | None]:
         """Return a function that says after each step whether to train on."""
-        advance, done = super().training(steps), iter(range(1, steps))
+        advance, done, begun = super().training(steps), iter(range(1, steps)), self._clock.now()
         until = self._until(TRAINING_SHARE)
 
         def after() -> bool:
             advance()
             number = next(done, steps)
+            self.training_seconds = (self._clock.now() - begun) * steps / number
             if number < steps and self._clock.now() > until:
                 self._clock.leave_out(f"{steps - number} of {steps} training steps of the score network")
                 return False

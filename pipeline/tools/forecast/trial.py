@@ -45,7 +45,8 @@ class Trial:
 
     bytes_by_view: bytes of each view, for every array and for `overhead` (tar). positions: FPN positions of each view.
     head: bytes of a shard without its views. calibration_views: views that stage 1 will calibrate on. calibrated_on:
-    views that the trial calibrated on. calibration_seconds: of the trial. teacher_seconds: the teacher alone, per view.
+    views that the trial calibrated on. calibration_seconds: of the trial. training_seconds: the part of it that trained
+    a network. teacher_seconds: the teacher alone, per view.
     """
 
     cache: Cache
@@ -57,6 +58,7 @@ class Trial:
     calibration_views: int
     calibrated_on: int
     calibration_seconds: float
+    training_seconds: float
     views_per_second: float
     teacher_seconds: float
 
@@ -92,13 +94,13 @@ def run_trial(job: Job, folder: Path, samples: int, clock: Clock) -> Iterator[Tr
         limit = min(wanted, max(FEWEST_FITTED, int(share / (FIT_COST * per_view))))
         section = replace(job.sections.cache, calibration_views=limit)
         small = replace(job, root=Path(temporary), sections=replace(job.sections, cache=section))
-        codec, calibration_seconds = calibrate_trial(small, job.root, clock, share, per_view)
+        codec, calibration, training = calibrate_trial(small, job.root, clock, share, per_view)
         affordable = int(PASS_SHARE * clock.left / (1 - CALIBRATION_SHARE) / (PASS_COST * per_view))
         shards = plan_images(job, images[: max(FEWEST, affordable)])
         rate = write_pass(small, codec, shards, clock.now)
         cache = Cache(small.root)
         sizes = measure_sizes(cache)
-        yield Trial(cache, codec, job.teacher, *sizes, wanted, limit, calibration_seconds, rate, per_view)
+        yield Trial(cache, codec, job.teacher, *sizes, wanted, limit, calibration, training, rate, per_view)
 
 
 def plan_images(job: Job, images: list[int]) -> list[ShardPlan]:
@@ -106,22 +108,25 @@ def plan_images(job: Job, images: list[int]) -> list[ShardPlan]:
     return plan_views(job.images, job.views, 0, job.plan["layout"], images)
 
 
-def calibrate_trial(job: Job, finished: Place, clock: Clock, seconds: float, per_view: float) -> tuple[Codec, float]:
+def calibrate_trial(
+    job: Job, finished: Place, clock: Clock, seconds: float, per_view: float
+) -> tuple[Codec, float, float]:
     """Calibrate the trial's codec in about `seconds`, or copy that of `finished`, the config's cache.
 
-    Return it and the seconds.
+    Return it, the seconds, and how many of these trained a network.
     """
     write_json(job.root / "gate.json", {"mAP": 0.0, "AP50": 0.0, "images": 0})  # part of the content digest
     write_json(job.root / "plan.json", job.plan)
     begun = clock.now()
     if (finished / "codec.json").is_file() and not differences(Cache(finished).plan, job.plan):
         copy_codec(Cache(finished), job.plan, job.root)
-        return load_or_calibrate_codec(job), 0.0
-    codec = load_or_calibrate_codec(job, TimedSample(job, clock, seconds, per_view))
+        return load_or_calibrate_codec(job), 0.0, 0.0
+    sample = TimedSample(job, clock, seconds, per_view)
+    codec = load_or_calibrate_codec(job, sample)
     took = clock.now() - begun
     if clock.left_out:  # of the views that it did not measure
         took = max(took, FIT_COST * per_view * job.sections.cache.calibration_views)
-    return codec, took
+    return codec, took, min(took, sample.training_seconds)
 
 
 def write_pass(job: Job, codec: Codec, shards: list[ShardPlan], now: Callable[[], float]) -> float:
