@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from typing import Any
 
 from pipeline.cache.canonical import read_json
 from pipeline.cache.layout import CODEC_COPY, list_passes, pass_folder
@@ -35,24 +36,31 @@ def find_codec_type(root: Place) -> str | None:
 
     If plan.json is missing or damaged, codec.json, its copy or a shard decides, as for a repair. Raise StoreError.
     """
-    for name, keys in (
-        ("plan.json", ("recipe", "codec", "type")),
-        *((path, ("settings", "type")) for path in ("codec.json", f"{CODEC_COPY}/codec.json")),
-    ):
+    return next((kind for kind in _codec_types(root) if isinstance(kind, str)), None)
+
+
+def _codec_types(root: Place) -> Iterator[Any]:
+    """Yield what the files of a cache say about the type of its codec."""
+    files: dict[str, tuple[str, ...]] = {"plan.json": ("recipe", "codec", "type")}
+    files |= dict.fromkeys(("codec.json", f"{CODEC_COPY}/codec.json"), ("settings", "type"))
+    for name, keys in files.items():
         try:
-            value = read_json(root / name) if (root / name).exists() else None
+            if (root / name).exists():
+                yield _value_at(read_json(root / name), keys)
         except StoreError:
             raise
         except CacheError:
-            continue
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, str):
-            return value
+            pass
     for path, sidecar in _sidecars(root):
-        with suppress(CacheError):
-            return ShardReader(path.with_suffix(".tar"), sidecar).attributes["codec"]["type"]
-    return None
+        with suppress(CacheError), closing(ShardReader(path.with_suffix(".tar"), sidecar)) as reader:
+            yield _value_at(reader.attributes, ("codec", "type"))
+
+
+def _value_at(value: Any, keys: tuple[str, ...]) -> Any:
+    """Return the value at a path of keys; None where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _sidecars(root: Place) -> Iterator[tuple[Place, Sidecar]]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.canonical import write_json
 from pipeline.codecs.frs2.settings import Frs2Options
 from pipeline.codecs.registry import DEFAULT, read_options
 from pipeline.config import load_config
@@ -75,6 +76,14 @@ def test_the_copy_of_a_codec_tells_its_type(untyped: Path, made: dict[str, Path]
     (tmp_path / "copy/codec-copy").mkdir(parents=True)
     shutil.copy(cache_of(made) / "codec.json", tmp_path / "copy/codec-copy")
     assert type_in(untyped, tmp_path / "copy") == "frs"
+
+
+@pytest.mark.parametrize("codec", [{}, {"type": 3}, [], None, {"type": "frs9"}])
+def test_a_forged_type_is_none(untyped: Path, tmp_path: Path, codec: Any) -> None:
+    """Opening the cache says what is wrong with it."""
+    (tmp_path / "copy").mkdir()
+    write_json(tmp_path / "copy/plan.json", {"recipe": {"codec": codec}})
+    assert type_in(untyped, tmp_path / "copy") == DEFAULT
 
 
 def test_another_type_or_other_keys_end_in_one_line(untyped: Path, made: dict[str, Path], tmp_path: Path) -> None:
