@@ -120,8 +120,8 @@ class DistillSection:
     classes than the teacher.
     `feature_loss`: 'frs', 'pkd', 'cwd', 'mgd' or a loss of another package (pipeline/losses/registry.py). All except
     'frs' need a lossless cache, or one of codec profile 'universal'.
-    `box_weight`: of LD, the loss on GFL's box distributions; it needs a lossless cache with `boxes=True`, or
-    `teacher.source='live'`.
+    `box_weight`: of LD, the loss on GFL's box distributions; it needs a cache with `codec=dict(boxes=True)`,
+    or `teacher.source='live'`.
     `student_levels`: the student's FPN level for each of the teacher's levels (default: the same number in order).
     `interpolate`: how the student's features are resized to the teacher's grids; without it, the grids must be equal.
     `adapter`: the convolution that maps the student's features to the teacher's width (default: that of the loss).

@@ -144,7 +144,8 @@ class Codec(ABC):
 
     @abstractmethod
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
-        """Compare stored samples with the teacher's output. Return a ratio for each of 'features', 'scores' and 'frs'.
+        """Compare stored samples with the teacher's output. Return a ratio for each of 'features', 'scores', 'frs' and
+        'boxes' that is stored.
 
         Each ratio is the largest error divided by the allowed error, at most 1 on the machine that made the cache.
         """
@@ -176,7 +177,7 @@ class Codec(ABC):
     @property
     def box_channels(self) -> int:
         """4 N of box distributions with N bins a side; 0 if the cache has none."""
-        return 0
+        return self.calibration.box_channels or 0
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -210,6 +211,8 @@ class Codec(ABC):
             raise ValueError(
                 f"settings.score_channels: {self.score_channels} does not fit the stored tensors {self.kinds}"
             )
+        if self.options.boxes != (self.box_channels > 0):
+            raise ValueError(f"settings.box_channels: {self.box_channels} does not fit boxes={self.options.boxes}")
         widths = self.calibration.level_channels
         read_channels({"channels": self.channels, "score_channels": self.score_channels})
         if widths is not None and max(widths) != self.channels:
@@ -218,6 +221,9 @@ class Codec(ABC):
     def check(self, output: TeacherOutput) -> None:
         """Raise CodecError where this codec cannot store a batch."""
         check_output(output, (self.channels, self.score_channels), self.calibration.level_channels)
+        found = output.boxes[0].shape[1] if output.boxes else 0
+        if self.box_channels and found != self.box_channels:
+            raise CodecError(f"teacher output: expected {self.box_channels} box channels, found {found}")
 
 
 def channels_of(output: TeacherOutput, kinds: Sequence[str]) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -22,19 +22,9 @@ SAME_DIGITS = 1e-5  # difference of float32 sums between two machines, relative 
 
 @dataclass(frozen=True)
 class LosslessOptions(CodecOptions):
-    """Options of the lossless codec. `boxes`: True also stores the box distributions of a GFL teacher, for LD."""
+    """Options of the lossless codec."""
 
     type: ClassVar[str] = "lossless"
-
-    boxes: bool = False
-
-    @property
-    def stores_boxes(self) -> bool:
-        return self.boxes
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the options as CodecOptions does. `boxes` is included only if True, as in the oldest caches."""
-        return {key: value for key, value in super().to_json().items() if key != "boxes" or value}
 
 
 @dataclass(frozen=True)
@@ -69,23 +59,6 @@ class Lossless(Codec):
         return cls(
             options, LosslessCalibration(*channels_of(first, options.kinds), level_channels_of(first), boxes), {}
         )
-
-    @property
-    def box_channels(self) -> int:
-        return self.calibration.box_channels or 0
-
-    def validate(self) -> None:
-        super().validate()
-        if self.options.stores_boxes != (self.box_channels > 0):
-            raise ValueError(
-                f"settings.box_channels: {self.box_channels} does not fit boxes={self.options.stores_boxes}"
-            )
-
-    def check(self, output: TeacherOutput) -> None:
-        super().check(output)
-        found = output.boxes[0].shape[1] if output.boxes else 0
-        if self.box_channels and found != self.box_channels:
-            raise CodecError(f"teacher output: expected {self.box_channels} box channels, found {found}")
 
     def _columns(self) -> dict[str, tuple[int, str]]:
         """Return the size and name of the second axis, for the arrays that have one."""

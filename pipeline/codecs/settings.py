@@ -18,7 +18,8 @@ KINDS = ("feature", "score")  # the tensors that a codec stores, apart from the 
 class CodecOptions:
     """`zstd_level`: 1 to 9, on Blosc's scale. `scores`: False leaves out the class scores.
 
-    `fitted`: whether a calibration chooses steps for a requested error.
+    `boxes`: True also stores the box distributions of a GFL teacher, for LD. `fitted`: whether a calibration chooses
+    steps for a requested error.
     """
 
     type: ClassVar[str]
@@ -26,11 +27,7 @@ class CodecOptions:
 
     zstd_level: int = field(default=1, metadata={"at_least": 1, "at_most": 9, "key": "zstd"})
     scores: bool = True
-
-    @property
-    def stores_boxes(self) -> bool:
-        """Whether the cache contains box distributions."""
-        return False
+    boxes: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -38,10 +35,9 @@ class CodecOptions:
         return KINDS if self.scores else KINDS[:1]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options for recipe and codec.json. `scores` is included only if False, as in the oldest caches."""
-        values = to_json(self)
-        if self.scores:
-            del values["scores"]
+        """Return the options for recipe and codec.json. Those of the oldest caches have no `scores` and no `boxes`."""
+        usual = {"scores": True, "boxes": False}
+        values = {key: value for key, value in to_json(self).items() if usual.get(key) is not value}
         return {**values, "type": self.type}
 
 
@@ -49,7 +45,7 @@ class Calibration(Protocol):
     """Results of a calibration, a frozen dataclass.
 
     `channels`: of the widest level. `score_channels`: 0 without class scores. `level_channels`: of every level; None
-    if they are equal.
+    if they are equal. `box_channels`: 4 N of box distributions with N bins a side; None without them.
     """
 
     @property
@@ -60,6 +56,9 @@ class Calibration(Protocol):
 
     @property
     def level_channels(self) -> list[int] | None: ...
+
+    @property
+    def box_channels(self) -> int | None: ...
 
 
 def check_widths(value: Any) -> str | None:

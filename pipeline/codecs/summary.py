@@ -21,6 +21,8 @@ def promise(settings: dict[str, Any]) -> str:
     scored, planes = ", no class scores", f"{s['feature_rank']} of {s['channels']}"
     if s.get("scores", True):
         scored, planes = f", {error['score']:.1%} (scores)", f"{planes} and {s['score_rank']} of {s['score_channels']}"
+    if s.get("box_error") is not None:
+        scored += f", {s['box_error']:.1%} (boxes, on their logits)"
     return (
         f"{s['type']}, quality {s['quality']}: gradient error on the probe {error['feature']:.1%} (features){scored}; "
         f"{planes} planes"

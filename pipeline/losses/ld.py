@@ -2,7 +2,7 @@
 
 Source: arXiv 2102.12252, equations 2 to 5, with the paper's temperature. LD weights the student's positive positions by
 their scores. Here every position is weighted by the teacher's richness map. A live teacher gives the distributions, or
-a lossless cache made with `boxes=True`.
+a cache made with `cache.codec.boxes=True`.
 
 Shapes: B batch, N bins of a side, (H, W) grid of one FPN level.
 """

@@ -55,10 +55,10 @@ def prepare_teacher_data(cfg: Config, sections: Sections) -> TeacherData:
 
 def open_cached_data(sections: Sections, inputs: Inputs) -> TeacherData:
     """Open the cache, and check that it is complete and that this config made it. Raise PipelineError."""
-    if sections.distill.box_weight and not sections.cache.codec.stores_boxes:
+    if sections.distill.box_weight and not sections.cache.codec.boxes:
         raise ConfigError(
             "distill.box_weight: this cache has no box distributions; make a cache with "
-            "cache.codec=dict(type='lossless', boxes=True), or set teacher.source='live'"
+            "cache.codec=dict(boxes=True), or set teacher.source='live'"
         )
     # The teacher's weights may be missing. If they exist, they must be those of the cache.
     cache = open_cache(sections.cache.place(), inputs, inputs.teacher.known_sha256(), "use another cache.dir")

@@ -170,6 +170,6 @@ class Teacher:
 def load_teacher(sections: Sections, spec: TeacherSpec, classes: tuple[str, ...]) -> Teacher:
     """Build the teacher of a config on this process's device, with class scores if the config needs them."""
     live = sections.teacher.source == "live"
-    boxes = sections.distill.box_weight > 0 if live else sections.cache.codec.stores_boxes
+    boxes = sections.distill.box_weight > 0 if live else sections.cache.codec.boxes
     needed = sections.distill.score_weight > 0 if live else sections.cache.codec.scores
     return Teacher(spec, classes, own_device(), sections.teacher.tf32, needed, boxes)

@@ -237,7 +237,7 @@ def test_settings_of_a_cache_are_checked_when_it_is_opened(tmp_path: Path, field
 
 BAD = [
     {"type": "zip"},
-    {},
+    {"type": None},
     {"type": "frs", "stepp": 1},
     {"type": "frs", "zstd": 40},
     {"type": "frs", "zstd": "9"},

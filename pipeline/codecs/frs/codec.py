@@ -18,6 +18,7 @@ from pipeline.budget import BUDGET, excess
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
 from pipeline.codecs.base import BlockTokens, CalibrationSample, Codec
+from pipeline.codecs.frs.boxes import BoxCoder, fit_boxes
 from pipeline.codecs.frs.fit import fit
 from pipeline.codecs.frs.locate import locate_tokens
 from pipeline.codecs.frs.map import BUCKETS, BatchMaps, check_map, unrounded
@@ -37,7 +38,10 @@ TOKEN = 300  # bytes of a token while its symbol is found
 
 @dataclass(frozen=True, eq=False)
 class Frs(Codec):
-    """Stores int32 tokens `features` and `scores`, of variable number, and the map `frs` (L + P,) in uint8."""
+    """Stores int32 tokens `features` and `scores`, of variable number, and the map `frs` (L + P,) in uint8.
+
+    If requested, also `boxes` (P, 4 N) in uint16.
+    """
 
     name = FrsOptions.type
     ragged = True
@@ -49,7 +53,8 @@ class Frs(Codec):
 
     @classmethod
     def calibrate(cls, options: FrsOptions, sample: CalibrationSample) -> Frs:
-        return cls(options, *fit(options, sample))
+        calibration, tables = fit(options, sample)
+        return cls(options, replace(calibration, **fit_boxes(options, calibration.map_top, sample)), tables)
 
     @cached_property
     def transform(self) -> WeightedTransform:
@@ -77,6 +82,8 @@ class Frs(Codec):
 
     def validate(self) -> None:
         super().validate()
+        if self.box_channels:
+            self.calibration.step("box")
         levels = len(self.tables["feature_basis"])
         if len(self.widths(levels)) != levels:
             raise ValueError(f"settings.level_channels: expected {levels} levels, found {len(self.widths(levels))}")
@@ -109,7 +116,13 @@ class Frs(Codec):
     def items(self) -> list[Item]:
         zstd_level = self.options.zstd_level
         tokens = [Item(f"{what}s", "int32", zstd_level, ("token",)) for what in self.kinds]
-        return [*tokens, Item("frs", "uint8", zstd_level, ("byte",))]
+        return [*tokens, Item("frs", "uint8", zstd_level, ("byte",)), *self.boxes.items()]
+
+    @cached_property
+    def boxes(self) -> BoxCoder:
+        """What codes the box distributions; it does nothing where they are not stored."""
+        step = self.calibration.step("box") if self.box_channels else 0.0
+        return BoxCoder(self.box_channels, step, self.options.zstd_level)
 
     def symbols_of(self, what: str, levels: LevelShapes) -> int:
         """Return the number of symbols of a tensor on these grids."""
@@ -120,9 +133,11 @@ class Frs(Codec):
         """A token represents at least one symbol, so there are at most as many tokens as symbols."""
         most = {what: min(self.symbols_of(what, levels), BUDGET.tokens) for what in self.kinds}
         tokens = {f"{what}s": (0, 4 * count) for what, count in most.items()}
-        return {**tokens, "frs": (len(levels) + positions(levels),) * 2}
+        return {**tokens, "frs": (len(levels) + positions(levels),) * 2, **self.boxes.limits(levels)}
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
+        if self.box_channels:
+            raise CodecError("box distributions cannot be stored in format version 1; make a new cache")
         zstd_level = self.options.zstd_level
         tokens = {f"{what}s": max([1, *(len(sample[f"{what}s"]) for sample in samples)]) for what in self.kinds}
         return [
@@ -146,6 +161,7 @@ class Frs(Codec):
             errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
             for sample, tokens in zip(samples, self.tokens(what, rounded, maps)):
                 sample[f"{what}s"] = tokens
+        self.boxes.encode(output, maps, samples)
         return samples, errors
 
     def tokens(self, what: str, rounded: Levels, maps: BatchMaps) -> list[np.ndarray]:
@@ -167,9 +183,10 @@ class Frs(Codec):
 
     def require_arrays(self, sample: Sample, levels: LevelShapes) -> None:
         """Raise CorruptCache where an array is missing, or where the codec has another number of levels."""
-        names = {*(f"{what}s" for what in self.kinds), "frs"}
+        names = {*(f"{what}s" for what in self.kinds), "frs", *(item.name for item in self.boxes.items())}
         if not names <= sample.keys() or len(levels) != len(self.tables["feature_expected"]):
             raise CorruptCache(f"arrays {sorted(sample)} on {len(levels)} FPN levels do not fit this codec")
+        self.boxes.check(sample, levels)
 
     def coded_maps(self, batch: EncodedBatch) -> BatchMaps:
         """Read the maps of a batch."""
@@ -191,7 +208,8 @@ class Frs(Codec):
         out: dict[str, Levels] = {"score": []}
         for what in self.kinds:
             out[what] = self.transform.rebuild_symbols(*self.scaled_symbols(batch, maps, what), maps, what)
-        return TeacherOutput(out["feature"], out["score"], maps.floats, batch.levels)
+        boxes = self.boxes.decode(batch, maps)
+        return TeacherOutput(out["feature"], out["score"], maps.floats, batch.levels, boxes)
 
     def symbols(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> tuple[Symbols, Tensor]:
         """Read the symbols that tokens stand for, and their values (B, T)."""
@@ -214,8 +232,7 @@ class Frs(Codec):
             steps = per_level(self.transform.step_sizes(what, maps, self.calibration.step(what)))
             pairs = zip(wanted, steps, self.planes(stored, maps, what))
             found[f"{what}s"] = max(float((c / d - q).abs().max()) for c, d, q in pairs) / 0.5
-        found["frs"] = self.compare_maps(exact, maps)
-        return found
+        return {**found, "frs": self.compare_maps(exact, maps), **self.boxes.compare(exact, stored, maps)}
 
     @staticmethod
     def compare_maps(exact: TeacherOutput, maps: BatchMaps) -> float:

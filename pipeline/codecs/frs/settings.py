@@ -45,7 +45,8 @@ class FrsOptions(CodecOptions):
 class FrsCalibration:
     """Results of `fit`: largest code of the map, channels, quantiser steps, number of planes, and measured errors.
 
-    Without class scores, their step and rank are None. `probe_error`: gradient error on the probe, by `Loss.name`.
+    Without class scores, their step and rank are None. `box_channels`, `box_step` and `box_error` are those of box
+    distributions (boxes.py); None without them. `probe_error`: gradient error on the probe, by `Loss.name`.
     `probe_unexplained`: share of the teacher's variance that the probe leaves unexplained, by tensor. `near_error` and
     `near_unexplained`: the same for a student twice as near. The oldest caches lack all three. `level_channels`: of
     every level; None if they are equal.
@@ -63,10 +64,13 @@ class FrsCalibration:
     near_error: dict[str, float] | None = None
     near_unexplained: dict[str, float] | None = None
     level_channels: list | None = field(default=None, metadata={"check": check_widths})
+    box_channels: int | None = field(default=None, metadata={"at_least": 4})
+    box_step: float | None = field(default=None, metadata={"above": 0})
+    box_error: float | None = None
 
     def step(self, what: str) -> float:
-        """Return the quantiser step of 'feature' or 'score'. Raise ValueError where there are no class scores."""
-        value = {"feature": self.feature_step, "score": self.score_step}[what]
+        """Return the quantiser step of 'feature', 'score' or 'box'. Raise ValueError where the cache has none."""
+        value = {"feature": self.feature_step, "score": self.score_step, "box": self.box_step}[what]
         if value is None:
             raise ValueError(f"settings.{what}_step: missing")
         return value

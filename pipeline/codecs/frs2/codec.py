@@ -8,7 +8,7 @@ whether the sample uses the prediction. Nothing that is parsed depends on a pred
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from pipeline.budget import BUDGET
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
 from pipeline.codecs.base import CalibrationSample
+from pipeline.codecs.frs.boxes import fit_boxes
 from pipeline.codecs.frs.codec import Frs, check_table
 from pipeline.codecs.frs.map import BatchMaps, check_map
 from pipeline.codecs.frs.tokens import check_tokens
@@ -60,7 +61,8 @@ class Frs2(Frs):
 
     @classmethod
     def calibrate(cls, options: Frs2Options, sample: CalibrationSample) -> Frs2:  # type: ignore[override]
-        return cls(options, *fit(options, sample))
+        calibration, tables = fit(options, sample)
+        return cls(options, replace(calibration, **fit_boxes(options, calibration.map_top, sample)), tables)
 
     @cached_property
     def transform(self) -> PredictedTransform:
@@ -95,12 +97,12 @@ class Frs2(Frs):
 
     def items(self) -> list[Item]:
         coded = [Item(f"{what}s", "uint8", None, ("byte",)) for what in self.kinds]
-        return [*coded, Item("frs", "uint8", self.options.zstd_level, ("byte",))]
+        return [*coded, Item("frs", "uint8", self.options.zstd_level, ("byte",)), *self.boxes.items()]
 
     def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
         most = {what: min(self.symbols_of(what, levels), BUDGET.tokens) for what in self.kinds}
         coded = {f"{what}s": (1, SYMBOL_BYTES * count + SMALL) for what, count in most.items()}
-        return {**coded, "frs": (2 * len(levels) + positions(levels),) * 2}
+        return {**coded, "frs": (2 * len(levels) + positions(levels),) * 2, **self.boxes.limits(levels)}
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         raise CodecError(f"codec {self.name}: cannot be stored in format version 1; make a new cache")
@@ -116,6 +118,7 @@ class Frs2(Frs):
             for number, (sample, tokens) in enumerate(zip(samples, self.tokens(what, rounded, maps))):
                 data = encode(tokens, self.class_sizes(what, maps, number), self.coders[what].model)
                 sample[f"{what}s"] = np.frombuffer(data, np.uint8)
+        self.boxes.encode(output, maps, samples)
         return samples, {f"{what}s_error": lost_share(one) for what, one in coded.items()}
 
     def _code(
@@ -180,7 +183,8 @@ class Frs2(Frs):
         features, scores = transform.rebuild_features(stored["feature"], maps), []
         if "score" in self.kinds:
             scores = transform.rebuild_scores(stored["score"], maps, transform.predict_scores(features, maps))
-        return TeacherOutput(narrow(features, transform.widths), scores, maps.floats, batch.levels)
+        boxes = self.boxes.decode(batch, maps)
+        return TeacherOutput(narrow(features, transform.widths), scores, maps.floats, batch.levels, boxes)
 
     def _read(self, batch: EncodedBatch, maps: BatchMaps) -> dict[str, Stored]:
         """Read the residuals and flags of each tensor."""
@@ -205,8 +209,7 @@ class Frs2(Frs):
         for what, one in self._code(exact, maps, read).items():
             parts = zip(one.scaled, self.planes(stored, maps, what))
             found[f"{what}s"] = max(float((c - q).abs().max()) for c, q in parts) / 0.5
-        found["frs"] = self.compare_maps(exact, maps)
-        return found
+        return {**found, "frs": self.compare_maps(exact, maps), **self.boxes.compare(exact, stored, maps)}
 
 
 def sum_flags(coded: dict[str, Coded], level: int) -> Tensor:

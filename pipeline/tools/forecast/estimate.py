@@ -16,7 +16,7 @@ from pipeline.mmdet_compat.registry import Config
 from pipeline.tools.forecast.training import Training
 from pipeline.tools.forecast.trial import Trial
 
-CODED = ("features", "scores", "frs")
+CODED = ("features", "scores", "frs", "boxes")
 DOUBT = 0.05  # relative sd of the size if the trial calibrates on fewer views than stage 1 (docs/results/face.md)
 FEW, FEW_DOUBT = 16, 0.15  # the same if it calibrates on fewer views than FEW
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.shard_format import ShardFormat
@@ -74,7 +74,7 @@ def estimate_coarser(codec: Codec, version: int, current: Point, views: Sequence
 
 def _decode(codec: Codec, view: SampledView) -> TeacherOutput:
     output = codec.decode(stack([view.arrays], [view.levels]))
-    return TeacherOutput(output.features, [level.clamp(0, 1) for level in output.scores], output.frs)
+    return replace(output, scores=[level.clamp(0, 1) for level in output.scores], grids=None)
 
 
 def _count_bytes(codec: Codec, output: TeacherOutput, shard_format: ShardFormat) -> int:
