@@ -22,27 +22,8 @@ from pipeline.codecs.summary import promise
 from pipeline.errors import CodecError, CorruptCache
 from pipeline.losses.ld import ld_loss
 from pipeline.records import EncodedBatch, TeacherOutput
-from tests.helpers.related import RelatedSample, related_codec, related_output, short_training
-
-SIZES = [(12, 16), (6, 8)]
-BINS = 5
-
-
-def boxed(seed: int, batch: int = 2, sizes: list[tuple[int, int]] = SIZES) -> TeacherOutput:
-    """A related output with distributions that peak somewhere."""
-    generator = torch.Generator().manual_seed(seed)
-    boxes = []
-    for h, w in sizes:
-        peak = torch.rand(batch, 4, 1, h, w, generator=generator) * (BINS - 1)
-        z = 8 - 6 * (torch.arange(BINS)[:, None, None] - peak).abs()
-        boxes.append((z + torch.randn(z.shape, generator=generator)).flatten(1, 2) + 3)
-    return replace(related_output(batch, sizes, seed=seed), boxes=boxes)
-
-
-class BoxedSample(RelatedSample):
-    def __init__(self) -> None:
-        super().__init__(sizes=SIZES, views=6)
-        self._make = boxed
+from tests.helpers.boxed import BINS, SIZES, BoxedSample, boxed
+from tests.helpers.related import related_codec, short_training
 
 
 @pytest.fixture(scope="module", params=["frs", "frs2"])

@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.codecs.base import Codec
-from pipeline.codecs.frs2 import fit_residuals, fit_scores
 from pipeline.codecs.packing import stack
 from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses
 from pipeline.records import EncodedBatch, TeacherOutput, canvas
+from tests.helpers.boxed import BoxedSample
 from tests.helpers.outputs import calibrated_codec, random_output
-from tests.helpers.related import RelatedSample, related_codec
+from tests.helpers.related import RelatedSample, related_codec, short_training
 
 META = torch.device("meta")
 FIRST = [(16, 24), (8, 12)], [(24, 16), (12, 8)]  # FPN grids of each sample of a batch
@@ -29,6 +29,7 @@ CODECS = {
     "universal": {"profile": "universal"},
     "no scores": {"scores": False},
     "frs2": {},
+    "boxes": {},
     "lossless": {},
 }
 
@@ -47,10 +48,10 @@ class OneDevice(TorchDispatchMode):
 @pytest.fixture(scope="module", params=CODECS)
 def codec(request: pytest.FixtureRequest) -> Codec:
     if request.param == "frs2":
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fit_scores, "STEPS", 5)
-            patch.setattr(fit_residuals, "PAYS", 9.0)
+        with short_training(5):
             return related_codec(RelatedSample(sizes=[(16, 24), (8, 12)]))
+    if request.param == "boxes":
+        return related_codec(BoxedSample(), type="frs", boxes=True)
     kind = "lossless" if request.param == "lossless" else "frs"
     return calibrated_codec(kind, **CODECS[request.param])
 
@@ -60,7 +61,8 @@ def encoded(codec: Codec, sizes: Any, scale: float) -> EncodedBatch:
     samples, levels = [], []
     for seed, grids in enumerate(sizes):
         exact = random_output(1, grids, 8, 6, seed)
-        weaker = TeacherOutput(exact.features, exact.scores, [m * scale for m in exact.frs])
+        boxes = [torch.ones(1, codec.box_channels, *grid) for grid in grids] if codec.box_channels else []
+        weaker = TeacherOutput(exact.features, exact.scores, [m * scale for m in exact.frs], boxes=boxes)
         samples += [codec.read_sample(sample, exact.levels) for sample in codec.encode(weaker)[0]]
         levels.append(exact.levels)
     return stack(samples, levels)
@@ -78,7 +80,9 @@ def test_decoding_stays_on_its_device(codec: Codec) -> None:
     batch = encoded(codec, SECOND, 1e-3)  # other grids, other exponents: nothing else may follow them
     found, wanted = decoded(codec, batch), codec.decode(batch)
     assert found.grids == batch.levels
-    for a, b in zip(found.features + found.scores + found.frs, wanted.features + wanted.scores + wanted.frs):
+    assert len(found.boxes) == len(wanted.boxes) == (2 if codec.box_channels else 0)
+    parts = ("features", "scores", "frs", "boxes")
+    for a, b in (pair for part in parts for pair in zip(getattr(found, part), getattr(wanted, part), strict=True)):
         assert a.device == META and a.shape == b.shape and a.dtype == b.dtype
 
 

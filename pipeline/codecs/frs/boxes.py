@@ -115,7 +115,8 @@ class BoxCoder(NamedTuple):
         return {"boxes": max(float((z - q).abs().max()) for z, q in pairs) / 0.5}
 
     def _rounded(self, batch: EncodedBatch) -> list[Tensor]:
-        return unpack(to_signed(batch.arrays["boxes"].int()).transpose(1, 2), batch.levels)
+        numbers = batch.arrays["boxes"].view(torch.int16).int() & 0xFFFF  # few operations of torch accept uint16
+        return unpack(to_signed(numbers).transpose(1, 2), batch.levels)
 
 
 def fit_boxes(options: FrsOptions, map_top: int, sample: CalibrationSample) -> dict[str, Any]:
