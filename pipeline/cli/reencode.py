@@ -22,6 +22,7 @@ def add_reencode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", metavar="Q", help="high, balanced, small or a fraction (default: balanced)")
     parser.add_argument("--profile", choices=PROFILES, help="losses that the codec serves (default: frs)")
     parser.add_argument("--no-scores", action="store_true", help="leave out the class scores")
+    parser.add_argument("--boxes", action="store_true", help="also store the box distributions of the source")
     parser.add_argument(
         "--config", metavar="C", help="config of the source: calibrate the codec with the teacher's weights"
     )
@@ -40,7 +41,7 @@ def run_reencode(args: argparse.Namespace) -> None:
         quality = float(quality)
     given = {"type": args.codec, "quality": quality, "profile": args.profile}
     codec = {key: value for key, value in given.items() if value is not None}
-    codec |= {"scores": False} if args.no_scores else {}
+    codec |= ({"scores": False} if args.no_scores else {}) | ({"boxes": True} if args.boxes else {})
     options = parse_options(args.cfg_options)
     summary = reencode(
         args.source,

@@ -14,7 +14,7 @@ from pipeline.cache.canonical import write_json
 from pipeline.codecs.frs2.settings import Frs2Options
 from pipeline.codecs.registry import DEFAULT, read_options
 from pipeline.config import load_config
-from pipeline.errors import StaleCache
+from pipeline.errors import ConfigError, StaleCache
 from pipeline.integrity.repair import repair
 from pipeline.progress import Silent
 from pipeline.tools.reencode.run import _plan_target
@@ -126,3 +126,8 @@ def test_reencode_chooses_a_type(
     assert plan["recipe"]["codec"]["type"] == expected
     assert plan["recipe"]["codec"]["quality"] == codec.get("quality", "balanced")
     json.dumps(plan)
+
+
+def test_reencode_needs_a_source_with_boxes(made: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the source has no box distributions, .*; leave out --boxes"):
+        _plan_target(Cache(cache_of(made, "lossless")), tmp_path / "new", {"boxes": True}, None)

@@ -91,7 +91,8 @@ def _plan_target(old: Cache, root: Place, codec: dict[str, Any], like: str | Non
         raise ConfigError(f"{old.root}: the source has no class scores, the new cache needs them; add --no-scores")
     if settings.get("boxes") and not old.recipe["codec"].get("boxes"):
         raise ConfigError(
-            f"{old.root}: the source has no box distributions, the new cache needs them; copy another codec"
+            f"{old.root}: the source has no box distributions, the new cache needs them; leave out --boxes, or copy "
+            "another codec"
         )
     version = find_version(root)
     recipe = {**old.recipe, "codec": settings, "format": [FORMAT, version]}
