@@ -19,6 +19,7 @@ from pipeline.codecs.frs2.codec import Frs2
 from pipeline.codecs.frs2.fit_residuals import count_bits
 from pipeline.codecs.frs2.fit_scores import InputMoments, train_network
 from pipeline.codecs.frs2.inputs import enlarge
+from pipeline.codecs.frs2.kept import KeptViews
 from pipeline.codecs.frs2.transform import PredictedTransform
 from pipeline.codecs.frs2.windows import Windows
 from pipeline.codecs.group import load_codec, save_codec
@@ -91,11 +92,13 @@ def test_the_network_learns_scores_that_follow_from_the_features(monkeypatch: py
     transform = PredictedTransform(99, "frs", {})
     outputs = [related_output(1, SIZES, seed=n) for n in range(12)]
     tables = learn_statistics(transform, ("feature", "score"), outputs).tables
-    moments, windows = InputMoments(), Windows(len(SIZES))
-    assert len(list(moments.watch(outputs))) == 12
+    moments, windows, views = InputMoments(), Windows(len(SIZES)), KeptViews(transform.code_maps, True)
+    assert len(list(moments.watch(views.watch(outputs)))) == 12
     inputs = transform.with_tables(tables | moments.tables())
-    for output in outputs:
-        windows.add(output, transform.code_maps(output), output.features, inputs.tables_on(torch.device("cpu")))
+    for number, view in enumerate(views):
+        windows.add(
+            number, view, transform.code_maps(view.output), view.output.features, inputs.tables_on(views.device)
+        )
     steps: list[int] = []
 
     def announce(count: int) -> Any:

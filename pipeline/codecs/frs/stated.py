@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pipeline.codecs.base import CalibrationSample, Measure
 from pipeline.codecs.frs.settings import FrsOptions
-from pipeline.codecs.frs.step_search import find_step, locate_step, refine_step
+from pipeline.codecs.frs.step_search import Located, find_step, locate_step, refine_step
 from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses, loss_named
@@ -44,11 +44,17 @@ def is_near(loss: str) -> bool:
 
 
 def choose_step(
-    transform: WeightedTransform, what: str, options: FrsOptions, scale: float, sample: CalibrationSample
+    transform: WeightedTransform,
+    what: str,
+    options: FrsOptions,
+    scale: float,
+    sample: CalibrationSample,
+    close: float | None = None,
 ) -> float:
     """Find the coarsest step at which the gradient error of every loss of the profile is within the quality.
 
-    A few views locate the step, and all views correct it. Only where that fails, all views measure many steps.
+    A few views locate the step, and all views correct it. Only where that fails, all views measure many steps. close: a
+    step whose error is near the target, so that none has to be located.
     """
     groups = [
         ([loss for loss in losses_of(what, options.profile) if is_near(loss) == near], near) for near in (False, True)
@@ -64,7 +70,8 @@ def choose_step(
                 worst = [max(old, *row.values()) if row else old for old, row in zip(worst, found)]
         return worst
 
-    located = locate_step(partial(measure_worst, views=LOCATING), [x * scale for x in ROUGH], options.allowed_error)
+    few = partial(measure_worst, views=LOCATING)
+    located = Located(close, 1.0) if close else locate_step(few, [x * scale for x in ROUGH], options.allowed_error)
     refined = located and refine_step(measure_worst, located, options.allowed_error)
     return refined or find_step(what, measure_worst, [x * scale for x in START], options.allowed_error)
 

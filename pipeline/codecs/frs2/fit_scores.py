@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.frs2.predict_scores import INPUTS, TABLES, net_shapes, predict_roots
-from pipeline.codecs.frs2.windows import MARGIN, SEED, Windows
+from pipeline.codecs.frs2.kept import SEED
+from pipeline.codecs.frs2.predict_scores import INPUTS, TABLES, net_shapes, read_roots, run_hidden
+from pipeline.codecs.frs2.windows import MARGIN, Windows
 from pipeline.codecs.packing import widen
 from pipeline.records import TeacherOutput
 
-STEPS, BATCH, RATE, CLIP = 1000, 4, 2e-3, 2.0
+STEPS, BATCH, RATE, CLIP, BETAS = 800, 4, 2.5e-3, 2.0, (0.9, 0.99)
+PICKED = 16  # positions of a window in the loss, drawn by their weight: K outputs for each would take most of the time
 FLATTEST = 1e-3  # least variance of an input, relative to the largest; weaker ones are not amplified further
 INPUT = ("net_center", "net_input")  # the tables that are not trained
 START_BIAS, START_SCALE = -4.0, 0.1  # of the output layer
@@ -74,11 +76,12 @@ def train_network(
     shapes = {n: s for n, s in net_shapes(levels, channels, score_channels).items() if n not in INPUT}
     generator = torch.Generator().manual_seed(SEED)
     parameters = {name: _initial(name, shape, generator).to(device).requires_grad_() for name, shape in shapes.items()}
-    optimiser = torch.optim.AdamW(parameters.values(), lr=RATE)
+    optimiser = torch.optim.AdamW(parameters.values(), lr=RATE, betas=BETAS)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: 0.5 + 0.5 * math.cos(math.pi * n / STEPS))
+    picks = torch.Generator().manual_seed(SEED)
     with torch.enable_grad():
         for _ in range(STEPS):
-            losses = [_loss(parameters, level, windows.batch(level, BATCH, device)) for level in range(levels)]
+            losses = [_loss(parameters, level, windows.batch(level, BATCH, device), picks) for level in range(levels)]
             optimiser.zero_grad()
             torch.stack(losses).sum().backward()
             torch.nn.utils.clip_grad_norm_(parameters.values(), CLIP)
@@ -98,8 +101,17 @@ def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
     return torch.randn(shape, generator=generator) * scale * math.sqrt(2 / math.prod(shape[1:]))
 
 
-def _loss(parameters: dict[str, Tensor], level: int, batch: list[Tensor]) -> Tensor:
-    x, log_map_, m, inside, roots, share = batch
-    predicted = predict_roots(parameters.__getitem__, level, x, log_map_, m, inside[:, None])
-    inner = predicted[..., MARGIN : MARGIN + roots.shape[-2], MARGIN : MARGIN + roots.shape[-1]]
-    return (share[:, None] * (inner - roots).square()).sum() / len(x)
+def _loss(parameters: dict[str, Tensor], level: int, batch: list[Tensor], picks: torch.Generator) -> Tensor:
+    """Return the mean squared error of sqrt(t) at positions drawn by their share, summed over the classes."""
+    x, log_map, m, inside, roots, share = batch
+    hidden = run_hidden(parameters.__getitem__, level, x, log_map, inside[:, None])
+    inner = (..., slice(MARGIN, MARGIN + roots.shape[-2]), slice(MARGIN, MARGIN + roots.shape[-1]))
+    at = torch.multinomial(share.flatten(1).cpu() + TINY, PICKED, replacement=True, generator=picks).to(x.device)
+    picked = read_roots(parameters.__getitem__, _pick(hidden[inner], at), _pick(m[inner][:, None], at)[:, 0])
+    weight = share.flatten(1).sum(dim=1)  # 0 for a window without weight
+    return (weight[:, None] * (picked - _pick(roots, at)).square().sum(dim=(1, 2))).mean()
+
+
+def _pick(x: Tensor, at: Tensor) -> Tensor:
+    """Return (B, X, 1, N): the values of (B, X, h, w) at positions (B, N)."""
+    return x.flatten(2).gather(2, at[:, None].expand(-1, x.shape[1], -1))[:, :, None]

@@ -101,14 +101,15 @@ class LevelMoments:
         self._sum: np.ndarray = np.zeros(1)
         self._held: list[np.ndarray] = []
 
-    def add(self, coarser: Tensor, near: Tensor, inputs: Tensor, target: Tensor, weight: Tensor) -> None:
+    def add(self, coarser: Tensor, near: Tensor, taps: Tensor, target: Tensor, weight: Tensor) -> None:
         """Add a batch.
 
         coarser: r of level + 1 at this level's size, (B, C, H, W). near: its `neighbours` at this size, (B, 8 D, H, W).
-        inputs: `map_inputs`. target: y - mean (B, C, H, W). weight: of each position (B, H, W).
+        taps: 3x3 windows of `map_inputs`, (B, TAPS, H, W). target: y - mean (B, C, H, W). weight: of each position
+        (B, H, W).
         """
         ones = torch.ones_like(weight)[:, None].flatten(2)
-        parts = [coarser.flatten(2), near.flatten(2), F.unfold(inputs, 3, padding=1), ones, target.flatten(2)]
+        parts = [part.flatten(2) for part in (coarser, near, taps)] + [ones, target.flatten(2)]
         z = torch.cat(parts, dim=1) * weight.flatten(1).sqrt()[:, None]
         norm = z[:, -self._channels :].square().sum(dim=(1, 2), keepdim=True).sqrt()
         z = torch.where(norm > 0, z / norm.clamp_min(TINY), 0.0)

@@ -56,9 +56,18 @@ def predict_roots(
     x: `whiten` of the decoded features. log_map, m: (B, H, W), of the decoded map. inside: (B, 1, H, W), 1 in each
     sample's own grid, else 0.
     """
+    return read_roots(table, run_hidden(table, level, x, log_map, inside), m)
+
+
+def run_hidden(table: Callable[[str], Tensor], level: int, x: Tensor, log_map: Tensor, inside: Tensor) -> Tensor:
+    """Return the last hidden layer (B, WIDTH, H, W)."""
     seen = torch.cat([x, log_map[:, None]], dim=1) * inside
     hidden = F.conv2d(seen, table("net_first"), table("net_level")[level], padding=1).relu() * inside
-    hidden = F.conv2d(hidden, table("net_second"), table("net_bias"), padding=1).relu()
+    return F.conv2d(hidden, table("net_second"), table("net_bias"), padding=1).relu()
+
+
+def read_roots(table: Callable[[str], Tensor], hidden: Tensor, m: Tensor) -> Tensor:
+    """Return sqrt(t) (B, K, H, W) of the last hidden layer (B, WIDTH, H, W) and the map (B, H, W)."""
     logits = F.conv2d(hidden, table("net_output")[:, :, None, None], table("net_offset"))
     shift = m.clamp(EDGE, 1 - EDGE).logit() - logits.amax(dim=1)
     return (0.5 * F.logsigmoid(logits + shift[:, None])).exp()  # the root of sigmoid has no finite gradient at 0

@@ -1,15 +1,13 @@
 """Windows of the learning views, on which the network that predicts the scores is trained.
 
-A window is at most WINDOW positions wide and high, so memory and time do not grow with the size of a view. Its centre
-is drawn with the map's probability. The inputs are features decoded with the final step, because a decoder has no
-others.
+The inputs are features decoded with the final step, because a decoder has no others.
 
 Shapes: K score channels, (h, w) a window, with MARGIN positions around it for the inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,15 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.frs.map import BatchMaps
-from pipeline.codecs.frs.transform import BLOCK
 from pipeline.codecs.frs2.inputs import log_map
+from pipeline.codecs.frs2.kept import SEED, TINY, KeptView, Place, draw_place, is_held
 from pipeline.codecs.frs2.predict_scores import whiten
-from pipeline.records import TeacherOutput
 
-WINDOW, MARGIN = 24, 2
-VIEWS, HELD, MOST_HELD = 192, 4, 48  # views to train on; every fourth view is held back
-SEED = 520
-TINY = torch.finfo(torch.float32).tiny
+MARGIN = 2
+TRAINED = 8  # positions of a step of the training, in each direction
 
 
 @dataclass(frozen=True)
@@ -50,61 +45,58 @@ class Window:
 
 
 class Windows:
-    """The windows of each level, on the host, mostly as float16. Draws from them with a seeded generator.
+    """The windows of each level, on the host, mostly as float16. Draws parts of them with a seeded generator.
 
-    Every HELD-th view is held back: the basis and the sizes of what the network leaves are those of new views.
+    The views that are held back say what the network leaves of new views: its basis and its sizes.
     """
 
     def __init__(self, levels: int) -> None:
         self.learning: list[list[Window]] = [[] for _ in range(levels)]
         self.held: list[list[Window]] = [[] for _ in range(levels)]
-        self._views = 0
         self._generator = torch.Generator().manual_seed(SEED)
 
     def add(
-        self, output: TeacherOutput, maps: BatchMaps, features: list[Tensor], table: Callable[[str], Tensor]
+        self, number: int, view: KeptView, maps: BatchMaps, features: list[Tensor], table: Callable[[str], Tensor]
     ) -> None:
-        """Add a window of each level of each sample. features: decoded. table: with the inputs' tables."""
-        x = [whiten(table, y) for y in features]
-        for b in range(len(output.frs[0])):
-            target, most = (self.held, MOST_HELD) if self._views % HELD == HELD - 1 else (self.learning, VIEWS)
-            self._views += 1
-            if len(target[0]) >= most:
-                continue
-            for level, rows in enumerate(target):
-                m, bucket = maps.floats[level][b], maps.buckets[level][b]
-                rows.append(self._cut(x[level][b], m, bucket, output.scores[level][b]))
-
-    def _cut(self, x: Tensor, m: Tensor, bucket: Tensor, scores: Tensor) -> Window:
-        """Cut a window out of one sample of a level."""
-        top, left, height, width = self._place(m.cpu())
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        around = (..., slice(top, top + height + 2 * MARGIN), slice(left, left + width + 2 * MARGIN))
-        x, logs, near, inside = (
-            F.pad(part, (MARGIN,) * 4)[around].clone().cpu() for part in (x, log_map(m), m, torch.ones_like(m))
-        )
-        roots = scores[:, rows, columns].float().sqrt().half().cpu()
-        share = m[rows, columns] / m.sum().clamp_min(TINY)
-        return Window(x.half(), logs, near, inside, roots, share.cpu(), bucket[rows, columns].clone().cpu())
-
-    def _place(self, m: Tensor) -> tuple[int, int, int, int]:
-        """Draw the place (top, left, height, width) of a window in a map (H, W), in whole blocks of the DCT."""
-        height, width = (min(WINDOW, side) for side in m.shape)
-        weights = m.flatten().double() + TINY
-        centre = int(torch.multinomial(weights / weights.sum(), 1, generator=self._generator))
-        row, column = divmod(centre, m.shape[1])
-        top = min(max(row - height // 2, 0), m.shape[0] - height)
-        left = min(max(column - width // 2, 0), m.shape[1] - width)
-        return top - top % BLOCK, left - left % BLOCK, height, width
+        """Add the windows of a view. features: decoded, the finest level's in `regions[0]`. table: of the inputs."""
+        for level, roots in enumerate(view.roots or ()):
+            place, m = view.places[level], maps.floats[level][0]
+            around = place.padded(MARGIN)
+            x = features[level] if level else embed(features[0], view.regions[0], m.shape)
+            x, logs, near, inside = (
+                around.cut(F.pad(part, (MARGIN,) * 4)) for part in (x, log_map(m), m, torch.ones_like(m))
+            )
+            share = place.cut(m) / m.sum().clamp_min(TINY)
+            parts = (whiten(table, x)[0].half(), logs, near, inside, roots, share, place.cut(maps.buckets[level][0]))
+            target = self.held if is_held(number) else self.learning
+            target[level].append(Window(*(part.clone().cpu() for part in parts)))
 
     def batch(self, level: int, size: int, device: torch.device) -> list[Tensor]:
-        """Draw `size` windows of a level. Return the fields of Window, stacked, with zeros beyond smaller ones."""
+        """Draw parts of `size` windows of a level, TRAINED positions wide and high.
+
+        Return the fields of Window without the buckets, stacked, with zeros beyond smaller ones. The shares of each
+        part add up to 1, unless all are 0.
+        """
         rows = self.learning[level]
         drawn = torch.randint(len(rows), (size,), generator=self._generator).tolist()
-        names = ("x", "log_map", "m", "inside", "roots", "share")
-        return [_stack([getattr(rows[n], name) for n in drawn]).to(device).float() for name in names]
+        parts = [self._part(rows[number]) for number in drawn]
+        return [_stack(field).to(device).float() for field in zip(*parts)]
+
+    def _part(self, window: Window) -> list[Tensor]:
+        """Draw a part of a window."""
+        place = draw_place(window.share, TRAINED, self._generator)
+        around, share = place.padded(MARGIN), place.cut(window.share)
+        inner = (place.cut(window.roots), share / share.sum().clamp_min(TINY))
+        return [*(around.cut(part) for part in window.inputs), *inner]
 
 
-def _stack(parts: list[Tensor]) -> Tensor:
+def embed(x: Tensor, place: Place, size: Sequence[int]) -> Tensor:
+    """Return (B, C, *size) with x at a place, and zeros elsewhere."""
+    full = x.new_zeros((*x.shape[:2], *size))
+    full[..., place.rows, place.columns] = x
+    return full
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
     height, width = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
     return torch.stack([F.pad(p, (0, width - p.shape[-1], 0, height - p.shape[-2])) for p in parts])
