@@ -53,12 +53,12 @@ class Tables:
         found = np.empty(len(tables), np.int32)
         for start in range(0, len(tables), len(lanes)):
             base = bases[start : start + len(lanes)]
-            states = lanes[: len(base)]
-            entry = self._entries[base + states]
+            entry = self._entries[base + lanes[: len(base)]]
             found[start : start + len(base)] = entry
-            width = entry & 15
-            ends = at + width.cumsum()
-            lanes[: len(base)] = (entry >> 12) + bits.fields(ends - width, width)
+            width = (entry & 15).astype(np.int64)
+            ends = width.cumsum()
+            ends += at
+            np.add(entry >> 12, bits.fields(ends - width, width), out=lanes[: len(base)])
             at = int(ends[-1])
             bits.check(at)
         return (found >> 4) & 255, at

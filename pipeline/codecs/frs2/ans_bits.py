@@ -8,7 +8,7 @@ from pipeline.errors import CorruptCache
 
 WIDEST = 32
 MASKS = (1 << np.arange(WIDEST + 1, dtype=np.int64)) - 1
-_WINDOW = 40  # a field of 32 bits that starts at any bit of a byte lies in 5 bytes
+_WINDOW = 64  # a field of 32 bits that starts at any bit of a byte lies in the 8 bytes from there on
 _SLACK = 4096  # bytes after the end that can be read before the end is checked
 
 
@@ -59,7 +59,7 @@ class BitReader:
         self._bytes = np.frombuffer(data + bytes(_SLACK + 8), np.uint8)
         self.end = 8 * len(data)
         from_each: np.ndarray = np.ndarray((len(data) + _SLACK,), ">u8", self._bytes.data, strides=(1,))
-        self._windows = (from_each >> np.uint64(64 - _WINDOW)).astype(np.int64)  # the 40 bits from each byte on
+        self._windows = from_each.astype(np.uint64)  # the 64 bits from each byte on
 
     def read(self, at: int, widths: np.ndarray) -> tuple[np.ndarray, int]:
         """Read fields of 0 to 32 bits from bit `at` on. Return the values and the position behind them."""
@@ -77,8 +77,10 @@ class BitReader:
         return np.unpackbits(self._bytes[at >> 3 : (at + count + 7) >> 3])[at & 7 :][:count] > 0, at + count
 
     def fields(self, starts: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """Return the fields at any positions up to 4,096 bytes behind the end."""
-        return (self._windows[starts >> 3] >> (_WINDOW - widths - (starts & 7))) & MASKS[widths]
+        """Return the fields at any positions up to 4,096 bytes behind the end. Both arrays are int64."""
+        # A shift by 64 bits gives 0.
+        before, after = (starts & 7).view(np.uint64), (_WINDOW - widths).view(np.uint64)
+        return ((self._windows[starts >> 3] << before) >> after).view(np.int64)
 
     def check(self, at: int) -> None:
         """Raise CorruptCache where a position lies behind the end."""
