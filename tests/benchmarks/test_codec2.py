@@ -1,10 +1,10 @@
-"""The arithmetic of benchmarks/codec2.py."""
+"""The arithmetic of benchmarks/equal_error.py."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.codec2 import interpolate, with_steps
+from benchmarks.equal_error import interpolate, with_steps
 from tests.helpers.outputs import calibrated_codec
 
 
