@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.codecs.base import CalibrationSample
-from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map import BatchMaps, inverse_root
 from pipeline.codecs.frs.transform import frequency_energy
 from pipeline.codecs.frs2.fit_residuals import to_classes
 from pipeline.codecs.frs2.kept import KeptView, KeptViews
@@ -54,7 +54,7 @@ def code_kept(transform: PredictedTransform, view: KeptView, maps: BatchMaps) ->
     prediction, left, *energies = choose(plain, prediction, m)
     step = transform.step_sizes("feature", maps, transform.feature_step)[:, :1, None, None]
     scaled = transform.project("feature", 0, left) / step
-    decoded = mean + restore(transform.requantise("feature", 0, scaled, step, m), m, prediction)
+    decoded = mean + restore(transform.requantise("feature", 0, scaled, step, m), inverse_root(m), prediction)
     return Coded(*map(list, zip((scaled, step, *energies, decoded), *rows)))
 
 

@@ -70,4 +70,6 @@ def read_roots(table: Callable[[str], Tensor], hidden: Tensor, m: Tensor) -> Ten
     """Return sqrt(t) (B, K, H, W) of the last hidden layer (B, WIDTH, H, W) and the map (B, H, W)."""
     logits = F.conv2d(hidden, table("net_output")[:, :, None, None], table("net_offset"))
     shift = m.clamp(EDGE, 1 - EDGE).logit() - logits.amax(dim=1)
-    return (0.5 * F.logsigmoid(logits + shift[:, None])).exp()  # the root of sigmoid has no finite gradient at 0
+    if logits.requires_grad:
+        return (0.5 * F.logsigmoid(logits + shift[:, None])).exp()  # the root of sigmoid has no finite gradient at 0
+    return logits.add_(shift[:, None]).sigmoid_().sqrt_()  # in place, because K outputs a position are much memory

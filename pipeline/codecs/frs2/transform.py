@@ -99,16 +99,16 @@ class PredictedTransform(WeightedTransform):
             prediction, left, *energies = choose(plain, self.predict_features(level, r, maps), m, given)
             scaled = self.project("feature", level, left) / steps[level]
             residual = stored.residuals[level] if stored else self.requantise("feature", level, scaled, steps[level], m)
-            r = restore(residual, m, prediction)
+            r = restore(residual, inverse_root(m), prediction)
             rows.append((scaled, steps[level], *energies, mean + r))
         return Coded(*map(list, zip(*reversed(rows))))
 
     def rebuild_features(self, stored: Stored, maps: BatchMaps) -> Levels:
         """Return the features of every level."""
-        weights, decoded, r = self.weights("feature", maps).floats, [], None
+        inverse, decoded, r = inverse_roots(self.weights("feature", maps)), [], None
         for level in reversed(range(len(stored.residuals))):
             prediction = switch(stored.used[level], self.predict_features(level, r, maps))
-            r = restore(stored.residuals[level], weights[level], prediction)
+            r = restore(stored.residuals[level], inverse[level], prediction)
             decoded.append(self.mean("feature", level, maps) + r)
         return decoded[::-1]
 
@@ -143,18 +143,18 @@ class PredictedTransform(WeightedTransform):
             prediction, left, *energies = choose(plain, roots - mean, m, stored.used[level] if stored else None)
             scaled = self.project("score", level, left) / steps[level]
             residual = stored.residuals[level] if stored else self.requantise("score", level, scaled, steps[level], m)
-            u = restore(residual, m, mean + prediction)
+            u = restore(residual, inverse_root(m), mean + prediction)
             rows.append((scaled, steps[level], *energies, u * u.abs()))
         return Coded(*map(list, zip(*rows)))
 
     def rebuild_scores(self, stored: Stored, maps: BatchMaps, predicted: Levels) -> Levels:
         """Return the scores of every level. predicted: from `predict_scores`."""
         out = []
-        for level, (m, roots) in enumerate(zip(maps.floats, predicted)):
-            mean = self.mean("score", level, maps)
-            base = mean + switch(stored.used[level], roots - mean)
-            u = restore(stored.residuals[level], m, base)
-            out.append(u * u.abs())
+        for level, (root, roots) in enumerate(zip(inverse_roots(maps), predicted)):
+            used = stored.used[level][:, None, None, None]
+            base = torch.where(used, roots, self.mean("score", level, maps))
+            u = restore(stored.residuals[level], root, base)
+            out.append(u.mul_(u.abs()))
         return out
 
     def predict_scores(self, features: Levels, maps: BatchMaps) -> Levels:
@@ -191,9 +191,14 @@ def choose(
     return switch(used, prediction), left, used, before, torch.where(used, after, before)
 
 
-def restore(residual: Tensor, m: Tensor, base: Tensor) -> Tensor:
-    """Add a weighted residual (B, X, H, W) to base, without its weight m (B, H, W)."""
-    return torch.addcmul(base, residual, inverse_root(m)[:, None])
+def restore(residual: Tensor, root: Tensor, base: Tensor) -> Tensor:
+    """Add a weighted residual (B, X, H, W) to base, without its weight m. root: m^-1/2 (B, H, W)."""
+    return torch.addcmul(base, residual, root[:, None])
+
+
+def inverse_roots(maps: BatchMaps) -> Levels:
+    """Return m^-1/2 of every level."""
+    return maps.canvas.split(maps.inverse_root)
 
 
 def switch(used: Tensor, prediction: Tensor) -> Tensor:
