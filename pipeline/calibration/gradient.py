@@ -109,14 +109,14 @@ def unexplained_variance(what: str, views: Iterable[tuple[TeacherOutput, list[Te
 
 
 def filter_sizes(parameter: Tensor) -> Tensor:
-    """Return the rms of the weights of each output channel (O,), or the sizes of single numbers, in float64."""
-    return _row_sums(parameter.detach().double().square(), mean=True).sqrt()
+    """Return the rms of the weights of each output channel (O,) in float64. A bias has channels of one number."""
+    rows = _by_channel(parameter.detach())
+    return torch.linalg.vector_norm(rows, dim=1).double() / rows.shape[1] ** 0.5
 
 
-def _row_sums(x: Tensor, mean: bool = False) -> Tensor:
-    """Return the sums, or the means, over each output channel (O,). Biases and scales are channels of one number."""
-    rows = x.flatten(1) if x.dim() > 1 else x.reshape(-1, 1)
-    return rows.mean(1) if mean else rows.sum(1)
+def _by_channel(x: Tensor) -> Tensor:
+    """Return (O, numbers of an output channel)."""
+    return x.flatten(1) if x.dim() > 1 else x.reshape(-1, 1)
 
 
 def _compare(
@@ -129,7 +129,7 @@ def _compare(
     found = []
     for size, *rows in zip(sizes, *(zip(exact[name], change[name]) for name in share)):
         e, c = (sum(w * row[i].double() for w, row in zip(share.values(), rows)) for i in (0, 1))
-        squares, changes, products = (_row_sums(x) for x in (e.square(), c.square(), e * c))
+        squares, changes, products = (_by_channel(x).sum(1) for x in (e.square(), c.square(), e * c))
         sized = [(size.square() * x).sum() for x in (squares, changes, products)]
         found.append(torch.stack([*sized, squares.sum(), changes.sum()]))
     ee, cc, ec, plain_ee, plain_cc = torch.stack(found).sum(0).tolist()
