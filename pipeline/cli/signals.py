@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 4.0  # seconds for the cleanup; then the process is ended, which loses no committed data
+LATER = 0.05  # seconds until a signal that arrived where its exception would be dropped is sent again
 INTERRUPTED = "interrupted"
 RERUN_TO_RESUME = "interrupted; committed data is kept. Rerun the same command to resume."
 RERUN_WITH_RESUME = "interrupted; rerun the same command with --resume to resume from the last checkpoint."
@@ -40,19 +42,66 @@ def interruptible(message: str = INTERRUPTED) -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, frame: Any) -> None:
-        for each in SIGNALS:  # further signals would abort the cleanup, which takes at most GRACE
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number, message)
-
+    interrupt = _Handler(message)
+    os.register_at_fork(after_in_child=interrupt.leave_to_parent)
     before = [signal.signal(number, interrupt) for number in SIGNALS]
     try:
         with _forced_exit(message):
             yield
+    except Exception as error:
+        if interrupt.waiting:
+            raise Interrupted(interrupt.waiting[0], message) from error
+        raise
     finally:
         for number, handler in zip(SIGNALS, before):
             if signal.getsignal(number) is interrupt:  # an interrupted process ignores signals until its end
                 signal.signal(number, handler)
+
+
+class _Handler:
+    """Handles a signal. `waiting`: signals that arrived where their exception would be dropped."""
+
+    def __init__(self, message: str) -> None:
+        self._message, self.waiting = message, list[int]()
+
+    def __call__(self, number: int, frame: Any) -> None:
+        signal.signal(signal.SIGCHLD, _ignore)  # torch reports each worker that ends by an error of its own
+        if _would_be_dropped(frame):
+            self.waiting.append(number)
+            again = threading.Timer(LATER, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        for each in SIGNALS:  # further signals would abort the cleanup, which takes at most GRACE
+            signal.signal(each, signal.SIG_IGN)
+        sys.unraisablehook = _ignore_unraisable  # objects that are half made or half cleaned up
+        raise Interrupted(number, self._message)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: end on SIGTERM. Ctrl-C also reaches workers, but their parent ends them."""
+        if signal.getsignal(signal.SIGTERM) is self:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """Do nothing. SIG_DFL would make Python report a signal that has just arrived."""
+
+
+def _ignore_unraisable(args: Any) -> None:
+    """Print nothing about an exception of a destructor."""
+
+
+def _would_be_dropped(frame: Any) -> bool:
+    """Return whether Python would print an exception raised in a frame, and drop it.
+
+    So it is in destructors, such as that of torch's DataLoader, which joins its workers, and in what runs at a fork.
+    """
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "_launch"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
@@ -77,6 +126,22 @@ def _exit_on_signal(read_end: int, message: str) -> None:
     while received := os.read(read_end, 1):
         if received[0] in SIGNALS:
             time.sleep(GRACE)
-            print(message, file=sys.stderr, flush=True)
+            if _is_open(read_end):
+                print(message, file=sys.stderr, flush=True)
+            else:  # the main thread has left the block, and prints the message itself; its exit may wait for a process
+                time.sleep(GRACE)
+            for child in multiprocessing.active_children():  # one that has just started would wait forever
+                child.kill()
             os._exit(128 + received[0])
     os.close(read_end)
+
+
+def _is_open(read_end: int) -> bool:
+    """Return whether the other end of a pipe is open. Drop what it sent."""
+    os.set_blocking(read_end, False)
+    try:
+        while os.read(read_end, 64):
+            pass
+    except BlockingIOError:
+        return True
+    return False

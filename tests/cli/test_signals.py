@@ -70,6 +70,53 @@ def test_a_process_blocked_in_c_code_is_ended(tmp_path: Path) -> None:
     assert (process.returncode, err.strip()) == (143, INTERRUPTED)
 
 
+DROPPED = """
+import signal, time
+from pipeline.cli import command, signals
+
+signals.GRACE = 30  # this process must end by itself
+
+class Loader:  # as torch's, which joins its workers
+    ended = []
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        self.ended.append(True)
+
+def main():
+    Loader()
+    assert Loader.ended, "the destructor was aborted"
+    {then}
+
+command.guarded(main)
+"""
+
+
+@pytest.mark.parametrize("then", ["time.sleep(60)", "raise RuntimeError('DataLoader worker is killed by signal')"])
+def test_a_signal_inside_a_destructor_is_not_lost(then: str) -> None:
+    """Python prints and drops an exception that a destructor raises. Calibration ends many loaders."""
+    process = start_code(DROPPED.format(then=then))
+    begun = time.perf_counter()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (143, INTERRUPTED) and time.perf_counter() - begun < 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_processes", [False, True])
+def test_calibration_stops(data: Path, teacher: dict, tmp_path: Path, all_processes: bool) -> None:
+    """With loader workers, at any moment, in one line. SIGTERM reaches the process alone, or its workers too."""
+    for turn in range(4):
+        config = make_config(data, teacher, detector("retinanet"), tmp_path / str(turn), "frs")
+        process = start_stage(1, config, "cache.workers=2")
+        wait_for(process, tmp_path / str(turn) / "cache/plan.json")
+        time.sleep(0.3 * turn)
+        os.killpg(process.pid, signal.SIGTERM) if all_processes else process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 143 and err.strip() == RERUN_TO_RESUME
+        assert not (tmp_path / str(turn) / "cache/codec.json").exists() or turn
+
+
 def interrupt_nested(inside: bool) -> None:
     """Send a signal inside or after the inner block. Exit with 0 if the message is that of the block."""
     try:
