@@ -135,7 +135,7 @@ class Teacher:
                 return TeacherOutput(features, [], [f.new_ones(f[:, 0].shape) for f in features])
             features, head = dense_features(self.detector, inputs), class_head(self.detector)
             output = head(tuple(features))
-            scores = [level.float().sigmoid() for level in class_logits(head, output)]
+            scores = [level.float().sigmoid_() for level in class_logits(head, output)]  # in place: they may be large
             boxes = [level.float() for level in box_distributions(head, output)] if self.bins else []
         richness = [frs_map(s) for s in scores]
         return TeacherOutput([f.float() for f in features], scores, richness, boxes=boxes)

@@ -91,9 +91,8 @@ def learn_statistics(transform: WeightedTransform, kinds: Sequence[str], outputs
     tables = {"feature_mean": means, "feature_basis": np.stack([vectors for vectors, _ in solved])}
     traces = {"feature": np.mean([values.sum() for _, values in solved])}
     if "score" in kinds:
-        tables["score_mean"], cov = statistics.roots()
-        tables["score_basis"], values = klt(cov)
-        traces["score"] = values.sum() / len(solved)
+        tables["score_mean"], tables["score_basis"], energy = statistics.roots()
+        traces["score"] = energy / len(solved)
     scales = {what: float(trace / statistics.views) ** 0.5 or 1.0 for what, trace in traces.items()}
     return Learned(channels, tables, scales, widths)
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.frs.map import BUCKETS
+from pipeline.codecs.frs.sketch import WIDE, Sketch
+from pipeline.codecs.frs.transform import klt
 from pipeline.codecs.packing import widen
 from pipeline.records import TeacherOutput
 
@@ -22,10 +24,11 @@ PRIOR = 1e-3  # weight of the level's mean in every bucket, in units of one view
 class Moments:
     """Sums of one tensor over one level: weight and first moment by bucket, and the total second moment."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, second: bool = True) -> None:
+        """second: whether to sum up the second moment, (X, X)."""
         self.weight = np.zeros(BUCKETS)
         self.first = np.zeros((BUCKETS, channels))
-        self.second = np.zeros((channels, channels))
+        self.second = np.zeros((channels, channels) if second else (0, 0))
 
     def add(self, x: Tensor, weight: Tensor, bucket: Tensor) -> None:
         """Add values x (N, X) with weight (N,) and bucket (N,)."""
@@ -33,7 +36,8 @@ class Moments:
         one_hot = torch.nn.functional.one_hot(bucket, BUCKETS).to(x.dtype)
         self.first += (one_hot.T @ weighted).double().cpu().numpy()
         self.weight += (one_hot.T @ weight).double().cpu().numpy()
-        self.second += (x.T @ weighted).double().cpu().numpy()
+        if len(self.second):
+            self.second += (x.T @ weighted).double().cpu().numpy()
 
     def mean(self) -> np.ndarray:
         """Return the means (BUCKETS, X). Rare buckets are close to the level's mean."""
@@ -53,7 +57,8 @@ class Statistics:
         """score_channels: 0 without class scores."""
         self.views, self._channels, self._scored = 0, channels, score_channels > 0
         self._features = [Moments(channels) for _ in range(levels)]
-        self._roots = [Moments(score_channels) for _ in range(levels)]
+        self._sketch = Sketch(score_channels) if score_channels > WIDE else None
+        self._roots = [Moments(score_channels, second=self._sketch is None) for _ in range(levels)]
         self._score_sums = np.zeros((levels, BUCKETS, score_channels))
 
     def add(
@@ -72,7 +77,11 @@ class Statistics:
             if not self._scored:
                 continue
             scores = output.scores[level].movedim(1, -1).flatten(0, 2).float()
-            self._roots[level].add(scores.sqrt(), weight, bucket)
+            roots = scores.sqrt()
+            self._roots[level].add(roots, weight, bucket)
+            if self._sketch is not None:
+                self._sketch.add(roots, weight)
+            del roots
             one_hot = torch.nn.functional.one_hot(bucket, BUCKETS).to(scores.dtype)
             self._score_sums[level] += (one_hot.T @ (scores * weight[:, None])).double().cpu().numpy()
 
@@ -81,14 +90,20 @@ class Statistics:
         means = np.stack([moments.mean() for moments in self._features]).astype(np.float32)
         return means, _covariances(self._features, means)
 
-    def roots(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return sqrt(t0) (L, BUCKETS, K), the root of the scores' mean, and the covariance (K, K) of all levels."""
+    def roots(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return sqrt(t0) (L, BUCKETS, K), the root of the scores' mean; a basis (K, R); and the energy around it.
+
+        R is K, or RANK for more than WIDE channels. The basis is one for all levels.
+        """
         means = []
         for moments, sums in zip(self._roots, self._score_sums):
             level = sums.sum(axis=0) / max(moments.weight.sum(), 1e-30)
             means.append(np.sqrt((sums + PRIOR * level) / (moments.weight[:, None] + PRIOR)))
         roots = np.stack(means).astype(np.float32)
-        return roots, np.sum(_covariances(self._roots, roots), axis=0)
+        if self._sketch is not None:
+            return roots, *self._sketch.basis(self._roots, roots)
+        basis, values = klt(np.sum(_covariances(self._roots, roots), axis=0))
+        return roots, basis, float(values.sum())
 
 
 def _covariances(levels: list[Moments], means: np.ndarray) -> list[np.ndarray]:

@@ -61,9 +61,14 @@ def klt(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    return orient(vectors), values
+
+
+def orient(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors (columns) as float32, each with a positive largest entry."""
     peak = np.abs(vectors).argmax(axis=0)
     signs = np.sign(vectors[peak, np.arange(vectors.shape[1])])
-    return (vectors * signs).astype(np.float32), values
+    return (vectors * signs).astype(np.float32)
 
 
 def steps(sums: Tensor, step: float) -> Tensor:

@@ -17,6 +17,7 @@ from pipeline.codecs.base import CalibrationSample, Measure
 from pipeline.codecs.frs.fit import DROPPED, Learned, calibration_of, learn_statistics
 from pipeline.codecs.frs.map import map_top
 from pipeline.codecs.frs.settings import FrsCalibration
+from pipeline.codecs.frs.sketch import WIDE
 from pipeline.codecs.frs.stated import choose_step
 from pipeline.codecs.frs.tokens import to_tokens
 from pipeline.codecs.frs2.ans_fit import fit as fit_ans
@@ -55,6 +56,7 @@ def fit(options: Frs2Options, sample: CalibrationSample) -> tuple[FrsCalibration
     views, moments = KeptViews(transform.code_maps, networked), InputMoments()
     outputs: Iterable[TeacherOutput] = views.watch(sample.outputs("learning"))
     learned = learn_statistics(transform, options.kinds, moments.watch(outputs) if networked else outputs)
+    networked = networked and learned.channels[1] <= WIDE  # its windows and its output would take several GB
     transform = PredictedTransform(top, options.profile, learned.tables, widths=learned.widths)
     transform, step = fit_features(transform, options, learned, views, sample)
     steps = {"feature": step}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.sketch import WIDE
 from pipeline.codecs.frs.transform import BLOCK
 from pipeline.records import TeacherOutput
 
@@ -88,7 +89,8 @@ class KeptView(NamedTuple):
 class KeptViews:
     """The views of a round, kept for later rounds.
 
-    code: returns the coded maps of a view. scored: whether to keep the scores in the windows.
+    code: returns the coded maps of a view. scored: whether to keep the scores in the windows, if these are not too wide
+    for a network.
     """
 
     def __init__(self, code: Callable[[TeacherOutput], BatchMaps], scored: bool) -> None:
@@ -110,7 +112,8 @@ class KeptViews:
         places = [draw_place(m, WINDOW, self._generator) for m in maps]
         regions = [place.grown(*m.shape) for place, m in zip(places, maps)]
         held = is_held(len(self._rows))
-        networked = self._scored and self._networked[held] < (VIEWS, MOST_HELD)[held]
+        scored = self._scored and view.scores[0].shape[1] <= WIDE
+        networked = scored and self._networked[held] < (VIEWS, MOST_HELD)[held]
         self._networked[held] += networked
         roots = None
         if networked:
