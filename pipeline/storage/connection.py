@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from pipeline.errors import PipelineError, StoreError
 from pipeline.storage.disk_cache import DiskCache
-from pipeline.storage.http_client import HttpClient, InterruptedBody, Patience
-from pipeline.storage.http_connection import INTERRUPTED
+from pipeline.storage.http_client import HttpClient, Patience
+from pipeline.storage.http_connection import INTERRUPTED, InterruptedBody
 from pipeline.storage.obstore_errors import is_interrupted_body, translate_error
 from pipeline.storage.s3_client import S3Client, make_signer
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -16,9 +16,8 @@ from typing import Any
 from urllib.parse import urljoin
 
 from pipeline.errors import StoreError
-from pipeline.storage.http_connection import ConnectionPool, explain, origin
+from pipeline.storage.http_connection import Answer, ConnectionPool, explain, origin
 
-PART = 1 << 20  # bytes of a body that are read at once
 REDIRECTS = 3  # within one server
 REDIRECT_STATUS = (301, 302, 303, 307, 308)
 RETRIED = {429, *range(500, 600)} - {501}
@@ -35,10 +34,6 @@ REASONS = {
 }
 
 
-class InterruptedBody(Exception):
-    """The connection ended inside a body, so that another request may succeed."""
-
-
 @dataclass(frozen=True)
 class Patience:
     """Seconds for one read and for one connection, number of retries, and seconds for all retries."""
@@ -47,30 +42,6 @@ class Patience:
     connect_timeout: float
     max_retries: int
     retry_timeout: float
-
-
-class Answer:
-    """The body of an object: `range` (first byte, end), `meta` with `size` and `e_tag`. Iterate over it once."""
-
-    def __init__(self, response: HTTPResponse, first: int, end: int, size: int, done: Callable[[], None]) -> None:
-        self.range, self._response, self._done = (first, end), response, done
-        self.meta: dict[str, Any] = {"size": size, "e_tag": response.headers.get("ETag")}
-
-    def __iter__(self) -> Iterator[bytes]:
-        left = self.range[1] - self.range[0]
-        try:
-            while left > 0:
-                part = self._response.read(min(PART, left))
-                if not part:
-                    raise InterruptedBody("the body ended early")
-                left -= len(part)
-                yield part
-        except (OSError, HTTPException) as error:
-            raise InterruptedBody(str(error)) from error
-        self._done()
-
-    def bytes(self) -> bytes:
-        return b"".join(self)
 
 
 class HttpClient:
@@ -97,12 +68,12 @@ class HttpClient:
         response, done = self._request("GET", key, headers)
         length = self._length(key, response)
         if not wanted:
-            return Answer(response, 0, length, length, done)
+            return Answer(response, (0, length), length, done, self._patience.timeout)
         unit, _, size = response.headers.get("Content-Range", "").partition("/")
         first = unit.removeprefix("bytes ").partition("-")[0]
         if response.status != 206 or first != str(wanted[0]) or not size.isdecimal() or len(size) > 18:
             raise self._error(key, NO_RANGES)
-        return Answer(response, wanted[0], wanted[0] + length, int(size), done)
+        return Answer(response, (wanted[0], wanted[0] + length), int(size), done, self._patience.timeout)
 
     def put(self, key: str, content: bytes, mode: Any) -> str | None:
         """Write an object in one request, as obstore's `put` does. Return its e_tag."""
@@ -118,8 +89,8 @@ class HttpClient:
 
     def require_no_redirect(self, key: str) -> None:
         """Raise StoreError where the server redirects requests for an object. Other answers are ignored."""
-        with suppress(FileNotFoundError):
-            self._request("HEAD", key)[1]()
+        with suppress(OSError, HTTPException):
+            self._send("HEAD", key, {}, None)[1]()
 
     def _request(
         self, method: str, key: str, headers: Mapping[str, str] | None = None, body: bytes | None = None

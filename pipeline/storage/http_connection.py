@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
@@ -14,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 INTERRUPTED = "connection interrupted after all retries; check that the server is running"
+PART = 1 << 20  # bytes of a body that are read at once
 IDLE = 32  # connections that wait for the next request
 Connection = Any  # HTTPConnection with `prefix` and `extra`: what a proxy wants before the path, and as headers
 
@@ -41,6 +43,40 @@ def explain(error: Exception) -> str:
     if isinstance(error, ConnectionError | HTTPException):
         return INTERRUPTED
     return "no connection after all retries; check that the server is running"
+
+
+class InterruptedBody(Exception):
+    """The connection ended inside a body, so that another request may succeed."""
+
+
+class Answer:
+    """The body of an object: `range` (first byte, end), `meta` with `size` and `e_tag`. Iterate over it once.
+
+    timeout: seconds for the whole body, however slowly it comes.
+    """
+
+    def __init__(
+        self, response: HTTPResponse, span: tuple[int, int], size: int, done: Callable[[], None], timeout: float
+    ) -> None:
+        self.range, self._response, self._done, self._timeout = span, response, done, timeout
+        self.meta: dict[str, Any] = {"size": size, "e_tag": response.headers.get("ETag")}
+
+    def __iter__(self) -> Iterator[bytes]:
+        left, until = self.range[1] - self.range[0], time.monotonic() + self._timeout
+        try:
+            while left > 0:
+                part = self._response.read1(min(PART, left))
+                if not part or time.monotonic() > until:
+                    raise InterruptedBody("the body ended early, or took too long")
+                left -= len(part)
+                self._response.length = left  # older versions of Python do not count what read1 reads
+                yield part
+        except (OSError, HTTPException) as error:
+            raise InterruptedBody(str(error)) from error
+        self._done()
+
+    def bytes(self) -> bytes:
+        return b"".join(self)
 
 
 class ConnectionPool:

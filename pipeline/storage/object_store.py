@@ -1,4 +1,4 @@
-"""Storage in an object store, or read-only on a web server, through obstore."""
+"""Storage in an object store, or read-only on a web server."""
 
 from __future__ import annotations
 

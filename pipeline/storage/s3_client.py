@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.storage.http_client import Answer, HttpClient, Patience
+from pipeline.storage.http_client import HttpClient, Patience
 
+# Settings of obstore that are headers: encryption with a key of one's own, who pays, checksums.
+HEADERS = (
+    *("AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED", "AWS_SSE_CUSTOMER_KEY_BASE64"),
+    *("AWS_REQUEST_PAYER", "AWS_CHECKSUM_ALGORITHM"),
+)
 LIFETIME = timedelta(hours=1)  # of a signature
 SINGLE = 64 << 20  # bytes of the largest object that is written in one request
 
@@ -35,21 +41,29 @@ class S3Client:
             )
         return address.partition("?")[0] if self._anonymous else address
 
-    def head(self, key: str) -> dict[str, Any]:
-        return self._http.head(key)
+    def _client(self, key: str) -> Any:
+        """Return the client for a request. If it needs headers that obstore adds, its key must not redirect."""
+        if not any(os.environ.get(name) for name in HEADERS):
+            return self._http
+        self._http.require_no_redirect(key)
+        return self._store
 
-    def get(self, key: str, options: Mapping[str, Any] | None = None) -> Answer:
-        return self._http.get(key, options)
+    def head(self, key: str) -> dict[str, Any]:
+        return dict(self._client(key).head(key))
+
+    def get(self, key: str, options: Mapping[str, Any] | None = None) -> Any:
+        return self._client(key).get(key, options=options)
 
     def delete(self, key: str) -> None:
-        self._http.delete(key)
+        self._client(key).delete(key)
 
     def put(self, key: str, content: Any, mode: Any = "overwrite", **settings: Any) -> dict[str, Any]:
         """Write bytes or an open file. obstore sends a large file in parts, once its key is known not to redirect."""
         data = content if isinstance(content, bytes) else content.read(SINGLE + 1)
-        if len(data) <= SINGLE:
+        if len(data) <= SINGLE and self._client(key) is self._http:
             return {"e_tag": self._http.put(key, data, mode)}
-        content.seek(0)
+        if not isinstance(content, bytes):
+            content.seek(0)
         self._http.require_no_redirect(key)
         return dict(self._store.put(key, content, mode=mode, **settings))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,19 @@ def test_s3(first: type[Redirecting], other: Any, call: str, monkeypatch: pytest
     assert first.seen and not any(TOKEN in str(headers) for _, headers in first.seen)  # it is in the signed URL
 
 
+def test_s3_with_a_header_of_obstore(other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "SESSION_TOKEN": TOKEN}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "true")
+    options: dict[str, Any] = {**QUICK, "region": "x"}
+    with redirecting_server(other.address) as first:
+        for call in CALLS.values():
+            refused(place("s3://bucket/cache/plan.json", options | {"endpoint": first.address}), call, other)
+        assert {method for method, _ in first.seen} == {"HEAD"}
+    found = place("s3://bucket/cache/plan.json", options | {"endpoint": other.address})
+    assert read_small(found) == b"ok" and other.seen[-1][1]["x-amz-request-payer"] == "requester"
+
+
 @pytest.mark.parametrize("call", READS)
 def test_web(first: type[Redirecting], other: type[Redirecting], call: str) -> None:
     refused(place(f"{first.address}/cache/plan.json", QUICK), CALLS[call], other)
@@ -110,3 +125,26 @@ def test_a_download_follows_https_only(other: Any, tmp_path: Path, status: int) 
     for target in ("http://zoo.example/a.pth", "ftp://zoo.example/a.pth", "http://169.254.169.254/"):
         with pytest.raises(OSError, match="another server without https"):
             follow(asked, BytesIO(), status, "", {}, target)
+
+
+def test_a_body_that_comes_slowly_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes within the limit of one read; the limit is that of the whole body."""
+    with web_server(tmp_path) as web:
+
+        def slow(self: Any) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(1000):
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+                    time.sleep(0.02)
+            self.close_connection = True
+
+        monkeypatch.setattr(web, "do_GET", slow)
+        monkeypatch.setattr("pipeline.storage.connection.BODY_RETRIES", 1)
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match=r"a\.json: connection interrupted after all retries"):
+            read_small(place(f"{web.address}/a.json", {**QUICK, "timeout": 0.2}))
+        assert time.monotonic() - begun < 5
