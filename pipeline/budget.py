@@ -22,10 +22,11 @@ class Budget:
 
     pixels: of a padded view. positions: of all its FPN levels, in whole blocks of 4x4. channels, score_channels: of its
     features, and of its class scores or boxes. sample_bytes: its decoded float32 tensors, or the tables that put its
-    symbols in order. batch_bytes: the same of views that are decoded together. tokens: of one tensor of a view.
-    kept_bytes: stored arrays of all views that a report compares. image_bytes: of the file of an image. head_bytes: of
-    a shard's head. table_bytes, table_files: of codec/. json_bytes, json_values: of a JSON file, values and keys.
-    plan_bytes, plan_values: the same of the plan.json of a pass. pickle_steps: operations of a checkpoint's pickle.
+    symbols in order. batch_bytes: the same of views that are decoded together. step_bytes: the decoded tensors of a
+    teacher's batch, and of a training step. tokens: of one tensor of a view. kept_bytes: stored arrays of all views
+    that a report compares. image_bytes: of the file of an image. head_bytes: of a shard's head. table_bytes,
+    table_files: of codec/. json_bytes, json_values: of a JSON file, values and keys. plan_bytes, plan_values: the same
+    of the plan.json of a pass. pickle_steps: operations of a checkpoint's pickle.
     """
 
     pixels: int = 1 << 24
@@ -34,6 +35,7 @@ class Budget:
     score_channels: int = 1 << 14
     sample_bytes: int = 512 << 20
     batch_bytes: int = 256 << 20
+    step_bytes: int = 8 << 30
     tokens: int = 1 << 22
     kept_bytes: int = 1 << 30
     image_bytes: int = 256 << 20

@@ -115,7 +115,7 @@ class Cache:
             return manifest
         for name in sorted({*present, *listed}):
             known = name in present and name in listed
-            if not known or checksum(folder / name)["sha256"] != listed[name]:
+            if not known or checksum(folder / name, most=BUDGET.table_bytes)["sha256"] != listed[name]:
                 raise CorruptCache(
                     f"{folder / name}: missing, altered or not listed in codec.json; delete the cache's codec.json and "
                     "run stage 1 again"

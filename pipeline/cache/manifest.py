@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pipeline.budget import BUDGET
 from pipeline.cache.canonical import write_json
 from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.sidecar import Sidecar, load_sidecar
@@ -50,8 +51,8 @@ def write_manifest(
     """
     folder = pass_folder(root, cache_pass)
     paths = [folder / shard_name(n).replace(".tar", ".json") for n in range(shards)]
-    sidecars, entries = call_each(root, load_sidecar, paths), call_each(root, checksum, paths)
-    files = {name: checksum(folder / name) for name in FORMATS[version].listed if (folder / name).exists()}
+    sidecars, entries = call_each(root, load_sidecar, paths), call_each(root, _checksum_small, paths)
+    files = {name: _checksum_small(folder / name) for name in FORMATS[version].listed if (folder / name).exists()}
     for path, sidecar, entry in zip(paths, sidecars, entries):
         files[sidecar.shard] = {"bytes": sidecar.size, "sha256": sidecar.sha256}
         files[path.name] = entry
@@ -69,6 +70,11 @@ def write_manifest(
     }
     write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _checksum_small(path: Place) -> dict[str, Any]:
+    """Return `bytes` and `sha256` of a file that was read before."""
+    return checksum(path, most=BUDGET.plan_bytes)
 
 
 def check_pass(root: Place, cache_pass: int, manifest: dict[str, Any], codec: str) -> list[CacheError]:
@@ -140,5 +146,5 @@ def _means(sidecars: list[Sidecar]) -> dict[str, float]:
     """Return the means of the shards' measurements, weighted by samples."""
     filled = [s for s in sidecars if s.samples]  # a shard is empty if all its images are quarantined
     samples = sum(len(s.samples) for s in filled)
-    keys = filled[0].measured if filled else {}
+    keys = [key for key in (filled[0].measured if filled else ()) if all(key in s.measured for s in filled)]
     return {key: sum(s.measured[key] * len(s.samples) for s in filled) / samples for key in keys}

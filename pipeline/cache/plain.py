@@ -13,9 +13,8 @@ from pipeline.storage.lock import locked
 from pipeline.storage.place import Place
 from pipeline.storage.regular import remove_temporary, require_plain
 
-OWN = re.compile(
-    r"\.lock|(plan|codec|gate|summary|repair)\.json|codec|images|pass-.*|.*\.tmp"
-)  # other names are never opened
+# Other names are never opened.
+OWN = re.compile(r"\.lock|(plan|codec|gate|summary|repair)\.json|codec|codec-copy|images|pass-.*|.*\.tmp")
 
 
 def require_plain_cache(root: Place) -> None:

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.budget import BUDGET, excess
-from pipeline.records import LevelShapes
+from pipeline.records import LevelShapes, canvas
 
 FINEST = 4  # smallest stride of an FPN level, in pixels
 BLOCK = 4  # grids are decoded in whole blocks of 4x4
 UNEVEN = 2  # largest ratio of positions between two samples of a shard (the plan's own limit is 1.25)
+CODED = 3  # a coded symbol has at most 9 bytes, a decoded one 4
+ITEMS = 4  # most arrays of a sample's only member
+ROOM = 1 << 20  # bytes of a sample besides its tensors: names, lengths, checksums
 FEW = 64  # positions added to that limit, because sizes of coarse levels are rounded to whole positions
 
 
@@ -45,6 +48,13 @@ def require_plausible_view(levels: LevelShapes, pad: tuple[int, int], channels: 
         if height > most[0] or width > most[1]:
             raise ValueError(f"FPN grid: expected at most {most} for a view of {pad}, found {(height, width)}")
     _require_affordable(padded_positions(levels), channels)
+
+
+def require_plausible_batch(levels: Sequence[LevelShapes], channels: Sequence[int]) -> None:
+    """Raise ValueError where views that are decoded together, each padded to the largest grids, cost too much."""
+    if levels:
+        size = len(levels) * decoded_bytes(padded_positions(canvas(tuple(levels))), channels)
+        _require(excess(f"decoded bytes of {len(levels)} views", size, BUDGET.step_bytes))
 
 
 def padded_positions(levels: LevelShapes | np.ndarray) -> int:
@@ -85,3 +95,8 @@ def read_channels(settings: Mapping[str, Any]) -> tuple[int, int, int]:
 def most_bytes(levels: LevelShapes | np.ndarray, channels: Sequence[int]) -> int:
     """Return the most bytes of an array on these grids: four for each channel, with levels padded to 4 x 4 blocks."""
     return 4 * max(channels) * padded_positions(levels) + len(levels)
+
+
+def most_stored(levels: LevelShapes, channels: Sequence[int], members: int) -> int:
+    """Return the most bytes of a stored sample, with headers. Coded symbols can take more bytes than decoded ones."""
+    return CODED * max(members, ITEMS) * most_bytes(levels, channels) + ROOM

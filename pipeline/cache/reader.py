@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from pipeline.budget import excess
 from pipeline.cache import tar
-from pipeline.cache.plausible import read_channels, require_plausible_view
+from pipeline.cache.plausible import most_stored, read_channels, require_plausible_view
 from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec, ShardHead
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.cache.versions import FORMATS
@@ -92,13 +93,17 @@ class ShardReader:
 
     def members(self, index: int, fetched: Fetched = NOTHING) -> dict[str, memoryview]:
         """Return the verified tar members of one sample, by zarr key."""
-        what = self._name(index)
-        data = self._bytes(self.sidecar.samples[index], what, fetched)
+        what, names, extent = self._name(index), self.head.members(index), self.sidecar.samples[index]
+        channels = read_channels(self.attributes["codec"])
+        wrong = excess("bytes", extent.size, most_stored(self.head.levels(index), channels, len(names)))
+        if wrong is not None:
+            raise CorruptCache(f"{self.path}: {what}: {wrong} by its FPN grids; {self._remedy}")
+        data = self._bytes(extent, what, fetched)
         try:
             members = list(tar.parse(data))
         except CorruptCache as error:
             raise CorruptCache(f"{self.path}: {what}: {error}") from error
-        if [name for name, _ in members] != self.head.members(index):
+        if [name for name, _ in members] != names:
             raise CorruptCache(f"{self.path}: {what}: its tar members differ from the shard's head; {self._remedy}")
         return dict(members)
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from pipeline.budget import BUDGET, excess
 from pipeline.cache.canonical import read_json
+from pipeline.cache.plausible import ROOM
+from pipeline.cache.schema import SIDECAR, find_mismatch
 from pipeline.cache.tar import BLOCK, END
 from pipeline.errors import CorruptCache
 from pipeline.storage.extents import Crc32cExtent, Extent, Sha256Extent, columns
 from pipeline.storage.place import DELETE, Place, remedy
 from pipeline.text import one_line
 
-ROOM = 1 << 20  # bytes of a sample besides its tensors: names, lengths, checksums
 EXTENTS: dict[int, type[Crc32cExtent] | type[Sha256Extent]] = {1: Crc32cExtent, 2: Sha256Extent}  # by format version
 
 
@@ -65,17 +66,15 @@ def load_sidecar(path: Place, sha256: str | None = None) -> Sidecar:
 def parse_sidecar(fields: Any, path: Place) -> Sidecar:
     """Make a sidecar from its JSON value. `path`: the file it was read from. Raise CorruptCache where it is invalid."""
     try:
+        wrong = find_mismatch(fields, SIDECAR)
+        if wrong is not None:
+            raise ValueError(f"field {wrong or '(all)'} is missing or invalid")
         extent = extent_type(fields.pop("sample_columns"))
         fields["head"], fields["tail"] = extent(**fields["head"]), extent(**fields["tail"])
         fields["samples"] = tuple(extent(*row) for row in fields["samples"])
         sidecar = Sidecar(**fields)
         if sidecar.shard != path.with_suffix(".tar").name:
             raise ValueError(f"belongs to shard {sidecar.shard!r:.40}")
-        if not all(isinstance(text, str) for text in (sidecar.plan, sidecar.codec, sidecar.sha256)):
-            raise ValueError("digest is not a string")
-        for numbers, kinds in ((sidecar.bytes_by_array, int), (sidecar.measured, (int, float))):
-            if not all(isinstance(number, kinds) for number in numbers.values()):
-                raise ValueError("size or measurement is not a number")
         _require_full_cover(sidecar)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptCache(f"{path}: invalid sidecar ({one_line(str(error))}); {remedy(path, DELETE)}") from error

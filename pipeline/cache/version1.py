@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.budget import parse_json
 from pipeline.cache import tar
-from pipeline.cache.arrays import ArraySpec, decode_chunk, encode_sample, spec_from_metadata
+from pipeline.cache.arrays import LONGEST, ArraySpec, decode_chunk, encode_sample, spec_from_metadata
 from pipeline.cache.items import Limits
 from pipeline.cache.plausible import most_bytes, padded_positions, read_channels, require_plausible_grids
 from pipeline.cache.shard_format import Arrays, Chunks, SampleCodec, View
@@ -122,6 +122,8 @@ def parse_head(data: bytes, samples: int) -> Head:
         index = {}
         for name in [n.split("/")[1] for n in files if n.startswith("index/") and n.count("/") == 2]:
             meta = _json(files, f"index/{name}/zarr.json")
+            if not all(type(side) is int and 0 <= side <= LONGEST for side in meta["shape"]):
+                raise ValueError(f"invalid shape of index/{name}")
             spec = ArraySpec(name, tuple(meta["shape"]), meta["data_type"], tuple(meta["dimension_names"]))
             chunk = bytes(files["/".join(["index", name, "c"] + ["0"] * len(spec.shape))])
             index[name] = (decode_chunk(spec, chunk), spec.dims)

@@ -135,6 +135,8 @@ def parse_head(data: bytes, samples: int) -> Head:
         depth, items = attributes["levels"], tuple(map(item_from_json, attributes["arrays"]))
         if type(depth) is not int or not 0 <= depth <= 64 or len({item.name for item in items}) != len(items):
             raise ValueError(f"invalid levels {depth!r:.20} or arrays")
+        if attributes["record_columns"] != record_columns(depth):
+            raise ValueError("record_columns are not those of this format")
         arrays = index_arrays(depth)
         index = {array.item.name: files[array.key] for array in arrays} if samples else {}
         if shard_head(attributes, samples, index) != data:

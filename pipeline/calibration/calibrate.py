@@ -98,10 +98,10 @@ def describe_calibration(codec: Codec, measured: dict[str, Any]) -> str:
 def find_drift(path: Place, sidecar: Sidecar, places: int, expected: dict[str, Any]) -> list[str]:
     """Return a warning for each error and size of a shard of `places` positions above DRIFT times the calibration's."""
     lines = []
-    for name, value in expected["errors"].items():
+    for name, value in expected.get("errors", {}).items():
         if value > 0 and sidecar.measured.get(name, 0.0) > DRIFT * value:
             lines.append(f"{name} {sidecar.measured[name]:.3f}, calibration measured {value:.3f}")
-    for name, value in expected["bytes_per_position"].items():
+    for name, value in expected.get("bytes_per_position", {}).items():
         found = sidecar.bytes_by_array.get(name, 0) / max(1, places)
         if found > DRIFT * value:
             lines.append(f"{found:.2f} bytes a position for {name}, calibration measured {value:.2f}")

@@ -22,6 +22,8 @@ from pipeline.storage.files import atomic_folder, read_small
 from pipeline.storage.local import sha256_file
 from pipeline.storage.place import Place
 
+# What zarr, numpy and a codec raise for values that they do not expect.
+INVALID = (ConfigError, LookupError, ValueError, TypeError, AttributeError, OSError, RecursionError, ArithmeticError)
 TABLES = ("float32", "float16", "int16")  # data types of the tables
 
 
@@ -86,7 +88,7 @@ def load_codec(root: Place, manifest: dict[str, Any]) -> Codec:
         group = group_of(files)
         tables = {name: np.asarray(array[...]) for name, array in group.arrays()}
         return CODECS[settings["type"]].from_json(settings, tables)
-    except (ConfigError, KeyError, ValueError, TypeError, AttributeError, FileNotFoundError, RecursionError) as error:
+    except INVALID as error:
         raise CorruptCache(
-            f"{root}/codec: cannot be opened ({error}); delete the cache's codec.json and run stage 1 again"
+            f"{root}/codec: cannot be opened ({error!s:.200}); delete the cache's codec.json and run stage 1 again"
         ) from error

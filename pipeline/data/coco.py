@@ -37,7 +37,7 @@ class Annotations:
         others = {key: n for key, n in self.boxes.items() if names.get(key) not in set(classes)}
         lines = []
         if others:
-            shown = ", ".join(f"{names.get(key, f'id {key}')}: {n}" for key, n in list(others.items())[:3])
+            shown = ", ".join(f"{names.get(key, f'id {key}'):.80}: {n}" for key, n in list(others.items())[:3])
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             lines.append(f"{sum(others.values())} boxes of categories that are no class ({shown}{more}) are left out")
         if self.orphans:
@@ -65,21 +65,22 @@ class Annotations:
         for name in classes:
             if name not in present:
                 raise DataError(
-                    f"{self.path}: class {name!r} of metainfo is not among its categories {sorted(present)[:5]}..."
+                    f"{self.path}: class {name!r} of metainfo is not among its categories "
+                    f"{sorted(present)[:5]!s:.200}..."
                 )
         labels = [name for _, name in self.categories if name in set(classes)]
         repeated = [name for name, n in Counter(labels).items() if n > 1]
         if repeated:
             raise DataError(
-                f"{self.path}: {repeated[0]!r} is the name of more than one category, so mmdet numbers "
+                f"{self.path}: {repeated[0]!r:.80} is the name of more than one category, so mmdet numbers "
                 f"{len(labels)} labels for {len(classes)} classes; remove or rename the category that is not the class"
             )
         for number, (found, wanted) in enumerate(zip(labels, classes)):
             if found != wanted:
                 raise DataError(
-                    f"{self.path}: label {number} is {found!r} by the order of its categories, expected {wanted!r} by "
-                    "metainfo.classes; mmdet numbers labels in the file's order: list the categories in the order of "
-                    "the classes, in every annotation file"
+                    f"{self.path}: label {number} is {found!r:.80} by the order of its categories, expected {wanted!r} "
+                    "by metainfo.classes; mmdet numbers labels in the file's order: list the categories in the order "
+                    "of the classes, in every annotation file"
                 )
 
 
@@ -183,11 +184,16 @@ def _require(path: Path, rows: list[Any], what: str, fields: tuple[str, ...]) ->
 
 def _require_unique(path: Path, what: str, ids: list[Any]) -> None:
     for value in ids:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise DataError(f"{path}: {what} id must be a whole number, found {value!r:.40}")
+        if isinstance(value, bool) or not isinstance(value, int | str) or not _is_small(value):
+            raise DataError(f"{path}: {what} id must be a whole number below 2^62, found {value!r:.40}")
     if len(set(ids)) < len(ids):
         twice = [value for value, n in Counter(ids).items() if n > 1]
         raise DataError(f"{path}: {what} id {twice[0]!r:.40} occurs more than once ({len(twice)} such ids)")
+
+
+def _is_small(value: int | str) -> bool:
+    """Return whether a whole number fits into numpy's and pycocotools' arrays."""
+    return isinstance(value, str) or abs(value) <= LARGEST_ID
 
 
 def _refers(where: str, field: str, value: Any, known: dict[Any, Any]) -> bool:

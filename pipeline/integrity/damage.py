@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache.schema import CODEC, read_fields
+from pipeline.budget import BUDGET
+from pipeline.cache.schema import read_codec
 from pipeline.errors import CacheError, CorruptCache, StoreError
-from pipeline.storage.local import sha256_file
+from pipeline.storage.files import checksum
 
 
 def find_sidecar_paths(folders: list[Path]) -> list[Path]:
@@ -19,9 +20,9 @@ def find_sidecar_paths(folders: list[Path]) -> list[Path]:
 
 def read_intact_codec(root: Path) -> dict[str, Any]:
     """Read codec.json. Raise CorruptCache where a table is missing or changed."""
-    manifest = read_fields(root / "codec.json", CODEC)
+    manifest = read_codec(root / "codec.json")
     for name, sha in manifest["files"].items():
-        if not (root / "codec" / name).is_file() or sha256_or_none(root / "codec" / name) != sha:
+        if not (root / "codec" / name).is_file() or sha256_or_none(root / "codec" / name, BUDGET.table_bytes) != sha:
             raise CorruptCache(f"{root / 'codec' / name}: missing or changed")
     return manifest
 
@@ -31,10 +32,13 @@ def find_foreign_files(folder: Path, listed: dict[str, str]) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in listed)
 
 
-def sha256_or_none(path: Path) -> str | None:
-    """Return the sha256 of a file, or None where it is missing. Raise OSError where its state is unknown."""
+def sha256_or_none(path: Path, most: int | None = None) -> str | None:
+    """Return the sha256 of a file, or None where it is missing. Raise OSError where its state is unknown.
+
+    A file of more than `most` bytes is not read: it has no sha256 that anything expects.
+    """
     try:
-        return sha256_file(path)
+        return checksum(path, most=most)["sha256"] or "too large"
     except FileNotFoundError:
         return None
 

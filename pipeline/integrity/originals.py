@@ -6,6 +6,7 @@ could not say whether its result is the original.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from pipeline.integrity.damage import sha256_or_none
 from pipeline.storage.files import discard
 
 NAME = "repair.json"
-FIELDS = {"plan": str, "files": {str: str}, "replaced": [str]}
+FILE = re.compile(r"(?!.*\.\.)((plan|codec|gate|summary|repair)\.json|(codec|codec-copy|pass-\d+)/[\w./-]+)")
+FIELDS = {"plan": str, "files": {FILE: str}, "replaced": [FILE]}
 
 
 class Originals:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.cache.canonical import digest, write_json
 from pipeline.cache.layout import CODEC_COPY, list_passes, pass_folder, read_recorded_passes
 from pipeline.cache.plain import locked_cache
-from pipeline.cache.schema import CODEC, GATE, PLAN, read_fields
+from pipeline.cache.schema import GATE, PLAN, read_codec, read_fields
 from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.cache.versions import FORMATS
 from pipeline.calibration.calibrate import load_or_calibrate_codec
@@ -140,13 +140,13 @@ class CacheRepair:
         if restore_codec(self.root, wanted):
             self.bad.append(f"{self.root / 'codec'}: restored from {CODEC_COPY}")
             return
-        listed = read_or_none(lambda: read_fields(self.root / "codec.json", CODEC))
+        listed = read_or_none(lambda: read_codec(self.root / "codec.json"))
         if listed is not None:  # also the digest of all tables
             self.originals.know(self.root / "codec.json", sha256_file(self.root / "codec.json"))
         self._replace(f"{self.root / 'codec'}: recalibrated", self.root / "codec.json", known=wanted is not None)
         shutil.rmtree(scratch, ignore_errors=True)
         load_or_calibrate_codec(self._calibration_job(scratch))
-        found = digest(read_fields(scratch / "codec.json", CODEC))
+        found = digest(read_codec(scratch / "codec.json"))
         if wanted not in (None, found):
             shutil.rmtree(scratch)
             raise CorruptCache(

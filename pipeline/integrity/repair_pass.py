@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from pipeline.budget import BUDGET
 from pipeline.cache.quarantine import FILE, Quarantine
 from pipeline.cache.schema import MANIFEST, PASS_PLAN, read_fields
 from pipeline.cache.sidecar import Sidecar
@@ -28,6 +29,8 @@ class PassRepair:
         self._manifest = read_or_none(partial(read_fields, self._manifest_file, MANIFEST))
         files = self._manifest["files"] if self._manifest else {}
         self._listed = {folder / name: entry["sha256"] for name, entry in files.items()}
+        self._sizes = {folder / name: int(entry["bytes"]) for name, entry in files.items()}
+        self._sizes |= {path.with_suffix(".tar"): s.size for path, s in self._sidecars.items() if s is not None}
         self._quarantine: Quarantine | None = None
         self._cleared: list[Path] = []
         self._digests: dict[Path, str | None] = {}
@@ -103,7 +106,7 @@ class PassRepair:
         return wanted is not None and self._sha256(path) != wanted
 
     def _sha256(self, path: Path) -> str | None:
-        """Return the sha256 of a file, None if it is missing. A shard is read once."""
+        """Return the sha256 of a file, None if it is missing. A shard is read once, if its size can be right."""
         if path not in self._digests:
-            self._digests[path] = sha256_or_none(path)
+            self._digests[path] = sha256_or_none(path, self._sizes.get(path, BUDGET.plan_bytes))
         return self._digests[path]

@@ -11,6 +11,7 @@ from operator import itemgetter
 
 from pipeline.cache.canonical import digest, read_json
 from pipeline.cache.layout import pass_folder, shard_name
+from pipeline.cache.schema import read_codec
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.cache.sidecar import Sidecar
 from pipeline.calibration.calibrate import find_drift
@@ -96,7 +97,7 @@ class ShardReporter:
 
     def __init__(self, job: Job, number: int) -> None:
         self._job, self._folder = job, pass_folder(job.root, number)
-        self._expected = read_json(job.root / "codec.json")["measured"]
+        self._expected = read_codec(job.root / "codec.json").get("measured", {})
         self._last = time.perf_counter()
 
     def report(self, claimed: ClaimedShard, sidecar: Sidecar) -> None:

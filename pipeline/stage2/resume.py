@@ -16,11 +16,14 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.cache.schema import COUNT, find_mismatch
 from pipeline.errors import ConfigError, StaleCache, StudentError, TeacherError
 from pipeline.mmdet_compat.registry import Config, type_name
+from pipeline.stage2.resumable import find_wrong_value, require_optimizer_values
 from pipeline.teacher.download import fetch, file_name, hub_file
 from pipeline.teacher.fit import find_prefix, matching
 from pipeline.teacher.weights import find_state, load_plain, read_checkpoint
+from pipeline.text import one_line
 
 # Settings that tell one kind of optimizer from another, in all versions of torch.
 OPTIMIZER_KEYS = {"momentum", "betas", "alpha", "rho", "lambd", "lr_decay", "etas", "momentum_decay"}
@@ -81,7 +84,8 @@ def find_checkpoint(cfg: Config) -> None:
             print_log(f"skipped checkpoint: {error}", "current")
             continue
         if content.keys() >= RESUMABLE and isinstance(content.get("meta"), dict):
-            steps[path] = int(content["meta"].get("iter", -1))
+            step = content["meta"].get("iter")
+            steps[path] = step if type(step) is int else -1
     if steps:
         cfg.load_from = str(max(steps, key=lambda path: (steps[path], path.name)))
     elif files:
@@ -104,14 +108,9 @@ def check_starting_weights(cfg: Config, student: nn.Module, provenance: dict[str
     if not path:
         return {}
     found = load_plain(Path(path))
-    missing = sorted(key for key in RESUMABLE if not isinstance(found.get(key), dict))
-    meta: Any = found.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    missing += [f"meta.{key}" for key in ("epoch", "iter") if type(meta.get(key)) is not int]
-    passes = {} if missing else found["frs"].get("passes")
-    if missing or not isinstance(passes or {}, dict):
-        what = missing[0] if missing else "frs.passes"
-        raise StudentError(f"{path}: not a checkpoint of stage 2 (no valid {what}); drop --resume")
+    wrong = find_wrong_value(found)
+    if wrong is not None:
+        raise StudentError(f"{path}: not a checkpoint of stage 2 (no valid {one_line(wrong)}); drop --resume")
     _require_same_teacher(path, found["frs"], provenance)
     return {}
 
@@ -135,8 +134,11 @@ def _require_same_teacher(path: str, saved: dict[str, Any], current: dict[str, A
 
 def require_same_optimizer(saved: dict[str, Any], optimizer: Optimizer) -> None:
     """Raise StudentError where the state of an optimizer is that of another kind or of other groups of parameters."""
-    groups, own = saved.get("param_groups"), optimizer.param_groups
-    if not isinstance(groups, list) or [len(g["params"]) for g in groups] != [len(g["params"]) for g in own]:
+    groups: Any = saved.get("param_groups")
+    own = optimizer.param_groups
+    if find_mismatch(groups, [{"params": [COUNT]}]) is not None or [len(g["params"]) for g in groups] != [
+        len(g["params"]) for g in own
+    ]:
         raise StudentError(
             "checkpoint: its optimizer has other groups of parameters than this config's; resume with the same "
             "optim_wrapper, or start a new run with load_from"
@@ -148,6 +150,7 @@ def require_same_optimizer(saved: dict[str, Any], optimizer: Optimizer) -> None:
             f"config's {type(optimizer).__name__} ({', '.join(kinds[1]) or 'none'}); resume with the same "
             "optim_wrapper, or start a new run with load_from"
         )
+    require_optimizer_values(saved, optimizer)
 
 
 def _start(student: nn.Module, path: Path) -> dict[str, Tensor]:

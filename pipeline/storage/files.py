@@ -92,15 +92,16 @@ def copy_file(source: Place, target: Place, sha256: str) -> None:
         raise CorruptCache(f"{source}: listed in the manifest but missing; {remedy(source, REPAIR)}") from error
 
 
-def checksum(path: Place, expected: int | None = None) -> dict[str, Any]:
+def checksum(path: Place, expected: int | None = None, most: int | None = None) -> dict[str, Any]:
     """Return `bytes` and `sha256` of a file of any size, in constant memory. Raise FileNotFoundError if it is missing.
 
-    `expected`: its size in bytes. A file of another size is not read completely, and its sha256 is None.
+    `expected`: its size in bytes. `most`: the largest size that it can have. A file of another size is not read
+    completely, and its sha256 is None.
     """
     storage, key = storage_of(path), key_of(path)
     found = hashlib.sha256()
     data, size = storage.read_range(key, 0, RANGE)
-    if expected not in (None, size):
+    if expected not in (None, size) or (most is not None and size > most):
         return {"bytes": size, "sha256": None}
     found.update(data)
     for at in range(RANGE, size, RANGE):

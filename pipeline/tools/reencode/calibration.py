@@ -75,7 +75,7 @@ def point_cache_at(sections: Sections, codec: dict[str, Any], root: Place) -> Se
 
 def require_same_recipe(other: Cache, plan: dict[str, Any]) -> None:
     """Raise StaleCache where the recipe of another cache differs. Both may have different format versions."""
-    recipe = {**plan["recipe"], "format": other.recipe["format"]}
+    recipe = {**plan["recipe"], "format": other.recipe.get("format")}
     other.require(recipe, plan["teacher_sha256"], "use a cache of the same teacher and data")
 
 

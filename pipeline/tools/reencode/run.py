@@ -10,8 +10,9 @@ import time
 from contextlib import closing
 from typing import Any
 
+from pipeline.budget import BUDGET
 from pipeline.cache.cache import FORMAT, Cache
-from pipeline.cache.canonical import digest, read_json, write_json, write_report
+from pipeline.cache.canonical import digest, write_json, write_report
 from pipeline.cache.completeness import find_missing_passes
 from pipeline.cache.existing import find_codec_type, find_version
 from pipeline.cache.image_shards import FOLDER, load_image_manifest, write_image_manifest
@@ -20,6 +21,7 @@ from pipeline.cache.layout import pass_folder, shard_name
 from pipeline.cache.manifest import shard_done, write_manifest
 from pipeline.cache.plain import locked_cache
 from pipeline.cache.reader import ShardReader
+from pipeline.cache.schema import GATE, PASS_PLAN, read_fields
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.registry import DEFAULT, read_options
@@ -62,7 +64,7 @@ def reencode(
     announce_lock(root, log)
     with locked_cache(root) as lock:
         root = lock.place
-        write_json(root / "gate.json", read_json(old.root / "gate.json"))
+        write_json(root / "gate.json", read_fields(old.root / "gate.json", GATE))
         write_json(root / "plan.json", plan)
         if not (root / "codec.json").exists():
             if like is not None:
@@ -114,7 +116,8 @@ def recode_pass(old: Cache, root: Place, number: int, jobs: int | None, progress
     """Write the missing shards of one pass. Return the number of their views."""
     folder, manifest, new = pass_folder(root, number), old.manifest(number), Cache(root)
     quarantine, shards = old.quarantine(number), old.shard_plans(number)
-    write_json(folder / "plan.json", read_json(pass_folder(old.root, number) / "plan.json"))
+    planned = read_fields(pass_folder(old.root, number) / "plan.json", PASS_PLAN)
+    write_json(folder / "plan.json", planned, BUDGET.plan_values)
     if quarantine.images:
         quarantine.save(folder)
     missing = [

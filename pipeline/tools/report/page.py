@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.cache.cache import Cache
-from pipeline.cache.canonical import read_json
 from pipeline.cache.completeness import describe_passes, find_missing_passes
 from pipeline.cache.inspect import describe
+from pipeline.cache.schema import GATE, read_fields
 from pipeline.cache.shard_plan import mix
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
@@ -82,7 +82,7 @@ def _describe_cache(cache: Cache, found: dict[str, Any]) -> dict[str, Any]:
         "found": found,
         "passes": describe_passes(len(found["passes"]), found["expected_passes"]),
         "promise": promise(found["codec"]),
-        "gate": read_json(cache.root / "gate.json"),
+        "gate": read_fields(cache.root / "gate.json", GATE),
         "shards": list_shards(cache),
     }
 
