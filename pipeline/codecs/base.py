@@ -14,7 +14,13 @@ import numpy as np
 
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
-from pipeline.cache.plausible import decoded_bytes, most_bytes, padded_positions, read_channels
+from pipeline.cache.plausible import (
+    decoded_bytes,
+    most_bytes,
+    padded_positions,
+    read_channels,
+    require_plausible_batch,
+)
 from pipeline.codecs.packing import Sample
 from pipeline.codecs.settings import Calibration, CodecOptions, to_json
 from pipeline.errors import CodecError
@@ -141,6 +147,10 @@ class Codec(ABC):
         """
         self.check_sample(sample, levels)
         return sample
+
+    def require_affordable(self, levels: Sequence[LevelShapes]) -> None:
+        """Raise ValueError where views of these grids are too large to be decoded together."""
+        require_plausible_batch(levels, (self.channels, self.score_channels, self.box_channels))
 
     @abstractmethod
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:

@@ -25,7 +25,8 @@ from pipeline.data.replay import check_replay
 from pipeline.data.sample_table import SampleTable
 from pipeline.data.schedule import Batch, epoch_batches, take_share
 from pipeline.data.views import Views
-from pipeline.records import LevelShapes, SampleRef, ViewRecord
+from pipeline.errors import ConfigError
+from pipeline.records import EncodedBatch, LevelShapes, SampleRef, ViewRecord
 from pipeline.storage.place import storage_of
 
 Read = Sequence[tuple[SampleRef, Chunks | None, bytes | None]]
@@ -145,8 +146,17 @@ class Stream(wds.DataPipeline):
                     stored, shapes = self._decompress(ref, chunks, record)
                     arrays.append(stored)
                     levels.append(shapes)
-            teacher = stack(arrays, levels) if arrays else None
+            teacher = self._stack(arrays, levels) if arrays else None
             yield {"inputs": inputs, "data_samples": data_samples, "teacher": teacher}
+
+    def _stack(self, arrays: Sequence[Sample], levels: Sequence[LevelShapes]) -> EncodedBatch:
+        """Stack the samples of a step. Raise ConfigError where they are too large to be decoded together."""
+        assert self.source.codec is not None
+        try:
+            self.source.codec.require_affordable(levels)
+        except ValueError as error:
+            raise ConfigError(f"train_dataloader.batch_size: {error}; reduce it") from error
+        return stack(arrays, levels)
 
     def _decompress(self, ref: SampleRef, chunks: Chunks, replayed: ViewRecord) -> tuple[Sample, LevelShapes]:
         """Return the codec's arrays of a sample. Its record is compared with the replayed view before decompression."""

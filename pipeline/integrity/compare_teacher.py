@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cache.cache import Cache
+from pipeline.codecs.batches import require_affordable_batch
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.packing import stack
 from pipeline.config import Sections
@@ -46,6 +47,7 @@ def compare_live(cfg: Config, sections: Sections, count: int, seed: int = 0) -> 
         if done >= count:
             break
         reader = cache.shard(placed.cache_pass, placed.shard)
+        require_affordable_batch(reader, range(placed.start, placed.start + len(placed.batch[1])), codec)
         environment = cache.manifest(placed.cache_pass)["environment"]
         ((_, batch),) = ViewLoader(inputs.images, inputs.views, [(placed, placed.batch)], 0, files).batches()
         samples, levels = [], []

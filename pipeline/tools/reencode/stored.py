@@ -13,6 +13,7 @@ from pipeline.cache.reader import ShardReader
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.cache.sidecar import Sidecar
 from pipeline.codecs.base import Codec
+from pipeline.codecs.batches import require_affordable_batch
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.packing import Sample, stack
 from pipeline.precision import precision
@@ -66,7 +67,9 @@ class StoredShard:
         """Yield the views of each batch."""
         start = 0
         for _, samples in self._plan.batches:
-            yield [read_view(self._reader, start + n, self._codec) for n in range(len(samples))]
+            indices = range(start, start + len(samples))
+            require_affordable_batch(self._reader, indices, self._codec)
+            yield [read_view(self._reader, index, self._codec) for index in indices]
             start += len(samples)
 
 
