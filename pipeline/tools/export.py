@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.cache.cache import Cache
 from pipeline.cache.canonical import write_report
 from pipeline.cache.completeness import find_missing_passes
-from pipeline.errors import CacheError
+from pipeline.errors import CacheError, CorruptCache
 from pipeline.records import RECORD_COLUMNS, SampleRef, TeacherOutput, ViewRecord
 from pipeline.storage.files import atomic_file, discard
 
@@ -38,13 +38,18 @@ def find_view(cache: Cache, image_id: int, view: int) -> SampleRef:
 
 
 def decode_view(cache: Cache, ref: SampleRef) -> tuple[ViewRecord, TeacherOutput]:
-    """Decode one view on the CPU. Return its record and the teacher's output, a batch of one."""
+    """Decode one view on the CPU. Return its record and the teacher's output, a batch of one. Raise CorruptCache."""
     from pipeline.codecs.group import open_codec
     from pipeline.codecs.packing import stack
 
     codec = open_codec(cache)
     record, levels, stored = cache.shard(ref.cache_pass, ref.shard).view(ref.index, codec)
-    return record, codec.decode(stack([stored], [levels]))
+    output = codec.decode(stack([stored], [levels]))
+    if output.unsound() is not None:
+        raise CorruptCache(
+            f"{cache.root}: image {ref.image_id}, view {ref.view} decodes to NaN or infinity; run verify"
+        )
+    return record, output
 
 
 def export_view(root: str, image_id: int, view: int, out: Path) -> list[Path]:
@@ -103,12 +108,14 @@ def paint_heat(values: np.ndarray) -> np.ndarray:
 
 def paint_sum(values: np.ndarray) -> np.ndarray:
     """Colour the sum over classes of scores (K, H, W) as (H, W, 3) uint8."""
-    return paint_heat(values.clip(0).sum(axis=0))
+    return paint_heat(values.clip(0).sum(axis=0, dtype=np.float64))
 
 
 def paint_components(values: np.ndarray) -> np.ndarray:
     """Colour the first three principal components of (C, H, W) as (H, W, 3) uint8."""
-    flat = values.reshape(len(values), -1) - values.mean(axis=(1, 2)).reshape(-1, 1)
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= max(float(np.abs(flat).max()), 1e-30)  # their squares must be finite
     vectors = np.linalg.eigh(flat @ flat.T)[1][:, ::-1][:, :3]
     planes = np.zeros((3, flat.shape[1]))
     planes[: vectors.shape[1]] = vectors.T @ flat

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
-from pipeline.tools.export import decode_view, export_view, find_view
+from pipeline.tools.export import decode_view, export_view, find_view, paint_components, paint_sum
 
 
 @pytest.mark.parametrize("codec", ["frs", "lossless"])
@@ -40,3 +40,10 @@ def test_export(made: dict[str, Path], tmp_path: Path, codec: str) -> None:
         export_view(str(cache.root), 104, 2, tmp_path)
     with pytest.raises(CacheError, match="image 7 is in no complete pass; found images 100, 101"):
         export_view(str(cache.root), 7, 0, tmp_path)
+
+
+def test_values_near_the_largest_are_painted() -> None:
+    """Their squares are infinite in float32, for which numpy finds no principal components."""
+    values = np.zeros((6, 4, 5), np.float32)
+    values[0, 1, 2], values[3] = 3e38, -3e38
+    assert paint_components(values).shape == paint_sum(values).shape == (4, 5, 3)
