@@ -1,7 +1,8 @@
-"""kill -9 of stage 1 at random moments: nothing half-written is seen, the finished cache is the same to the byte.
+"""kill -9 of stage 1, repair, reencode and stage 2 at random moments: nothing is lost, and the end is the same.
 
-Half of the kills come at any moment of the run, half right after a temporary file was seen. Each cache is killed until
-a run gets to its end; then it is compared with one that was never disturbed.
+Half of the kills come at any moment of the run, half right after a temporary file was seen. Each run is killed until it
+gets to its end; then its files are compared with those of a run that was never disturbed: those of a cache byte for
+byte, the last checkpoint of a student by weights, adapters and optimizer.
 
 python -m tests.torture.kill --count 200 --out docs/results/trust_kill.json
 """
@@ -10,78 +11,83 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import tempfile
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import pipeline.integrity.repair
+import pipeline.stage2.train
+import pipeline.tools.reencode.run  # noqa: F401  (so that no child has to)
 from pipeline.integrity.verify import verify
 from tests.helpers.forks import in_child
-from tests.helpers.stages import stage1, tree
+from tests.helpers.killed_jobs import JOBS, SOURCE, Job, phase
+from tests.helpers.kills import kill
+from tests.helpers.stages import stage1
 from tests.torture.common import arguments, record, small_config
 
 
-def ended(child: int) -> bool:
-    return os.waitpid(child, os.WNOHANG)[0] == child
+def run_undisturbed(job: Job) -> float:
+    """Run a job to its end. Return the seconds that it took."""
+    begun = time.perf_counter()
+    if os.waitstatus_to_exitcode(os.waitpid(in_child(job.run), 0)[1]):
+        raise SystemExit(f"{job.name}: failed without a kill")
+    return time.perf_counter() - begun
 
 
-def kill(child: int, root: Path, delay: float, at_a_write: bool) -> bool:
-    """SIGKILL behind `delay` seconds, or at the next temporary file behind them. False: it had ended by itself."""
-    until = time.perf_counter() + delay
-    while time.perf_counter() < until or (at_a_write and not list(root.glob("**/*.tmp"))):
-        if ended(child):
-            return False
-        time.sleep(0.0005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
+def make(kind: type[Job], config: Path, folder: Path, name: str) -> Job:
+    """Return a new job in a folder of its own."""
+    return kind(config, folder / name)
 
 
-def phase(root: Path) -> str:
-    """How far the killed run had come."""
-    if not (root / "codec.json").exists():
-        return "gate and calibration"
-    return "in a shard" if list(root.glob("pass-*/*.tar.*.tmp")) else "between files"
-
-
-def undisturbed(folder: Path, codec: str) -> tuple[Path, dict[str, str], float]:
-    """Config, the tree of its cache, and the seconds it took."""
-    config, begun = small_config(folder, codec), time.perf_counter()
-    os.waitpid(in_child(stage1, config), 0)
-    return config, tree(config.parent / "cache"), time.perf_counter() - begun
+def torture(make: Any, count: int, rng: random.Random) -> dict[str, Any]:
+    """Kill a job `count` times. Return the figures."""
+    whole = make("whole")
+    lasts = run_undisturbed(whole)
+    wanted, phases, kills, ends, wrong = whole.result(), Counter[str](), 0, 0, list[str]()
+    while kills < count:
+        job = make(f"{ends % 2}")
+        while kills < count:
+            child = in_child(job.run)
+            if not kill(child, job.root, rng.uniform(0, 0.9 * lasts), rng.random() < 0.5):
+                break
+            kills += 1
+            phases[phase(job)] += 1
+            wrong += [f"kill {kills}: {name}" for name in job.lost(wanted)]
+        run_undisturbed(job)
+        if job.result() != wanted:
+            wrong.append(f"end {ends} differs")
+        if (job.root / "codec.json").exists():
+            verify(job.root)
+        ends += 1
+    return {
+        "kills": kills,
+        "finished": ends,
+        "killed": dict(phases),
+        "wrong": wrong,
+        "seconds_undisturbed": round(lasts, 2),
+    }
 
 
 def main() -> None:
     args, begun = arguments(__doc__, 200), time.perf_counter()
     torch.set_num_threads(1)
-    rng, phases, kills, caches, wrong = random.Random(args.seed), Counter(), 0, 0, []
+    rng, found = random.Random(args.seed), {}
     with tempfile.TemporaryDirectory() as folder:
-        cases = [undisturbed(Path(folder) / codec, codec) for codec in ("lossless", "frs")]
-        while kills < args.count:
-            config, wanted, lasts = cases[caches % 2]
-            root = config.parent / f"cache-{caches}"
-            again = partial(stage1, config, **{"cache.dir": str(root)})
-            while kills < args.count:
-                child = in_child(again)
-                if not kill(child, root, rng.uniform(0, 0.9 * lasts), rng.random() < 0.5):
-                    break
-                kills += 1
-                phases[phase(root)] += 1
-                found = tree(root) if root.exists() else {}
-                visible = {n: sha for n, sha in found.items() if not n.endswith(".tmp") and ".tmp/" not in n}
-                wrong += [f"kill {kills}: {name}" for name, sha in visible.items() if wanted.get(name) != sha]
-            os.waitpid(in_child(again), 0)
-            if tree(root) != wanted:
-                wrong.append(f"cache {caches} differs")
-            verify(root)
-            caches += 1
-    figures = {"kills": kills, "caches": caches, "killed_while": dict(phases), "wrong": wrong}
-    record(args, begun, {**figures, "seconds_of_an_undisturbed_run": [round(lasts, 2) for _, _, lasts in cases]})
-    raise SystemExit(bool(wrong))
+        configs = {codec: small_config(Path(folder) / codec, codec) for codec in ("lossless", "frs")}
+        for config in configs.values():
+            os.waitpid(in_child(stage1, config), 0)
+        for name, kind in JOBS.items():
+            config = configs[SOURCE[name]]
+            found[name] = torture(
+                lambda n, kind=kind, config=config: kind(config, Path(folder) / kind.name / n), args.count, rng
+            )
+            print(name, found[name], flush=True)
+    record(args, begun, {"by_command": found})
+    raise SystemExit(any(one["wrong"] for one in found.values()))
 
 
 if __name__ == "__main__":

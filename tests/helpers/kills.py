@@ -1,0 +1,24 @@
+"""SIGKILL of a command at a random moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def ended(child: int) -> bool:
+    return os.waitpid(child, os.WNOHANG)[0] == child
+
+
+def kill(child: int, root: Path, delay: float, at_a_write: bool) -> bool:
+    """SIGKILL behind `delay` seconds, or at the next temporary file behind them. False: it had ended by itself."""
+    until = time.perf_counter() + delay
+    while time.perf_counter() < until or (at_a_write and not list(root.glob("**/*.tmp"))):
+        if ended(child):
+            return False
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True

@@ -1,0 +1,65 @@
+"""Processes that share one `cache.local`, some of them killed: every byte is right, and the limit holds."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cache.cache import Cache
+from pipeline.storage.urls import place
+from tests.helpers.servers import web_server
+
+ROUNDS = 30
+LIMIT = 1.2e-4  # GB: less than the shards of the cache together
+
+
+def digests(cache: Cache) -> list[str]:
+    """Digest of every sample."""
+    found = []
+    for number in cache.passes():
+        for n, refs in enumerate(cache.references(number)):
+            for ref in refs:
+                stored = cache.shard(number, n).read(ref.index)
+                found.append(hashlib.sha256(b"".join(array.tobytes() for array in stored.values())).hexdigest())
+    return found
+
+
+def read_often(url: str, disk: str, wanted: list[str], rounds: int = ROUNDS) -> None:
+    """Read a cache through a disk cache again and again. Exit with 1 where a sample differs."""
+    for _ in range(rounds):
+        if digests(Cache(place(url, local=disk, local_gb=LIMIT))) != wanted:
+            os._exit(1)
+
+
+@pytest.mark.slow
+def test_processes_share_a_disk_cache_and_some_are_killed(made: dict[str, Path], tmp_path: Path) -> None:
+    wanted, disk = digests(Cache(made["frs"].parent / "cache")), tmp_path / "disk"
+    spawn = multiprocessing.get_context("spawn")
+    with web_server(made["frs"].parent) as web:
+        given: tuple[Any, ...] = (f"{web.address}/cache", str(disk), wanted)
+        stays, *others = [spawn.Process(target=read_often, args=given) for _ in range(3)]
+        for process in (stays, *others):
+            process.start()
+        for number, other in enumerate(others, start=1):
+            while len(list(disk.glob("*"))) < 2 + number and other.exitcode is None:
+                time.sleep(0.001)
+            time.sleep(0.05 * number)
+            assert other.pid is not None
+            os.kill(other.pid, signal.SIGKILL)
+            other.join()
+            assert other.exitcode == -signal.SIGKILL
+        stays.join(120)
+        assert stays.exitcode == 0
+        last = spawn.Process(target=read_often, args=(*given, 1))
+        last.start()
+        last.join(120)
+        assert last.exitcode == 0
+    used = sum(512 * path.stat().st_blocks for path in disk.iterdir() if path.name != ".used")
+    assert 0 < used <= LIMIT * 1e9 + 4096, used
