@@ -94,7 +94,12 @@ class Target:
             "version": version,
             "recipe_digest": "0" * 64,
             "teacher_sha256": "0" * 64,
-            "recipe": {"teacher": {}, "data": {"annotations_sha256": ""}, "codec": {"type": "frs"}},
+            "recipe": {
+                "teacher": {"name": None},
+                "data": {"annotations_sha256": ""},
+                "views": {"finite": 2},
+                "codec": {"type": "frs"},
+            },
             "layout": {"batch_size": 2, "shard_samples": 4, "seed": 1},
         }
         entry = {"bytes": 1, "sha256": "0" * 64}
@@ -120,6 +125,7 @@ class Target:
         self.files = {**dict(zip(self.fields, (plan, codec, pass_plan, manifest))), "pass-0/shard-00000.json": sidecar}
         for name, value in self.files.items():
             self._write(name, value)
+        load_pass_plan(Cache(self.root).root, 0)  # what is forged is valid without a forgery
         self.taken = dict.fromkeys((*self.KINDS, "refused", "accepted", "decoded"), 0)
 
     def __call__(self, data: bytes) -> None:
