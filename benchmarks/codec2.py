@@ -4,11 +4,12 @@ python benchmarks/codec2.py --config C --student CHECKPOINT --teacher CONFIG CHE
     --scale 667 400 --measure-at 1067 800 --json docs/results/codec2.json
 
 Each codec is calibrated on train images so that the student, in place of the probe, has the requested error ("stated":
-on views that chose nothing). It is then measured on val images, with the calibrated steps and finer ones. The bytes
-are interpolated to the requested error, so the rows of one quality compare bytes at equal error. "unequal" marks a
-row whose bytes were extrapolated by more than a factor 1.5 of the error. Every row has the bytes of its tokens both
-with zstd and with the entropy coder; for frs, the coder is fitted to the views that choose the steps. --json adds its
-rows to those of an earlier run.
+on views that chose nothing). It is then measured on val images, with the calibrated steps and finer ones. The bytes are
+interpolated to the requested error, so the rows of one quality compare bytes at equal error. "unequal" marks a row
+whose bytes were extrapolated by more than a factor 1.5 of the error. Every row has the bytes of its tokens both with
+zstd and with the entropy coder; for frs, the coder is fitted to the views that choose the steps. `read_ms` and
+`decode_ms` are of the codec as it is: frs with zstd, frs2 with the entropy coder. --json adds its rows to those of an
+earlier run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import codec as found_errors
 from benchmarks import common
+from benchmarks.decode_cost import cost
 from benchmarks.equal_error import Measured
 from benchmarks.student import Student
 from benchmarks.student_sample import StudentSample
@@ -42,7 +44,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 COLUMNS = [
     *("teacher", "megapixels", "variant", "coder", "quality", "kb_view", "kb_features", "kb_scores", "kb_map"),
-    *("kb_megapixel", "stated_features", "err_features", "stated_scores", "err_scores", "calibration_s", "unequal"),
+    *(
+        "kb_megapixel",
+        "stated_features",
+        "err_features",
+        "stated_scores",
+        "err_scores",
+        "calibration_s",
+        "tokens",
+        "read_ms",
+        "decode_ms",
+        "unequal",
+    ),
 ]
 
 
@@ -82,9 +95,11 @@ def main() -> None:
                     for one in measured.values():
                         one.add(exact, passed)
                 pixels = sum(v.shape[1] * v.shape[2] for v in at) / len(at) / 1e6
+                costs = {variant: cost(one.codec, job.teacher, at[:2]) for variant, one in measured.items()}
                 for (variant, one), coder in product(measured.items(), ("zstd", "ans")):
                     place = {"megapixels": pixels, "views": len(at), "calibration_s": seconds[variant]}
-                    rows.append({**shared, "variant": variant, **place, **one.row(coder, quality, pixels)})
+                    found = {**one.row(coder, quality, pixels), **costs[variant]}
+                    rows.append({**shared, "variant": variant, **place, **found})
                 print(common.table(rows[-2 * len(measured) :], COLUMNS), flush=True)
                 common.write(args.json, rows)
     print(common.table(rows, COLUMNS))

@@ -58,7 +58,7 @@ def _add(
     near = region.cut(transform.enlarge(neighbours(reduced).flatten(1, 2), level, maps))
     weight = transform.weights("feature", maps).floats[level]
     share = region.cut(weight / weight.sum(dim=(1, 2), keepdim=True).clamp_min(TINY))
-    inputs = map_inputs(maps, level)
+    inputs = map_inputs(maps)[level]
     taps = region.cut(F.unfold(inputs, 3, padding=1).unflatten(2, tuple(inputs.shape[-2:])))
     features = widen(view.features(level), transform.tables["feature_mean"].shape[-1])
     target = features - region.cut(transform.mean("feature", level, maps))

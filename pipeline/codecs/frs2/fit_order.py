@@ -15,7 +15,8 @@ from pipeline.codecs.frs.map import BatchMaps, inverse_root
 from pipeline.codecs.frs.transform import frequency_energy
 from pipeline.codecs.frs2.fit_residuals import to_classes
 from pipeline.codecs.frs2.kept import KeptView, KeptViews
-from pipeline.codecs.frs2.transform import Coded, PredictedTransform, choose, restore
+from pipeline.codecs.frs2.residuals import choose, restore
+from pipeline.codecs.frs2.transform import Coded, PredictedTransform
 from pipeline.codecs.frs2.windows import Windows
 from pipeline.codecs.packing import widen
 
@@ -50,7 +51,7 @@ def code_kept(transform: PredictedTransform, view: KeptView, maps: BatchMaps) ->
     m = region.cut(transform.weights("feature", maps).floats[0])
     mean = region.cut(transform.mean("feature", 0, maps))
     plain = m.sqrt()[:, None] * (widen(view.features(0), mean.shape[1]) - mean)
-    prediction = region.cut(transform.predict_features(0, r, maps).expand(-1, -1, h, w))
+    prediction = region.cut(transform.predict_features(0, r, maps, transform.feature_inputs(maps)).expand(-1, -1, h, w))
     prediction, left, *energies = choose(plain, prediction, m)
     step = transform.step_sizes("feature", maps, transform.feature_step)[:, :1, None, None]
     scaled = transform.project("feature", 0, left) / step

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pipeline.codecs.frs.transform import frequency_energy, klt
 from pipeline.codecs.frs2.predict_scores import predict_roots
-from pipeline.codecs.frs2.transform import PredictedTransform, choose
+from pipeline.codecs.frs2.residuals import choose
+from pipeline.codecs.frs2.transform import PredictedTransform
 from pipeline.codecs.frs2.windows import MARGIN, Window, Windows
 
 Tables = dict[str, np.ndarray]

@@ -26,10 +26,11 @@ def log_map(m: Tensor) -> Tensor:
     return m.clamp_min(FAINTEST).log2() / OCTAVES + 1
 
 
-def map_inputs(maps: BatchMaps, level: int) -> Tensor:
-    """Return (B, 2, H, W): log2(m) / 6 + 1 and sqrt(m), 0 outside each sample's own grid."""
-    m = maps.floats[level]
-    return torch.stack([log_map(m), m.sqrt()], dim=1) * inside(maps, level)
+def map_inputs(maps: BatchMaps) -> list[Tensor]:
+    """Return of every level (B, 2, H, W): log2(m) / 6 + 1 and sqrt(m), 0 outside each sample's own grid."""
+    canvas = maps.canvas
+    parts = [canvas.split(part * canvas.inside) for part in (log_map(maps.packed), maps.packed.sqrt())]
+    return [torch.stack(level, dim=1) for level in zip(*parts)]
 
 
 def inside(maps: BatchMaps, level: int) -> Tensor:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from pipeline.codecs.frs.map import BatchMaps, inverse_root
 from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
-from pipeline.codecs.frs2.inputs import enlarge, inside, log_map, map_inputs
+from pipeline.codecs.frs2.inputs import enlarge, inside, map_inputs
 from pipeline.codecs.frs2.predict_levels import predict_level
 from pipeline.codecs.frs2.predict_scores import predict_roots, whiten
+from pipeline.codecs.frs2.residuals import choose, inverse_roots, restore, switch
 from pipeline.codecs.packing import narrow, widen
 from pipeline.records import TeacherOutput
 
@@ -90,13 +91,13 @@ class PredictedTransform(WeightedTransform):
         stored: what to decode and predict from, in place of what is coded here.
         """
         steps = per_level(self.step_sizes("feature", maps, step))
-        weights = self.weights("feature", maps).floats
+        weights, inputs = self.weights("feature", maps).floats, self.feature_inputs(maps)
         rows, r = [], None
         for level in reversed(range(first, len(output.features))):
             m, mean = weights[level], self.mean("feature", level, maps)
             plain = m.sqrt()[:, None] * (widen(output.features[level].float(), mean.shape[1]) - mean)
             given = stored.used[level] if stored else None
-            prediction, left, *energies = choose(plain, self.predict_features(level, r, maps), m, given)
+            prediction, left, *energies = choose(plain, self.predict_features(level, r, maps, inputs), m, given)
             scaled = self.project("feature", level, left) / steps[level]
             residual = stored.residuals[level] if stored else self.requantise("feature", level, scaled, steps[level], m)
             r = restore(residual, inverse_root(m), prediction)
@@ -105,9 +106,10 @@ class PredictedTransform(WeightedTransform):
 
     def rebuild_features(self, stored: Stored, maps: BatchMaps) -> Levels:
         """Return the features of every level."""
-        inverse, decoded, r = inverse_roots(self.weights("feature", maps)), [], None
+        inverse, inputs = inverse_roots(self.weights("feature", maps)), self.feature_inputs(maps)
+        decoded, r = [], None
         for level in reversed(range(len(stored.residuals))):
-            prediction = switch(stored.used[level], self.predict_features(level, r, maps))
+            prediction = switch(stored.used[level], self.predict_features(level, r, maps, inputs))
             r = restore(stored.residuals[level], inverse[level], prediction)
             decoded.append(self.mean("feature", level, maps) + r)
         return decoded[::-1]
@@ -116,14 +118,17 @@ class PredictedTransform(WeightedTransform):
         """Return the weighted residual of coefficients over the step (B, R, H4, W4), rounded."""
         return self.unproject(what, level, scaled.round() * step, (m.shape[1], m.shape[2]))
 
-    def predict_features(self, level: int, coarser: Tensor | None, maps: BatchMaps) -> Tensor:
+    def feature_inputs(self, maps: BatchMaps) -> Levels:
+        """Return what `predict_features` sees of the map."""
+        return map_inputs(maps) if "level_in" in self.tables else []
+
+    def predict_features(self, level: int, coarser: Tensor | None, maps: BatchMaps, inputs: Levels) -> Tensor:
         """Predict y - mean of a level from the decoded one of the next level; 0 where there is no prediction."""
-        m = maps.floats[level]
-        if coarser is None or "level_in" not in self.tables:
-            return m.new_zeros((1, 1, 1, 1))
+        if coarser is None or not inputs:
+            return maps.packed.new_zeros((1, 1, 1, 1))
         grow = partial(self.enlarge, level=level, maps=maps)
-        table, inputs = self.tables_on(m.device), map_inputs(maps, level)
-        return predict_level(table, level, grow, coarser, inside(maps, level + 1), inputs)
+        table = self.tables_on(coarser.device)
+        return predict_level(table, level, grow, coarser, inside(maps, level + 1), inputs[level])
 
     @staticmethod
     def enlarge(x: Tensor, level: int, maps: BatchMaps) -> Tensor:
@@ -159,48 +164,13 @@ class PredictedTransform(WeightedTransform):
 
     def predict_scores(self, features: Levels, maps: BatchMaps) -> Levels:
         """Predict sqrt(t) of every level from decoded features; the mean given the map where there is no network."""
-        predict = self._run_network if "net_output" in self.tables else self._mean_roots
-        return [predict(level, y, maps) for level, y in enumerate(features)]
-
-    def _mean_roots(self, level: int, features: Tensor, maps: BatchMaps) -> Tensor:
-        return self.mean("score", level, maps)
-
-    def _run_network(self, level: int, features: Tensor, maps: BatchMaps) -> Tensor:
-        """Predict sqrt(t) of a level with the network."""
-        m = maps.floats[level]
-        table = self.tables_on(m.device)
-        return predict_roots(table, level, whiten(table, features), log_map(m), m, inside(maps, level))
+        if "net_output" not in self.tables:
+            return [self.mean("score", level, maps) for level in range(len(features))]
+        table, rows = self.tables_on(maps.packed.device), zip(features, map_inputs(maps), maps.floats)
+        return [
+            predict_roots(table, level, whiten(table, y), inputs[:, 0], m, inside(maps, level))
+            for level, (y, inputs, m) in enumerate(rows)
+        ]
 
     def tables_on(self, device: torch.device) -> Callable[[str], Tensor]:
         return lambda name: self.table(name, device)
-
-
-def choose(
-    plain: Tensor, prediction: Tensor, m: Tensor, given: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Use a prediction for the samples where it leaves less energy than there was.
-
-    plain: the weighted residual without a prediction (B, X, H, W). m: the weights (B, H, W). given: which samples use
-    it (B,), if that is stored. Return the prediction, 0 where it is not used, what it leaves, which samples use it,
-    and the energy before and after, (B,) each.
-    """
-    left = plain - m.sqrt()[:, None] * prediction
-    before, after = (x.square().sum(dim=(1, 2, 3)) for x in (plain, left))
-    used = after < before if given is None else given
-    left = torch.where(used[:, None, None, None], left, plain)
-    return switch(used, prediction), left, used, before, torch.where(used, after, before)
-
-
-def restore(residual: Tensor, root: Tensor, base: Tensor) -> Tensor:
-    """Add a weighted residual (B, X, H, W) to base, without its weight m. root: m^-1/2 (B, H, W)."""
-    return torch.addcmul(base, residual, root[:, None])
-
-
-def inverse_roots(maps: BatchMaps) -> Levels:
-    """Return m^-1/2 of every level."""
-    return maps.canvas.split(maps.inverse_root)
-
-
-def switch(used: Tensor, prediction: Tensor) -> Tensor:
-    """Return the prediction (B, X, H, W) of the samples that use it, else 0."""
-    return torch.where(used[:, None, None, None], prediction, 0.0)

@@ -1,0 +1,42 @@
+"""What is coded of a tensor: the weighted residual of a prediction, or of none where that is smaller.
+
+Shapes: B batch, X channels or score channels, (H, W) grid of a level.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipeline.codecs.frs.map import BatchMaps
+
+
+def choose(
+    plain: Tensor, prediction: Tensor, m: Tensor, given: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Use a prediction for the samples where it leaves less energy than there was.
+
+    plain: the weighted residual without a prediction (B, X, H, W). m: the weights (B, H, W). given: which samples use
+    it (B,), if that is stored. Return the prediction, 0 where it is not used, what it leaves, which samples use it,
+    and the energy before and after, (B,) each.
+    """
+    left = plain - m.sqrt()[:, None] * prediction
+    before, after = (x.square().sum(dim=(1, 2, 3)) for x in (plain, left))
+    used = after < before if given is None else given
+    left = torch.where(used[:, None, None, None], left, plain)
+    return switch(used, prediction), left, used, before, torch.where(used, after, before)
+
+
+def restore(residual: Tensor, root: Tensor, base: Tensor) -> Tensor:
+    """Add a weighted residual (B, X, H, W) to base, without its weight m. root: m^-1/2 (B, H, W)."""
+    return torch.addcmul(base, residual, root[:, None])
+
+
+def inverse_roots(maps: BatchMaps) -> list[Tensor]:
+    """Return m^-1/2 of every level."""
+    return maps.canvas.split(maps.inverse_root)
+
+
+def switch(used: Tensor, prediction: Tensor) -> Tensor:
+    """Return the prediction (B, X, H, W) of the samples that use it, else 0."""
+    return torch.where(used[:, None, None, None], prediction, 0.0)
