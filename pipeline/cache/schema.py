@@ -35,6 +35,7 @@ COUNT = Number(0, 1 << 53)
 PLACE = Number(1, 1 << 20)  # pixels of a side, samples of a batch or shard
 VIEWS = Number(1, 1 << 53, or_null=True)
 ID = Number(-(1 << 62), 1 << 62)  # of an image
+SEED = Number(-(1 << 63), (1 << 63) - 1)
 VIEW = Number(0, 1 << 31)
 MEASURED = Number(0, 1e9, whole=False)  # an error, a share or bytes for each position
 
@@ -52,7 +53,7 @@ PLAN = {
     },
     "recipe_digest": str,
     "teacher_sha256": str,
-    "layout": {"batch_size": PLACE, "shard_samples": COUNT, "seed": ID},
+    "layout": {"batch_size": PLACE, "shard_samples": COUNT, "seed": SEED},
 }
 CODEC = {"settings": {"type": str, "channels": COUNT, "score_channels": COUNT}, "files": {TABLE: str}}
 FITTED = {"settings": {"probe_error": {"feature": MEASURED}, "quality": int | float | str, "feature_rank": COUNT}}

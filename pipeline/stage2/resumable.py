@@ -37,6 +37,11 @@ OPTIONAL: dict[str, dict[str, Any]] = {
     },
 }
 SCHEDULER = {"last_step": Number(-1, 1 << 40), "_global_step": Number(0, 1 << 40)}
+# State of torch's optimizers with a value for each value of a parameter.
+LIKE_PARAMETER = {
+    *("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"),
+    *("square_avg", "grad_avg", "acc_delta", "sum"),
+}
 SCHEDULED = ("base_values", "_last_value")  # lists of numbers
 
 
@@ -120,9 +125,10 @@ def require_optimizer_values(saved: dict[str, Any], optimizer: Optimizer) -> Non
         if key not in shapes or not isinstance(values, dict):
             wrong = f"state of parameter {key!s:.40}"
         for name, value in values.items() if wrong is None else ():
-            fits = value is None or is_number(value) or isinstance(value, bool)
-            if isinstance(value, Tensor):
-                fits = value.dim() == 0 or tuple(value.shape) == shapes[key]
+            if name == "step":
+                fits = is_number(value) or (isinstance(value, Tensor) and value.dim() == 0)
+            else:
+                fits = name not in LIKE_PARAMETER or value is None or _has_shape(value, shapes[key])
             wrong = wrong or (None if fits else f"{name!s:.40} of parameter {key!s:.40}")
     for n, (group, mine) in enumerate(zip(saved["param_groups"], optimizer.param_groups)):
         for name, value in group.items():
@@ -133,6 +139,10 @@ def require_optimizer_values(saved: dict[str, Any], optimizer: Optimizer) -> Non
             f"checkpoint: invalid {one_line(wrong)} of its optimizer; resume from another checkpoint, or start a new "
             "run with load_from"
         )
+
+
+def _has_shape(value: Any, shape: tuple[int, ...]) -> bool:
+    return isinstance(value, Tensor) and tuple(value.shape) == shape
 
 
 def _same_kind(value: Any, own: Any) -> bool:
