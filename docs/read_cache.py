@@ -43,7 +43,7 @@ def decode_map(packed, sides, top):  # of every level: m, buckets, sums by block
 
 def tokens_of(data, sizes, classes, counts, pairs):  # frs2: undo the entropy coding, given the sizes of the 64 classes
     bits = np.concatenate([np.unpackbits(data[1:]).astype(int), np.zeros(64, int)])
-    lanes, at = fields(bits, 0, np.full(1 << data[0], 12))
+    lanes, at = fields(bits, 0, np.full(1 << int(data[0]), 12))
     usual, used = classes[1:].astype(int), sizes > 0
     rows = (quarters(sizes) - abs(usual - 52) + 16).clip(0, 63)
     found, at = symbols(bits, at, lanes, rows[used], counts)

@@ -98,6 +98,15 @@ def test_symbols_in_full(reader: ModuleType, model: Any, seed: int, strength: fl
     assert found.tolist() == made.tokens.tolist()
 
 
+def test_many_symbols(reader: ModuleType) -> None:
+    """More lanes than a byte counts."""
+    made = make(3, [(80, 96), (40, 48)], 8, 6.0)
+    data, sizes = coded(made, fitted())
+    assert data[0] >= 8
+    found = reader.tokens_of(np.frombuffer(data, np.uint8), sizes, *fitted().to_tables("score").values())
+    assert found.tolist() == made.tokens.tolist()
+
+
 def test_it_is_short() -> None:
     """The documents call it a reader of 165 lines."""
     lines = [line for line in FILE.read_text().splitlines() if line and not line.startswith('"""')]
