@@ -29,7 +29,7 @@ def run_plan(args: argparse.Namespace) -> None:
     from pipeline.tools.forecast.run import fits_on_disk, forecast
 
     cfg, sections = load_config(args.config, parse_options(args.cfg_options))
-    seconds = args.seconds - (time.perf_counter() - STARTED)  # the import of mmdet takes several seconds
+    seconds = max(1.0, args.seconds - (time.perf_counter() - STARTED))  # the import of mmdet takes several seconds
     log = partial(show, error=args.json)
     found = forecast(cfg, sections, log, terminal.Bar(stderr=args.json), args.samples, seconds)
     show_json(found) if args.json else show(forecast_table(found))
