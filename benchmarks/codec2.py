@@ -5,11 +5,11 @@ python benchmarks/codec2.py --config C --student CHECKPOINT --teacher CONFIG CHE
 
 Each codec is calibrated on train images so that the student, in place of the probe, has the requested error ("stated":
 on views that chose nothing). It is then measured on val images, with the calibrated steps and finer ones. The bytes are
-interpolated to the requested error, so the rows of one quality compare bytes at equal error. "unequal" marks a row
-whose bytes were extrapolated by more than a factor 1.5 of the error. Every row has the bytes of its tokens both with
-zstd and with the entropy coder; for frs, the coder is fitted to the views that choose the steps. `read_ms` and
-`decode_ms` are of the codec as it is: frs with zstd, frs2 with the entropy coder. --json adds its rows to those of an
-earlier run.
+interpolated to the requested error, so the rows of one quality compare bytes at equal error. "unequal" names the
+tensors whose errors are more than a factor 1.5 away: their bytes are those at the calibrated step. Every row has the
+bytes of its tokens both with zstd and with the entropy coder; for frs, the coder is fitted to the views that choose the
+steps. `read_ms` and `decode_ms` are of the codec as it is: frs with zstd, frs2 with the entropy coder. --json adds its
+rows to those of an earlier run.
 """
 
 from __future__ import annotations

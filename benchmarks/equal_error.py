@@ -84,11 +84,11 @@ class Measured:
         for what in self.codec.kinds:
             mean = {f: float(np.nanmean(e)) for f, e in self.errors[what].items()}
             points = [(mean[f], float(np.mean(self._kb[coder, what][f]))) for f in FACTORS]
-            row |= {f"kb_{what}s": interpolate(points, target), f"err_{what}s": mean[1.0], f"points_{what}": points}
+            equal = min(points)[0] / FAR <= target <= max(points)[0] * FAR
+            kb = interpolate(points, target) if equal else points[-1][1]
+            row |= {f"kb_{what}s": kb, f"err_{what}s": mean[1.0], f"points_{what}": points}
             row |= {f"stated_{what}s": stated[what], f"kb_{what}s_as_calibrated": points[-1][1]}
-            known = [error for error, _ in points]
-            if not min(known) / FAR <= target <= max(known) * FAR:
-                row["unequal"] += what
+            row["unequal"] += "" if equal else what
         row["kb_map"] = float(np.mean(self._kb["both", "map"][1.0]))
         row["kb_view"] = sum(row[f"kb_{name}"] for name in ("features", "scores", "map"))
         return {**row, "kb_megapixel": row["kb_view"] / pixels}
