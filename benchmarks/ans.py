@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=24, help="train images to fit the entropy coder to")
     parser.add_argument("--views", type=int, default=12, help="images of the val set to measure on")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.set_defaults(profile="frs")
+    parser.set_defaults(codec="frs", profile="frs")
     args = parser.parse_args()
     common.quiet()
     torch.set_num_threads(1)

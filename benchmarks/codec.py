@@ -46,6 +46,7 @@ COLUMNS = [
     *(
         "teacher",
         "student",
+        "codec",
         "megapixels",
         "quality",
         "loss",
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--measure-at", type=int, nargs=2, action="append", metavar=("W", "H"), help="measure at this scale too"
     )
     parser.add_argument("--qualities", nargs="+", default=["balanced"])
+    parser.add_argument("--codec", choices=("frs2", "frs"), default="frs2")
     parser.add_argument("--profile", default="frs")
     parser.add_argument("--calibration-views", type=int, default=96)
     parser.add_argument("--views", type=int, default=16, help="images of the val set to measure on")
@@ -87,7 +89,7 @@ def open_config(args: argparse.Namespace, quality: str | float, folder: Path) ->
     if args.teacher:
         config, checkpoint = args.teacher
         cfg["teacher"] = {"config": config, "checkpoint": checkpoint}
-    codec = {"type": "frs", "quality": quality, "profile": args.profile}
+    codec = {"type": args.codec, "quality": quality, "profile": args.profile}
     cache = {"calibration_views": args.calibration_views, "workers": 0}
     cfg["cache"] = {**cache, "dir": str(folder / "cache"), "codec": codec}
     cfg.setdefault("distill", {"feature_weight": 1.0, "score_weight": 1.0})
@@ -121,6 +123,7 @@ def rows_of(args: argparse.Namespace, quality: str | float) -> list[dict[str, An
                 rows += [{"student": path.stem, **row} for row in measure_views(codec, job, student, drawn)]
     shared = {
         "teacher": Path(sections.teacher.checkpoint or str(sections.teacher.name)).stem,
+        "codec": args.codec,
         "quality": quality,
         "calibration_views": min(args.calibration_views, len(job.images)),
         "command": common.machine()["command"],
@@ -132,7 +135,7 @@ def measure_views(codec: Codec, job: Job, student: Student, views: list[Tensor])
     """Return a row for each loss, over views of one scale."""
     settings, distill = codec.settings, job.sections.distill
     weights = {"feature": distill.feature_weight, "score": distill.score_weight}
-    found = measure({"frs": as_rival(codec)}, job.teacher, student, views, weights)["frs"]
+    (found,) = measure({codec.name: as_rival(codec)}, job.teacher, student, views, weights).values()
     rows = []
     for loss, plural in LOSSES.items():
         error, missed = found[f"err_{plural}"], missed_share(loss, job.teacher, student, views)
