@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.codecs.frs import stated
 from pipeline.codecs.frs.fit import learn_statistics
+from pipeline.codecs.frs.settings import FrsOptions
+from pipeline.codecs.frs.stated import choose_step
+from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.codecs.frs2 import fit_residuals, fit_scores
 from pipeline.codecs.frs2.fit_levels import fit_levels
 from pipeline.codecs.frs2.fit_order import code_kept
@@ -16,6 +20,7 @@ from pipeline.codecs.frs2.fit_scores import InputMoments
 from pipeline.codecs.frs2.kept import HELD, WINDOW, KeptViews, Place, draw_place
 from pipeline.codecs.frs2.transform import PredictedTransform
 from pipeline.codecs.frs2.windows import TRAINED, Windows, embed
+from pipeline.codecs.registry import read_options
 from pipeline.records import TeacherOutput
 from tests.helpers.related import SIZES, RelatedSample, related_codec, related_output
 
@@ -131,3 +136,18 @@ def test_small_levels_are_kept_whole() -> None:
     for view, output in zip(kept, outputs):
         assert torch.equal(view.output.features[0], output.features[0].half())
         assert view.regions == [Place(0, 0, *size) for size in SIZES]
+
+
+def test_a_step_that_is_close_needs_no_locating(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, options = RelatedSample(), read_options({"type": "frs", "quality": 0.03})
+    assert isinstance(options, FrsOptions)
+    transform = WeightedTransform(99, "frs", {})
+    learned = learn_statistics(transform, ("feature",), sample.outputs("learning"))
+    transform, scale = transform.with_tables(learned.tables), learned.scales["feature"]
+    step = choose_step(transform, "feature", options, scale, sample)
+    monkeypatch.setattr(stated, "locate_step", lambda *args: pytest.fail("located"))
+    monkeypatch.setattr(stated, "find_step", lambda *args: pytest.fail("searched"))
+
+    again = choose_step(transform, "feature", options, scale, sample, close=1.5 * step)
+
+    assert step / 1.2 < again < 1.2 * step
