@@ -8,7 +8,7 @@ ones.
 The gradient is that for relative changes of the weights: each part is multiplied by the size of its filter. It does not
 depend on how a network is written. Without the sizes, a batch norm whose scale is a hundredth of its filter has a
 hundred times the gradient of the same network with the norm folded. In YOLOX-Nano, 16 scales of the stem then have all
-of the gradient of 0.9 million weights, and the error of a view is that of 16 numbers (docs/results/codec.md).
+of the gradient of 0.9 million weights, and the error of a view is that of 16 numbers (docs/results/probe.md).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ of the teacher's variance that the student leaves unexplained. `quality` is prom
 shares UNEXPLAINED, and the noise is scaled until the probe leaves the same. These are in the middle of the shares that
 trained students leave: 10 to 48% of the features' variance and 15 to 90% of the scores'. A second probe is twice as
 near to the teacher: it leaves a quarter of that variance. It shows what a better student gets, and measures losses
-without adapters, whose students copy the features themselves. docs/results/codec.md compares the probe with students.
+without adapters, whose students copy the features themselves. docs/results/probe.md compares the probe with students.
 """
 
 from __future__ import annotations
