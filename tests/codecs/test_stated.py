@@ -46,5 +46,7 @@ def test_few_views_locate_a_step_and_all_views_correct_it(profile: str) -> None:
         views[call].append(sample.yielded[number])
     assert views["choosing", "score", False] == [LOCATING, LOCATING, VIEWS], "a single step on all views"
     assert views["reported", "feature", False] == views["reported", "score", False] == [VIEWS]
-    assert views["reported", "feature", True] == views["reported", "score", True] == [VIEWS]
+    promised = profile == "universal"  # the errors of PKD and CWD, which the near probe measures
+    assert views["reported", "feature", True] == [VIEWS if promised else FEWEST]
+    assert views["reported", "score", True] == [FEWEST]
     assert 0.08 < codec.settings["probe_error"]["score"] < 0.12, "random views differ little"

@@ -70,7 +70,7 @@ def calibration_of(
         feature_rank=ranks["feature"],
         score_rank=ranks.get("score"),
         level_channels=learned.widths,
-        **state_errors(transform, steps, sample)._asdict(),
+        **state_errors(transform, steps, options, sample)._asdict(),
     )
 
 

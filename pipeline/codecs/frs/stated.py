@@ -13,6 +13,7 @@ from pipeline.codecs.base import CalibrationSample, Measure
 from pipeline.codecs.frs.settings import FrsOptions
 from pipeline.codecs.frs.step_search import Located, find_step, locate_step, refine_step
 from pipeline.codecs.frs.weighted import WeightedTransform
+from pipeline.codecs.summary import FEWEST
 from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses, loss_named
 from pipeline.records import TeacherOutput
@@ -76,13 +77,20 @@ def choose_step(
     return refined or find_step(what, measure_worst, [x * scale for x in START], options.allowed_error)
 
 
-def state_errors(transform: WeightedTransform, steps: dict[str, float], sample: CalibrationSample) -> Stated:
-    """Measure the errors of every loss at the chosen steps, on views that chose nothing, the same for both probes."""
+def state_errors(
+    transform: WeightedTransform, steps: dict[str, float], options: FrsOptions, sample: CalibrationSample
+) -> Stated:
+    """Measure the errors of every loss at the chosen steps, on views that chose nothing.
+
+    The near probe measures on FEWEST views, unless the profile promises the error of a loss that it measures.
+    """
     stated = Stated({}, {}, {}, {})
     for what, step in steps.items():
         usual = [loss for loss in losses_of(what) if not is_near(loss)]
         (found,) = probe_errors(transform, what, sample.probes("reported", usual), [step])
-        (near,) = probe_errors(transform, what, sample.probes("reported", losses_of(what), True), [step])
+        promised = any(is_near(loss) for loss in losses_of(what, options.profile))
+        probes = islice(sample.probes("reported", losses_of(what), True), None if promised else FEWEST)
+        (near,) = probe_errors(transform, what, probes, [step])
         stated.probe_error.update(found | {loss: error for loss, error in near.items() if is_near(loss)})
         stated.near_error.update({loss: error for loss, error in near.items() if loss in FRS})
         stated.probe_unexplained[what] = sample.unexplained(what)
