@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -66,19 +66,25 @@ class ViewLoader(Generic[Shard]):
             dataset, batch_size=None, sampler=batches, num_workers=workers, collate_fn=keep_as_loaded
         )
 
-    def batches(self, skip_broken: bool = False) -> Iterator[tuple[Shard, LoadedBatch]]:
+    def batches(
+        self, skip_broken: bool = False, broken: Callable[[Shard, int, PipelineError], None] | None = None
+    ) -> Iterator[tuple[Shard, LoadedBatch]]:
         """Yield (shard, loaded batch). A batch is empty only if it was planned without views.
 
-        Raise the error of a broken image, unless `skip_broken` is set.
+        Raise the error of a broken image, unless `skip_broken` is set. With `broken`, which gets (shard, image id,
+        error) of each broken image, batches without other images are yielded too.
         """
         for shard, (pad_shape, planned), loaded in self._loader:
             errors = [item for item in loaded if isinstance(item, PipelineError)]
-            if errors and not skip_broken:
+            if errors and not skip_broken and broken is None:
                 raise errors[0]
+            for (image, _), item in zip(planned, loaded):
+                if broken is not None and isinstance(item, PipelineError):
+                    broken(shard, image, item)
             good = [item for item in loaded if not isinstance(item, PipelineError)]
             for _, record in good:
                 require_pad_shape(record, pad_shape)
-            if good or not planned:
+            if good or not planned or broken is not None:
                 yield shard, LoadedBatch([view for view, _ in good], [record for _, record in good])
 
     def broken(self) -> Iterator[tuple[int, PipelineError]]:

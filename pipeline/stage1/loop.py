@@ -17,13 +17,15 @@ from pipeline.cache.sidecar import Sidecar
 from pipeline.calibration.calibrate import find_drift
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
+from pipeline.errors import PipelineError
 from pipeline.stage1.commit import BackgroundCommitter
-from pipeline.stage1.encode import encode_views
+from pipeline.stage1.encode import BackgroundEncoder
 from pipeline.stage1.job import Job
 from pipeline.stage1.loader import Batch
-from pipeline.stage1.quarantine import quarantine_broken_images
+from pipeline.stage1.quarantine import add_to_quarantine, quarantine_broken_images
 from pipeline.stage1.shard import new_shard
 from pipeline.stage1.target import ShardTarget
+from pipeline.text import one_line
 
 LOGGER = logging.getLogger("pipeline")
 NO_VIEWS: Batch = ((0, 0), ())
@@ -40,26 +42,49 @@ class ClaimedShard:
 def make_shards(job: Job, codec: Codec, number: int, plans: list[ShardPlan], missing: list[int]) -> None:
     """Make this rank's share of the missing shards of pass `number`: load -> run -> encode -> commit.
 
-    A shard is committed on a background thread while the teacher computes the next one, if its format allows that.
+    A batch is encoded on a thread while the teacher computes the next one. A shard is committed on another one, if its
+    format allows that.
     """
-    codec_digest = digest(read_json(job.root / "codec.json"))
-    reporter = ShardReporter(job, number)
+    codec_digest, folder = digest(read_json(job.root / "codec.json")), pass_folder(job.root, number)
+    reporter, broken = ShardReporter(job, number), BrokenImages()
     loader = job.loader(claim_batches(job, number, plans, missing))
-    with BackgroundCommitter(reporter.report) as committer:
-        for claimed, batches in groupby(loader.batches(), key=itemgetter(0)):
+    loaded = loader.batches(broken=broken.add if job.sections.cache.quarantine else None)
+    with (
+        BackgroundCommitter(reporter.report) as committer,
+        BackgroundEncoder(codec, not job.sections.teacher.tf32) as encoder,
+    ):
+        for claimed, batches in groupby(loaded, key=itemgetter(0)):
             target = make_target(job, codec, codec_digest, number, claimed)
             with new_shard(target) as shard:
                 for _, batch in batches:
                     if not batch.views:  # all images are in quarantine; the empty shard is still written
                         continue
-                    output = job.teacher(batch.views)
-                    shard.add(encode_views(codec, output, batch.records))
+                    encoder.submit(job.teacher(batch.views), batch.records, shard.add)
                     job.progress.advance(len(batch.views), 0)
+                encoder.finish()
+                reasons = broken.take(claimed)
+                add_to_quarantine(folder, reasons)
+                made = ClaimedShard(claimed.number, claimed.plan.without(set(reasons)))
                 if shard.background:
-                    committer.submit(claimed, shard.commit)
+                    committer.submit(made, shard.commit)
                 else:
-                    reporter.report(claimed, shard.commit())
+                    reporter.report(made, shard.commit())
         committer.finish()
+
+
+class BrokenImages:
+    """The broken images of the shards that are being made. The loader is ahead of the shards."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[int, dict[int, str]] = {}  # by shard, then by image id
+
+    def add(self, claimed: ClaimedShard, image: int, error: PipelineError) -> None:
+        """Note a broken image of a shard."""
+        self._reasons.setdefault(claimed.number, {})[image] = one_line(str(error))
+
+    def take(self, claimed: ClaimedShard) -> dict[int, str]:
+        """Return the reasons by image id of a shard that is made."""
+        return self._reasons.pop(claimed.number, {})
 
 
 def claim_batches(
@@ -67,11 +92,12 @@ def claim_batches(
 ) -> Iterator[tuple[ClaimedShard, Batch]]:
     """Yield the planned batches of the missing shards that this rank claims, shard by shard.
 
-    If the config allows quarantine, the views of a shard are read once in advance, and broken images are left out.
+    A shard of format version 1 has the sizes of its samples first. If the config allows quarantine, its views are
+    therefore read once in advance, and broken images are left out.
     """
     for n in job.ranks.claim(f"pass {number}", missing):
         plan = plans[n]
-        if job.sections.cache.quarantine:
+        if job.sections.cache.quarantine and job.plan["version"] == 1:
             views = job.loader((n, batch) for batch in plan.batches)
             plan = plan.without(quarantine_broken_images(pass_folder(job.root, number), views))
         claimed = ClaimedShard(n, plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline.cache.quarantine import Quarantine
 from pipeline.stage1.loader import ViewLoader
 from pipeline.storage.lock import locked
@@ -10,12 +12,14 @@ from pipeline.text import one_line
 
 
 def quarantine_broken_images(folder: Place, loader: ViewLoader) -> set[int]:
-    """Read every view of a loader once, and add broken images to quarantine.json in the folder of a pass.
-
-    Return the ids of the broken images.
-    """
+    """Read every view of a loader once, and add broken images to the quarantine. Return their ids."""
     broken = {image: one_line(str(error)) for image, error in loader.broken()}
+    add_to_quarantine(folder, broken)
+    return set(broken)
+
+
+def add_to_quarantine(folder: Place, broken: Mapping[int, str]) -> None:
+    """Add images with their reasons to quarantine.json in the folder of a pass."""
     if broken:
         with locked(folder, wait=True) as lock:  # other ranks add to the same file
             Quarantine({**Quarantine.load(folder).reasons, **broken}).save(lock.place)
-    return set(broken)

@@ -50,7 +50,8 @@ class SpooledShard:
             target, count = self._target, len(self._records)
             self._compressor.finish()
             index = encode_index(np.stack(self._records), np.stack(self._thumbnails)) if count else {}
-            head = shard_head(shard_attributes(target.attributes, self._items, target.depth), count, index)
+            depth = target.depth if count else 0  # all images may have been broken
+            head = shard_head(shard_attributes(target.attributes, self._items, depth), count, index)
             written = written_shard(target.path, target.version, head, target.identity["plan"], target.codec_digest)
             with written as tar:
                 for image_id, view, member in self._spool.samples():

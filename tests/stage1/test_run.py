@@ -8,9 +8,12 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.cache.cache import Cache
+from pipeline.data.views import Views
 from pipeline.errors import DataError
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import make_dataset
@@ -69,3 +72,35 @@ def test_quarantine(data: Path, teacher: dict, tmp_path: Path) -> None:
     listed = json.loads((tmp_path / "work/cache/pass-0/quarantine.json").read_text())
     assert listed["images"][0][0] == 103 and "003.jpg" in listed["images"][0][1]
     assert stage2(config)["images"] == 11
+
+
+def test_quarantine_reads_each_view_once(
+    data: Path, teacher: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a shard without any readable image is made, and each shard can be made again."""
+    whole, data = data, make_dataset(tmp_path / "data")
+    val = {"val_dataloader.dataset.data_root": str(whole), "val_evaluator.ann_file": str(whole / "annotations.json")}
+    options = {"cache.quarantine": True, "cache.shard_samples": 2, "cache.passes": 1}
+    config = make_config(data, teacher, detector("retinanet"), tmp_path / "work", "lossless", **val, **options)
+    for number in (0, 1, 6):
+        (data / "images" / f"{number:03d}.jpg").write_bytes(b"not a picture")
+    seen: list[int] = []
+    replay = Views.replay
+
+    def counted(self: Views, info: dict[str, Any], *given: Any, **more: Any) -> Any:
+        seen.append(info["img_id"])
+        return replay(self, info, *given, **more)
+
+    monkeypatch.setattr(Views, "replay", counted)
+    summary = stage1(config)
+    assert (summary["views"], summary["quarantined"]) == (9, 3)
+    root = tmp_path / "work/cache"
+    calibrated = {image for part in Cache(root).codec_measured.values() if isinstance(part, list) for image, _ in part}
+    once = set(seen) - calibrated - {100, 101, 106}  # calibration may have read the others too
+    assert len(once) >= 3 and max(seen.count(image) for image in once) == 1
+    before = tree(root)
+    for shard in sorted(root.glob("pass-0/shard-*.json")):
+        shard.unlink()
+        (root / "pass-0/manifest.json").unlink()
+        stage1(config)
+        assert tree(root) == before
