@@ -23,9 +23,10 @@ SETTINGS = {
 MISSED = {"feature": 0.05, "score": 0.8}
 FOUND = {
     "err_features": 0.06, "err_scores": 0.03, "err_total": 0.05,
+    "uncertainty_features": 0.01, "uncertainty_scores": 0.005, "plain_features": 0.07, "plain_scores": 0.02,
     "kb_view": 10.0, "kb_features": 6.0, "kb_scores": 3.0, "kb_map": 1.0, "kb_megapixel": 100.0,
 }  # fmt: skip
-CODEC: Any = SimpleNamespace(settings=SETTINGS, allowed_error=0.03, channels=8, score_channels=3)
+CODEC: Any = SimpleNamespace(name="frs2", settings=SETTINGS, allowed_error=0.03, channels=8, score_channels=3)
 JOB: Any = SimpleNamespace(
     teacher=None,
     images=range(50),
@@ -43,7 +44,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def measure(*given: Any) -> dict[str, Any]:
         calls.append(given)
-        return {"frs": FOUND}
+        return {"frs2": FOUND}
 
     monkeypatch.setattr(benchmark, "measure", measure)
     monkeypatch.setattr(benchmark, "missed_share", lambda loss, *_: MISSED[loss])
@@ -63,6 +64,7 @@ def test_a_row_compares_requested_stated_expected_and_found(measured: list[tuple
     assert features["expected"] == pytest.approx(0.04), "it misses as much as the near student"
     assert features["found_over_expected"] == pytest.approx(1.5)
     assert scores["expected"] == pytest.approx(0.04 / 2**0.5), "it misses twice as much as the usual student"
+    assert (features["uncertainty"], scores["found_plain"]) == (0.01, 0.02)
     assert features["kb_scores"] == 3.0 and features["steps"] == {"feature_step": 1.5, "score_step": 0.25}
 
 
@@ -84,6 +86,7 @@ def test_the_same_codec_is_measured_at_every_scale(
     args = Namespace(
         student=[Path("folder/small.pth"), Path("tiny.pth")],
         adapters=None,
+        codec="frs2",
         views=4,
         calibration_views=96,
         measure_at=[(300, 400)],
@@ -93,5 +96,5 @@ def test_the_same_codec_is_measured_at_every_scale(
     assert [(row["student"], row["megapixels"], row["loss"]) for row in rows] == [
         (student, size, loss) for student in ("small", "tiny") for size in (0.02, 0.12) for loss in MISSED
     ]
-    assert {(row["teacher"], row["quality"]) for row in rows} == {("big", "balanced")}
+    assert {(row["teacher"], row["codec"], row["quality"]) for row in rows} == {("big", "frs2", "balanced")}
     assert all(row["calibration_views"] == 50 for row in rows), "the data set has no more images"

@@ -24,8 +24,8 @@ SOUND: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"meta": None}, "meta.epoch"),
-        ({"meta": {"epoch": 1}}, "meta.iter"),
+        ({"meta": None}, "meta"),
+        ({"meta": {"epoch": 1}}, "meta"),
         ({"meta": {"epoch": 1, "iter": "3"}}, "meta.iter"),
         ({"frs": [1]}, "frs"),
         ({"frs": {"passes": [1]}}, "frs.passes"),
