@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -79,6 +80,7 @@ class _Handler:
 
     def leave_to_parent(self) -> None:
         """In a forked child: end on SIGTERM. Ctrl-C also reaches workers, but their parent ends them."""
+        sys.excepthook = _report_unless_parent_left
         if signal.getsignal(signal.SIGTERM) is self:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -90,6 +92,12 @@ def _ignore(number: int, frame: Any) -> None:
 
 def _ignore_unraisable(args: Any) -> None:
     """Print nothing about an exception of a destructor."""
+
+
+def _report_unless_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print nothing where a worker's parent ended while it received a tensor."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _would_be_dropped(frame: Any) -> bool:

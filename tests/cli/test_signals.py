@@ -102,6 +102,28 @@ def test_a_signal_inside_a_destructor_is_not_lost(then: str) -> None:
     assert (process.returncode, err.strip()) == (143, INTERRUPTED) and time.perf_counter() - begun < 25
 
 
+WORKER = """
+import os, sys
+from pipeline.cli.signals import interruptible
+
+with interruptible():
+    worker = os.fork()
+    if worker == 0:
+        try:
+            raise {error}("it left")
+        except {error}:
+            sys.excepthook(*sys.exc_info())  # as multiprocessing's thread does that sends tensors
+        os._exit(0)
+    os.waitpid(worker, 0)
+"""
+
+
+@pytest.mark.parametrize(("error", "printed"), [("ConnectionResetError", 0), ("EOFError", 0), ("ValueError", 1)])
+def test_a_worker_says_nothing_of_a_parent_that_ended(error: str, printed: int) -> None:
+    _, err = start_code(WORKER.format(error=error)).communicate(timeout=60)
+    assert err.count("Traceback") == printed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("all_processes", [False, True])
 def test_calibration_stops(data: Path, teacher: dict, tmp_path: Path, all_processes: bool) -> None:
