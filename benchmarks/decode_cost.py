@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import launches
+from benchmarks.ans import cpu_ms
 from benchmarks.measure import decode_items
 from pipeline.cache.version2 import encode_sample
 from pipeline.codecs.base import Codec
@@ -40,18 +40,8 @@ def cost(codec: Codec, teacher: Teacher, views: Sequence[Tensor], rounds: int = 
     tokens = sum(sample[name].nbytes for sample in samples for name in ("features", "scores") if name in sample)
     return {
         "tokens": tokens / TOKEN / len(samples),
-        "read_ms": least_ms(read, 3 * rounds) / len(samples),
-        "decode_ms": least_ms(lambda: codec.decode(batch), rounds) / len(samples),
+        "read_ms": cpu_ms(read, 3 * rounds) / len(samples),
+        "decode_ms": cpu_ms(lambda: codec.decode(batch), rounds) / len(samples),
         "operations": launches.counts(lambda: codec.decode(batch), torch.device("cpu"))["operations"] or 0,
         "kmac_position": counter.get_total_flops() / 2e3 / sum(map(positions, grids)),
     }
-
-
-def least_ms(part: Callable[[], Any], rounds: int) -> float:
-    """Return the least CPU time of a call."""
-    found = []
-    for _ in range(rounds):
-        begun = time.process_time()
-        part()
-        found.append(time.process_time() - begun)
-    return 1e3 * min(found)
