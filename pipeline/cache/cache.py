@@ -66,8 +66,8 @@ class Cache:
         name, version = self.plan.get("format"), self.plan.get("version")
         if name != FORMAT or type(version) is not int or version not in FORMATS:
             raise StaleCache(
-                f"{self.root}: expected format {FORMAT!r} of version {' or '.join(map(str, FORMATS))}, found {name!r} "
-                f"of version {version!r}; make a new cache, or use a newer release"
+                f"{self.root}: expected format {FORMAT!r} of version {' or '.join(map(str, FORMATS))}, "
+                f"found {name!r:.60} of version {version!r:.20}; make a new cache, or use a newer release"
             )
         require_fields(self.plan, PLAN, self.root / "plan.json")
         self.version, self._format = version, FORMATS[version]
