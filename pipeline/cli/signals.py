@@ -51,6 +51,7 @@ def interruptible(message: str = INTERRUPTED) -> Iterator[None]:
             yield
     except Exception as error:
         if interrupt.waiting:
+            interrupt.ignore_more()  # the waiting signal is sent again, maybe after this block
             raise Interrupted(interrupt.waiting[0], message) from error
         raise
     finally:
@@ -73,10 +74,14 @@ class _Handler:
             again.daemon = True
             again.start()
             return
-        for each in SIGNALS:  # further signals would abort the cleanup, which takes at most GRACE
-            signal.signal(each, signal.SIG_IGN)
+        self.ignore_more()
         sys.unraisablehook = _ignore_unraisable  # objects that are half made or half cleaned up
         raise Interrupted(number, self._message)
+
+    def ignore_more(self) -> None:
+        """Ignore further signals: they would abort the cleanup, which takes at most GRACE."""
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
 
     def leave_to_parent(self) -> None:
         """In a forked child: end on SIGTERM. Ctrl-C also reaches workers, but their parent ends them."""
