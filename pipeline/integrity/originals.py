@@ -17,7 +17,7 @@ from pipeline.integrity.damage import sha256_or_none
 from pipeline.storage.files import discard
 
 NAME = "repair.json"
-FILE = re.compile(r"(?!.*\.\.)((plan|codec|gate|summary|repair)\.json|(codec|codec-copy|pass-\d+)/[\w./-]+)")
+FILE = re.compile(r"(?!.*\.\.)((plan|codec|gate|summary|repair)\.json|(codec|codec-copy|images|pass-\d+)/[\w./-]+)")
 FIELDS = {"plan": str, "files": {FILE: str}, "replaced": [FILE]}
 
 

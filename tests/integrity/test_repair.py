@@ -292,3 +292,12 @@ def test_repair_refuses_what_it_cannot_restore(
     assert code == 2 and "calibrating again gave other tables" in err and "from a copy" in err
     assert all(path.with_suffix(".tar").exists() for path in sidecars)
     assert ShardReader(sidecars[0].with_suffix(".tar")).read(0)
+
+
+@pytest.mark.parametrize("name", ["pass-0/shard-00000.tar", "images/shard-00000.tar", "codec-copy/codec.json"])
+def test_a_repair_remembers_the_originals_of_an_interrupted_one(tmp_path: Path, name: str) -> None:
+    first = Originals(tmp_path, "p", lambda _: True)
+    first.replace(tmp_path / name, "0" * 64)
+    first.save()
+    again = Originals(tmp_path, "p", lambda _: True)
+    assert again.earlier == {name} and again.sha256(tmp_path / name) == "0" * 64
