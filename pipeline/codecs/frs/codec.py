@@ -18,7 +18,7 @@ from pipeline.budget import BUDGET, excess
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
 from pipeline.codecs.base import BlockTokens, CalibrationSample, Codec
-from pipeline.codecs.frs.boxes import BoxCoder, fit_boxes
+from pipeline.codecs.frs.boxes import BoxCoder
 from pipeline.codecs.frs.fit import fit
 from pipeline.codecs.frs.locate import locate_tokens
 from pipeline.codecs.frs.map import BUCKETS, BatchMaps, check_map, unrounded
@@ -53,8 +53,7 @@ class Frs(Codec):
 
     @classmethod
     def calibrate(cls, options: FrsOptions, sample: CalibrationSample) -> Frs:
-        calibration, tables = fit(options, sample)
-        return cls(options, replace(calibration, **fit_boxes(options, calibration.map_top, sample)), tables)
+        return cls(options, *fit(options, sample))
 
     @cached_property
     def transform(self) -> WeightedTransform:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.codecs.base import CalibrationSample, channels_of, check_output, level_channels_of
+from pipeline.codecs.frs.boxes import fit_boxes
 from pipeline.codecs.frs.map import DEEPEST, map_top
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.stated import choose_step, state_errors
@@ -71,6 +72,7 @@ def calibration_of(
         score_rank=ranks.get("score"),
         level_channels=learned.widths,
         **state_errors(transform, steps, options, sample)._asdict(),
+        **fit_boxes(options, transform.map_top, sample),
     )
 
 

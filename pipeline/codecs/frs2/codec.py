@@ -8,7 +8,7 @@ whether the sample uses the prediction. Nothing that is parsed depends on a pred
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,7 +20,6 @@ from pipeline.budget import BUDGET
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
 from pipeline.codecs.base import CalibrationSample
-from pipeline.codecs.frs.boxes import fit_boxes
 from pipeline.codecs.frs.codec import Frs, check_table
 from pipeline.codecs.frs.map import BatchMaps, check_map
 from pipeline.codecs.frs.tokens import check_tokens
@@ -61,8 +60,7 @@ class Frs2(Frs):
 
     @classmethod
     def calibrate(cls, options: Frs2Options, sample: CalibrationSample) -> Frs2:  # type: ignore[override]
-        calibration, tables = fit(options, sample)
-        return cls(options, replace(calibration, **fit_boxes(options, calibration.map_top, sample)), tables)
+        return cls(options, *fit(options, sample))
 
     @cached_property
     def transform(self) -> PredictedTransform:
