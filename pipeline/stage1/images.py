@@ -119,7 +119,7 @@ def write_shards(
 
 def load_files(job: Job, claimed: Iterable[Claimed]) -> Iterator[Loaded]:
     """Read and replay files on the loader's workers. Yield them in order. Raise the error of a broken one."""
-    dataset: Any = FileDataset(job.images, job.views)
+    dataset: Any = FileDataset(job.images, job.views, job.sections.views.check == "close")
     workers = job.sections.cache.workers
     for loaded in DataLoader(dataset, batch_size=None, sampler=claimed, num_workers=workers, collate_fn=keep_as_loaded):
         if isinstance(loaded, PipelineError):
@@ -128,17 +128,20 @@ def load_files(job: Job, claimed: Iterable[Claimed]) -> Iterator[Loaded]:
 
 
 class FileDataset(Dataset):
-    """Maps (shard, image id, view) to the image's file and the view's record. A PipelineError is returned."""
+    """Maps (shard, image id, view) to the image's file and the view's record. A PipelineError is returned.
 
-    def __init__(self, images: Images, views: Views) -> None:
-        self.images, self.views = images, views
+    thumbnail: see `Views.replay`.
+    """
+
+    def __init__(self, images: Images, views: Views, thumbnail: bool) -> None:
+        self.images, self.views, self.thumbnail = images, views, thumbnail
 
     def __getitem__(self, claimed: Claimed) -> Loaded | PipelineError:
         shard, image, view = claimed
         info = self.images.info(image)
         try:
             content = self.views.read_file(info)
-            _, _, record = self.views.replay(info, view, content=content)
+            _, _, record = self.views.replay(info, view, self.thumbnail, content)
         except PipelineError as error:
             return error
         return shard, image, content, record
