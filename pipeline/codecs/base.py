@@ -108,15 +108,11 @@ class Codec(ABC):
 
     def size_limits(self, levels: LevelShapes) -> dict[str, tuple[int, int]]:
         """Return the least and the most bytes of each item for these grids. They are checked before decompression."""
-        return {
-            item.name: (0, most_bytes(levels, (self.channels, self.score_channels, self.box_channels)))
-            for item in self.items()
-        }
+        return {item.name: (0, most_bytes(levels, self.all_channels)) for item in self.items()}
 
     def working_bytes(self, sample: Sample, levels: LevelShapes) -> int:
         """Return about how many bytes the decoded tensors of a sample take, to choose how many to decode together."""
-        channels = (self.channels, self.score_channels, self.box_channels)
-        return decoded_bytes(padded_positions(levels), channels)
+        return decoded_bytes(padded_positions(levels), self.all_channels)
 
     def specs(self, levels: Sequence[LevelShapes], samples: Sequence[Sample] = ()) -> list[ArraySpec]:
         """List the arrays of a shard of version 1. A ragged codec also needs the samples.
@@ -150,7 +146,7 @@ class Codec(ABC):
 
     def require_affordable(self, levels: Sequence[LevelShapes]) -> None:
         """Raise ValueError where views of these grids are too large to be decoded together."""
-        require_plausible_batch(levels, (self.channels, self.score_channels, self.box_channels))
+        require_plausible_batch(levels, self.all_channels)
 
     @abstractmethod
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
@@ -188,6 +184,11 @@ class Codec(ABC):
     def box_channels(self) -> int:
         """4 N of box distributions with N bins a side; 0 if the cache has none."""
         return self.calibration.box_channels or 0
+
+    @property
+    def all_channels(self) -> tuple[int, int, int]:
+        """The channels of features, class scores and boxes."""
+        return self.channels, self.score_channels, self.box_channels
 
     @property
     def kinds(self) -> tuple[str, ...]:

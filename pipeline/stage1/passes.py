@@ -8,7 +8,7 @@ from pipeline.budget import BUDGET
 from pipeline.cache.canonical import digest, read_json, write_json
 from pipeline.cache.layout import load_pass_plan, pass_folder
 from pipeline.cache.manifest import shard_done, write_manifest
-from pipeline.cache.plausible import require_plausible_batch, require_plausible_view
+from pipeline.cache.plausible import require_plausible_view
 from pipeline.cache.quarantine import Quarantine
 from pipeline.cache.shard_plan import ShardPlan
 from pipeline.codecs.base import Codec
@@ -77,15 +77,15 @@ def record_empty_views(job: Job, number: int, planned: set[int]) -> None:
 
 def require_affordable(job: Job, codec: Codec, shards: list[ShardPlan]) -> None:
     """Raise CodecError where views are so large that no reader would decode them."""
-    channels = (codec.channels, codec.score_channels, codec.box_channels)
     sizes = Counter[tuple[int, int]]()  # the largest batch of each padded shape
     for shard in shards:
         for pad, batch in shard.batches:
             sizes[pad] = max(sizes[pad], len(batch))
     for pad, size in sorted(sizes.items()):
+        levels = job.teacher.levels(pad)
         try:
-            require_plausible_view(job.teacher.levels(pad), pad, channels)
-            require_plausible_batch([job.teacher.levels(pad)] * size, channels)
+            require_plausible_view(levels, pad, codec.all_channels)
+            codec.require_affordable([levels] * size)
         except ValueError as error:
             raise CodecError(
                 f"views of padded shape {pad}: {error}; use smaller views, another teacher or a smaller "
