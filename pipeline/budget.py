@@ -68,6 +68,11 @@ def parse_json(raw: bytes, most: int = BUDGET.json_values) -> Any:
     wrong = json_excess(raw, most)
     if wrong is not None:
         raise ValueError(wrong)
+    return load_json(raw)
+
+
+def load_json(raw: bytes) -> Any:
+    """Parse a JSON text whose number of values was checked. Raise ValueError as `parse_json`."""
     return json.loads(raw, parse_int=_whole) if LONG.search(raw) else json.loads(raw)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from pipeline.budget import BUDGET, json_excess, parse_json
+from pipeline.budget import BUDGET, json_excess, load_json
 from pipeline.errors import CacheError, CorruptCache
 from pipeline.storage.files import atomic_file, read_small
 from pipeline.storage.place import DELETE, Place, remedy
@@ -36,7 +36,7 @@ def read_json(
     if wrong is not None:
         raise CorruptCache(f"{path}: {wrong}; {remedy(path, DELETE)}")
     try:
-        value = parse_json(raw, values)
+        value = load_json(raw)
         intact = canonical(value) == raw and value.pop("seal") == digest(value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
