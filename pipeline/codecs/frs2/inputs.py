@@ -28,9 +28,13 @@ def log_map(m: Tensor) -> Tensor:
 
 def map_inputs(maps: BatchMaps) -> list[Tensor]:
     """Return of every level (B, 2, H, W): log2(m) / 6 + 1 and sqrt(m), 0 outside each sample's own grid."""
-    canvas = maps.canvas
-    parts = [canvas.split(part * canvas.inside) for part in (log_map(maps.packed), maps.packed.sqrt())]
-    return [torch.stack(level, dim=1) for level in zip(*parts)]
+    roots = maps.canvas.split(maps.packed.sqrt() * maps.canvas.inside)
+    return [torch.stack(level, dim=1) for level in zip(log_maps(maps), roots)]
+
+
+def log_maps(maps: BatchMaps) -> list[Tensor]:
+    """Return of every level (B, H, W): log2(m) / 6 + 1, 0 outside each sample's own grid."""
+    return maps.canvas.split(log_map(maps.packed) * maps.canvas.inside)
 
 
 def inside(maps: BatchMaps, level: int) -> Tensor:

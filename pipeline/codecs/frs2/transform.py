@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.codecs.frs.map import BatchMaps, inverse_root
 from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
-from pipeline.codecs.frs2.inputs import enlarge, inside, map_inputs
+from pipeline.codecs.frs2.inputs import enlarge, inside, log_maps, map_inputs
 from pipeline.codecs.frs2.predict_levels import predict_level
 from pipeline.codecs.frs2.predict_scores import predict_roots, whiten
 from pipeline.codecs.frs2.residuals import choose, inverse_roots, restore, switch
@@ -166,10 +166,10 @@ class PredictedTransform(WeightedTransform):
         """Predict sqrt(t) of every level from decoded features; the mean given the map where there is no network."""
         if "net_output" not in self.tables:
             return [self.mean("score", level, maps) for level in range(len(features))]
-        table, rows = self.tables_on(maps.packed.device), zip(features, map_inputs(maps), maps.floats)
+        table, rows = self.tables_on(maps.packed.device), zip(features, log_maps(maps), maps.floats)
         return [
-            predict_roots(table, level, whiten(table, y), inputs[:, 0], m, inside(maps, level))
-            for level, (y, inputs, m) in enumerate(rows)
+            predict_roots(table, level, whiten(table, y), logs, m, inside(maps, level))
+            for level, (y, logs, m) in enumerate(rows)
         ]
 
     def tables_on(self, device: torch.device) -> Callable[[str], Tensor]:
