@@ -14,7 +14,7 @@ from pipeline.errors import CorruptCache
 from pipeline.records import FLIPS, LevelShapes, ViewRecord
 from pipeline.storage.extents import Extent, Fetched
 from pipeline.storage.place import Place, key_of, remedy, storage_of
-from pipeline.storage.ranges import NOTHING
+from pipeline.storage.ranges import NOTHING, read_verified
 
 REMEDY = "`python -m pipeline repair --config C` recomputes only this shard"
 
@@ -59,14 +59,12 @@ class ShardReader:
             raise CorruptCache(f"{self.path}: {error}") from error
 
     def _bytes(self, extent: Extent, what: str, fetched: Fetched = NOTHING) -> bytes:
-        data = fetched.get(extent.offset, b"")
-        if not extent.matches(data):
-            data = self._ranges.read(extent)
-            if not extent.matches(data):
-                raise CorruptCache(
-                    f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}): size or checksum "
-                    f"differs from the sidecar; {self._remedy}"
-                )
+        data = read_verified(self._ranges.read, extent, fetched)
+        if data is None:
+            raise CorruptCache(
+                f"{self.path}: {what} (bytes {extent.offset}-{extent.offset + extent.size}): size or checksum "
+                f"differs from the sidecar; {self._remedy}"
+            )
         return data
 
     def fetches(self, indices: Iterable[int]) -> list[Callable[[], Fetched]]:

@@ -14,7 +14,7 @@ from pipeline.cache.layout import shard_name
 from pipeline.errors import CacheError, CorruptCache
 from pipeline.storage.extents import Fetched, Sha256Extent
 from pipeline.storage.place import REPAIR, Place, key_of, remedy, storage_of
-from pipeline.storage.ranges import NOTHING
+from pipeline.storage.ranges import NOTHING, read_verified
 
 OPEN = 64  # open files; opening one again takes microseconds, because its sidecar is kept
 
@@ -80,12 +80,10 @@ class StoredImages:
 
     def _member(self, image_id: int, fetched: Fetched) -> tuple[str, memoryview]:
         shard, index = self.find(image_id)
-        extent = self._sidecar(shard).extent(index)
-        data, path = fetched.get(extent.offset, b""), self._path(shard)
-        if not extent.matches(data):
-            data = self._ranges(shard).read(extent)
+        path, extent = self._path(shard), self._sidecar(shard).extent(index)
+        data = read_verified(lambda wanted: self._ranges(shard).read(wanted), extent, fetched)
         try:
-            if not extent.matches(data):
+            if data is None:
                 raise CorruptCache("size or checksum differs from the sidecar")
             members = list(tar.parse(data))
             if len(members) != 1 or members[0][0].split(".")[0] != str(image_id):

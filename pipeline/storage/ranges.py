@@ -32,6 +32,14 @@ GAP = 32 << 10
 NOTHING: Fetched = MappingProxyType({})
 
 
+def read_verified(read: Callable[[Extent], bytes], extent: Extent, fetched: Fetched = NOTHING) -> bytes | None:
+    """Return the bytes of an extent, from what was fetched or by `read`; None where size or checksum differs."""
+    data = fetched.get(extent.offset, b"")
+    if not extent.matches(data):
+        data = read(extent)
+    return data if extent.matches(data) else None
+
+
 class LocalRanges:
     """A file on this machine. Thread-safe: reads are positional."""
 
