@@ -29,9 +29,13 @@ def read_batches(cache: Cache, batches: Iterable[Batch], images: StoredImages | 
     workers = storage_of(cache.root).max_requests
     if workers == 1:
         for batch in batches:
-            chunks = [cache.shard(ref.cache_pass, ref.shard).chunks(ref.index) for ref in batch]
             yield [
-                (ref, found, None if images is None else images.read(ref.image_id)) for ref, found in zip(batch, chunks)
+                (
+                    ref,
+                    cache.shard(ref.cache_pass, ref.shard).chunks(ref.index),
+                    None if images is None else images.read(ref.image_id),
+                )
+                for ref in batch
             ]
         return
     remaining = iter(batches)

@@ -34,12 +34,8 @@ from pipeline.teacher.class_scores import class_logits
 from pipeline.teacher.heads import class_head
 from pipeline.teacher.model import Teacher
 
-FROZEN = (
-    "backbone.conv1",
-    "backbone.bn1",
-    "backbone.stem",
-    "backbone.layer1",
-)  # parts of a ResNet that students freeze
+# Parts of a ResNet that students freeze.
+FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.stem", "backbone.layer1")
 NOISY = 0.25  # share of the backbone's layers that are noisy
 UNEXPLAINED = {"feature": 0.20, "score": 0.40}  # unexplained variance of a trained student
 NEAR = 0.25  # share of UNEXPLAINED that a student twice as near leaves
