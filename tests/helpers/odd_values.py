@@ -1,4 +1,4 @@
-"""Values of every type in the place of a value of a JSON file or checkpoint."""
+"""Values of every type, to put where a JSON file or checkpoint has another one."""
 
 from __future__ import annotations
 

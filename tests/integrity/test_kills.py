@@ -28,7 +28,7 @@ def test_a_killed_command_ends_as_an_undisturbed_one(made: dict[str, Path], tmp_
     begun = time.perf_counter()
     assert exit_code(in_child(whole.run)) == 0
     lasts, wanted, kills = time.perf_counter() - begun, whole.result(), 0
-    for tries in range(1, 9):  # a run may end before its kill; then the next one begins anew, and is killed earlier
+    for tries in range(1, 9):  # a run may end before its kill; then the next one starts again, and is killed earlier
         if kill(in_child(job.run), job.root, rng.uniform(0.1, 0.8) * lasts / tries, tries % 2 == 0):
             kills += 1
             assert not job.lost(wanted)
