@@ -36,9 +36,10 @@ from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.settings import QUALITIES
 from pipeline.codecs.summary import error_at
-from pipeline.config import Sections, load_config
+from pipeline.config import load_config
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import Silent
+from pipeline.sections import Sections
 from pipeline.stage1.job import Job, open_job
 
 LOSSES = {"feature": "features", "score": "scores"}

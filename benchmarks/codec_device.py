@@ -29,8 +29,8 @@ from demo.coco_names import ALL_CATEGORIES, category_set
 from demo.scenes import render
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import stack
-from pipeline.config import TeacherSection
 from pipeline.records import TeacherOutput
+from pipeline.sections import TeacherSection
 from pipeline.teacher.heads import class_count
 from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.zoo import find_teacher

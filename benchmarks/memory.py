@@ -22,8 +22,8 @@ from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.fit import drop_planes, learn_order, learn_statistics
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.weighted import WeightedTransform
-from pipeline.config import TeacherSection
 from pipeline.mmdet_compat.registry import MODELS, build
+from pipeline.sections import TeacherSection
 from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.zoo import find_teacher
 

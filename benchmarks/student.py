@@ -13,9 +13,10 @@ from demo.train_teacher import classes_of
 from pipeline.calibration.adapters import fit_adapters
 from pipeline.calibration.gradient import unexplained_variance
 from pipeline.calibration.positions import sample_output
-from pipeline.config import Sections, load_config
+from pipeline.config import load_config
 from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import MODELS, Config, build
+from pipeline.sections import Sections
 from pipeline.stage2.distiller import new_adapters
 from pipeline.teacher.heads import dense_outputs, output_shapes
 from pipeline.teacher.model import Teacher, own_device

@@ -11,12 +11,13 @@ import torch
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 
 from benchmarks.zoo_data import annotation_file, classes_of, leaves, point_at_small_data
-from pipeline.config import Sections, load_config
+from pipeline.config import load_config
 from pipeline.data.images import Images
 from pipeline.data.validation import check_validation
 from pipeline.data.views import Views
 from pipeline.errors import ConfigError, PipelineError, brief
 from pipeline.mmdet_compat.registry import Config, build
+from pipeline.sections import Sections
 from pipeline.stage2.resume import check_starting_weights
 from pipeline.stage2.settings import check_training
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from pipeline.codecs.base import Codec, Measure
 from pipeline.codecs.packing import stack
 from pipeline.codecs.registry import calibrate_codec
-from pipeline.config import Sections
 from pipeline.records import EncodedBatch, TeacherOutput
+from pipeline.sections import Sections
 from pipeline.teacher.model import Teacher
 
 FEATURES_ONLY = """

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from benchmarks.zoo_data import annotation_file
 from benchmarks.zoo_features import code
 from benchmarks.zoo_keys import loads, view_size
-from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.views import PAD, Views, padded
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import MODELS, Config, build
+from pipeline.sections import Sections
 from pipeline.stage2.compatibility import TeacherLayout
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.runner import build_distiller

@@ -12,7 +12,6 @@ from typing import Any
 from pipeline.cache.cache import FORMAT, MAKER, Cache
 from pipeline.cache.existing import find_version
 from pipeline.cache.versions import VERSION
-from pipeline.config import Sections
 from pipeline.data.coco import annotation_path
 from pipeline.data.images import Images
 from pipeline.data.shard_planning import images_and_views
@@ -21,6 +20,7 @@ from pipeline.data.wrappers import unwrap
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.progress import LARGE_FILE, LARGE_JSON, Log, announce_file
+from pipeline.sections import Sections
 from pipeline.storage.place import Place
 from pipeline.teacher.class_scores import score_rule
 from pipeline.teacher.zoo import TeacherSpec, find_teacher

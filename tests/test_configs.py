@@ -78,7 +78,7 @@ def test_second_student_is_short() -> None:
     ],
 )
 def test_the_papers_teachers_are_in_the_zoo(name: str) -> None:
-    from pipeline.config import TeacherSection
+    from pipeline.sections import TeacherSection
 
     spec = find_teacher(TeacherSection(name=name))
     assert spec.url is not None and spec.url.startswith("https://") and "r101" in spec.url

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.views import Views
 from pipeline.progress import Log, Progress
+from pipeline.sections import Sections
 from pipeline.storage.place import Place
 from pipeline.teacher.model import Teacher
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from pipeline.budget import BUDGET, excess
 from pipeline.cache.shard_plan import ShardPlan, plan_pass, view_of
-from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.shared_folder import shared_folder
 from pipeline.data.views import Views, kept_generators
 from pipeline.errors import ConfigError, StaleCache, ViewError
 from pipeline.mmdet_compat.registry import Config
+from pipeline.sections import Sections
 from pipeline.storage.place import Place
 
 

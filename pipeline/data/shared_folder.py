@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.config import Sections
+from pipeline.sections import Sections
 from pipeline.storage.files import local_path
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes, require_images
 from pipeline.errors import CacheError, StaleCache
 from pipeline.mmdet_compat.registry import Config
 from pipeline.recipe import open_cache, read_inputs
+from pipeline.sections import Sections
 
 
 def compare_config(cfg: Config, sections: Sections, need_weights: bool = False) -> int:

@@ -10,12 +10,12 @@ from pipeline.cache.cache import Cache
 from pipeline.codecs.batches import require_affordable_batch
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.packing import stack
-from pipeline.config import Sections
 from pipeline.data.replay import check_replay
 from pipeline.errors import StaleCache
 from pipeline.mmdet_compat.registry import Config
 from pipeline.precision import precision
 from pipeline.recipe import Inputs, open_cache, read_inputs
+from pipeline.sections import Sections
 from pipeline.stage1.loader import Batch, ViewLoader
 from pipeline.teacher.model import load_teacher
 

@@ -21,7 +21,6 @@ from pipeline.cache.sidecar import Sidecar, load_sidecar
 from pipeline.cache.versions import FORMATS
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.group import load_codec
-from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes
 from pipeline.errors import CacheError, CorruptCache, StaleCache
 from pipeline.integrity.codec_copy import renew_copy, restore_codec
@@ -32,6 +31,7 @@ from pipeline.integrity.repair_pass import PassRepair
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import LARGE_FILE, Log, Progress
 from pipeline.recipe import announce_inputs, read_inputs
+from pipeline.sections import Sections
 from pipeline.stage1.job import Job, make_plan
 from pipeline.stage1.ranks import Ranks
 from pipeline.stage1.run import cache_teacher

@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.cache.cache import FORMAT, differences
 from pipeline.cache.canonical import digest, read_json
-from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.shard_planning import expected_passes, layout_of
 from pipeline.data.views import Views
@@ -16,6 +15,7 @@ from pipeline.errors import StaleCache
 from pipeline.mmdet_compat.registry import Config, plain
 from pipeline.progress import Log, Progress
 from pipeline.recipe import announce_inputs, read_inputs
+from pipeline.sections import Sections
 from pipeline.stage1.loader import Batch, Shard, ViewLoader
 from pipeline.stage1.ranks import Ranks
 from pipeline.storage.place import Place

@@ -13,13 +13,13 @@ from pipeline.cache.plain import locked_cache
 from pipeline.cache.schema import GATE, read_fields
 from pipeline.calibration.calibrate import load_or_calibrate_codec
 from pipeline.codecs.base import Codec
-from pipeline.config import Sections
 from pipeline.data.shard_planning import expected_passes
 from pipeline.data.validation import check_validation
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.precision import precision
 from pipeline.progress import Log, Progress
+from pipeline.sections import Sections
 from pipeline.stage1.images import store_images
 from pipeline.stage1.job import Job, open_job
 from pipeline.stage1.passes import cache_pass

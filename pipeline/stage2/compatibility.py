@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pipeline.config import DistillSection
 from pipeline.data.view_record import PAD
 from pipeline.errors import StudentError
 from pipeline.losses.ld import bins_of
 from pipeline.records import LevelShapes
+from pipeline.sections import DistillSection
 from pipeline.teacher.heads import class_head, copy_to_meta, require_logits, shapes_of
 from pipeline.teacher.priors import Priors, priors_of
 

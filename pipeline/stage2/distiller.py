@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 
-from pipeline.config import DistillSection
 from pipeline.errors import ConfigError, StudentError
 from pipeline.losses.base import Loss
 from pipeline.losses.frs import SCORE
 from pipeline.losses.ld import LD, box_distributions
 from pipeline.losses.registry import feature_losses
 from pipeline.records import TeacherOutput
+from pipeline.sections import DistillSection
 from pipeline.stage2.compatibility import TeacherLayout, check_student
 from pipeline.stage2.teacher_source import TeacherSource
 from pipeline.teacher.class_scores import class_logits

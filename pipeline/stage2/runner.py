@@ -12,10 +12,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, set_random_seed
 from torch import distributed, nn
 
-from pipeline.config import DistillSection, Sections
 from pipeline.data.stream import Stream, stream_loader
 from pipeline.errors import ConfigError, StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors, type_name
+from pipeline.sections import DistillSection, Sections
 from pipeline.stage2.checkpoint import LoadStudent, SaveStudent, StreamHook, WholeCheckpointHook
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.finite import FiniteHook

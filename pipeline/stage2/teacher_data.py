@@ -13,7 +13,6 @@ from pipeline.cache.shard_plan import references
 from pipeline.cache.stored_images import StoredImages
 from pipeline.codecs.base import Codec
 from pipeline.codecs.group import open_codec
-from pipeline.config import DistillSection, Sections
 from pipeline.data.images import Images
 from pipeline.data.shard_planning import expected_passes, images_and_views, layout_of, plan_views, require_images
 from pipeline.data.stream import StreamSource
@@ -24,6 +23,7 @@ from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import Config
 from pipeline.recipe import Inputs, open_cache, read_inputs
 from pipeline.records import SampleRef
+from pipeline.sections import DistillSection, Sections
 from pipeline.stage2.compatibility import VIEWS_CHECKED, Grids, TeacherLayout, distinct_grids
 from pipeline.stage2.teacher_source import CachedTeacher, LiveTeacher, TeacherSource
 from pipeline.storage.files import local_path

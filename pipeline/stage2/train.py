@@ -11,12 +11,12 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.logging import print_log
 
 from pipeline.cache.canonical import write_report
-from pipeline.config import Sections
 from pipeline.data.images import image_errors
 from pipeline.data.validation import check_validation, measures_masks
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import Config
 from pipeline.recipe import announce_inputs
+from pipeline.sections import Sections
 from pipeline.stage2.inherit import InheritHook
 from pipeline.stage2.loader import loader_errors
 from pipeline.stage2.runner import build_runner

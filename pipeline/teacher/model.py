@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import Sections
 from pipeline.data.views import PAD, padded
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.losses.frs import frs_map
@@ -19,6 +18,7 @@ from pipeline.losses.ld import bins_of, box_distributions
 from pipeline.mmdet_compat.registry import MODELS, build
 from pipeline.precision import precision
 from pipeline.records import LevelShapes, TeacherOutput
+from pipeline.sections import Sections
 from pipeline.teacher.backbones import FeatureExtractor
 from pipeline.teacher.class_names import require_classes
 from pipeline.teacher.class_scores import class_logits

@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 import mmdet
 import yaml
 
-from pipeline.config import TeacherSection
 from pipeline.errors import TeacherError, brief
 from pipeline.mmdet_compat.registry import Config
+from pipeline.sections import TeacherSection
 from pipeline.storage.local import sha256_file
 from pipeline.teacher.backbones import timm_config
 from pipeline.teacher.download import fetch, file_name, hub_file, is_url

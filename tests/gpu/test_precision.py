@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.base import Codec
-from pipeline.config import TeacherSection
 from pipeline.precision import precision
+from pipeline.sections import TeacherSection
 from pipeline.stage1.encode import encode_views
 from pipeline.stage2.teacher_source import CachedTeacher
 from pipeline.teacher.heads import dense_outputs

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from pipeline.cache.items import decode_item, encode_item
 from pipeline.codecs.packing import stack
 from pipeline.codecs.registry import calibrate_codec, read_options
-from pipeline.config import DistillSection
 from pipeline.errors import CodecError, ConfigError
 from pipeline.losses.frs import feature_loss, score_loss
 from pipeline.losses.ld import ld_loss
 from pipeline.losses.mgd import MaskedGenerator
 from pipeline.losses.registry import feature_losses, loss_named
 from pipeline.records import TeacherOutput
+from pipeline.sections import DistillSection
 from pipeline.stage2.teacher_data import require_served
 from tests.helpers.outputs import calibrated_codec, random_output
 

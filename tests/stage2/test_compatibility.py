@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import DistillSection, load_config
+from pipeline.config import load_config
 from pipeline.errors import StudentError
 from pipeline.mmdet_compat.registry import MODELS, Config
+from pipeline.sections import DistillSection
 from pipeline.stage2.compatibility import check_student
 from pipeline.stage2.teacher_data import TeacherData, prepare_teacher_data
 from pipeline.teacher.priors import Priors, priors_of

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import DistillSection, load_config
+from pipeline.config import load_config
 from pipeline.errors import ConfigError, StudentError
 from pipeline.losses.registry import feature_losses
 from pipeline.mmdet_compat.registry import MODELS, Config
+from pipeline.sections import DistillSection
 from pipeline.stage2.compatibility import check_student
 from pipeline.stage2.distiller import new_adapters
 from pipeline.stage2.settings import require_trainable

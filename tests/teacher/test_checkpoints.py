@@ -13,9 +13,9 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from pipeline.config import TeacherSection
 from pipeline.errors import ConfigError, StudentError, TeacherError
 from pipeline.mmdet_compat.registry import DATASETS, MODELS, Config
+from pipeline.sections import TeacherSection
 from pipeline.stage2.inherit import inherit
 from pipeline.stage2.resume import check_starting_weights, guard_loading
 from pipeline.teacher.class_names import require_classes

@@ -9,9 +9,10 @@ import mmdet
 import pytest
 import torch
 
-from pipeline.config import TeacherSection, load_config
+from pipeline.config import load_config
 from pipeline.errors import ConfigError, StudentError, TeacherError
 from pipeline.mmdet_compat.registry import MODELS, Config
+from pipeline.sections import TeacherSection
 from pipeline.stage2.compatibility import TeacherLayout, check_student
 from pipeline.stage2.train import train_student
 from pipeline.teacher.backbones import create

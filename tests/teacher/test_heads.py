@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import TeacherSection
 from pipeline.errors import ConfigError
 from pipeline.mmdet_compat.registry import MODELS, Config
+from pipeline.sections import TeacherSection
 from pipeline.teacher.class_scores import class_logits, logit_of_product, require_class_scores, score_rule
 from pipeline.teacher.heads import output_shapes, require_logits
 from pipeline.teacher.model import Teacher

@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
-from pipeline.config import TeacherSection
 from pipeline.errors import ConfigError, TeacherError
+from pipeline.sections import TeacherSection
 from pipeline.teacher.class_names import classes_of
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.weights import read_checkpoint

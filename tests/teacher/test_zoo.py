@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
-from pipeline.config import TeacherSection
 from pipeline.errors import TeacherError
 from pipeline.mmdet_compat.registry import Config
+from pipeline.sections import TeacherSection
 from pipeline.teacher import zoo
 from pipeline.teacher.download import HASH, file_name
 from pipeline.teacher.zoo import find_teacher, zoo_entry

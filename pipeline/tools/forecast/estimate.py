@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.codecs.packing import positions
-from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.shard_planning import plan_views
 from pipeline.data.views import Views
 from pipeline.mmdet_compat.registry import Config
+from pipeline.sections import Sections
 from pipeline.tools.forecast.training import Training
 from pipeline.tools.forecast.trial import Trial
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.calibration.sample import warn_if_few
-from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.shard_planning import expected_passes, layout_of
 from pipeline.data.views import Views
 from pipeline.mmdet_compat.registry import Config
 from pipeline.progress import MANY_IMAGES, Log, Progress
+from pipeline.sections import Sections
 from pipeline.stage1.job import open_job
 from pipeline.stage2.loader import read_batch_size, read_loader
 from pipeline.storage.urls import require_writable

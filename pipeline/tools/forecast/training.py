@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from mmengine.optim import build_optim_wrapper
 
 from pipeline.codecs.base import Codec
-from pipeline.config import Sections
 from pipeline.data.images import Images
 from pipeline.data.stream import Stream, StreamSource, stream_loader
 from pipeline.data.views import Views
 from pipeline.mmdet_compat.registry import MODELS, Config, build, config_errors
+from pipeline.sections import Sections
 from pipeline.stage2.compatibility import TeacherLayout
 from pipeline.stage2.distiller import Distiller
 from pipeline.stage2.loader import read_batch_size, read_loader

@@ -20,10 +20,11 @@ from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Measure
 from pipeline.codecs.group import open_codec
 from pipeline.codecs.registry import CODECS, read_options
-from pipeline.config import Sections, load_config
+from pipeline.config import load_config
 from pipeline.data.shard_planning import plan_views
 from pipeline.progress import Log, Progress
 from pipeline.records import SampleRef, TeacherOutput
+from pipeline.sections import Sections
 from pipeline.stage1.job import Job, open_job
 from pipeline.storage.files import atomic_folder, read_small
 from pipeline.storage.place import Place
