@@ -31,10 +31,10 @@ from benchmarks import common
 from benchmarks.codec import calibrate, open_config
 from benchmarks.views import draw
 from pipeline.codecs.frs.codec import Frs
-from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs2.ans_fit import fit
 from pipeline.codecs.frs2.ans_stream import decode, encode
 from pipeline.codecs.frs2.classes import Histogram, class_sizes, group_histograms, key_histogram
+from pipeline.codecs.frs2.strengths import read_strengths
 from pipeline.codecs.packing import Sample
 from pipeline.progress import Silent
 from pipeline.records import LevelShapes
@@ -66,10 +66,7 @@ def code(codec: Frs, teacher: Teacher, views: list[Tensor]) -> Coded:
 
 def count_keys(groups: Sequence[Histogram], top: int, sample: Sample, levels: LevelShapes) -> Histogram:
     """Read the sample's map, and count the keys of its symbols."""
-    row = torch.from_numpy(sample["frs"].copy())
-    return key_histogram(
-        groups, BatchMaps.from_bytes(row[None], (levels,), torch.tensor([levels]), top).own_strength(0)
-    )
+    return key_histogram(groups, read_strengths(sample["frs"], levels, top))
 
 
 def measure(codec: Frs, what: str, fitted: Coded, coded: Coded, rounds: int) -> dict[str, Any]:

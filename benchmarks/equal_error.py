@@ -14,13 +14,13 @@ from pipeline.cache.items import Item, encode_item
 from pipeline.calibration.gradient import StudentPass
 from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.codec import Frs
-from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs2.ans_fit import fit as fit_ans
 from pipeline.codecs.frs2.ans_stream import encode as ans_encode
 from pipeline.codecs.frs2.classes import Histogram, class_sizes, group_histograms, key_histogram
 from pipeline.codecs.frs2.codec import Coder, Frs2
-from pipeline.codecs.packing import stack
-from pipeline.records import TeacherOutput
+from pipeline.codecs.frs2.transform import PredictedTransform
+from pipeline.codecs.packing import Sample, stack
+from pipeline.records import LevelShapes, TeacherOutput
 
 FACTORS = (0.75, 1.0)  # of the calibrated step
 FAR = 1.5
@@ -63,14 +63,15 @@ class Measured:
             (sample,), _ = one.encode(exact)
             read = one.read_sample(sample, exact.levels) if isinstance(one, Frs2) else sample
             found = passed.errors(one.decode(stack([read], [exact.levels]))).relative
-            maps = one.maps_of(sample, exact.levels)
+            strengths = strengths_of(one, sample, exact.levels)
             for what in one.kinds:
                 self.errors[what][factor].append(found[what])
                 tokens = read[f"{what}s"]
                 item = Item(f"{what}s", "int32", one.options.zstd_level, ("token",))
-                sizes = sizes_of(self._coders[what], one, what, maps)
+                coder = self._coders[what]
+                sizes = class_sizes(key_histogram(coder.groups, strengths[what]), coder.model.top)
                 self._add("zstd", what, factor, len(encode_item(item, tokens)))
-                self._add("ans", what, factor, len(ans_encode(tokens, sizes, self._coders[what].model)))
+                self._add("ans", what, factor, len(ans_encode(tokens, sizes, coder.model)))
             item = next(item for item in one.items() if item.name == "frs")
             self._add("both", "map", factor, len(encode_item(item, sample["frs"])))
 
@@ -100,14 +101,13 @@ def fit_to(codec: Frs, sample: StudentSample) -> dict[str, Coder]:
     coded: dict[str, list[tuple[np.ndarray, Histogram]]] = {what: [] for what in codec.kinds}
     for output in sample.outputs("choosing"):
         (encoded,), _ = codec.encode(output)
-        maps = codec.maps_of(encoded, output.levels)
+        strengths = strengths_of(codec, encoded, output.levels)
         for what in codec.kinds:
-            keys = key_histogram(groups[what], codec.transform.weights(what, maps).own_strength(0))
-            coded[what].append((encoded[f"{what}s"], keys))
+            coded[what].append((encoded[f"{what}s"], key_histogram(groups[what], strengths[what])))
     return {what: Coder(fit_ans(rows), groups[what]) for what, rows in coded.items()}
 
 
-def sizes_of(coder: Coder, codec: Frs, what: str, maps: BatchMaps) -> np.ndarray:
-    """Return the sizes of the entropy coder's classes for one view."""
-    strengths = codec.transform.weights(what, maps).own_strength(0)
-    return class_sizes(key_histogram(coder.groups, strengths), coder.model.top)
+def strengths_of(codec: Frs, sample: Sample, levels: LevelShapes) -> dict[str, list[np.ndarray]]:
+    """Return of each tensor the strengths of the blocks of a view."""
+    row = sample["frs"][len(levels) :] if isinstance(codec, Frs2) else sample["frs"]
+    return PredictedTransform(codec.calibration.map_top, codec.options.profile, {}).strengths(row, levels)

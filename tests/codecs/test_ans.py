@@ -16,6 +16,7 @@ from pipeline.codecs.frs2.ans_fit import fit
 from pipeline.codecs.frs2.ans_model import AnsModel
 from pipeline.codecs.frs2.ans_stream import decode, encode
 from pipeline.codecs.frs2.classes import CLASSES, class_sizes, group_histograms, key_histogram
+from pipeline.codecs.frs2.strengths import read_strengths, uniform_strengths
 from pipeline.errors import CodecError
 from tests.helpers.ans_samples import LARGEST, coded, fitted, make, make_tokens, plain_model
 from tests.helpers.paths import ROOT
@@ -68,7 +69,8 @@ def test_class_sizes_need_no_order(sizes: list, seed: int, top: int) -> None:
     rng = np.random.default_rng(seed)
     maps = coded_maps(sizes, 1, rng)
     expected = rng.integers(-90, 90, (len(sizes), 3, 16)).astype(np.int16)
-    found = class_sizes(key_histogram(group_histograms(expected), maps.own_strength(0)), top)
+    strengths = read_strengths(maps.to_bytes()[0].numpy(), maps.canvas.own[0], maps.top)
+    found = class_sizes(key_histogram(group_histograms(expected), strengths), top)
     bounds = [round(2 ** (k / 2)) for k in range(110)]
     keys = []
     for table, m in zip(expected, integers(maps, 0)):
@@ -78,6 +80,19 @@ def test_class_sizes_need_no_order(sizes: list, seed: int, top: int) -> None:
         keys.append((table.reshape(-1, 1).astype(int) + log - of_level).ravel())
     classes = np.clip(top - np.concatenate(keys), 0, CLASSES - 1)
     assert np.array_equal(found, np.bincount(classes, minlength=CLASSES))
+
+
+@pytest.mark.parametrize("sizes", [[(1, 1)], [(4, 8), (2, 4)], [(13, 7), (7, 4), (4, 2)]])
+def test_the_host_finds_the_strengths_of_the_device(sizes: list) -> None:
+    """A device orders the symbols by them, and the host counts the symbols of each class."""
+    rng = np.random.default_rng(5)
+    for maps in (coded_maps(sizes, 1, rng), coded_maps(sizes, 1, rng)):
+        own = maps.canvas.own[0]
+        for device, host in (
+            (maps, read_strengths(maps.to_bytes()[0].numpy(), own, maps.top)),
+            (maps.uniform, uniform_strengths(own)),
+        ):
+            assert np.array_equal(np.concatenate(host), device.strength[0].numpy())
 
 
 def test_bytes_are_near_the_entropy_and_below_zstd() -> None:

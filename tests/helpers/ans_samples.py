@@ -14,6 +14,7 @@ from pipeline.codecs.frs2.ans_fit import fit
 from pipeline.codecs.frs2.ans_model import COUNTS, ODDS, PAIRS, AnsModel
 from pipeline.codecs.frs2.ans_stream import encode
 from pipeline.codecs.frs2.classes import CLASSES, Histogram, class_sizes, group_histograms, key_histogram
+from pipeline.codecs.frs2.strengths import read_strengths
 from tests.helpers.symbols import coded_maps
 
 LARGEST = 2**22 - 1
@@ -31,7 +32,7 @@ def make(seed: int, sizes: list[tuple[int, int]], planes: int = 3, strength: flo
     rng = np.random.default_rng(seed)
     maps = coded_maps(sizes, 1, rng)
     expected = rng.integers(-60, 20, (len(sizes), planes, 16)).astype(np.int16)
-    levels, blocks = [], maps.own_strength(0)
+    levels, blocks = [], read_strengths(maps.to_bytes()[0].numpy(), maps.canvas.own[0], maps.top)
     for table, block, (h, w) in zip(expected, blocks, maps.canvas.padded):
         key = table.reshape(-1, 1) + block
         q = rng.laplace(size=(planes * 16, h * w // 16)) * 2.0 ** ((key + strength) / 4)

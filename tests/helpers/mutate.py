@@ -35,11 +35,11 @@ def alter_symbols(codec: Any, arrays: Arrays, levels: LevelShapes, rng: np.rando
     if rng.random() < 0.3:
         arrays["frs"] = alter(arrays["frs"], rng)
     tokens = codec.read_sample(arrays, levels)  # may refuse an altered map
-    maps = codec.maps_of(arrays, levels)
+    sizes = codec.class_sizes(arrays["frs"], levels)
     for what in codec.kinds:
         altered = alter(tokens[f"{what}s"], rng)
         try:
-            coded = encode(altered, codec.class_sizes(what, maps, 0), codec.coders[what].model)
+            coded = encode(altered, sizes[what], codec.coders[what].model)
         except (CodecError, ValueError, IndexError, OverflowError):  # not symbols of this sample
             continue
         arrays[f"{what}s"] = np.frombuffer(coded, np.uint8)

@@ -74,7 +74,7 @@ def _table(what: str, top: int, device: torch.device) -> Tensor:
     """Return the value of each code, (256,) or (256, 256) by exponent. The table is copied to the device only once."""
     relative, exponents = _relative(top), np.arange(256)[:, None]
     if what == "integer":
-        return torch.from_numpy(np.round(relative * UNIT).astype(np.int64)).to(device)
+        return torch.from_numpy(whole_values(top)).to(device)
     if what == "float":
         scale = np.where(exponents == EMPTY, 0, np.float32(2) ** -exponents.astype(np.float32))
         return torch.from_numpy(relative.astype(np.float32) * scale.astype(np.float32)).to(device)
@@ -83,6 +83,12 @@ def _table(what: str, top: int, device: torch.device) -> Tensor:
     buckets = np.clip(BUCKETS - 1 + halves - 2 * exponents, 1, BUCKETS - 1)
     buckets[:, 0] = 0
     return torch.from_numpy(buckets.astype(np.int64)).to(device)
+
+
+@lru_cache(maxsize=64)
+def whole_values(top: int) -> np.ndarray:
+    """Return (256,) int64: m 2^s of each code, in units of 2^-30."""
+    return np.round(_relative(top) * UNIT).astype(np.int64)
 
 
 def _relative(top: int) -> np.ndarray:
@@ -188,12 +194,6 @@ class BatchMaps:
         """The blocks by their strength."""
         canvas = self.canvas
         return BlockStrengths(canvas.block_level, self.exponents.shape[1], self.strength, canvas.block_inside)
-
-    def own_strength(self, sample: int) -> list[np.ndarray]:
-        """Return `strength` of one sample's own blocks, an int64 array for each level, on the host."""
-        strength, inside = self.strength[sample].cpu().numpy(), self.canvas.block_inside[sample].cpu().numpy()
-        ends = np.cumsum([h * w for h, w in self.canvas.blocks])[:-1]
-        return [part[own] for part, own in zip(np.split(strength, ends), np.split(inside, ends))]
 
     @cached_property
     def uniform(self) -> BatchMaps:

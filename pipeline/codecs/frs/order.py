@@ -31,7 +31,7 @@ FREQUENCIES = BLOCK * BLOCK
 STRENGTHS = 111  # log sizes of sums are 0 to 110; that of a block is at most that of its level
 BINS = STRENGTHS + 1  # one more for blocks outside the sample's grid
 WIDEST = 512  # largest difference between two expected sizes; calibration writes at most 80
-_BOUNDS = np.array([round(2 ** (k / 2)) for k in range(STRENGTHS - 1)], np.int64)
+BOUNDS = np.array([round(2 ** (k / 2)) for k in range(STRENGTHS - 1)], np.int64)
 
 
 def log_class(sums: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def log_class(sums: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _bounds(device: torch.device) -> Tensor:
-    return torch.from_numpy(_BOUNDS).to(device)
+    return torch.from_numpy(BOUNDS).to(device)
 
 
 @dataclass(frozen=True)

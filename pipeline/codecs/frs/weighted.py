@@ -77,7 +77,11 @@ class WeightedTransform:
 
     def weights(self, what: str, maps: BatchMaps) -> BatchMaps:
         """Return the weight of each position: its m, or 1 for the features of the universal profile."""
-        return maps.uniform if what == "feature" and self.profile == "universal" else maps
+        return maps.uniform if self.is_uniform(what) else maps
+
+    def is_uniform(self, what: str) -> bool:
+        """Return whether each position has the same weight."""
+        return what == "feature" and self.profile == "universal"
 
     def step_sizes(self, what: str, maps: BatchMaps, step: float) -> Tensor:
         """Return D_l of every level, (B, L)."""

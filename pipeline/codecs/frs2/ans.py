@@ -50,15 +50,15 @@ class Tables:
         lanes: their states, replaced by the states afterwards. Return the symbols and the position in the bits.
         """
         bases = tables.astype(np.int64) * STATES
-        found = np.empty(len(tables), np.int32)
+        found, widths = np.empty(len(tables), np.int32), np.empty(len(lanes) + 1, np.int64)
         for start in range(0, len(tables), len(lanes)):
-            base = bases[start : start + len(lanes)]
-            entry = self._entries[base + lanes[: len(base)]]
-            found[start : start + len(base)] = entry
-            width = (entry & 15).astype(np.int64)
-            ends = width.cumsum()
-            ends += at
-            np.add(entry >> 12, bits.fields(ends - width, width), out=lanes[: len(base)])
+            entry = found[start : start + len(lanes)]
+            states, width = lanes[: len(entry)], widths[1 : len(entry) + 1]
+            self._entries.take(bases[start : start + len(lanes)] + states, out=entry, mode="clip")
+            np.bitwise_and(entry, 15, out=width)
+            widths[0] = at  # so that the sums are positions
+            ends = widths[: len(entry) + 1].cumsum()
+            np.add(entry >> 12, bits.fields(ends[:-1], width), out=states)
             at = int(ends[-1])
             bits.check(at)
         return (found >> 4) & 255, at

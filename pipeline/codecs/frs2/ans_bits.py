@@ -63,7 +63,7 @@ class BitReader:
 
     def read(self, at: int, widths: np.ndarray) -> tuple[np.ndarray, int]:
         """Read fields of 0 to 32 bits from bit `at` on. Return the values and the position behind them."""
-        kept = np.flatnonzero(widths)
+        kept = np.flatnonzero(widths > 0)
         widths, values = widths[kept], np.zeros(len(widths), np.int64)
         ends = at + widths.cumsum()
         after = int(ends[-1]) if len(ends) else at
@@ -80,7 +80,10 @@ class BitReader:
         """Return the fields at any positions up to 4,096 bytes behind the end. Both arrays are int64."""
         # A shift by 64 bits gives 0.
         before, after = (starts & 7).view(np.uint64), (_WINDOW - widths).view(np.uint64)
-        return ((self._windows[starts >> 3] << before) >> after).view(np.int64)
+        found = self._windows.take(starts >> 3, mode="clip")
+        found <<= before
+        found >>= after
+        return found.view(np.int64)
 
     def check(self, at: int) -> None:
         """Raise CorruptCache where a position lies behind the end."""

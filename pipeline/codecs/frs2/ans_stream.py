@@ -26,6 +26,11 @@ from pipeline.codecs.frs2.ans_symbols import FIRSTS, FULL, SIDE, WIDTHS, Symbols
 from pipeline.errors import CorruptCache
 
 LENGTH = 5  # bits of the length of a number that is written in full
+# Of the buckets of a pair, by unit: the width of the low bits, and the least number where buckets begin with 0 or 1.
+_UNITS = np.arange(1 + int(unit(np.zeros(1, np.int64))[0]))[:, None]
+_WIDTHS = WIDTHS[:SIDE] + _UNITS
+_LEAST = (FIRSTS[:SIDE] << _UNITS) + np.arange(2)[:, None, None]
+_LEAST[..., FULL] = 0
 
 
 def encode(tokens: np.ndarray, classes: np.ndarray, model: AnsModel) -> bytes:
@@ -144,7 +149,5 @@ class _Numbers(NamedTuple):
     @classmethod
     def of(cls, buckets: np.ndarray, units: np.ndarray | int, least: int) -> _Numbers:
         """units: log2 of the unit of the buckets. least: the number that bucket 0 begins with."""
-        full = np.flatnonzero(buckets == FULL)
-        firsts = (FIRSTS[buckets] << units) + least
-        firsts[full] = 0
-        return cls(firsts, WIDTHS[buckets] + units, full)
+        at = buckets + units * SIDE
+        return cls(_LEAST[least].take(at), _WIDTHS.take(at), np.flatnonzero(buckets == FULL))

@@ -73,7 +73,9 @@ class Symbols(NamedTuple):
         if (left < 0).any():
             raise CorruptCache("entropy-coded symbols: a class has more symbols than its map allows")
         zeros[firsts] += np.diff((left.cumsum() - left)[used], prepend=0)
-        tokens = (((2 * self.sizes - self.negative) << 8) | (zeros & FILLER)).astype(np.int32)
+        tokens = self.sizes.astype(np.int32) << 9
+        tokens -= self.negative.astype(np.int32) << 8
+        tokens |= (zeros & FILLER).astype(np.int32)
         long = np.flatnonzero(zeros > FILLER)
         return np.insert(tokens, np.repeat(long, zeros[long] >> 8), FILLER)
 

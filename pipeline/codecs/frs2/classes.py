@@ -43,7 +43,7 @@ def group_histograms(expected: np.ndarray) -> list[Histogram]:
 
 
 def key_histogram(groups: Sequence[Histogram], strengths: Sequence[np.ndarray]) -> Histogram:
-    """Count the keys of one sample's symbols. strengths: of every level's blocks, from `BatchMaps.own_strength`."""
+    """Count the keys of one sample's symbols. strengths: of every level's blocks, as in `read_strengths`."""
     total: Histogram | None = None
     for group, strength in zip(groups, strengths):
         blocks = Histogram.of(strength)

@@ -22,7 +22,6 @@ from pipeline.cache.items import Item
 from pipeline.codecs.base import CalibrationSample
 from pipeline.codecs.frs.codec import Frs, check_table
 from pipeline.codecs.frs.map import BatchMaps, check_map
-from pipeline.codecs.frs.tokens import check_tokens
 from pipeline.codecs.frs2.ans_model import AnsModel
 from pipeline.codecs.frs2.ans_stream import decode, encode
 from pipeline.codecs.frs2.classes import Histogram, class_sizes, group_histograms, key_histogram
@@ -111,11 +110,11 @@ class Frs2(Frs):
         coded = self._code(output, maps)
         flags = torch.stack([sum_flags(coded, level) for level in range(len(output.features))], dim=1)
         samples: list[Sample] = [{"frs": row.cpu().numpy()} for row in torch.cat([flags, maps.to_bytes()], dim=1)]
+        classes = [self.class_sizes(sample["frs"], output.levels) for sample in samples]
         for what, one in coded.items():
             rounded = [c.round() for c in one.scaled]
-            for number, (sample, tokens) in enumerate(zip(samples, self.tokens(what, rounded, maps))):
-                data = encode(tokens, self.class_sizes(what, maps, number), self.coders[what].model)
-                sample[f"{what}s"] = np.frombuffer(data, np.uint8)
+            for sample, sizes, tokens in zip(samples, classes, self.tokens(what, rounded, maps)):
+                sample[f"{what}s"] = np.frombuffer(encode(tokens, sizes[what], self.coders[what].model), np.uint8)
         self.boxes.encode(output, maps, samples)
         return samples, {f"{what}s_error": lost_share(one) for what, one in coded.items()}
 
@@ -152,24 +151,24 @@ class Frs2(Frs):
     def read_sample(self, sample: Sample, levels: LevelShapes) -> Sample:
         """Check flags and map, and decode the entropy-coded bytes to tokens."""
         self.check_sample(sample, levels)
-        maps, found = self.maps_of(sample, levels), dict(sample)
+        found, sizes = dict(sample), self.class_sizes(sample["frs"], levels)
         for what in self.kinds:
             data = sample[f"{what}s"]
             try:
                 if data.dtype != np.uint8 or data.ndim != 1:
                     raise CorruptCache(f"expected bytes, found {data.dtype} of shape {data.shape}")
-                tokens = decode(data.tobytes(), self.class_sizes(what, maps, 0), self.coders[what].model)
-                check_tokens(tokens, self.symbols_of(what, levels))
+                found[f"{what}s"] = decode(data.tobytes(), sizes[what], self.coders[what].model)
             except CorruptCache as error:
                 raise CorruptCache(f"array {what}s: {error}") from error
-            found[f"{what}s"] = tokens
         return found
 
-    def class_sizes(self, what: str, maps: BatchMaps, sample: int) -> np.ndarray:
-        """Return the number of symbols of each class of the entropy coder, for one sample."""
-        coder = self.coders[what]
-        strengths = self.transform.weights(what, maps).own_strength(sample)
-        return class_sizes(key_histogram(coder.groups, strengths), coder.model.top)
+    def class_sizes(self, row: np.ndarray, levels: LevelShapes) -> dict[str, np.ndarray]:
+        """Return of each tensor the number of symbols of each class, for the array `frs` of one sample."""
+        strengths = self.transform.strengths(row[len(levels) :], levels)
+        return {
+            what: class_sizes(key_histogram(coder.groups, strengths[what]), coder.model.top)
+            for what, coder in self.coders.items()
+        }
 
     def _used_flags(self) -> int:
         """Return the flags that a level can have."""

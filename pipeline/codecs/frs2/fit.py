@@ -82,11 +82,12 @@ def fit_coders(transform: PredictedTransform, steps: dict[str, float], sample: C
     groups = {what: group_histograms(transform.tables[f"{what}_expected"]) for what in steps}
     for output in sample.outputs("choosing"):
         maps = transform.code_maps(output)
+        rows = maps.to_bytes().cpu().numpy()
         for what, step in steps.items():
             rounded = [c.round() for c in transform.code(output, maps, what, step).scaled]
-            strengths = transform.weights(what, maps).own_strength
-            for n, tokens in enumerate(to_tokens(rounded, transform.symbol_order(what, maps))):
-                coded[what].append((tokens.cpu().numpy(), key_histogram(groups[what], strengths(n))))
+            for row, tokens in zip(rows, to_tokens(rounded, transform.symbol_order(what, maps))):
+                strengths = transform.strengths(row, output.levels)[what]
+                coded[what].append((tokens.cpu().numpy(), key_histogram(groups[what], strengths)))
     return {name: table for what, rows in coded.items() for name, table in fit_ans(rows).to_tables(what).items()}
 
 

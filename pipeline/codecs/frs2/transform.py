@@ -23,8 +23,9 @@ from pipeline.codecs.frs2.inputs import enlarge, inside, log_maps, map_inputs
 from pipeline.codecs.frs2.predict_levels import predict_level
 from pipeline.codecs.frs2.predict_scores import predict_roots, whiten
 from pipeline.codecs.frs2.residuals import choose, inverse_roots, restore, switch
+from pipeline.codecs.frs2.strengths import read_strengths, uniform_strengths
 from pipeline.codecs.packing import narrow, widen
-from pipeline.records import TeacherOutput
+from pipeline.records import LevelShapes, TeacherOutput
 
 
 class Coded(NamedTuple):
@@ -69,6 +70,11 @@ class PredictedTransform(WeightedTransform):
     def with_tables(self, tables: Mapping[str, np.ndarray], feature_step: float | None = None) -> PredictedTransform:
         step = self.feature_step if feature_step is None else feature_step
         return PredictedTransform(self.map_top, self.profile, tables, step, self.widths)
+
+    def strengths(self, row: np.ndarray, levels: LevelShapes) -> dict[str, list[np.ndarray]]:
+        """Return of each tensor the strengths of every level's blocks, from the bytes of a sample's map."""
+        own = read_strengths(row, levels, self.map_top)
+        return {"feature": uniform_strengths(levels) if self.is_uniform("feature") else own, "score": own}
 
     def trial(self, output: TeacherOutput, maps: BatchMaps, what: str) -> Callable[[float], Levels]:
         if what == "feature":
