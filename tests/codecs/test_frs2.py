@@ -182,6 +182,25 @@ def test_an_unusual_sample_does_without_predictions(codec: Frs2) -> None:
     assert weighted_error("feature", codec.decode(encoded(codec, unusual)), unusual) < 0.05
 
 
+@pytest.mark.parametrize("off", [None, "predict_levels", "predict_scores"])
+def test_a_decoder_has_what_the_encoder_predicts_from(codec: Frs2, off: str | None) -> None:
+    """Also in a batch of which only some samples use a prediction."""
+    one = related_codec(**{off: False}) if off else codec
+    usual = related_output(1, SIZES, seed=305)
+    features = [torch.cat([f, (-1) ** n * f]) for n, f in enumerate(usual.features)]
+    scores = [torch.cat([s, s.roll(1, dims=1)]) for s in usual.scores]
+    exact = TeacherOutput(features, scores, [torch.cat([m, m]) for m in usual.frs])
+    batch = encoded(one, exact)
+
+    coded, decoded = one._code(exact, one.transform.code_maps(exact)), one.decode(batch)
+
+    flags = batch.arrays["frs"][:, : len(SIZES)]
+    assert off or all((flags[0] & bit).any() and not (flags[1] & bit).all() for bit in (1, 2))
+    for what, found in (("feature", decoded.features), ("score", decoded.scores)):
+        for a, b in zip(coded[what].decoded, found, strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+
+
 @pytest.mark.parametrize("flags", [[4, 0, 0], [0, 0, 255]])
 def test_flags_that_no_encoder_writes_are_refused(codec: Frs2, flags: list) -> None:
     output = related_output(1, SIZES, seed=307)

@@ -79,6 +79,10 @@ class Canvas:
         """Return (B, P, ...) as [(B, H_l, W_l, ...)], as views."""
         return [plane[:, :h, :w] for plane, (h, w) in zip(self.planes(packed), self.sizes)]
 
+    def split_channels(self, packed: Tensor) -> list[Tensor]:
+        """Return (B, P, X) as [(B, X, H_l, W_l)], as views."""
+        return [level.movedim(-1, 1) for level in self.split(packed)]
+
     def planes(self, packed: Tensor) -> list[Tensor]:
         """Return (B, P, ...) as [(B, H4, W4, ...)], with the padding, as views."""
         parts = packed.split([h * w for h, w in self.padded], dim=1)
@@ -86,7 +90,12 @@ class Canvas:
 
     def by_block(self, packed: Tensor) -> list[Tensor]:
         """Return (B, P, ...) as [(B, rows of blocks, 4, columns of blocks, 4, ...)], as views."""
-        return [plane.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)) for plane in self.planes(packed)]
+        return [self.in_blocks(plane) for plane in self.planes(packed)]
+
+    @staticmethod
+    def in_blocks(plane: Tensor) -> Tensor:
+        """Return a level (B, H4, W4, ...) as (B, rows of blocks, 4, columns of blocks, 4, ...), as a view."""
+        return plane.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK))
 
     def split_blocks(self, blocks: Tensor) -> list[Tensor]:
         """Return (B, N, 16, ...) as `by_block` does."""

@@ -18,10 +18,11 @@ from pipeline.codecs.frs.order import FREQUENCIES, Symbols
 from pipeline.codecs.frs.transform import inverse_dct_matrix
 
 
-def residuals(symbols: Symbols, values: Tensor, rows: Tensor, level: Tensor) -> Tensor:
+def residuals(symbols: Symbols, values: Tensor, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """Return the residuals (B, N, 16, X) of every block, row by row, from symbols and their values times the step.
 
     values: (B, T). rows: columns of the basis as (L, R, X), or (1, R, X) for all levels. level: (N,), of each block.
+    Also return a tensor of the same size that is free: new memory would cost a CPU more than the arithmetic.
     """
     batch, blocks, device = len(values), len(level), values.device
     sample = torch.arange(batch, device=device)[:, None]
@@ -34,4 +35,5 @@ def residuals(symbols: Symbols, values: Tensor, rows: Tensor, level: Tensor) -> 
         mode="sum",
         per_sample_weights=values.flatten()[by_bag],
     )
-    return (inverse_dct_matrix(device) @ sums.unflatten(0, (-1, FREQUENCIES))).unflatten(0, (batch, blocks))
+    sums = sums.unflatten(0, (-1, FREQUENCIES))
+    return (inverse_dct_matrix(device) @ sums).unflatten(0, (batch, blocks)), sums.unflatten(0, (batch, blocks))

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.frs.map import BUCKETS, BatchMaps, inverse_root
@@ -56,9 +55,12 @@ class WeightedTransform:
         return {**self.__dict__, "_on_device": {}, "_expected": {}}
 
     def table(self, name: str, device: torch.device) -> Tensor:
-        """Return a table on a device, float16 ones as float32. It is copied there only once."""
+        """Return a table on a device, float16 ones as float32. It is copied there only once.
+
+        A product may depend on the order of its factors in memory, so each table has the same one, read or fitted.
+        """
         if str(device) not in self._on_device:
-            moved = {key: torch.from_numpy(table).to(device) for key, table in self.tables.items()}
+            moved = {key: torch.from_numpy(np.array(table, order="C")).to(device) for key, table in self.tables.items()}
             self._on_device[str(device)] = {
                 key: table.float() if table.dtype == torch.float16 else table for key, table in moved.items()
             }
@@ -119,16 +121,25 @@ class WeightedTransform:
 
     def rebuild_symbols(self, symbols: Symbols, values: Tensor, maps: BatchMaps, what: str) -> Levels:
         """Return the tensors (B, X, H, W) of symbols and their values (B, T) times the step, channels last."""
-        canvas, mean = maps.canvas, self.table(f"{what}_mean", values.device)
-        value = F.embedding(canvas.level * BUCKETS + maps.packed_buckets, mean.flatten(0, 1))  # (B, P, X)
-        strength = self.weights(what, maps).inverse_root[..., None]
-        parts = self.block_residuals(symbols, values, maps, what)
-        for level, part, scale in zip(canvas.by_block(value), parts, canvas.by_block(strength)):
-            level.addcmul_(part, scale)
+        left, spare = self.block_residuals(symbols, values, maps, what)
+        value = self.packed_mean(what, maps, spare)
+        self.add_residuals(value, left, maps, what)
         if what == "score":
-            value = value * value.abs()
-        levels = [level.movedim(-1, 1) for level in canvas.split(value)]
+            value *= torch.abs(value, out=left.view_as(value))
+        levels = maps.canvas.split_channels(value)
         return narrow(levels, self.widths) if what == "feature" else levels
+
+    def packed_mean(self, what: str, maps: BatchMaps, out: Tensor) -> Tensor:
+        """Return the mean (B, P, X) given the map, in the memory of `out`."""
+        mean, number = self.table(f"{what}_mean", out.device), maps.canvas.level * BUCKETS + maps.packed_buckets
+        flat = torch.index_select(mean.flatten(0, 1), 0, number.flatten(), out=out.view(-1, mean.shape[-1]))
+        return flat.unflatten(0, number.shape)
+
+    def add_residuals(self, value: Tensor, left: Tensor, maps: BatchMaps, what: str) -> None:
+        """Add weighted residuals (B, N, 16, X) to a tensor (B, P, X), without their weight."""
+        canvas, inverse = maps.canvas, self.weights(what, maps).inverse_root[..., None]
+        for level, part, root in zip(canvas.by_block(value), canvas.split_blocks(left), canvas.by_block(inverse)):
+            level.addcmul_(part, root)
 
     def _rows(self, what: str, device: torch.device) -> Tensor:
         """Return the columns of the basis as rows, (L, R, X) or (1, R, X)."""
@@ -145,10 +156,9 @@ class WeightedTransform:
         blocks = dct(coefficients, inverse=True)[..., : size[0], : size[1]]
         return torch.einsum("cr,brhw->bchw", self._basis(what, level, blocks.device), blocks)
 
-    def block_residuals(self, symbols: Symbols, values: Tensor, maps: BatchMaps, what: str) -> list[Tensor]:
-        """Return weighted residuals as `Canvas.by_block`, of symbols and their values (B, T) times the step."""
-        rows = self._rows(what, values.device)
-        return maps.canvas.split_blocks(residuals(symbols, values, rows, maps.canvas.block_level))
+    def block_residuals(self, symbols: Symbols, values: Tensor, maps: BatchMaps, what: str) -> tuple[Tensor, Tensor]:
+        """Return `residuals` of symbols and their values (B, T) times the step."""
+        return residuals(symbols, values, self._rows(what, values.device), maps.canvas.block_level)
 
     def trial(self, output: TeacherOutput, maps: BatchMaps, what: str) -> Callable[[float], Levels]:
         """Return a function from a step to the decoded tensors. It is called with several steps."""

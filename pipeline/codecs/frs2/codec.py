@@ -30,6 +30,7 @@ from pipeline.codecs.frs2.predict_levels import TABLES as LEVEL_TABLES
 from pipeline.codecs.frs2.predict_levels import level_shapes
 from pipeline.codecs.frs2.predict_scores import TABLES as NET_TABLES
 from pipeline.codecs.frs2.predict_scores import net_shapes
+from pipeline.codecs.frs2.rebuild import Blocks, rebuild_features, rebuild_scores
 from pipeline.codecs.frs2.settings import Frs2Options
 from pipeline.codecs.frs2.transform import Coded, PredictedTransform, Stored
 from pipeline.codecs.packing import Sample, narrow, positions
@@ -175,26 +176,17 @@ class Frs2(Frs):
         return FLAGS["feature"] * ("level_in" in self.tables) + FLAGS["score"] * ("net_output" in self.tables)
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
-        maps, transform = self.coded_maps(batch), self.transform
-        stored = self._read(batch, maps)
-        features, scores = transform.rebuild_features(stored["feature"], maps), []
+        maps, transform, scores = self.coded_maps(batch), self.transform, list[Tensor]()
+        features = rebuild_features(transform, self._read(batch, maps, "feature"), maps)
         if "score" in self.kinds:
-            scores = transform.rebuild_scores(stored["score"], maps, transform.predict_scores(features, maps))
+            scores = rebuild_scores(transform, self._read(batch, maps, "score"), maps, features)
         boxes = self.boxes.decode(batch, maps)
         return TeacherOutput(narrow(features, transform.widths), scores, maps.floats, batch.levels, boxes)
 
-    def _read(self, batch: EncodedBatch, maps: BatchMaps) -> dict[str, Stored]:
-        """Read the residuals and flags of each tensor."""
-        flags, canvas, found = batch.arrays["frs"][:, : len(maps.floats)], maps.canvas, {}
-        for what in self.kinds:
-            blocks = self.transform.block_residuals(*self.scaled_symbols(batch, maps, what), maps, what)
-            planes = zip(blocks, canvas.padded, canvas.sizes)
-            residuals = [
-                part.reshape(len(part), *padded, part.shape[-1])[:, :height, :width].movedim(-1, 1)
-                for part, padded, (height, width) in planes
-            ]
-            found[what] = Stored(residuals, list(((flags & FLAGS[what]) > 0).unbind(dim=1)))
-        return found
+    def _read(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> Blocks:
+        """Read the residuals and flags of a tensor."""
+        residuals, spare = self.transform.block_residuals(*self.scaled_symbols(batch, maps, what), maps, what)
+        return Blocks(residuals, spare, (batch.arrays["frs"][:, : len(maps.canvas.sizes)] & FLAGS[what]) > 0)
 
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
         """Compare as frs does, with predictions from the stored tensors.
@@ -202,7 +194,7 @@ class Frs2(Frs):
         A prediction differs in its last digits between machines. That is far less than the rounding error.
         """
         maps = self.coded_maps(stored)
-        read, found = self._read(stored, maps), {}
+        read, found = {what: self._read(stored, maps, what).split(maps) for what in self.kinds}, {}
         for what, one in self._code(exact, maps, read).items():
             parts = zip(one.scaled, self.planes(stored, maps, what))
             found[f"{what}s"] = max(float((c - q).abs().max()) for c, q in parts) / 0.5

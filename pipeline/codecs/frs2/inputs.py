@@ -26,15 +26,24 @@ def log_map(m: Tensor) -> Tensor:
     return m.clamp_min(FAINTEST).log2() / OCTAVES + 1
 
 
-def map_inputs(maps: BatchMaps) -> list[Tensor]:
-    """Return of every level (B, 2, H, W): log2(m) / 6 + 1 and sqrt(m), 0 outside each sample's own grid."""
-    roots = maps.canvas.split(maps.packed.sqrt() * maps.canvas.inside)
-    return [torch.stack(level, dim=1) for level in zip(log_maps(maps), roots)]
+def map_inputs(maps: BatchMaps, padded: bool = False) -> list[Tensor]:
+    """Return of every level (B, 2, H, W): log2(m) / 6 + 1 and sqrt(m), 0 outside each sample's own grid.
+
+    padded: with whole blocks.
+    """
+    canvas = maps.canvas
+    both = torch.stack([log_map(maps.packed), maps.packed.sqrt()], dim=2) * canvas.inside[..., None]
+    return [level.movedim(-1, 1) for level in (canvas.planes(both) if padded else canvas.split(both))]
 
 
 def log_maps(maps: BatchMaps) -> list[Tensor]:
     """Return of every level (B, H, W): log2(m) / 6 + 1, 0 outside each sample's own grid."""
     return maps.canvas.split(log_map(maps.packed) * maps.canvas.inside)
+
+
+def mix(weight: Tensor, x: Tensor) -> Tensor:
+    """Return the products of a matrix (Y, X) with the channels of (B, X, H, W), channels last in memory."""
+    return F.linear(x.movedim(1, -1), weight).movedim(-1, 1)
 
 
 def inside(maps: BatchMaps, level: int) -> Tensor:
@@ -54,4 +63,7 @@ def enlarge(x: Tensor, grids: Sequence[tuple[int, int]], size: tuple[int, int]) 
             row[:, h:], row[:, :, w:] = row[:, h - 1 : h], row[:, :, w - 1 : w]
     x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
     height, width = (min(side, have) for side, have in zip(size, x.shape[-2:]))
-    return F.pad(x[..., :height, :width], (0, size[1] - width, 0, size[0] - height), mode="replicate")
+    x = x[..., :height, :width]
+    if (height, width) == tuple(size):
+        return x
+    return F.pad(x, (0, size[1] - width, 0, size[0] - height), mode="replicate")

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.frs2.inputs import MAP_INPUTS
+from pipeline.codecs.frs2.inputs import MAP_INPUTS, mix
 
 RANK, REDUCED = 96, 48
 TAPS = 9 * MAP_INPUTS
@@ -74,13 +74,12 @@ def predict_level(
     table: returns a table by name. coarser: enlarges (B, C, h, w) to the level's size. r: the decoded features of level
     + 1 without their mean. inside: 1 in each sample's own grid of level + 1, (B, 1, h, w). inputs: `map_inputs`.
     """
-    reduced = torch.einsum("dc,bchw->bdhw", table("level_reduce")[level], r) * inside
-    through_in = torch.einsum("rc,bchw->brhw", table("level_in")[level], r) + F.conv2d(
-        reduced, table("level_near")[level], padding=1
-    )
-    from_coarser = coarser(torch.einsum("cr,brhw->bchw", table("level_out")[level], through_in))
-    weight = table("level_map")[level].unflatten(1, (MAP_INPUTS, 3, 3))
-    return from_coarser + F.conv2d(inputs, weight, table("level_bias")[level], padding=1)
+    reduced = mix(table("level_reduce")[level], r) * inside
+    through_in = mix(table("level_in")[level], r) + F.conv2d(reduced, table("level_near")[level], padding=1)
+    found = coarser(mix(table("level_out")[level], through_in)).movedim(1, -1).contiguous()
+    taps = F.unfold(inputs, 3, padding=1).movedim(1, -1).flatten(0, 1)
+    found.view(-1, found.shape[-1]).addmm_(taps, table("level_map")[level].T)  # two inputs are few for a convolution
+    return found.add_(table("level_bias")[level]).movedim(-1, 1)
 
 
 class Regression(NamedTuple):

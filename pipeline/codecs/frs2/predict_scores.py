@@ -13,11 +13,15 @@ Shapes: B batch, C channels, K score channels, (H, W) grid of a level.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.transform import to_blocks
+from pipeline.codecs.frs2.inputs import inside, log_maps, mix
 
 INPUTS, WIDTH = 32, 64
 EDGE = 1e-6  # m is limited to [EDGE, 1 - EDGE] before its logit
@@ -44,8 +48,7 @@ def net_shapes(levels: int, channels: int, score_channels: int) -> dict[str, tup
 
 def whiten(table: Callable[[str], Tensor], features: Tensor) -> Tensor:
     """Return x (B, 32, H, W) of features (B, C, H, W)."""
-    centred = features - table("net_center")[:, None, None]
-    return torch.einsum("rc,bchw->brhw", table("net_input"), centred)
+    return mix(table("net_input"), features - table("net_center")[:, None, None])
 
 
 def predict_roots(
@@ -68,8 +71,27 @@ def run_hidden(table: Callable[[str], Tensor], level: int, x: Tensor, log_map: T
 
 def read_roots(table: Callable[[str], Tensor], hidden: Tensor, m: Tensor) -> Tensor:
     """Return sqrt(t) (B, K, H, W) of the last hidden layer (B, WIDTH, H, W) and the map (B, H, W)."""
-    logits = F.conv2d(hidden, table("net_output")[:, :, None, None], table("net_offset"))
-    shift = m.clamp(EDGE, 1 - EDGE).logit() - logits.amax(dim=1)
+    return _roots(table, hidden.movedim(1, -1), m).movedim(-1, 1)
+
+
+def predict_packed(
+    table: Callable[[str], Tensor], x: Sequence[Tensor], maps: BatchMaps, out: Tensor | None = None
+) -> Tensor:
+    """Predict sqrt(t) of all levels, (B, P, K). x: `whiten` of every level. out: memory for the result."""
+    parts = enumerate(zip(x, log_maps(maps)))
+    hidden = [run_hidden(table, level, *both, inside(maps, level)) for level, both in parts]
+    packed = torch.cat([to_blocks(level).movedim(1, -1).flatten(1, 2) for level in hidden], dim=1)
+    return _roots(table, packed, maps.packed, out)
+
+
+def _roots(table: Callable[[str], Tensor], hidden: Tensor, m: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return sqrt(t) (..., K) of the last hidden layer (..., WIDTH) and the map (...). out: memory for the result."""
+    weight = table("net_output").T
+    flat = hidden.flatten(0, -2)
+    if out is not None:
+        out = out.view(len(flat), -1)
+    logits = torch.addmm(table("net_offset"), flat, weight, out=out).unflatten(0, hidden.shape[:-1])
+    shift = (m.clamp(EDGE, 1 - EDGE).logit() - logits.amax(dim=-1))[..., None]
     if logits.requires_grad:
-        return (0.5 * F.logsigmoid(logits + shift[:, None])).exp()  # the root of sigmoid has no finite gradient at 0
-    return logits.add_(shift[:, None]).sigmoid_().sqrt_()  # in place, because K outputs a position are much memory
+        return (0.5 * F.logsigmoid(logits + shift)).exp()  # the root of sigmoid has no finite gradient at 0
+    return logits.add_(shift).sigmoid_().sqrt_()  # in place, because K outputs a position are much memory

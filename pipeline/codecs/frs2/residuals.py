@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BatchMaps
-
 
 def choose(
     plain: Tensor, prediction: Tensor, m: Tensor, given: Tensor | None = None
@@ -30,11 +28,6 @@ def choose(
 def restore(residual: Tensor, root: Tensor, base: Tensor) -> Tensor:
     """Add a weighted residual (B, X, H, W) to base, without its weight m. root: m^-1/2 (B, H, W)."""
     return torch.addcmul(base, residual, root[:, None])
-
-
-def inverse_roots(maps: BatchMaps) -> list[Tensor]:
-    """Return m^-1/2 of every level."""
-    return maps.canvas.split(maps.inverse_root)
 
 
 def switch(used: Tensor, prediction: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from pipeline.codecs.frs.map import BatchMaps, inverse_root
 from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
-from pipeline.codecs.frs2.inputs import enlarge, inside, log_maps, map_inputs
+from pipeline.codecs.frs2.inputs import enlarge, inside, map_inputs
 from pipeline.codecs.frs2.predict_levels import predict_level
-from pipeline.codecs.frs2.predict_scores import predict_roots, whiten
-from pipeline.codecs.frs2.residuals import choose, inverse_roots, restore, switch
+from pipeline.codecs.frs2.predict_scores import predict_packed, whiten
+from pipeline.codecs.frs2.residuals import choose, restore
 from pipeline.codecs.frs2.strengths import read_strengths, uniform_strengths
 from pipeline.codecs.packing import narrow, widen
 from pipeline.records import LevelShapes, TeacherOutput
@@ -110,38 +110,27 @@ class PredictedTransform(WeightedTransform):
             rows.append((scaled, steps[level], *energies, mean + r))
         return Coded(*map(list, zip(*reversed(rows))))
 
-    def rebuild_features(self, stored: Stored, maps: BatchMaps) -> Levels:
-        """Return the features of every level."""
-        inverse, inputs = inverse_roots(self.weights("feature", maps)), self.feature_inputs(maps)
-        decoded, r = [], None
-        for level in reversed(range(len(stored.residuals))):
-            prediction = switch(stored.used[level], self.predict_features(level, r, maps, inputs))
-            r = restore(stored.residuals[level], inverse[level], prediction)
-            decoded.append(self.mean("feature", level, maps) + r)
-        return decoded[::-1]
-
     def requantise(self, what: str, level: int, scaled: Tensor, step: Tensor, m: Tensor) -> Tensor:
         """Return the weighted residual of coefficients over the step (B, R, H4, W4), rounded."""
         return self.unproject(what, level, scaled.round() * step, (m.shape[1], m.shape[2]))
 
-    def feature_inputs(self, maps: BatchMaps) -> Levels:
-        """Return what `predict_features` sees of the map."""
-        return map_inputs(maps) if "level_in" in self.tables else []
+    def feature_inputs(self, maps: BatchMaps, padded: bool = False) -> Levels:
+        """Return what `predict_features` sees of the map. padded: with whole blocks, as then what it returns."""
+        return map_inputs(maps, padded) if "level_in" in self.tables else []
 
     def predict_features(self, level: int, coarser: Tensor | None, maps: BatchMaps, inputs: Levels) -> Tensor:
         """Predict y - mean of a level from the decoded one of the next level; 0 where there is no prediction."""
         if coarser is None or not inputs:
             return maps.packed.new_zeros((1, 1, 1, 1))
-        grow = partial(self.enlarge, level=level, maps=maps)
+        grow = partial(self.enlarge, level=level, maps=maps, size=(inputs[level].shape[2], inputs[level].shape[3]))
         table = self.tables_on(coarser.device)
         return predict_level(table, level, grow, coarser, inside(maps, level + 1), inputs[level])
 
     @staticmethod
-    def enlarge(x: Tensor, level: int, maps: BatchMaps) -> Tensor:
-        """Enlarge a tensor of level + 1 to the grid of a level."""
+    def enlarge(x: Tensor, level: int, maps: BatchMaps, size: tuple[int, int] | None = None) -> Tensor:
+        """Enlarge a tensor of level + 1 to the grid of a level, or to another size."""
         grids = [own[level + 1] for own in maps.canvas.own]
-        height, width = maps.floats[level].shape[1:]
-        return enlarge(x, grids, (height, width))
+        return enlarge(x, grids, size or maps.canvas.sizes[level])
 
     def code_scores(
         self, output: TeacherOutput, maps: BatchMaps, step: float, predicted: Levels, stored: Stored | None = None
@@ -158,25 +147,12 @@ class PredictedTransform(WeightedTransform):
             rows.append((scaled, steps[level], *energies, u * u.abs()))
         return Coded(*map(list, zip(*rows)))
 
-    def rebuild_scores(self, stored: Stored, maps: BatchMaps, predicted: Levels) -> Levels:
-        """Return the scores of every level. predicted: from `predict_scores`."""
-        out = []
-        for level, (root, roots) in enumerate(zip(inverse_roots(maps), predicted)):
-            used = stored.used[level][:, None, None, None]
-            base = torch.where(used, roots, self.mean("score", level, maps))
-            u = restore(stored.residuals[level], root, base)
-            out.append(u.mul_(u.abs()))
-        return out
-
     def predict_scores(self, features: Levels, maps: BatchMaps) -> Levels:
         """Predict sqrt(t) of every level from decoded features; the mean given the map where there is no network."""
         if "net_output" not in self.tables:
             return [self.mean("score", level, maps) for level in range(len(features))]
-        table, rows = self.tables_on(maps.packed.device), zip(features, log_maps(maps), maps.floats)
-        return [
-            predict_roots(table, level, whiten(table, y), logs, m, inside(maps, level))
-            for level, (y, logs, m) in enumerate(rows)
-        ]
+        table = self.tables_on(maps.packed.device)
+        return maps.canvas.split_channels(predict_packed(table, [whiten(table, y) for y in features], maps))
 
     def tables_on(self, device: torch.device) -> Callable[[str], Tensor]:
         return lambda name: self.table(name, device)
