@@ -8,7 +8,7 @@ The codec is calibrated as stage 1 does it, on the config's train images. "State
 It is the mean over views of `Errors.relative`, as on the probe, with its standard error as "uncertainty". "Found plain"
 is the same without the sizes of the filters, so it depends on how the network is written.
 "Missed" is the share of the teacher's variance that the student leaves unexplained there. "Expected" is the error that
-codec.json states for a student that misses as much, by a power of the share through the two students that it states.
+codec.json promises a student that misses as much (`error_at`). benchmarks/found.py prints the rows as tables.
 Without --teacher, the teacher is that of the config. The student's adapters are those of its checkpoint, of --adapters,
 or fitted by regression on train images. --json adds its rows to those of an earlier run. --measure-at measures the same
 codec on larger views as well, where a calibration would take too long.
@@ -153,6 +153,7 @@ def measure_views(codec: Codec, job: Job, student: Student, views: list[Tensor])
                 "requested": codec.allowed_error,
                 "stated": settings["probe_error"][loss],
                 "stated_near": settings.get("near_error", {}).get(loss),
+                "missed_near": settings.get("near_unexplained", {}).get(loss),
                 "expected": expected,
                 "found": error,
                 "uncertainty": found[f"uncertainty_{plural}"],

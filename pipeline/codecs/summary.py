@@ -11,6 +11,7 @@ from pipeline.codecs.settings import KINDS
 
 EXCESS = 1.25  # warn if a stated error is this many times the requested one
 FEWEST = 8  # views to choose the steps, and to report the error; fewer make both uncertain
+STEEPEST = -0.5  # power of the unexplained share: the gradient that a codec error disturbs grows with its root at most
 
 
 def promise(settings: dict[str, Any]) -> str:
@@ -42,17 +43,19 @@ def describe_student(settings: dict[str, Any]) -> list[str]:
 
 
 def error_at(settings: dict[str, Any], what: str, unexplained: float) -> float | None:
-    """Return the stated error of a student that leaves a share of the variance of 'feature' or 'score' unexplained.
+    """Return the error to expect for a student that leaves a share of the variance of 'feature' or 'score' unexplained.
 
-    The error is a power of the share, through the two students that codec.json states. None for old caches.
+    The error is a power of the share, through the promised student. The student twice as near gives the power, which is
+    limited to STEEPEST and 0. None for old caches.
     """
     if not settings.get("near_error"):
         return None
     error, near = settings["probe_error"][what], settings["near_error"][what]
     share, near_share = settings["probe_unexplained"][what], settings["near_unexplained"][what]
-    if min(error, near, unexplained) <= 0 or share <= near_share:
+    if min(error, near, near_share, unexplained) <= 0 or share <= near_share:
         return None
-    return float(error * (unexplained / share) ** (math.log(near / error) / math.log(near_share / share)))
+    power = min(0.0, max(STEEPEST, math.log(near / error) / math.log(near_share / share)))
+    return float(error * (unexplained / share) ** power)
 
 
 def list_warnings(settings: dict[str, Any], measured: dict[str, Any]) -> list[str]:

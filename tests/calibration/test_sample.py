@@ -82,20 +82,37 @@ def test_a_calibration_that_missed_its_target_says_so() -> None:
     assert list_warnings({"type": "lossless"}, few) == []
 
 
-def test_the_error_of_another_student_follows_from_the_two_stated() -> None:
-    settings = {
-        "probe_error": {"feature": 0.03, "score": 0.03},
-        "near_error": {"feature": 0.12, "score": 0.06},
-        "probe_unexplained": {"feature": 0.2, "score": 0.4},
-        "near_unexplained": {"feature": 0.05, "score": 0.1},
+def two_students(near: float) -> dict[str, Any]:
+    """Return settings in which a student that misses 10% of the scores has an error of `near`, and 40% one of 3%."""
+    return {
+        "probe_error": {"score": 0.03},
+        "near_error": {"score": near},
+        "probe_unexplained": {"score": 0.4},
+        "near_unexplained": {"score": 0.1},
     }
-    for what, power in (("feature", -1.0), ("score", -0.5)):
-        share = settings["probe_unexplained"][what]
-        assert error_at(settings, what, share) == pytest.approx(0.03)
-        assert error_at(settings, what, share / 4) == pytest.approx(settings["near_error"][what])
-        assert error_at(settings, what, 2 * share) == pytest.approx(0.03 * 2**power)
+
+
+@pytest.mark.parametrize(
+    ("near", "power"),
+    [
+        (0.03 * 4**0.25, -0.25),  # the power between the two stated students
+        (0.06, -0.5),
+        (0.12, -0.5),  # no steeper than the inverse root
+        (0.02, 0.0),  # no student is promised less because it explains less than the near one
+    ],
+)
+def test_the_error_of_another_student_is_a_power_of_the_share_that_it_misses(near: float, power: float) -> None:
+    for missed in (0.05, 0.1, 0.4, 0.9):
+        assert error_at(two_students(near), "score", missed) == pytest.approx(0.03 * (missed / 0.4) ** power)
+
+
+def test_a_codec_without_two_students_promises_no_other_one() -> None:
+    settings = two_students(0.06)
     assert error_at({"probe_error": {"score": 0.03}}, "score", 0.4) is None
     assert error_at({**settings, "near_unexplained": {"score": 0.4}}, "score", 0.4) is None
+    assert error_at({**settings, "near_error": {"score": 0.0}}, "score", 0.4) is None
+    assert error_at({**settings, "near_unexplained": {"score": 0.0}}, "score", 0.4) is None
+    assert error_at(settings, "score", 0.0) is None
 
 
 def test_info_shows_the_student_and_the_warnings() -> None:
