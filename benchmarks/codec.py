@@ -7,8 +7,9 @@ The codec is calibrated as stage 1 does it, on the config's train images. "State
 "Found" is the error in the gradient of the student's parameters, on images of the val set. No calibration uses these.
 It is the mean over views of `Errors.relative`, as on the probe, with its standard error as "uncertainty". "Found plain"
 is the same without the sizes of the filters, so it depends on how the network is written.
-"Missed" is the share of the teacher's variance that the student leaves unexplained there. "Expected" is the error that
-codec.json promises a student that misses as much (`error_at`). benchmarks/found.py prints the rows as tables.
+"Missed" is the share of the teacher's variance that the student leaves unexplained there. "Expected" is the error to
+expect of a student that misses as much, by what codec.json states (`error_at`). benchmarks/found.py prints the rows as
+the tables of docs/results/probe.md.
 Without --teacher, the teacher is that of the config. The student's adapters are those of its checkpoint, of --adapters,
 or fitted by regression on train images. --json adds its rows to those of an earlier run. --measure-at measures the same
 codec on larger views as well, where a calibration would take too long.

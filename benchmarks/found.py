@@ -46,7 +46,7 @@ RULES: dict[str, Callable[[float, float, float], float]] = {
 
 
 def expect(row: Row) -> Row:
-    """Return the row with the error that its codec promises such a student. Old probes are compared without sizes."""
+    """Return the row with the error to expect of such a student. Old probes stated errors without filter sizes."""
     settings = {
         key: {row["loss"]: row[column]}
         for key, column in (
