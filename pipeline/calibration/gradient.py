@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from pipeline.losses.frs import TINY
 from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
 
-Vector = list[Tensor]  # one part for each parameter
+BLOCK = 2**18  # numbers of a gradient that are converted to float64 at a time
 
 
 @dataclass
@@ -52,27 +53,35 @@ class StudentPass:
     parameters, without adapters.
     """
 
-    def __init__(self, outputs: dict[str, list[Tensor]], parameters: Sequence[Tensor], exact: TeacherOutput) -> None:
+    def __init__(
+        self,
+        outputs: dict[str, list[Tensor]],
+        parameters: Sequence[Tensor],
+        exact: TeacherOutput,
+        sizes: Tensor | None = None,
+    ) -> None:
+        """sizes: `filter_sizes` of the parameters with a gradient, if they are known already."""
         self._outputs = outputs
         self._parameters = [p for p in parameters if p.requires_grad]
-        self._sizes = [filter_sizes(p) for p in self._parameters]
+        self._sizes = filter_sizes(self._parameters) if sizes is None else sizes
         self._at_exact = self._loss_gradients(exact)
-        self._exact = {name: self._backward(name, grads) for name, grads in self._at_exact.items()}
+        self._exact = [self._backward(name, gradients) for name, gradients in self._at_exact.items()]
 
     def errors(self, coded: TeacherOutput, weights: dict[str, float] | None = None) -> Errors:
         """Return the errors of the gradients of `coded` against the exact target, for each loss and their sum."""
         weights = weights or dict.fromkeys(self._outputs, 1.0)
         at_coded = self._loss_gradients(coded)
         # The backward pass is linear. Propagating the difference of the gradients avoids cancellation.
-        change = {
-            name: self._backward(name, [c - e for c, e in zip(grads, self._at_exact[name])])
-            for name, grads in at_coded.items()
-        }
+        change = [
+            self._backward(name, [c - e for c, e in zip(gradients, self._at_exact[name])])
+            for name, gradients in at_coded.items()
+        ]
+        sized, plain = _products([*self._exact, *change], self._sizes)
         found = Errors({}, {}, {})
-        for name, parts in {**{n: [n] for n in change}, "total": list(change)}.items():
-            share = {part: weights[part] if name == "total" else 1.0 for part in parts}
-            compared = _compare(self._exact, change, share, self._sizes)
-            found.relative[name], found.cosine[name], found.plain[name] = compared
+        for name in [*at_coded, "total"]:
+            share = [weights[n] if name == "total" else float(n == name) for n in at_coded]
+            found.relative[name], found.cosine[name] = _compare(sized, share)
+            found.plain[name], _ = _compare(plain, share)
         return found
 
     def _loss_gradients(self, target: TeacherOutput) -> dict[str, list[Tensor]]:
@@ -83,11 +92,12 @@ class StudentPass:
             found[name] = list(torch.autograd.grad(loss_named(name)(target, leaves), leaves))
         return found
 
-    def _backward(self, name: str, gradients: list[Tensor]) -> Vector:
-        """Propagate dL/d(output) of a loss to dL/dtheta."""
+    def _backward(self, name: str, gradients: list[Tensor]) -> Tensor:
+        """Propagate dL/d(output) of a loss to dL/dtheta, one vector of all parameters."""
         outputs = self._outputs[name]
         found = torch.autograd.grad(outputs, self._parameters, gradients, retain_graph=True, allow_unused=True)
-        return [p.new_zeros(()) if g is None else g for p, g in zip(self._parameters, found)]
+        parts = (torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, found))
+        return torch.cat([part.flatten() for part in parts])
 
 
 def unexplained_variance(what: str, views: Iterable[tuple[TeacherOutput, list[Tensor]]]) -> float:
@@ -108,35 +118,38 @@ def unexplained_variance(what: str, views: Iterable[tuple[TeacherOutput, list[Te
     return error / max(variance, TINY)
 
 
-def filter_sizes(parameter: Tensor) -> Tensor:
-    """Return the rms of the weights of each output channel (O,) in float64. A bias has channels of one number."""
-    rows = _by_channel(parameter.detach())
-    return torch.linalg.vector_norm(rows, dim=1).double() / rows.shape[1] ** 0.5
-
-
-def _by_channel(x: Tensor) -> Tensor:
-    """Return (O, numbers of an output channel)."""
-    return x.flatten(1) if x.dim() > 1 else x.reshape(-1, 1)
-
-
-def _compare(
-    exact: dict[str, Vector], change: dict[str, Vector], share: dict[str, float], sizes: list[Tensor]
-) -> tuple[float, float, float]:
-    """Return |change| / |exact|, the cosine of exact and exact + change, and |change| / |exact| without the sizes.
-
-    The sums over parameters are in float64, and copied to the host once.
-    """
+def filter_sizes(parameters: Sequence[Tensor]) -> Tensor:
+    """Return for each number of all parameters the rms of its output channel. A bias has channels of one number."""
     found = []
-    for size, *rows in zip(sizes, *(zip(exact[name], change[name]) for name in share)):
-        e, c = (sum(w * row[i].double() for w, row in zip(share.values(), rows)) for i in (0, 1))
-        squares, changes, products = (_by_channel(x).sum(1) for x in (e.square(), c.square(), e * c))
-        sized = [(size.square() * x).sum() for x in (squares, changes, products)]
-        found.append(torch.stack([*sized, squares.sum(), changes.sum()]))
-    ee, cc, ec, plain_ee, plain_cc = torch.stack(found).sum(0).tolist()
+    for parameter in parameters:
+        rows = parameter.detach().flatten(1) if parameter.dim() > 1 else parameter.detach()[..., None]
+        size = torch.linalg.vector_norm(rows, dim=-1, keepdim=True) / rows.shape[-1] ** 0.5
+        found.append(size.expand_as(rows).flatten())
+    return torch.cat(found)
+
+
+def _products(vectors: list[Tensor], sizes: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scalar products (N, N) of N vectors, those multiplied by the sizes first, in float64."""
+    sized = plain = sizes.new_zeros((len(vectors), len(vectors)), dtype=torch.float64)
+    for size, *parts in zip(*(vector.split(BLOCK) for vector in [sizes, *vectors])):
+        rows = torch.stack(parts).double()
+        scaled = rows * size
+        sized, plain = sized + scaled @ scaled.T, plain + rows @ rows.T
+    both = torch.stack([sized, plain]).cpu().numpy()
+    return both[0], both[1]
+
+
+def _compare(products: np.ndarray, share: list[float]) -> tuple[float, float]:
+    """Return |change| / |exact| and the cosine of exact and exact + change, of weighted sums of vectors.
+
+    products: those of the exact vectors of all losses, then of their changes. share: the weight of each loss.
+    """
+    weights, half = np.array(share), len(share)
+    blocks = products[:half, :half], products[half:, half:], products[:half, half:]
+    ee, cc, ec = (float(weights @ block @ weights) for block in blocks)
     if ee == 0:
-        return math.nan, math.nan, math.nan
-    cosine = (ee + ec) / math.sqrt(ee * max(ee + 2 * ec + cc, 1e-300))
-    return math.sqrt(cc / ee), cosine, math.sqrt(plain_cc / plain_ee)
+        return math.nan, math.nan
+    return math.sqrt(cc / ee), (ee + ec) / math.sqrt(ee * max(ee + 2 * ec + cc, 1e-300))
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:

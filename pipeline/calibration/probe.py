@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from pipeline.calibration.adapters import fit_adapters
-from pipeline.calibration.gradient import StudentPass, unexplained_variance
+from pipeline.calibration.gradient import StudentPass, filter_sizes, unexplained_variance
 from pipeline.calibration.noise import ROUNDS, START, Found, find_noise, measure_scales, set_noise
 from pipeline.calibration.positions import Sampled, sample_output
 from pipeline.codecs.base import Measure
@@ -88,11 +88,13 @@ class Probe:
         frozen = frozen_parts(self._student.backbone)
         trained = [p for key, p in self._parameters() if not key.startswith(frozen)]
         self._trained = [p.requires_grad_() for p in trained]
+        self._sizes = filter_sizes(self._trained)
 
     def measure(self, view: Tensor, losses: Sequence[str]) -> tuple[TeacherOutput, Measure]:
         """Return the teacher's output on one view, and a function from a decoded output to its gradient errors."""
         exact, features = self._teacher([view]), self._features(view)
-        student = StudentPass({name: self._compared(features, name) for name in losses}, self._trained, exact)
+        compared = {name: self._compared(features, name) for name in losses}
+        student = StudentPass(compared, self._trained, exact, self._sizes)
         return exact, lambda coded: student.errors(coded).relative
 
     def _compared(self, features: list[Tensor], loss: str) -> list[Tensor]:

@@ -127,6 +127,19 @@ def test_the_error_does_not_depend_on_how_a_network_is_written() -> None:
         assert abs(two.plain[name] / one.plain[name] - 1) > 0.02, "one channel has most of the plain gradient"
 
 
+def test_the_squares_of_a_tiny_gradient_do_not_underflow() -> None:
+    torch.manual_seed(5)
+    student, x = Small(), torch.randn(1, 3, 16, 24)
+    exact = random_output(1, [(16, 24), (8, 12)], 8, 6, 1)
+    coded, tiny = changed(exact), 1e-25  # float32 ends at 1e-45
+    faint = {name: [tiny * level for level in outputs] for name, outputs in both(student, x).items()}
+    found = StudentPass(faint, list(student.parameters()), exact).errors(coded)
+    zero = {name: [level - level.detach() for level in outputs] for name, outputs in both(student, x).items()}
+    expected = StudentPass(zero, list(student.parameters()), exact).errors(coded)
+    for name in ("feature", "score"):
+        assert found.relative[name] == pytest.approx(expected.relative[name], rel=1e-3)
+
+
 def test_a_view_without_gradient_has_no_error() -> None:
     student, x = Small(), torch.randn(1, 3, 16, 24)
     exact = random_output(1, [(16, 24), (8, 12)], 8, 6, 1)

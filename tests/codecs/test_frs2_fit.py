@@ -12,12 +12,14 @@ from pipeline.codecs.frs import stated
 from pipeline.codecs.frs.fit import learn_statistics
 from pipeline.codecs.frs.settings import FrsOptions
 from pipeline.codecs.frs.stated import choose_step
+from pipeline.codecs.frs.step_search import Located
 from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.codecs.frs2 import fit_residuals, fit_scores
 from pipeline.codecs.frs2.fit_levels import fit_levels
 from pipeline.codecs.frs2.fit_order import code_kept
 from pipeline.codecs.frs2.fit_scores import InputMoments
 from pipeline.codecs.frs2.kept import HELD, WINDOW, KeptViews, Place, draw_place
+from pipeline.codecs.frs2.predict_scores import MARGIN, net_shapes, run_hidden
 from pipeline.codecs.frs2.transform import PredictedTransform
 from pipeline.codecs.frs2.windows import TRAINED, Windows, embed
 from pipeline.codecs.registry import read_options
@@ -120,14 +122,31 @@ def test_parts_of_windows_have_a_weight_of_one() -> None:
         features = [view.output.features[0].float(), *(f.float() for f in view.output.features[1:])]
         windows.add(number, view, transform.code_maps(view.output), features, transform.tables_on(kept.device))
 
-    x, logs, m, inside, roots, share = windows.batch(0, 5, kept.device)
+    level, x, logs, m, inside, roots, share = windows.batch(5, kept.device)
 
     assert [len(rows) for rows in windows.held] == [1] * 3 and [len(rows) for rows in windows.learning] == [3] * 3
+    assert level.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     assert roots.shape[-2:] == share.shape[-2:] == (TRAINED, TRAINED)
     assert x.shape[-2:] == logs.shape[-2:] == m.shape[-2:] == inside.shape[-2:] == (TRAINED + 4, TRAINED + 4)
-    assert torch.allclose(share.sum(dim=(1, 2)), torch.ones(5))
+    assert torch.allclose(share.sum(dim=(1, 2)), torch.ones(15))
     found = roots.square().amax(dim=1)  # the map is the largest score
     assert torch.allclose(found, m[:, 2:-2, 2:-2], atol=0.02)
+
+
+def test_the_network_trains_on_what_a_decoder_computes() -> None:
+    """Parts of several levels in one batch, without the margin, have the values of each level's own canvas."""
+    drawn = torch.Generator().manual_seed(3)
+    tables = {name: torch.randn(shape, generator=drawn) for name, shape in net_shapes(3, 8, 6).items()}
+    x, logs = torch.randn(3, 8, 12, 13, generator=drawn), torch.randn(3, 12, 13, generator=drawn)
+    inside = torch.zeros(3, 1, 12, 13)
+    inside[:, :, 2:, :9] = 1.0  # beyond the grid's border, a convolution sees zeros
+
+    trained = run_hidden(tables.__getitem__, torch.tensor([2, 0, 1]), x, logs, inside, padding=0)
+
+    for row, level in enumerate((2, 0, 1)):
+        own = [part[row : row + 1] for part in (x, logs, inside)]
+        whole = run_hidden(tables.__getitem__, level, *own)[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+        assert torch.allclose(trained[row], whole[0], rtol=1e-4, atol=1e-2)
 
 
 def test_small_levels_are_kept_whole() -> None:
@@ -148,6 +167,6 @@ def test_a_step_that_is_close_needs_no_locating(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(stated, "locate_step", lambda *args: pytest.fail("located"))
     monkeypatch.setattr(stated, "find_step", lambda *args: pytest.fail("searched"))
 
-    again = choose_step(transform, "feature", options, scale, sample, close=1.5 * step)
+    again = choose_step(transform, "feature", options, scale, sample, Located(1.5 * step, 1.0))
 
     assert step / 1.2 < again < 1.2 * step

@@ -49,8 +49,33 @@ def test_a_step_located_on_a_few_views_is_close_to_that_of_all(power: float, eas
     assert easier * error == pytest.approx(target, rel=0.15)
     calls.clear()
     found = refine_step(all_views, located, target)
-    assert found is not None and calls in ([1], [1, 1]), "at most two steps on all views"
+    assert found is not None and calls in ([2], [2, 2]), "two steps at a time, at most twice"
     assert found**power * (1 + found) == pytest.approx(target, rel=0.08)
+
+
+def test_a_target_between_the_first_steps_is_located_without_more() -> None:
+    calls: list[list[float]] = []
+
+    def errors(tried: list[float]) -> list[float]:
+        calls.append(tried)
+        return [0.4 * step for step in tried]
+
+    located = locate_step(errors, [0.02, 0.2], 0.03)
+
+    assert calls == [[0.02, 0.2]] and located is not None
+    assert located.step == pytest.approx(0.03 / 0.4, rel=0.08) and located.slope == pytest.approx(1.0)
+
+
+def uneven(low: float, high: float, tried: list[float]) -> list[float]:
+    return [low * min(tried), high * max(tried)]
+
+
+def test_an_uneven_error_moves_a_refined_step_little() -> None:
+    """Both steps take part, so that chance in one of them does not decide."""
+    located, target = Located(0.03, 1.0), 0.03
+    for high, low in ((1.1, 1.0), (1.0, 0.9), (1.05, 0.95)):
+        found = refine_step(partial(uneven, low, high), located, target)
+        assert found == pytest.approx(0.03, rel=0.12)
 
 
 def test_a_step_that_cannot_be_located_is_left_to_all_views() -> None:
@@ -58,7 +83,12 @@ def test_a_step_that_cannot_be_located_is_left_to_all_views() -> None:
     assert locate_step(lambda tried: [0.03 * FAR + step for step in tried], [0.01, 0.1], 0.03) is None
     assert locate_step(lambda tried: [0.029 for _ in tried], [0.01, 0.1], 0.03) is None
     calls: list[float] = []
-    assert refine_step(lambda tried: [calls.extend(tried) or 0.1], Located(0.5, 1.0), 0.03) is None  # type: ignore[func-returns-value]
+
+    def far(tried: list[float]) -> list[float]:
+        calls.append(min(tried))
+        return [0.1 for _ in tried]
+
+    assert refine_step(far, Located(0.5, 1.0), 0.03) is None
     assert len(calls) == REFINEMENTS and sorted(calls, reverse=True) == calls
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from pipeline.codecs.base import Measure
-from pipeline.codecs.frs.stated import LOCATING
+from pipeline.codecs.frs.stated import LOCATING, OTHERS
 from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.codecs.summary import FEWEST
 from pipeline.records import TeacherOutput
@@ -44,9 +44,13 @@ def test_few_views_locate_a_step_and_all_views_correct_it(profile: str) -> None:
     views: dict[tuple[str, str, bool], list[int]] = {call: [] for call in sample.calls}
     for number, call in enumerate(sample.calls):
         views[call].append(sample.yielded[number])
-    assert views["choosing", "score", False] == [LOCATING, LOCATING, VIEWS], "a single step on all views"
+    assert views["choosing", "score", False] == [LOCATING, VIEWS], "all views measure once"
     assert views["reported", "feature", False] == views["reported", "score", False] == [VIEWS]
     promised = profile == "universal"  # the errors of PKD and CWD, which the near probe measures
     assert views["reported", "feature", True] == [VIEWS if promised else FEWEST]
     assert views["reported", "score", True] == [FEWEST]
+    others = {call: counts for call, counts in views.items() if call[1] in ("mgd", "pkd") and call[0] == "reported"}
+    assert others == ({} if promised else {("reported", "mgd", False): [OTHERS], ("reported", "pkd", True): [OTHERS]})
+    assert {"feature", "mgd", "pkd", "cwd", "score"} <= codec.settings["probe_error"].keys()
+    assert codec.settings["near_error"].keys() == {"feature", "score"}
     assert 0.08 < codec.settings["probe_error"]["score"] < 0.12, "random views differ little"

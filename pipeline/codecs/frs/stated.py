@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -20,7 +19,8 @@ from pipeline.records import TeacherOutput
 
 ROUGH = [0.01, 0.1]  # first steps tried to locate the step, in units of the residual's rms norm
 START = [0.003, 0.03, 0.3]  # first steps tried on all views where it cannot be located
-LOCATING = 8  # views to locate the step; all views are then measured only at steps close to it
+LOCATING = 6  # views to locate the step; all views are then measured only at steps close to it
+OTHERS = 4  # views to measure the losses that a profile does not promise
 FRS = ("feature", "score")  # the losses of FRS itself, which are also stated for a student twice as near
 
 
@@ -50,31 +50,46 @@ def choose_step(
     options: FrsOptions,
     scale: float,
     sample: CalibrationSample,
-    close: float | None = None,
+    located: Located | None = None,
 ) -> float:
     """Find the coarsest step at which the gradient error of every loss of the profile is within the quality.
 
-    A few views locate the step, and all views correct it. Only where that fails, all views measure many steps. close: a
-    step whose error is near the target, so that none has to be located.
+    A few views locate the step, and all views correct it. Only where that fails, all views measure many steps. located:
+    a step that is known already to be close.
     """
-    groups = [
-        ([loss for loss in losses_of(what, options.profile) if is_near(loss) == near], near) for near in (False, True)
-    ]
+    worst = worst_errors(transform, what, options, sample)
+    located = located or locate(transform, what, options, scale, sample)
+    refined = located and refine_step(worst, located, options.allowed_error)
+    return refined or find_step(what, worst, [x * scale for x in START], options.allowed_error)
 
-    def measure_worst(tried: list[float], views: int | None = None) -> list[float]:
-        """Return the largest error of any loss, for each step. views: measure on the first ones only."""
+
+def locate(
+    transform: WeightedTransform, what: str, options: FrsOptions, scale: float, sample: CalibrationSample
+) -> Located | None:
+    """Return about the step that `choose_step` would choose, from a few views; None where it is not found."""
+    few = worst_errors(transform, what, options, sample, LOCATING)
+    return locate_step(few, [x * scale for x in ROUGH], options.allowed_error)
+
+
+def worst_errors(
+    transform: WeightedTransform, what: str, options: FrsOptions, sample: CalibrationSample, views: int | None = None
+) -> Callable[[list[float]], list[float]]:
+    """Return a function from steps to the largest error of any loss of the profile, for each step.
+
+    views: measure on the first ones only.
+    """
+    groups = _by_probe(losses_of(what, options.profile))
+
+    def measure(tried: list[float]) -> list[float]:
         worst = [0.0] * len(tried)
-        for losses, near in groups:
-            if losses:
-                probes = islice(sample.probes("choosing", losses, near), views)
+        for near, group in enumerate(groups):
+            if group:
+                probes = islice(sample.probes("choosing", group, bool(near)), views)
                 found = probe_errors(transform, what, probes, tried)
                 worst = [max(old, *row.values()) if row else old for old, row in zip(worst, found)]
         return worst
 
-    few = partial(measure_worst, views=LOCATING)
-    located = Located(close, 1.0) if close else locate_step(few, [x * scale for x in ROUGH], options.allowed_error)
-    refined = located and refine_step(measure_worst, located, options.allowed_error)
-    return refined or find_step(what, measure_worst, [x * scale for x in START], options.allowed_error)
+    return measure
 
 
 def state_errors(
@@ -82,20 +97,34 @@ def state_errors(
 ) -> Stated:
     """Measure the errors of every loss at the chosen steps, on views that chose nothing.
 
-    The near probe measures on FEWEST views, unless the profile promises the error of a loss that it measures.
+    All views measure the losses that the profile promises. FEWEST measure those of FRS on the near probe. OTHERS
+    measure the other losses, of which stage 2 needs to know only whether the cache is far too coarse for them.
     """
     stated = Stated({}, {}, {}, {})
     for what, step in steps.items():
-        usual = [loss for loss in losses_of(what) if not is_near(loss)]
-        (found,) = probe_errors(transform, what, sample.probes("reported", usual), [step])
-        promised = any(is_near(loss) for loss in losses_of(what, options.profile))
-        probes = islice(sample.probes("reported", losses_of(what), True), None if promised else FEWEST)
-        (near,) = probe_errors(transform, what, probes, [step])
-        stated.probe_error.update(found | {loss: error for loss, error in near.items() if is_near(loss)})
-        stated.near_error.update({loss: error for loss, error in near.items() if loss in FRS})
+        promised = losses_of(what, options.profile)
+        usual, near = _by_probe(promised)
+        other_usual, other_near = _by_probe([loss for loss in losses_of(what) if loss not in promised])
+        rounds = [
+            (usual, False, None),
+            ([what, *near], True, None if near else FEWEST),
+            (other_usual, False, OTHERS),
+            (other_near, True, OTHERS),
+        ]
+        for losses, is_of_near, views in rounds:
+            probes = islice(sample.probes("reported", losses, is_of_near), views) if losses else ()
+            (found,) = probe_errors(transform, what, probes, [step])
+            own = {loss: error for loss, error in found.items() if loss in FRS} if is_of_near else {}
+            stated.near_error.update(own)
+            stated.probe_error.update({loss: error for loss, error in found.items() if loss not in own})
         stated.probe_unexplained[what] = sample.unexplained(what)
         stated.near_unexplained[what] = sample.unexplained(what, True)
     return stated
+
+
+def _by_probe(losses: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the losses that the usual probe measures, and those of the near one."""
+    return [loss for loss in losses if not is_near(loss)], [loss for loss in losses if is_near(loss)]
 
 
 def probe_errors(

@@ -13,7 +13,8 @@ CLOSE = 0.08  # relative distance from the target at which the search ends
 ROUNDS = 5
 FLAT = 1.1  # if the error grows by less than this factor while the step doubles, it does not depend on the step
 FAR = 3.0  # factor between an error and the target beyond which a step is not located
-SMALL = 1.3  # largest factor between a measured error and the target to correct the step without a measurement
+APART = 1.15  # factor between a located step and each of the two that refine it
+SMALL = 1.15  # largest factor between their errors and the target to extrapolate to a step without measuring it
 REFINEMENTS = 3
 FLATTEST = 0.1  # smallest slope of log(error) over log(step) to extrapolate with
 TINY = 1e-12
@@ -27,18 +28,22 @@ class Located(NamedTuple):
 
 
 def locate_step(errors: Callable[[list[float]], list[float]], start: Sequence[float], target: float) -> Located | None:
-    """Estimate the step of a target error with two calls of `errors`, which measures the error at several steps.
+    """Estimate the step of a target error.
 
-    Return None where the errors found are far from the target.
+    errors: measures the error at several steps. It is called with the steps of `start`, and again with the estimate
+    unless the target lies between the errors found, one of which is not far from it. Return None where all are far.
     """
     measured: dict[float, float] = {}
     tried = [_rounded(step) for step in start]
     for _ in range(2):
         measured |= {step: max(error, TINY) for step, error in zip(tried, errors(tried))}
         points = sorted(measured.items())
+        near = any(target / FAR <= error <= target * FAR for _, error in points)
         step = _rounded(_interpolate(points, target))
         tried = [step]
-    if not any(target / FAR <= error <= target * FAR for _, error in points):
+        if near and points[0][1] <= target <= points[-1][1]:
+            break
+    if not near:
         return None
     below, above = sorted(points, key=lambda point: abs(math.log(point[0] / step)))[:2]
     slope = math.log(above[1] / below[1]) / math.log(above[0] / below[0])
@@ -46,15 +51,19 @@ def locate_step(errors: Callable[[list[float]], list[float]], start: Sequence[fl
 
 
 def refine_step(errors: Callable[[list[float]], list[float]], located: Located, target: float) -> float | None:
-    """Return the step of a target error, corrected by the error of a step close to it. It is not measured again.
+    """Return the step of a target error, from the errors of two steps around the located one. It is not measured.
 
-    Return None where the correction does not become small.
+    Return None where the target does not come close to the errors found.
     """
     step = located.step
     for _ in range(REFINEMENTS):
-        (error,) = errors([step])
-        step = _rounded(_interpolate([(step, max(error, TINY))], target, located.slope))
-        if target / SMALL <= error <= target * SMALL:
+        tried = [_rounded(step / APART), _rounded(step * APART)]
+        points = [(step, max(error, TINY)) for step, error in zip(tried, errors(tried))]
+        (_, below), (_, above) = points
+        if not below <= target <= above:  # two steps are too close to extrapolate from both
+            points = [min(points, key=lambda point: abs(math.log(point[1] / target)))]
+        step = _rounded(_interpolate(points, target, located.slope))
+        if below / SMALL <= target <= above * SMALL:
             return step
     return None
 

@@ -6,19 +6,18 @@ learnt from what is kept of these views (kept.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.codecs.base import CalibrationSample, Measure
+from pipeline.codecs.base import CalibrationSample
 from pipeline.codecs.frs.fit import DROPPED, Learned, calibration_of, learn_statistics
 from pipeline.codecs.frs.map import map_top
 from pipeline.codecs.frs.settings import FrsCalibration
 from pipeline.codecs.frs.sketch import WIDE
-from pipeline.codecs.frs.stated import choose_step
+from pipeline.codecs.frs.stated import choose_step, locate
 from pipeline.codecs.frs.tokens import to_tokens
 from pipeline.codecs.frs2.ans_fit import fit as fit_ans
 from pipeline.codecs.frs2.classes import Histogram, group_histograms, key_histogram
@@ -32,20 +31,7 @@ from pipeline.codecs.frs2.transform import PredictedTransform
 from pipeline.codecs.frs2.windows import Windows
 from pipeline.records import TeacherOutput
 
-LOCATING = 6  # views that find the step at which the levels' predictions are fitted; it need not be exact
-
 Tables = dict[str, np.ndarray]
-
-
-class FewViews:
-    """A sample of which the probes measure only the first views."""
-
-    def __init__(self, sample: CalibrationSample) -> None:
-        self._sample = sample
-        self.outputs, self.unexplained, self.training = sample.outputs, sample.unexplained, sample.training
-
-    def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
-        return islice(self._sample.probes(part, losses, near), LOCATING)
 
 
 def fit(options: Frs2Options, sample: CalibrationSample) -> tuple[FrsCalibration, Tables]:
@@ -95,11 +81,12 @@ def fit_features(
     transform: PredictedTransform, options: Frs2Options, learned: Learned, views: KeptViews, sample: CalibrationSample
 ) -> tuple[PredictedTransform, float]:
     """Fit the predictions of the levels, and choose the step of the features. Return the transform and the step."""
-    scale, close = learned.scales["feature"], None
+    scale, located = learned.scales["feature"], None
     if options.predict_levels and len(transform.tables["feature_mean"]) > 1:
-        close = choose_step(transform, "feature", options, scale, FewViews(sample))
+        located = locate(transform, "feature", options, scale, sample)
+        close = located.step if located else choose_step(transform, "feature", options, scale, sample)
         transform = transform.with_tables(fit_levels(transform, close, views))
-    step = choose_step(transform, "feature", options, scale, sample, close)
+    step = choose_step(transform, "feature", options, scale, sample, located)
     return drop_planes(transform, "feature", step, sample), step
 
 

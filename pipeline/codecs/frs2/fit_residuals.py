@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.frs.transform import frequency_energy, klt
-from pipeline.codecs.frs2.predict_scores import predict_roots
+from pipeline.codecs.frs2.predict_scores import MARGIN, predict_roots
 from pipeline.codecs.frs2.residuals import choose
 from pipeline.codecs.frs2.transform import PredictedTransform
-from pipeline.codecs.frs2.windows import MARGIN, Window, Windows
+from pipeline.codecs.frs2.windows import Window, Windows
 
 Tables = dict[str, np.ndarray]
 PAYS = 0.97  # largest share of the bits that a network worth its time leaves

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.frs2.kept import SEED
-from pipeline.codecs.frs2.predict_scores import INPUTS, TABLES, net_shapes, read_roots, run_hidden
-from pipeline.codecs.frs2.windows import MARGIN, Windows
+from pipeline.codecs.frs2.predict_scores import INPUTS, MARGIN, TABLES, net_shapes, read_roots, run_hidden
+from pipeline.codecs.frs2.windows import Windows
 from pipeline.codecs.packing import widen
 from pipeline.records import TeacherOutput
 
@@ -81,9 +81,8 @@ def train_network(
     picks = torch.Generator().manual_seed(SEED)
     with torch.enable_grad():
         for _ in range(STEPS):
-            losses = [_loss(parameters, level, windows.batch(level, BATCH, device), picks) for level in range(levels)]
             optimiser.zero_grad()
-            torch.stack(losses).sum().backward()
+            _loss(parameters, windows.batch(BATCH, device), picks).backward()
             torch.nn.utils.clip_grad_norm_(parameters.values(), CLIP)
             optimiser.step()
             schedule.step()
@@ -101,15 +100,15 @@ def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
     return torch.randn(shape, generator=generator) * scale * math.sqrt(2 / math.prod(shape[1:]))
 
 
-def _loss(parameters: dict[str, Tensor], level: int, batch: list[Tensor], picks: torch.Generator) -> Tensor:
-    """Return the mean squared error of sqrt(t) at positions drawn by their share, summed over the classes."""
-    x, log_map, m, inside, roots, share = batch
-    hidden = run_hidden(parameters.__getitem__, level, x, log_map, inside[:, None])
+def _loss(parameters: dict[str, Tensor], batch: list[Tensor], picks: torch.Generator) -> Tensor:
+    """Return the squared error of sqrt(t) at positions drawn by their share, summed over classes and levels."""
+    level, x, log_map, m, inside, roots, share = batch
+    hidden = run_hidden(parameters.__getitem__, level, x, log_map, inside[:, None], padding=0)
     inner = (..., slice(MARGIN, MARGIN + roots.shape[-2]), slice(MARGIN, MARGIN + roots.shape[-1]))
     at = torch.multinomial(share.flatten(1).cpu() + TINY, PICKED, replacement=True, generator=picks).to(x.device)
-    picked = read_roots(parameters.__getitem__, _pick(hidden[inner], at), _pick(m[inner][:, None], at)[:, 0])
+    picked = read_roots(parameters.__getitem__, _pick(hidden, at), _pick(m[inner][:, None], at)[:, 0])
     weight = share.flatten(1).sum(dim=1)  # 0 for a window without weight
-    return (weight[:, None] * (picked - _pick(roots, at)).square().sum(dim=(1, 2))).mean()
+    return (weight[:, None] * (picked - _pick(roots, at)).square().sum(dim=(1, 2))).sum() / (BATCH * PICKED)
 
 
 def _pick(x: Tensor, at: Tensor) -> Tensor:

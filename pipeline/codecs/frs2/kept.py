@@ -9,7 +9,7 @@ Shapes: C channels, K score channels, (h, w) a window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,12 +59,17 @@ class Place(NamedTuple):
 
 def draw_place(m: Tensor, side: int, generator: torch.Generator) -> Place:
     """Draw a window of at most side x side positions around a position drawn with the map's probability (H, W)."""
-    height, width = (min(side, have) for have in m.shape)
     weights = m.flatten().double() + TINY
     centre = int(torch.multinomial(weights / weights.sum(), 1, generator=generator))
-    row, column = divmod(centre, m.shape[1])
-    top = min(max(row - height // 2, 0), m.shape[0] - height)
-    left = min(max(column - width // 2, 0), m.shape[1] - width)
+    return place_around(centre, m.shape, side)
+
+
+def place_around(centre: int, size: Sequence[int], side: int) -> Place:
+    """Return a window of at most side x side positions around a position of a grid, given by its flat index."""
+    height, width = (min(side, have) for have in size)
+    row, column = divmod(centre, size[1])
+    top = min(max(row - height // 2, 0), size[0] - height)
+    left = min(max(column - width // 2, 0), size[1] - width)
     return Place(top - top % BLOCK, left - left % BLOCK, height, width)
 
 

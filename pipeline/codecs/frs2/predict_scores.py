@@ -24,6 +24,7 @@ from pipeline.codecs.frs.transform import to_blocks
 from pipeline.codecs.frs2.inputs import inside, log_maps, mix
 
 INPUTS, WIDTH = 32, 64
+MARGIN = 2  # positions around an output that the network sees
 EDGE = 1e-6  # m is limited to [EDGE, 1 - EDGE] before its logit
 TABLES = {
     **{"net_center": "float32", "net_input": "float32", "net_first": "float16", "net_level": "float32"},
@@ -62,11 +63,22 @@ def predict_roots(
     return read_roots(table, run_hidden(table, level, x, log_map, inside), m)
 
 
-def run_hidden(table: Callable[[str], Tensor], level: int, x: Tensor, log_map: Tensor, inside: Tensor) -> Tensor:
-    """Return the last hidden layer (B, WIDTH, H, W)."""
+def run_hidden(
+    table: Callable[[str], Tensor],
+    level: int | Tensor,
+    x: Tensor,
+    log_map: Tensor,
+    inside: Tensor,
+    padding: int = 1,
+) -> Tensor:
+    """Return the last hidden layer (B, WIDTH, H, W). level: one for the batch, or that of each sample (B,).
+
+    padding: 0 for inputs with a margin of MARGIN positions on each side, which the result lacks.
+    """
     seen = torch.cat([x, log_map[:, None]], dim=1) * inside
-    hidden = F.conv2d(seen, table("net_first"), table("net_level")[level], padding=1).relu() * inside
-    return F.conv2d(hidden, table("net_second"), table("net_bias"), padding=1).relu()
+    hidden = F.conv2d(seen, table("net_first"), padding=padding) + table("net_level")[level][..., None, None]
+    hidden = hidden.relu() * (inside if padding else inside[..., 1:-1, 1:-1])
+    return F.conv2d(hidden, table("net_second"), table("net_bias"), padding=padding).relu()
 
 
 def read_roots(table: Callable[[str], Tensor], hidden: Tensor, m: Tensor) -> Tensor:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs2.inputs import log_map
-from pipeline.codecs.frs2.kept import SEED, TINY, KeptView, Place, draw_place, is_held
-from pipeline.codecs.frs2.predict_scores import whiten
+from pipeline.codecs.frs2.kept import SEED, TINY, KeptView, Place, is_held, place_around
+from pipeline.codecs.frs2.predict_scores import MARGIN, whiten
 
-MARGIN = 2
 TRAINED = 8  # positions of a step of the training, in each direction
 
 
@@ -38,6 +39,11 @@ class Window:
     roots: Tensor
     share: Tensor
     bucket: Tensor
+
+    @cached_property
+    def reached(self) -> np.ndarray:
+        """Cumulative sums of the share (h w,) in float64."""
+        return (self.share.flatten().double() + TINY).cumsum(0).numpy()
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -71,23 +77,26 @@ class Windows:
             target = self.held if is_held(number) else self.learning
             target[level].append(Window(*(part.clone().cpu() for part in parts)))
 
-    def batch(self, level: int, size: int, device: torch.device) -> list[Tensor]:
-        """Draw parts of `size` windows of a level, TRAINED positions wide and high.
+    def batch(self, size: int, device: torch.device) -> list[Tensor]:
+        """Draw parts of `size` windows of each level, TRAINED positions wide and high.
 
-        Return the fields of Window without the buckets, stacked, with zeros beyond smaller ones. The shares of each
-        part add up to 1, unless all are 0.
+        Return the level of each part, and the fields of Window without the buckets, stacked, with zeros beyond smaller
+        ones. The shares of each part add up to 1, unless all are 0.
         """
-        rows = self.learning[level]
-        drawn = torch.randint(len(rows), (size,), generator=self._generator).tolist()
-        parts = [self._part(rows[number]) for number in drawn]
-        return [_stack(field).to(device).float() for field in zip(*parts)]
+        levels = torch.arange(len(self.learning)).repeat_interleave(size)
+        drawn = torch.rand((len(levels), 2), generator=self._generator, dtype=torch.float64).tolist()
+        rows = (self.learning[level] for level in levels.tolist())
+        parts = [_part(own[int(first * len(own))], second) for own, (first, second) in zip(rows, drawn)]
+        return [levels.to(device), *(_stack(field).to(device) for field in zip(*parts))]
 
-    def _part(self, window: Window) -> list[Tensor]:
-        """Draw a part of a window."""
-        place = draw_place(window.share, TRAINED, self._generator)
-        around, share = place.padded(MARGIN), place.cut(window.share)
-        inner = (place.cut(window.roots), share / share.sum().clamp_min(TINY))
-        return [*(around.cut(part) for part in window.inputs), *inner]
+
+def _part(window: Window, drawn: float) -> list[Tensor]:
+    """Return the part of a window around a position with the share's probability. drawn: from 0 to 1."""
+    centre = int(np.searchsorted(window.reached, drawn * window.reached[-1], side="right"))
+    place = place_around(min(centre, len(window.reached) - 1), window.share.shape, TRAINED)
+    around, share = place.padded(MARGIN), place.cut(window.share)
+    inner = (place.cut(window.roots), share / share.sum().clamp_min(TINY))
+    return [*(around.cut(part) for part in window.inputs), *inner]
 
 
 def embed(x: Tensor, place: Place, size: Sequence[int]) -> Tensor:
@@ -99,4 +108,7 @@ def embed(x: Tensor, place: Place, size: Sequence[int]) -> Tensor:
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:
     height, width = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
-    return torch.stack([F.pad(p, (0, width - p.shape[-1], 0, height - p.shape[-2])) for p in parts])
+    found = torch.zeros((len(parts), *parts[0].shape[:-2], height, width))
+    for row, part in zip(found, parts):
+        row[..., : part.shape[-2], : part.shape[-1]] = part
+    return found
