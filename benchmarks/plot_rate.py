@@ -30,8 +30,8 @@ def main() -> None:
         found.setdefault(row["teacher"], []).append(row)
     plt.rcParams.update({"axes.edgecolor": MUTED, "text.color": INK, "axes.labelcolor": INK})
     figure, axes = plt.subplots(figsize=(8, 4.2))
-    for name, words in BANDS.items():
-        values = [100 * row["mAP"] for row in found.pop(name)]
+    for name in BANDS.keys() & found.keys():
+        values, words = [100 * row["mAP"] for row in found.pop(name)], BANDS[name]
         color = INK if name == "live" else MUTED
         axes.axhspan(min(values), max(values), color=color, alpha=0.12, lw=0)
         axes.axhline(mean(values), color=color, lw=1.2, ls="--")
@@ -41,17 +41,16 @@ def main() -> None:
     for _, rows in curve:
         axes.plot([row["kb_view"] for row in rows], [100 * row["mAP"] for row in rows], ".", color=OURS, alpha=0.6)
     axes.plot(*zip(*points), "o-", color=OURS, lw=1.8, ms=6)
-    for number, ((name, _), point) in enumerate(zip(curve, points)):
-        label = name if name == "lossless" else f"{100 * float(name):g}% requested"
-        axes.annotate(
-            label, point, xytext=(0, -16 if number % 2 else 9), textcoords="offset points", ha="center", fontsize=8
-        )
+    for (name, _), point in zip(curve, points):
+        label = name if name == "lossless" else f"{100 * float(name):g}%"
+        axes.annotate(label, point, xytext=(7, 5), textcoords="offset points", fontsize=9)
     axes.set(xscale="log", xlabel="KB per view of the cache on disk", ylabel="mAP of the student")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(color="#ececf0", lw=0.7)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_title("Bytes and accuracy, three seeds each", loc="left", weight="bold", fontsize=11)
+    title = "Bytes and accuracy, three seeds for each requested gradient error"
+    axes.set_title(title, loc="left", weight="bold", fontsize=11)
     figure.tight_layout()
     for suffix in (".png", ".svg"):
         figure.savefig(args.out.with_suffix(suffix), dpi=130)

@@ -2,9 +2,8 @@
 
 python benchmarks/rate_accuracy.py --json docs/results/rate_accuracy.json
 
-Uses the demo's data and schedule; a student takes about four minutes on two cores. Runs that are already in the JSON
-are skipped, so an interrupted run can be resumed. For another family:
---config configs/demo/gfl_r101_r50.py --teachers alone live 0.03
+Uses the demo's data; `--options` change its schedule. Runs that are already in the JSON are skipped, so an interrupted
+run can be resumed. For another family: --config configs/demo/gfl_r101_r50.py --teachers alone live 0.03
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common
 
-TEACHERS = ("alone", "live", "0.3", "0.1", "0.03", "0.01", "lossless")
+TEACHERS = ("alone", "lossless", "0.03", "0.1", "0.3", "1.0")
 ALONE = ["distill.feature_weight=0", "distill.score_weight=0"]
 
 

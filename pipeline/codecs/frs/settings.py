@@ -10,7 +10,7 @@ from pipeline.codecs.settings import CodecOptions, check_widths
 # The feature step of a profile is chosen for the losses whose `Loss.profiles` contains it.
 PROFILES = ("frs", "universal")
 QUALITIES = {"high": 0.01, "balanced": 0.03, "small": 0.10}
-LOWEST, HIGHEST = 0.005, 0.5  # range of gradient errors that can be requested
+LOWEST, HIGHEST = 0.005, 1.0  # range of gradient errors that can be requested
 
 
 def check_quality(value: Any) -> str | None:
