@@ -16,7 +16,6 @@ from pipeline.codecs.base import Codec
 from pipeline.codecs.frs.fit import learn_statistics
 from pipeline.codecs.frs2 import fit_residuals, fit_scores
 from pipeline.codecs.frs2.codec import Frs2
-from pipeline.codecs.frs2.fit_residuals import count_bits
 from pipeline.codecs.frs2.fit_scores import InputMoments, train_network
 from pipeline.codecs.frs2.inputs import enlarge
 from pipeline.codecs.frs2.kept import KeptViews
@@ -319,15 +318,6 @@ def test_a_level_without_weight_decodes_to_finite_values(codec: Frs2) -> None:
     decoded = codec.decode(encoded(codec, blank))
 
     assert all(t.isfinite().all() for t in decoded.features + decoded.scores) and not decoded.frs[0].any()
-
-
-def test_bits_follow_reverse_water_filling() -> None:
-    """Two groups of four coefficients with variances 4 and 1."""
-    energy, blocks = np.array([[[16.0, 4.0]]]), np.array([4.0])
-
-    assert count_bits(energy, blocks, 4 * 0.5) == pytest.approx(4 * (np.log2(4 / 0.25) + np.log2(1 / 0.25)) / 2)
-    assert count_bits(energy, blocks, 4 * 3.0) == pytest.approx(4 * np.log2(4 / 2) / 2)
-    assert count_bits(energy, blocks, 20.0) == pytest.approx(0)
 
 
 def test_tokens_and_tables_have_a_limit(codec: Frs2, monkeypatch: pytest.MonkeyPatch) -> None:

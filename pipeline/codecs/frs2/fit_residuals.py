@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.frs.transform import frequency_energy, klt
+from pipeline.codecs.frs.transform import BLOCK, frequency_energy, klt
+from pipeline.codecs.frs2.count_bits import Quantised, count_bits, find_step
 from pipeline.codecs.frs2.predict_scores import MARGIN, predict_roots
 from pipeline.codecs.frs2.residuals import choose
 from pipeline.codecs.frs2.transform import PredictedTransform
@@ -17,7 +18,9 @@ from pipeline.codecs.frs2.windows import Window, Windows
 
 Tables = dict[str, np.ndarray]
 PAYS = 0.97  # largest share of the bits that a network worth its time leaves
-LOST = 10.0  # share of the energy that a codec loses, in units of the squared gradient error that it is made for
+LOST = 100.0  # share of a view's energy that a codec loses, in units of its squared gradient error; measured 70 to 400
+MOST_LOST = 0.5
+TINY = 1e-30
 LOWEST = 1e-12  # smallest expected size, relative to the largest
 
 
@@ -28,52 +31,39 @@ def learn_residuals(
 
     transform: with the network's tables, and with `score_basis` of the scores without it.
     """
-    covariance: Any = 0.0
-    for _, _, _, left in _residuals(transform, windows, device):
-        flat = left[0].flatten(1)
-        covariance = covariance + (flat @ flat.T).double().cpu().numpy()
-    basis, _ = klt(covariance)
-    predicted = transform.with_tables({**transform.tables, "score_basis": basis})
-    levels = len(windows.held)
-    before: list[Any] = [0.0] * levels
-    after: list[Any] = [0.0] * levels
-    blocks, strength = np.zeros(levels), np.zeros(levels)
-    for level, window, plain, left in _residuals(transform, windows, device):
-        before[level] = before[level] + _group_energy(transform, level, plain)
-        after[level] = after[level] + _group_energy(predicted, level, left)
-        blocks[level] += np.prod([-(-side // 4) for side in window.share.shape])
+    covariances: list[Any] = [0.0, 0.0]
+    for _, _, *both in _residuals(transform, windows, device):
+        for n, x in enumerate(both):
+            flat = x[0].flatten(1)
+            covariances[n] = covariances[n] + (flat @ flat.T).double().cpu().numpy()
+    # Without the network too, the basis is that of these windows. One of other windows would take a few percent more.
+    bases = [klt(covariance)[0] for covariance in covariances]
+    fitted = [transform.with_tables({**transform.tables, "score_basis": basis}) for basis in bases]
+    energy, strength = np.zeros((2, len(windows.held), len(bases[0]), BLOCK**2)), np.zeros(len(windows.held))
+    shares: list[list[tuple[np.ndarray, float]]] = [[], []]
+    for level, window, *both in _residuals(transform, windows, device):
         strength[level] += float(window.share.sum())
-    distortion = min(0.5, LOST * allowed_error**2) * float(np.sum(before))
-    old, new = (count_bits(np.stack(energy), blocks, distortion) for energy in (before, after))
-    if not new < PAYS * old:
+        whole = max(float(both[0].square().sum()), TINY)
+        for n, x in enumerate(both):
+            coefficients = fitted[n].project("score", level, x)
+            found = frequency_energy(coefficients)[0].double().cpu().numpy()
+            energy[n, level] += found
+            shares[n].append((found / whole, coefficients[0, 0].numel() / BLOCK**2 / whole))
+    steps = [find_step(rows, min(MOST_LOST, LOST * allowed_error**2)) for rows in shares]
+    expected, bits = [to_classes(each, strength) for each in energy], [0.0, 0.0]
+    for level, window, *both in _residuals(transform, windows, device):
+        for n, x in enumerate(both):
+            coded = Quantised.of(fitted[n].project("score", level, x), window.share.to(device), steps[n])
+            bits[n] += count_bits(coded, expected[n][level])
+    if not bits[1] < PAYS * bits[0]:
         return None
-    return {"score_basis": basis, "score_expected": to_classes(np.stack(after), strength)}
-
-
-def count_bits(energy: np.ndarray, blocks: np.ndarray, distortion: float) -> float:
-    """Return the bits for Gaussian coefficients at a total squared error, by reverse water-filling.
-
-    energy: of each group of coefficients (L, R, 16). blocks: the number of coefficients of a group, by level (L,).
-    """
-    counts = np.broadcast_to(np.maximum(blocks, 1)[:, None, None], energy.shape)
-    variance = energy / counts
-    low, high = 0.0, float(variance.max())
-    for _ in range(60):
-        middle = (low + high) / 2
-        fits = float((np.minimum(variance, middle) * counts).sum()) <= distortion
-        low, high = (middle, high) if fits else (low, middle)
-    return float((counts * np.log2(np.maximum(variance / max(high, 1e-300), 1.0))).sum() / 2)
+    return {"score_basis": bases[1], "score_expected": expected[1]}
 
 
 def to_classes(energy: np.ndarray, strength: np.ndarray) -> np.ndarray:
     """Return expected sizes (L, R, 16) int16, in steps of 2^(1/4), from energies and the sums of their weights (L,)."""
     size = energy / np.maximum(strength, 1e-30)[:, None, None]
     return np.round(2 * np.log2(np.maximum(size, LOWEST * max(size.max(), 1e-30)))).astype(np.int16)
-
-
-def _group_energy(transform: PredictedTransform, level: int, residual: Tensor) -> np.ndarray:
-    """Return the energy (R, 16) of the coefficients of a residual (1, K, h, w)."""
-    return frequency_energy(transform.project("score", level, residual))[0].double().cpu().numpy()
 
 
 def _residuals(
