@@ -15,11 +15,11 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11+ is needed, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --editable '.[dev]'
+	$(PY) -m pip install --quiet --no-compile --editable '.[dev]'
 	$(PY) -m pip uninstall --quiet --yes opencv-python
-	$(PY) -m pip install --quiet --force-reinstall --no-deps $(HEADLESS)
+	$(PY) -m pip install --quiet --no-compile --force-reinstall --no-deps $(HEADLESS)
 	@# Without its torchvision: the wheels of that fit only the ordinary build of torch. Tests replace what timm imports.
-	$(PY) -m pip install --quiet --no-deps $(TIMM)
+	$(PY) -m pip install --quiet --no-compile --no-deps $(TIMM)
 	@touch $@
 
 demo: setup
