@@ -6,6 +6,8 @@ HEADLESS := opencv-python-headless==4.12.0.88
 TIMM := 'timm>=1.0.15,<1.1'
 CONFIG := configs/demo/retinanet_r101_r50.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Python compiles what is imported and keeps it, unless this variable of the environment forbids that.
+LAZY := $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
 .PHONY: setup demo test test-upstream lint gpu gpu-wheels clean
 setup: $(VENV)/.installed
@@ -15,11 +17,11 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11+ is needed, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --no-compile --editable '.[dev]'
+	$(PY) -m pip install --quiet $(LAZY) --editable '.[dev]'
 	$(PY) -m pip uninstall --quiet --yes opencv-python
-	$(PY) -m pip install --quiet --no-compile --force-reinstall --no-deps $(HEADLESS)
+	$(PY) -m pip install --quiet $(LAZY) --force-reinstall --no-deps $(HEADLESS)
 	@# Without its torchvision: the wheels of that fit only the ordinary build of torch. Tests replace what timm imports.
-	$(PY) -m pip install --quiet --no-compile --no-deps $(TIMM)
+	$(PY) -m pip install --quiet $(LAZY) --no-deps $(TIMM)
 	@touch $@
 
 demo: setup
