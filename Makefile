@@ -10,21 +10,33 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 LAZY := $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
 .PHONY: setup demo test test-upstream lint gpu gpu-wheels clean
-setup: $(VENV)/.installed
+setup: $(VENV)/.dev
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11+ is needed, found " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
 
 # mmcv and imaug pull both opencv wheels, and both own the folder cv2/. Only the headless one may stay:
 # the other needs libGL, which bare machines lack. Removing it takes cv2/ along, hence the re-install.
-$(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11+ is needed, found " + sys.version.split()[0])'
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet $(LAZY) --editable '.[dev]'
-	$(PY) -m pip uninstall --quiet --yes opencv-python
-	$(PY) -m pip install --quiet $(LAZY) --force-reinstall --no-deps $(HEADLESS)
-	@# Without its torchvision: the wheels of that fit only the ordinary build of torch. Tests replace what timm imports.
-	$(PY) -m pip install --quiet $(LAZY) --no-deps $(TIMM)
+define install
+$(PY) -m pip install --quiet $(LAZY) --editable '$(1)'
+$(PY) -m pip uninstall --quiet --yes opencv-python
+$(PY) -m pip install --quiet $(LAZY) --force-reinstall --no-deps $(HEADLESS)
+endef
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(call install,.)
 	@touch $@
 
-demo: setup
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(call install,.[dev])
+	@# Without its torchvision: the wheels of that fit only the ordinary build of torch. Tests replace what timm imports.
+	$(PY) -m pip install --quiet $(LAZY) --no-deps $(TIMM)
+	@touch $(VENV)/.installed $@
+
+# The demo's thin networks are slower on two threads than on one.
+demo: export OMP_NUM_THREADS ?= 1
+demo: $(VENV)/.installed
 	$(PY) demo/make_data.py --out work_dirs/demo/data
 	$(PY) stage1_cache_teacher.py --config $(CONFIG)
 	$(PY) stage2_distill.py --config $(CONFIG)
