@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -15,20 +14,9 @@ import pytest
 from pipeline.cache.cache import Cache
 from pipeline.storage.urls import place
 from tests.helpers.servers import web_server
+from tests.helpers.shared_disk import LIMIT, digests, used
 
 ROUNDS = 30
-LIMIT = 1.2e-4  # GB: less than the shards of the cache together
-
-
-def digests(cache: Cache) -> list[str]:
-    """Digest of every sample."""
-    found = []
-    for number in cache.passes():
-        for n, refs in enumerate(cache.references(number)):
-            for ref in refs:
-                stored = cache.shard(number, n).read(ref.index)
-                found.append(hashlib.sha256(b"".join(array.tobytes() for array in stored.values())).hexdigest())
-    return found
 
 
 def read_often(url: str, disk: str, wanted: list[str], rounds: int = ROUNDS) -> None:
@@ -61,5 +49,4 @@ def test_processes_share_a_disk_cache_and_some_are_killed(made: dict[str, Path],
         last.start()
         last.join(120)
         assert last.exitcode == 0
-    used = sum(512 * path.stat().st_blocks for path in disk.iterdir() if path.name != ".used")
-    assert 0 < used <= LIMIT * 1e9 + 4096, used
+    assert 0 < used(disk) <= LIMIT * 1e9 + 4096

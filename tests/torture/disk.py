@@ -35,7 +35,7 @@ INJECTED = {
     "write: EIO": "write:error=EIO",
     "write: ENOSPC": "write:error=ENOSPC",
     "fsync: EIO": "fsync:error=EIO",
-    "rename: EIO": "rename:error=EIO",
+    "rename: EIO": "rename,renameat,renameat2:error=EIO",
     "write: says 100, writes none": "write:retval=100",
 }
 
@@ -109,7 +109,7 @@ def main() -> None:
                 inject = INJECTED[kind]
                 by_path = inject.startswith("write")
                 path = home / "cache" / f"{rng.choice(names)}.{'0' * 16}.tmp" if by_path else None
-                code = attempt.traced(f"{inject}:when={1 if by_path else rng.randrange(1, 30)}", path)
+                code = attempt.traced(f"{inject}:when={1 if by_path else rng.randrange(1, 20)}", path)
             wrong += judged(n, kind, code, attempt, wanted, unharmed, lines, folder)
             if mounted:
                 subprocess.run(["mount", "-o", "remount,size=64m", str(home)], check=True)
