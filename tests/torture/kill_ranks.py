@@ -54,7 +54,8 @@ def torture(config: Path, folder: Path, wanted: dict[str, str], count: int, rng:
     """Kill a rank `count` times. Return the figures."""
     begun = time.perf_counter()
     finished(start(Stage1(config, folder / "whole")))
-    lasts, kills, ends, phases, wrong = time.perf_counter() - begun, 0, 0, Counter[str](), list[str]()
+    lasts = round(time.perf_counter() - begun, 2)
+    kills, ends, phases, wrong = 0, 0, Counter[str](), list[str]()
     job = Stage1(config, folder / "0")
     while kills < count or ends == 0:
         process = start(job)
