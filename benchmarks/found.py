@@ -29,7 +29,13 @@ NAMES = {
     "gfl": "demo, GFL",
     "faster_rcnn": "demo, Faster R-CNN",
 }
-STUDENTS = {"epoch_2": "146 steps", "yolox_nano_early": "early", "yolox_nano_half": "half", "yolox_nano_late": "late"}
+STUDENTS = {
+    "epoch_2": "146 steps",
+    "epoch_8": "584 steps",
+    "yolox_nano_early": "early",
+    "yolox_nano_half": "half",
+    "yolox_nano_late": "late",
+}
 FRS = "teacher student probe misses MP KB_a_view stated expected found found,_plain found_/_expected"
 FRS2 = "teacher student misses MP KB_a_view:_features,_scores,_map stated expected found found,_plain found_/_expected"
 WITHIN = 1.5  # factor, both ways, within which a found error agrees with the expected one
