@@ -120,9 +120,9 @@ def run_verbs(config: Path, folder: Path, todo: list[tuple[Change, str]], unfini
             shutil.rmtree(old, ignore_errors=True)
         shutil.copytree(whole, root)
         out.mkdir()
+        reseal.change(root, name, replaced(reseal.load(root, name), at, ODD[odd]))
         for path in (root / "pass-0/manifest.json", root / "pass-0/shard-00001.json") if unfinished else ():
             path.unlink()
-        reseal.change(root, name, replaced(reseal.load(root, name), at, ODD[odd]))
         cost = cost_of_verb(*verbs(config, root, out, whole)[verb], log=out / "log")
         what, lines = (name, at, odd, verb, cost), cost.errors.splitlines()
         assert cost.code in (0, 2) and "Traceback" not in cost.errors, what
