@@ -79,7 +79,12 @@ def kill_a_rank(process: subprocess.Popen, when: Callable[[], bool]) -> None:
     while not when():
         assert process.poll() is None
         time.sleep(0.01)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
-    os.kill(int(children.split()[-1]), signal.SIGKILL)
+    os.kill(ranks_of(process)[-1], signal.SIGKILL)
     out, _ = process.communicate(timeout=60)
     assert process.returncode != 0 and "Signal 9" in out
+
+
+def ranks_of(process: subprocess.Popen) -> list[int]:
+    """Return the process ids of torchrun's ranks."""
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    return [int(number) for number in found.stdout.split()]

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.killed_jobs import Stage1, phase
-from tests.helpers.launch import SCRIPTS, finished, launch
+from tests.helpers.kills import wait_for_moment
+from tests.helpers.launch import SCRIPTS, finished, launch, ranks_of
 from tests.helpers.stages import stage1
 from tests.torture.common import arguments, record, small_config
 
@@ -30,20 +31,11 @@ def start(job: Stage1) -> subprocess.Popen:
     return launch(SCRIPTS[1], "--config", str(job.config), "--cfg-options", f"cache.dir={job.root}", ranks=2)
 
 
-def children(process: subprocess.Popen) -> list[int]:
-    """Return the process ids of torchrun's ranks that run."""
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
-    return [int(number) for number in found.stdout.split()]
-
-
 def kill_one(process: subprocess.Popen, job: Stage1, delay: float, rng: random.Random) -> bool:
     """Kill a rank behind `delay` seconds, half of the times at the next temporary file. False: all had ended."""
-    at_a_write, until = rng.random() < 0.5, time.perf_counter() + delay
-    while time.perf_counter() < until or (at_a_write and not list(job.root.glob("**/*.tmp"))):
-        if process.poll() is not None:
-            return False
-        time.sleep(0.002)
-    ranks = children(process)
+    if not wait_for_moment(lambda: process.poll() is not None, job.root, delay, rng.random() < 0.5):
+        return False
+    ranks = ranks_of(process)
     if not ranks:
         return False
     os.kill(rng.choice(ranks), signal.SIGKILL)

@@ -62,8 +62,8 @@ def learn_residuals(
 
 def to_classes(energy: np.ndarray, strength: np.ndarray) -> np.ndarray:
     """Return expected sizes (L, R, 16) int16, in steps of 2^(1/4), from energies and the sums of their weights (L,)."""
-    size = energy / np.maximum(strength, 1e-30)[:, None, None]
-    return np.round(2 * np.log2(np.maximum(size, LOWEST * max(size.max(), 1e-30)))).astype(np.int16)
+    size = energy / np.maximum(strength, TINY)[:, None, None]
+    return np.round(2 * np.log2(np.maximum(size, LOWEST * max(size.max(), TINY)))).astype(np.int16)
 
 
 def _residuals(
