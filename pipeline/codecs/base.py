@@ -26,7 +26,7 @@ from pipeline.codecs.settings import Calibration, CodecOptions, to_json
 from pipeline.errors import CodecError
 from pipeline.fields import read_settings
 from pipeline.losses.base import Loss
-from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
+from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput, extremes
 
 Measure = Callable[[TeacherOutput], dict[str, float]]  # a decoded output -> gradient error of each loss
 
@@ -259,6 +259,6 @@ def check_output(output: TeacherOutput, channels: tuple[int, int], widths: list[
     unsound = output.unsound()
     if unsound is not None:
         raise CodecError(f"level {unsound[1]}: NaN or infinity in the teacher's output", sample=unsound[0])
-    for level, scores in enumerate(output.scores):
-        if float(scores.amin()) < 0 or float(scores.amax()) > 1:
+    for level, (least, most) in enumerate(extremes(output.scores).tolist() if output.scores else ()):
+        if least < 0 or most > 1:
             raise CodecError(f"level {level}: scores outside [0, 1]; are they sigmoid probabilities?")

@@ -191,12 +191,15 @@ def test_a_decoder_has_what_the_encoder_predicts_from(codec: Frs2, off: str | No
     exact = TeacherOutput(features, scores, [torch.cat([m, m]) for m in usual.frs])
     batch = encoded(one, exact)
 
-    coded, decoded = one._code(exact, one.transform.code_maps(exact)), one.decode(batch)
+    transform, step, maps = one.transform, one.calibration.step, one.transform.code_maps(exact)
+    features = transform.code_features(exact, maps, step("feature")).decoded
+    scores = transform.code_scores(exact, maps, step("score"), transform.predict_coded(exact, maps)).decoded
+    decoded = one.decode(batch)
 
     flags = batch.arrays["frs"][:, : len(SIZES)]
     assert off or all((flags[0] & bit).any() and not (flags[1] & bit).all() for bit in (1, 2))
-    for what, found in (("feature", decoded.features), ("score", decoded.scores)):
-        for a, b in zip(coded[what].decoded, found, strict=True):
+    for wanted, found in ((features, decoded.features), (scores, decoded.scores)):
+        for a, b in zip(wanted, found, strict=True):
             assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 

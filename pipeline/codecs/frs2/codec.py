@@ -122,15 +122,15 @@ class Frs2(Frs):
     def _code(
         self, output: TeacherOutput, maps: BatchMaps, stored: dict[str, Stored] | None = None
     ) -> dict[str, Coded]:
-        """Code each tensor. stored: what to predict from, in place of what is coded here."""
-        transform, given = self.transform, stored or {}
-        step = self.calibration.step("feature")
-        coded = {"feature": transform.code_features(output, maps, step, stored=given.get("feature"))}
-        if "score" in self.kinds:
-            predicted = transform.predict_scores(coded["feature"].decoded, maps)
-            step = self.calibration.step("score")
-            coded["score"] = transform.code_scores(output, maps, step, predicted, given.get("score"))
-        return coded
+        """Code each tensor. Decode only what predicts another one. stored: what to predict from, in place of that."""
+        transform, step, given = self.transform, self.calibration.step, stored or {}
+        network = "net_output" in self.tables
+        features = transform.code_features(output, maps, step("feature"), stored=given.get("feature"), decode=network)
+        if "score" not in self.kinds:
+            return {"feature": features}
+        predicted = transform.predict_scores(features.decoded, maps) if network else None
+        scores = transform.code_scores(output, maps, step("score"), predicted, given.get("score"), decode=False)
+        return {"feature": features, "score": scores}
 
     def coded_maps(self, batch: EncodedBatch) -> BatchMaps:
         rows = batch.arrays["frs"][:, len(batch.levels[0]) :]

@@ -32,7 +32,7 @@ class Coded(NamedTuple):
     """A tensor coded with a step, by level.
 
     Coefficients over the step (B, R, H4, W4), the step (B, 1, 1, 1), whether the prediction is used (B,), the weighted
-    energy before and after the prediction (B,), and the decoded tensor (B, X, H, W).
+    energy before and after the prediction (B,), and the decoded tensor (B, X, H, W); none where it was not requested.
     """
 
     scaled: Levels
@@ -79,40 +79,57 @@ class PredictedTransform(WeightedTransform):
     def trial(self, output: TeacherOutput, maps: BatchMaps, what: str) -> Callable[[float], Levels]:
         if what == "feature":
             return lambda step: narrow(self.code_features(output, maps, step).decoded, self.widths)
-        predicted = self.predict_scores(self.code_features(output, maps, self.feature_step).decoded, maps)
+        predicted = self.predict_coded(output, maps)
         return lambda step: self.code_scores(output, maps, step, predicted).decoded
 
     def code(self, output: TeacherOutput, maps: BatchMaps, what: str, step: float) -> Coded:
-        """Code the features, or the scores around what features of `feature_step` predict."""
+        """Code the features, or the scores around what features of `feature_step` predict. Nothing is decoded."""
         if what == "feature":
-            return self.code_features(output, maps, step)
-        features = self.code_features(output, maps, self.feature_step).decoded
-        return self.code_scores(output, maps, step, self.predict_scores(features, maps))
+            return self.code_features(output, maps, step, decode=False)
+        return self.code_scores(output, maps, step, self.predict_coded(output, maps), decode=False)
 
     def code_features(
-        self, output: TeacherOutput, maps: BatchMaps, step: float, first: int = 0, stored: Stored | None = None
+        self,
+        output: TeacherOutput,
+        maps: BatchMaps,
+        step: float,
+        first: int = 0,
+        stored: Stored | None = None,
+        decode: bool = True,
     ) -> Coded:
         """Code the features from the coarsest level to level `first`. The lists start with level `first`.
 
-        stored: what to decode and predict from, in place of what is coded here.
+        stored: what to decode and predict from, in place of what is coded here. decode: whether to return what a
+        decoder has.
         """
         steps = per_level(self.step_sizes("feature", maps, step))
         weights, inputs = self.weights("feature", maps).floats, self.feature_inputs(maps)
-        rows, r = [], None
+        rows, decoded = [], list[Tensor]()
+        r: Tensor | None = None
         for level in reversed(range(first, len(output.features))):
             m, mean = weights[level], self.mean("feature", level, maps)
             plain = m.sqrt()[:, None] * (widen(output.features[level].float(), mean.shape[1]) - mean)
             given = stored.used[level] if stored else None
-            prediction, left, *energies = choose(plain, self.predict_features(level, r, maps, inputs), m, given)
+            predicted = self.predict_features(level, r, maps, inputs) if r is not None and inputs else None
+            prediction, left, *energies = choose(plain, predicted, m, given)
             scaled = self.project("feature", level, left) / steps[level]
-            residual = stored.residuals[level] if stored else self.requantise("feature", level, scaled, steps[level], m)
-            r = restore(residual, inverse_root(m), prediction)
-            rows.append((scaled, steps[level], *energies, mean + r))
-        return Coded(*map(list, zip(*reversed(rows))))
+            rows.append((scaled, steps[level], *energies))
+            if decode or (inputs and level > first):
+                residual = self._residual("feature", level, scaled, steps[level], m, stored)
+                r = restore(residual, inverse_root(m), prediction)
+                if decode:
+                    decoded.append(mean + r)
+        return Coded._make([*map(list, zip(*reversed(rows))), decoded[::-1]])
 
     def requantise(self, what: str, level: int, scaled: Tensor, step: Tensor, m: Tensor) -> Tensor:
         """Return the weighted residual of coefficients over the step (B, R, H4, W4), rounded."""
         return self.unproject(what, level, scaled.round() * step, (m.shape[1], m.shape[2]))
+
+    def _residual(
+        self, what: str, level: int, scaled: Tensor, step: Tensor, m: Tensor, stored: Stored | None
+    ) -> Tensor:
+        """Return the weighted residual that a decoder has."""
+        return stored.residuals[level] if stored else self.requantise(what, level, scaled, step, m)
 
     def feature_inputs(self, maps: BatchMaps, padded: bool = False) -> Levels:
         """Return what `predict_features` sees of the map. padded: with whole blocks, as then what it returns."""
@@ -133,24 +150,37 @@ class PredictedTransform(WeightedTransform):
         return enlarge(x, grids, size or maps.canvas.sizes[level])
 
     def code_scores(
-        self, output: TeacherOutput, maps: BatchMaps, step: float, predicted: Levels, stored: Stored | None = None
+        self,
+        output: TeacherOutput,
+        maps: BatchMaps,
+        step: float,
+        predicted: Levels | None,
+        stored: Stored | None = None,
+        decode: bool = True,
     ) -> Coded:
-        """Code the scores. predicted: from `predict_scores`. stored: as in `code_features`."""
-        steps, rows = per_level(self.step_sizes("score", maps, step)), []
-        for level, (m, roots) in enumerate(zip(maps.floats, predicted)):
+        """Code the scores. predicted: sqrt(t), None without a network. stored, decode: as in `code_features`."""
+        steps, rows, decoded = per_level(self.step_sizes("score", maps, step)), [], []
+        for level, m in enumerate(maps.floats):
             mean = self.mean("score", level, maps)
             plain = m.sqrt()[:, None] * (output.scores[level].float().sqrt() - mean)
-            prediction, left, *energies = choose(plain, roots - mean, m, stored.used[level] if stored else None)
+            given = stored.used[level] if stored else None
+            prediction, left, *energies = choose(plain, predicted[level] - mean if predicted else None, m, given)
             scaled = self.project("score", level, left) / steps[level]
-            residual = stored.residuals[level] if stored else self.requantise("score", level, scaled, steps[level], m)
-            u = restore(residual, inverse_root(m), mean + prediction)
-            rows.append((scaled, steps[level], *energies, u * u.abs()))
-        return Coded(*map(list, zip(*rows)))
+            rows.append((scaled, steps[level], *energies))
+            if decode:
+                residual = self._residual("score", level, scaled, steps[level], m, stored)
+                u = restore(residual, inverse_root(m), mean + prediction)
+                decoded.append(u * u.abs())
+        return Coded._make([*map(list, zip(*rows)), decoded])
+
+    def predict_coded(self, output: TeacherOutput, maps: BatchMaps) -> Levels | None:
+        """Predict sqrt(t) from features coded with `feature_step`; None without a network."""
+        if "net_output" not in self.tables:
+            return None
+        return self.predict_scores(self.code_features(output, maps, self.feature_step).decoded, maps)
 
     def predict_scores(self, features: Levels, maps: BatchMaps) -> Levels:
-        """Predict sqrt(t) of every level from decoded features; the mean given the map where there is no network."""
-        if "net_output" not in self.tables:
-            return [self.mean("score", level, maps) for level in range(len(features))]
+        """Predict sqrt(t) of every level from decoded features, with the network."""
         table = self.tables_on(maps.packed.device)
         return maps.canvas.split_channels(predict_packed(table, [whiten(table, y) for y in features], maps))
 
