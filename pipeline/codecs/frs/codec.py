@@ -22,9 +22,9 @@ from pipeline.codecs.frs.boxes import BoxCoder
 from pipeline.codecs.frs.fit import fit
 from pipeline.codecs.frs.locate import locate_tokens
 from pipeline.codecs.frs.map import BUCKETS, BatchMaps, check_map, unrounded
-from pipeline.codecs.frs.order import FREQUENCIES, STRENGTHS, WIDEST, Symbols
+from pipeline.codecs.frs.order import FREQUENCIES, STRENGTHS, WIDEST, SymbolOrder, Symbols
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
-from pipeline.codecs.frs.tokens import check_tokens, from_tokens, to_planes, to_tokens
+from pipeline.codecs.frs.tokens import Ranked, check_tokens, from_tokens, rank_symbols, to_planes, tokens_of
 from pipeline.codecs.frs.transform import BLOCK
 from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
 from pipeline.codecs.packing import Sample, positions
@@ -165,11 +165,15 @@ class Frs(Codec):
 
     def tokens(self, what: str, rounded: Levels, maps: BatchMaps) -> list[np.ndarray]:
         """Return the tokens (T,) int32 of each sample's quantised coefficients [(B, R, H4, W4)]."""
+        ranked = self.rank_symbols(what, rounded, self.transform.symbol_order(what, maps))
+        return [row.cpu().numpy() for row in tokens_of(ranked)]
+
+    def rank_symbols(self, what: str, rounded: Levels, order: SymbolOrder) -> Ranked:
+        """Put quantised coefficients [(B, R, H4, W4)] in order. Raise CodecError."""
         try:
-            rows = to_tokens(rounded, self.transform.symbol_order(what, maps))
+            return rank_symbols(rounded, order)
         except CodecError as error:
             raise CodecError(f"{what}s: {error}", sample=error.sample) from error
-        return [row.cpu().numpy() for row in rows]
 
     def check_sample(self, sample: Sample, levels: LevelShapes) -> None:
         self.require_arrays(sample, levels)

@@ -17,7 +17,7 @@ Shapes: B batch, L levels, R planes, 16 frequencies of a 4x4 block, N blocks of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from pipeline.codecs.frs.transform import BLOCK
 
 FREQUENCIES = BLOCK * BLOCK
 STRENGTHS = 111  # log sizes of sums are 0 to 110; that of a block is at most that of its level
+RANKED = 1 << 14  # symbols to rank at once, so that a CPU keeps their groups in its cache
 BINS = STRENGTHS + 1  # one more for blocks outside the sample's grid
 WIDEST = 512  # largest difference between two expected sizes; calibration writes at most 80
 BOUNDS = np.array([round(2 ** (k / 2)) for k in range(STRENGTHS - 1)], np.int64)
@@ -88,6 +89,15 @@ class BlockStrengths:
         held.scatter_add_(1, self.bins, torch.ones_like(self.bins))
         self.start = held.cumsum(1) - held
         self.held = held.view(len(strength), levels, BINS)[..., :STRENGTHS]
+        if held.device.type == "cpu":  # a GPU is not asked for the weakest block, because that would wait for it
+            self.held = self.held[..., : np.flatnonzero(self.held.numpy().any(axis=(0, 1))).max(initial=0) + 1]
+
+    @cached_property
+    def place(self) -> Tensor:
+        """The place of each block among those of its level and strength, (B, N) int64."""
+        numbers = torch.arange(len(self.level), device=self.level.device).expand_as(self.blocks)
+        place = torch.empty_like(self.blocks).scatter_(1, self.blocks, numbers)
+        return place - self.start.gather(1, self.bins)
 
 
 class SymbolOrder:
@@ -104,6 +114,7 @@ class SymbolOrder:
         windows = self._held.double().unfold(2, widest, 1)  # (B, L, keys, E), with e from E - 1 to 0
         symbols = windows @ expected.counts  # (B, L, keys, R)
         ranked = symbols.transpose(1, 2).long().flatten(1)
+        self._keys = symbols.shape[2]
         self._end = ranked.cumsum(1)
         self._start = self._end - ranked
 
@@ -125,15 +136,31 @@ class SymbolOrder:
         place = start.gather(1, bins.clamp(0, start.shape[1] - 1)) + rest
         return Symbols(plane, frequency[..., 0], blocks.gather(1, place.clamp(0, blocks.shape[1] - 1)))
 
+    def key_counts(self) -> Tensor:
+        """Return the number of each sample's symbols of every key, by decreasing key, (B, keys)."""
+        ends = self._end.view(len(self._end), self._keys, -1)[..., -1]
+        return ends.diff(dim=1, prepend=ends.new_zeros((len(ends), 1)))
+
+    @cached_property
+    def _narrow(self) -> Tensor:
+        """The expected sizes of every plane's groups, (L R, 16) int32."""
+        return self._down.flatten(0, 1).int()
+
     def rank(self, sample: Tensor, plane: Tensor, frequency: Tensor, block: Tensor) -> Tensor:
         """Return the ranks of symbols, all (S,) int64: sample 0 to B-1, and plane, frequency, block as in `Symbols`."""
-        strengths, level = self._strengths, self._strengths.level[block]
-        key = self._down[level, plane, frequency] + strengths.down[sample, block]
-        row = (key * self._levels + level) * self._planes + plane
-        at = (level * self._wide + key + self._edge)[:, None] - self._down[level, plane]
-        counts = self._held.flatten(1)[sample[:, None], at]
-        before = (counts.cumsum(1) - counts).gather(1, frequency[:, None])[:, 0]
-        numbers = torch.arange(len(strengths.level), device=block.device).expand_as(strengths.blocks)
-        place = torch.empty_like(strengths.blocks).scatter_(1, strengths.blocks, numbers)
-        within = place[sample, block] - strengths.start[sample, strengths.bins[sample, block]]
-        return self._start[sample, row] + before + within
+        columns = (column.split(RANKED) for column in (sample, plane, frequency, block))
+        return torch.cat([self._rank(*part) for part in zip(*columns)])
+
+    def _rank(self, sample: Tensor, plane: Tensor, frequency: Tensor, block: Tensor) -> Tensor:
+        strengths, cell = self._strengths, sample * len(self._strengths.level) + block
+        level, last = strengths.level.index_select(0, block), frequency[:, None]
+        group = level * self._planes + plane
+        down = self._narrow.index_select(0, group)
+        key = down.gather(1, last)[:, 0] + strengths.down.flatten().index_select(0, cell)
+        edge = (sample * self._levels + level) * self._wide + key + self._edge
+        at = edge.int()[:, None] - down
+        counts = self._held.flatten().index_select(0, at.flatten()).view(at.shape)
+        before = counts.cumsum(1, dtype=torch.int32).gather(1, last) - counts.gather(1, last)
+        row = (sample * self._keys + key) * (self._levels * self._planes) + group
+        start, place = self._start.flatten(), strengths.place.flatten()
+        return start.index_select(0, row) + before[:, 0] + place.index_select(0, cell)

@@ -11,9 +11,11 @@ Shapes: B batch, R planes, (H4, W4) a level's canvas padded to multiples of 4, T
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.budget import BUDGET, excess
@@ -26,44 +28,85 @@ LARGEST = 2**22 - 1  # largest |q| for which a token fits into 31 bits
 FILLER = 255  # a token that skips 256 zeros
 
 
-def to_tokens(levels: Sequence[Tensor], order: SymbolOrder) -> list[Tensor]:
-    """Encode quantised coefficients [(B, R, H4, W4)] as int32 tokens (T,) of every sample.
+class Ranked(NamedTuple):
+    """The nonzero symbols of a batch, one sample after another, by increasing rank.
 
-    A token is zigzag(q) << 8 | number of zeros before it. FILLER tokens of value 0 skip 256 zeros or more. Raise
-    CodecError where a value is too large; it is not clipped.
+    ranks, gaps (S,) int64: the number of symbols before each, and of zeros directly before it. values (S,) int32.
+    places (S,) int64: of their tokens among those of the batch. counts, tokens: the numbers of each sample.
     """
-    parts, first = [], 0
+
+    ranks: Tensor
+    gaps: Tensor
+    values: Tensor
+    places: Tensor
+    counts: list[int]
+    tokens: list[int]
+
+
+def rank_symbols(levels: Sequence[Tensor], order: SymbolOrder) -> Ranked:
+    """Return the nonzero symbols of quantised coefficients [(B, R, H4, W4)].
+
+    Raise CodecError, with the sample, where a value or the number of tokens is too large. Nothing is clipped.
+    """
+    parts, first, (batch, planes) = [], 0, levels[0].shape[:2]
     for level in levels:
-        sample, plane, y, x = at = level.nonzero(as_tuple=True)
-        across = level.shape[3] // BLOCK
-        down, right = (torch.div(side, BLOCK, rounding_mode="floor") for side in (y, x))
-        frequency, block = (y % BLOCK) * BLOCK + x % BLOCK, first + down * across + right
-        parts.append((sample, order.rank(sample, plane, frequency, block), level[at]))
-        first += across * (level.shape[2] // BLOCK)
-    sample, rank, values = (torch.cat(column) for column in zip(*parts))
-    by_rank = torch.argsort(sample * sum(level[0].numel() for level in levels) + rank)
-    counts = torch.bincount(sample, minlength=len(levels[0])).tolist()
-    split = zip(rank[by_rank].split(counts), values[by_rank].split(counts))
-    return [_tokens_of(number, *part) for number, part in enumerate(split)]
+        spots, flat = number_spots(level, first), level.flatten()
+        at = flat.nonzero()[:, 0]
+        plane = torch.div(at, len(spots), rounding_mode="floor")
+        parts.append((plane, spots.index_select(0, at - plane * len(spots)), flat.index_select(0, at)))
+        first += len(spots) // FREQUENCIES
+    plane, spot, values = (torch.cat(column) for column in zip(*parts))
+    sample = torch.div(plane, planes, rounding_mode="floor")
+    rank = order.rank(sample, plane - sample * planes, spot & (FREQUENCIES - 1), spot >> 4)
+    by_rank = torch.argsort(sample * (first * FREQUENCIES * planes) + rank)
+    counts = torch.bincount(sample, minlength=batch)
+    return _collect(rank.index_select(0, by_rank), values.index_select(0, by_rank), counts)
 
 
-def _tokens_of(sample: int, ranks: Tensor, values: Tensor) -> Tensor:
-    """Encode the nonzero values (S,) of one sample, by increasing rank."""
-    largest = float(values.abs().amax()) if len(values) else 0.0
-    if not largest <= LARGEST:
+def number_spots(level: Tensor, first: int) -> Tensor:
+    """Return of each position of a plane (H4, W4) its frequency, plus 16 times the number of its block from `first`."""
+    y, x = (torch.arange(side, device=level.device) for side in level.shape[2:])
+    down, right = (torch.div(side, BLOCK, rounding_mode="floor") for side in (y, x))
+    rows = (first + down * (len(x) // BLOCK)) * FREQUENCIES + y % BLOCK * BLOCK
+    return (rows[:, None] + right * FREQUENCIES + x % BLOCK).flatten()
+
+
+def _collect(ranks: Tensor, values: Tensor, counts: Tensor) -> Ranked:
+    """Check the sorted symbols of a batch. counts: of each sample's symbols."""
+    ends = counts.cumsum(0)
+    numbers = counts.tolist()
+    if len(values) and not float(values.abs().amax()) <= LARGEST:
+        largest = [float(part.abs().amax()) if len(part) else 0.0 for part in values.split(numbers)]
+        sample = next(n for n, value in enumerate(largest) if not value <= LARGEST)
         raise CodecError(
-            f"quantised value {largest:.0f} exceeds {LARGEST}: this tensor is too large for the step", sample=sample
+            f"quantised value {largest[sample]:.0f} exceeds {LARGEST}: this tensor is too large for the step",
+            sample=sample,
         )
     gaps = torch.diff(ranks, prepend=ranks.new_full((1,), -1)) - 1
-    fillers = torch.div(gaps, FILLER + 1, rounding_mode="floor")
-    wrong = excess("tokens of a view", len(ranks) + int(fillers.sum()), BUDGET.tokens)
-    if wrong is not None:
-        raise CodecError(f"{wrong}; use a larger cache.codec.quality or smaller views", sample=sample)
-    tokens = torch.full((len(ranks) + int(fillers.sum()),), FILLER, dtype=torch.int32, device=ranks.device)
-    signed = zigzag(values.to(torch.int32))
-    at = torch.arange(len(ranks), device=ranks.device) + fillers.cumsum(0)
-    tokens[at] = (signed << 8) | (gaps % (FILLER + 1)).to(torch.int32)
-    return tokens
+    begun = (ends - counts)[counts > 0]
+    gaps[begun] = ranks[begun]
+    places = torch.arange(len(ranks), device=ranks.device) + (gaps >> 8).cumsum(0)
+    tokens = torch.diff(F.pad(places + 1, (1, 0))[ends], prepend=ends.new_zeros(1)).tolist()
+    for sample, found in enumerate(tokens):
+        wrong = excess("tokens of a view", found, BUDGET.tokens)
+        if wrong is not None:
+            raise CodecError(f"{wrong}; use a larger cache.codec.quality or smaller views", sample=sample)
+    return Ranked(ranks, gaps, values.to(torch.int32), places, numbers, tokens)
+
+
+def tokens_of(ranked: Ranked) -> list[Tensor]:
+    """Return the int32 tokens (T,) of every sample.
+
+    A token is zigzag(q) << 8 | number of zeros before it. FILLER tokens of value 0 skip 256 zeros or more.
+    """
+    tokens = torch.full((sum(ranked.tokens),), FILLER, dtype=torch.int32, device=ranked.ranks.device)
+    tokens[ranked.places] = (zigzag(ranked.values) << 8) | (ranked.gaps & FILLER).to(torch.int32)
+    return list(tokens.split(ranked.tokens))
+
+
+def to_tokens(levels: Sequence[Tensor], order: SymbolOrder) -> list[Tensor]:
+    """Encode quantised coefficients [(B, R, H4, W4)] as tokens of every sample. Raise CodecError."""
+    return tokens_of(rank_symbols(levels, order))
 
 
 def check_tokens(tokens: np.ndarray, symbols: int) -> None:

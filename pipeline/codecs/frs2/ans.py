@@ -40,9 +40,12 @@ class Tables:
         np.put_along_axis(nexts, states, (((numbers << widths) - STATES) << 12 | widths).astype(np.int32), 1)
         # The first next state << 12 | the symbol << 4 | the number of bits to read.
         self._entries = (nexts | (spread.astype(np.int32) << 4)).ravel()
-        self._states = states.ravel().astype(np.int16)
-        self._offsets = firsts - self.frequencies + STATES * np.arange(tables)[:, None]
-        self._widest = BITS + 1 - np.frexp(self.frequencies)[1]
+        # The encoder's states begin with STATES.
+        self._states = states.ravel() + STATES
+        self._offsets = (firsts - self.frequencies + STATES * np.arange(tables)[:, None]).ravel()
+        # State plus this, over 2^16, is the number of bits to write, which is one less for states below f << widest.
+        widest = BITS + 1 - np.frexp(self.frequencies)[1].astype(np.int64)
+        self._widths = ((widest << 16) - (self.frequencies << widest)).ravel()
 
     def decode(self, tables: np.ndarray, lanes: np.ndarray, bits: BitReader, at: int) -> tuple[np.ndarray, int]:
         """Decode symbols (n,), each with its table. Symbol i belongs to lane i modulo their number.
@@ -68,16 +71,20 @@ class Tables:
 
         lanes: the states that `decode` ends with, replaced by those it starts with. No symbol has frequency 0.
         """
-        frequency = self.frequencies[tables, symbols]
-        widest, offset = self._widest[tables, symbols], self._offsets[tables, symbols]
-        values, widths = np.empty(len(tables), np.int64), np.empty(len(tables), np.int64)
-        for start in reversed(range(0, len(tables), len(lanes))):
-            part = slice(start, min(start + len(lanes), len(tables)))
-            states = lanes[: part.stop - start] + STATES
-            width = widest[part] - ((states >> widest[part]) < frequency[part])
-            values[part], widths[part] = states & MASKS[width], width
-            lanes[: part.stop - start] = self._states[offset[part] + (states >> width)]
-        return values, widths
+        at, count = tables * self.frequencies.shape[1] + symbols, len(lanes)
+        offsets, widths = self._offsets.take(at), self._widths.take(at)
+        states, spare, current = np.empty(len(at), np.int64), np.empty(count, np.int64), lanes + STATES
+        for start in reversed(range(0, len(at), count)):
+            width = widths[start : start + count]
+            state, place = current[: len(width)], spare[: len(width)]
+            states[start : start + count] = state
+            np.add(width, state, out=width)
+            np.right_shift(width, 16, out=width)
+            np.right_shift(state, width, out=place)
+            np.add(place, offsets[start : start + count], out=place)
+            self._states.take(place, out=state, mode="clip")
+        lanes[:] = current - STATES
+        return states & MASKS.take(widths), widths
 
 
 def lanes_for(symbols: int) -> int:

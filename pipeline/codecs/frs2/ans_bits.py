@@ -21,17 +21,17 @@ class BitWriter:
 
     def add(self, values: np.ndarray, widths: np.ndarray | int) -> None:
         """Append values (n,) >= 0, each with its width of 0 to 32 bits. A value must fit into its width."""
-        widths = np.broadcast_to(np.asarray(widths), values.shape)
-        kept = np.flatnonzero(widths)  # most fields are empty
-        self._values.append(values[kept].astype(np.int64))
-        self._widths.append(widths[kept].astype(np.int64))
+        self._values.append(values)
+        self._widths.append(np.full(len(values), widths) if isinstance(widths, int) else widths)
 
     def add_flags(self, flags: np.ndarray) -> None:
         """Append flags (n,) bool, one bit each."""
-        packed = np.packbits(np.pad(flags, (0, -len(flags) % WIDEST))).view(">u4").astype(np.int64)
-        widths = np.full(len(packed), WIDEST)
+        packed = np.packbits(flags)
+        words = np.zeros(-(-len(flags) // WIDEST), ">u4")
+        words.view(np.uint8)[: len(packed)] = packed
+        widths = np.full(len(words), WIDEST)
         widths[len(flags) // WIDEST :] = len(flags) % WIDEST
-        self.add(packed >> (WIDEST - widths), widths)
+        self.add(words.astype(np.int64) >> (WIDEST - widths), widths)
 
     @property
     def total(self) -> int:
@@ -40,7 +40,9 @@ class BitWriter:
 
     def to_bytes(self) -> bytes:
         """Return the bytes, with zeros in the last one's unused bits."""
-        values, widths = np.concatenate(self._values), np.concatenate(self._widths)
+        widths = np.concatenate(self._widths)
+        kept = np.flatnonzero(widths)  # most fields are empty
+        widths, values = widths[kept], np.concatenate(self._values)[kept]
         ends = widths.cumsum()
         total = int(ends[-1]) if len(ends) else 0
         starts = ends - widths

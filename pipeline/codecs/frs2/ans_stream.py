@@ -35,7 +35,11 @@ _LEAST[..., FULL] = 0
 
 def encode(tokens: np.ndarray, classes: np.ndarray, model: AnsModel) -> bytes:
     """Encode the tokens (T,) int32 of frs/tokens.py. classes: `class_sizes` at `model.top`."""
-    symbols = Symbols.of(tokens, classes)
+    return encode_symbols(Symbols.of(tokens, classes), classes, model)
+
+
+def encode_symbols(symbols: Symbols, classes: np.ndarray, model: AnsModel) -> bytes:
+    """Encode symbols. classes: as in `encode`."""
     odds = odds_of(classes, symbols.counts)
     tables, units = np.repeat(odds, symbols.counts), np.repeat(unit(odds), symbols.counts)
     pairs = symbols.pairs(units)

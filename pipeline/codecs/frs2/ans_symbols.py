@@ -53,15 +53,21 @@ class Symbols(NamedTuple):
         at = ((tokens & FILLER) + np.int64(1)).cumsum() - 1
         signed = tokens >> 8
         kept = np.flatnonzero(signed)
-        at, signed, ends = at[kept], signed[kept].astype(np.int64), classes.cumsum()
-        if len(at) and at[-1] >= ends[-1]:
-            raise CodecError(f"tokens reach symbol {at[-1] + 1}, but the classes have {ends[-1]}")
-        counts = np.diff(np.searchsorted(at, ends), prepend=0)
-        gaps = np.diff(at, prepend=-1) - 1
+        at, signed = at[kept], signed[kept].astype(np.int64)
+        return cls.ranked(at, np.diff(at, prepend=-1) - 1, np.where(signed & 1, -1, 1) * ((signed + 1) >> 1), classes)
+
+    @classmethod
+    def ranked(cls, ranks: np.ndarray, gaps: np.ndarray, values: np.ndarray, classes: np.ndarray) -> Symbols:
+        """Divide symbols by class. ranks, gaps, values (n,): as in `Ranked` of frs/tokens.py. classes: their sizes."""
+        ends = classes.cumsum()
+        if len(ranks) and ranks[-1] >= ends[-1]:
+            raise CodecError(f"tokens reach symbol {ranks[-1] + 1}, but the classes have {ends[-1]}")
+        before = np.searchsorted(ranks, ends - classes)
+        counts = np.append(before[1:], len(ranks)) - before
         used = np.flatnonzero(counts)
-        firsts = (counts.cumsum() - counts)[used]
-        gaps[firsts] = at[firsts] - (ends - classes)[used]
-        return cls(counts, gaps, (signed + 1) >> 1, (signed & 1) > 0)
+        firsts, gaps = before[used], gaps.copy()
+        gaps[firsts] = ranks[firsts] - (ends - classes)[used]
+        return cls(counts, gaps, np.abs(values).astype(np.int64), values < 0)
 
     def to_tokens(self, classes: np.ndarray) -> np.ndarray:
         """Return the tokens (T,) int32. Raise CorruptCache where the symbols of a class do not fit into its size."""

@@ -7,7 +7,7 @@ whether the sample uses the prediction. Nothing that is parsed depends on a pred
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -22,8 +22,10 @@ from pipeline.cache.items import Item
 from pipeline.codecs.base import CalibrationSample
 from pipeline.codecs.frs.codec import Frs, check_table
 from pipeline.codecs.frs.map import BatchMaps, check_map
+from pipeline.codecs.frs.weighted import Levels
 from pipeline.codecs.frs2.ans_model import AnsModel
-from pipeline.codecs.frs2.ans_stream import decode, encode
+from pipeline.codecs.frs2.ans_stream import decode, encode_symbols
+from pipeline.codecs.frs2.ans_symbols import Symbols
 from pipeline.codecs.frs2.classes import Histogram, class_sizes, group_histograms, key_histogram
 from pipeline.codecs.frs2.fit import fit
 from pipeline.codecs.frs2.predict_levels import TABLES as LEVEL_TABLES
@@ -110,14 +112,27 @@ class Frs2(Frs):
         maps = self.transform.code_maps(output)
         coded = self._code(output, maps)
         flags = torch.stack([sum_flags(coded, level) for level in range(len(output.features))], dim=1)
-        samples: list[Sample] = [{"frs": row.cpu().numpy()} for row in torch.cat([flags, maps.to_bytes()], dim=1)]
-        classes = [self.class_sizes(sample["frs"], output.levels) for sample in samples]
+        rows = torch.cat([flags, maps.to_bytes()], dim=1).cpu().numpy()
+        samples: list[Sample] = [{"frs": row} for row in rows]
+        errors = {}
         for what, one in coded.items():
             rounded = [c.round() for c in one.scaled]
-            for sample, sizes, tokens in zip(samples, classes, self.tokens(what, rounded, maps)):
-                sample[f"{what}s"] = np.frombuffer(encode(tokens, sizes[what], self.coders[what].model), np.uint8)
+            for sample, data in zip(samples, self._entropy_code(what, rounded, maps)):
+                sample[f"{what}s"] = np.frombuffer(data, np.uint8)
+            errors[f"{what}s_error"] = lost_share(one, rounded)
         self.boxes.encode(output, maps, samples)
-        return samples, {f"{what}s_error": lost_share(one) for what, one in coded.items()}
+        return samples, errors
+
+    def _entropy_code(self, what: str, rounded: Levels, maps: BatchMaps) -> Iterator[bytes]:
+        """Yield the bytes of each sample's quantised coefficients [(B, R, H4, W4)]."""
+        order, model = self.transform.symbol_order(what, maps), self.coders[what].model
+        ranked = self.rank_symbols(what, rounded, order)
+        columns = [part.cpu().split(ranked.counts) for part in (ranked.ranks, ranked.gaps, ranked.values)]
+        keys, highest = order.key_counts().cpu().numpy(), int(self.tables[f"{what}_expected"].max())
+        for counts, ranks, gaps, values in zip(keys, *columns):
+            sizes = class_sizes(Histogram(highest, counts), model.top)
+            symbols = Symbols.ranked(ranks.numpy(), gaps.numpy(), values.numpy(), sizes)
+            yield encode_symbols(symbols, sizes, model)
 
     def _code(
         self, output: TeacherOutput, maps: BatchMaps, stored: dict[str, Stored] | None = None
@@ -206,11 +221,14 @@ def sum_flags(coded: dict[str, Coded], level: int) -> Tensor:
     return torch.stack([one.used[level].to(torch.uint8) * FLAGS[what] for what, one in coded.items()]).sum(0).byte()
 
 
-def lost_share(coded: Coded) -> float:
-    """Return the root of the share of the weighted energy that is lost. Planes that are not kept are lost."""
+def lost_share(coded: Coded, rounded: Levels) -> float:
+    """Return the root of the share of the weighted energy that is lost. Planes that are not kept are lost.
+
+    rounded: the coefficients over the step. They may be overwritten.
+    """
     lost = total = 0.0
-    for c, d, before, after in zip(coded.scaled, coded.steps, coded.plain, coded.left):
+    for c, q, d, before, after in zip(coded.scaled, rounded, coded.steps, coded.plain, coded.left):
         square = d.flatten().square()
-        lost += float(((c.round() - c).square().sum() - c.square().sum()) + (after / square).sum())
+        lost += float((q.sub_(c).square_().sum() - c.square().sum()) + (after / square).sum())
         total += float((before / square).sum())
     return (max(0.0, lost) / total) ** 0.5 if total > 0 else 0.0
