@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pipeline.budget import BUDGET
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import Sample
@@ -51,15 +53,21 @@ class BackgroundEncoder:
 
     `threaded`: False where caller and codec need different settings of the process, such as TF32. A batch of more than
     BUDGET.batch_bytes is encoded before the next one is computed, which keeps the memory of one batch.
+
+    The thread computes without OpenMP threads of its own. They would only interrupt those of the teacher, which wait
+    for each other in every operation.
     """
 
     def __init__(self, codec: Codec, threaded: bool) -> None:
         self._codec, self._threaded = codec, threaded
-        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._pool = ThreadPoolExecutor(max_workers=1, initializer=torch.set_num_threads, initargs=(1,))
         self._pending: tuple[Future[EncodedViews], Add] | None = None
 
     def __enter__(self) -> BackgroundEncoder:
         self._stack = ExitStack()
+        threads = torch.get_num_threads()
+        self._pool.submit(torch.get_num_threads).result()  # starts the thread
+        torch.set_num_threads(threads)  # the number of threads that start later
         if self._threaded:  # settings are those of the process, so the thread does not change them
             self._stack.enter_context(precision(False))
         return self

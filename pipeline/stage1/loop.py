@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
+from typing import Any
 
 from pipeline.cache.canonical import digest, read_json
 from pipeline.cache.layout import pass_folder, shard_name
@@ -18,13 +18,14 @@ from pipeline.calibration.calibrate import find_drift
 from pipeline.codecs.base import Codec
 from pipeline.codecs.packing import positions
 from pipeline.errors import PipelineError
+from pipeline.records import TeacherOutput, ViewRecord
 from pipeline.stage1.commit import BackgroundCommitter
 from pipeline.stage1.encode import BackgroundEncoder
 from pipeline.stage1.job import Job
 from pipeline.stage1.loader import Batch
 from pipeline.stage1.quarantine import add_to_quarantine, quarantine_broken_images
 from pipeline.stage1.shard import new_shard
-from pipeline.stage1.target import ShardTarget
+from pipeline.stage1.target import NewShard, ShardTarget
 from pipeline.text import one_line
 
 LOGGER = logging.getLogger("pipeline")
@@ -40,36 +41,78 @@ class ClaimedShard:
 
 
 def make_shards(job: Job, codec: Codec, number: int, plans: list[ShardPlan], missing: list[int]) -> None:
-    """Make this rank's share of the missing shards of pass `number`: load -> run -> encode -> commit.
-
-    A batch is encoded on a thread while the teacher computes the next one. A shard is committed on another one, if its
-    format allows that.
-    """
-    codec_digest, folder = digest(read_json(job.root / "codec.json")), pass_folder(job.root, number)
-    reporter, broken = ShardReporter(job, number), BrokenImages()
+    """Make this rank's share of the missing shards of pass `number`: load -> run -> encode -> commit."""
+    broken = BrokenImages()
     loader = job.loader(claim_batches(job, number, plans, missing))
-    loaded = loader.batches(broken=broken.add if job.sections.cache.quarantine else None)
-    with (
-        BackgroundCommitter(reporter.report) as committer,
-        BackgroundEncoder(codec, not job.sections.teacher.tf32) as encoder,
-    ):
-        for claimed, batches in groupby(loaded, key=itemgetter(0)):
-            target = make_target(job, codec, codec_digest, number, claimed)
-            with new_shard(target) as shard:
-                for _, batch in batches:
-                    if not batch.views:  # all images are in quarantine; the empty shard is still written
-                        continue
-                    encoder.submit(job.teacher(batch.views), batch.records, shard.add)
-                    job.progress.advance(len(batch.views), 0)
-                encoder.finish()
-                reasons = broken.take(claimed)
-                add_to_quarantine(folder, reasons)
-                made = ClaimedShard(claimed.number, claimed.plan.without(set(reasons)))
-                if shard.background:
-                    committer.submit(made, shard.commit)
-                else:
-                    reporter.report(made, shard.commit())
-        committer.finish()
+    with ShardMaker(job, codec, number, broken) as maker:
+        for claimed, batch in loader.batches(broken=broken.add if job.sections.cache.quarantine else None):
+            output = job.teacher(batch.views) if batch.views else None
+            if not maker.makes(claimed):
+                maker.complete()
+                maker.start(claimed)
+            if output is not None:  # otherwise all images are in quarantine; an empty shard is still written
+                maker.add(output, batch.records)
+                job.progress.advance(len(batch.views), 0)
+            del output  # the next one may be large
+        maker.finish()
+
+
+class ShardMaker:
+    """Makes the shards of a pass, one after another. A context manager: an error removes the unfinished shard.
+
+    A batch is encoded on a thread while the teacher computes the next one, even if that belongs to the next shard. A
+    shard is committed on another thread, if its format allows that.
+    """
+
+    def __init__(self, job: Job, codec: Codec, number: int, broken: BrokenImages) -> None:
+        self._job, self._codec, self._number, self._broken = job, codec, number, broken
+        self._codec_digest = digest(read_json(job.root / "codec.json"))
+        self._reporter = ShardReporter(job, number)
+        self._claimed: ClaimedShard | None = None
+        self._shard: NewShard
+
+    def __enter__(self) -> ShardMaker:
+        self._stack, self._opened = ExitStack(), ExitStack()
+        self._committer = self._stack.enter_context(BackgroundCommitter(self._reporter.report))
+        threaded = not self._job.sections.teacher.tf32
+        self._encoder = self._stack.enter_context(BackgroundEncoder(self._codec, threaded))
+        self._stack.push(self._opened.__exit__)
+        return self
+
+    def makes(self, claimed: ClaimedShard) -> bool:
+        """Return whether this is the shard that was started last."""
+        return self._claimed is not None and self._claimed.number == claimed.number
+
+    def start(self, claimed: ClaimedShard) -> None:
+        """Start a shard."""
+        target = make_target(self._job, self._codec, self._codec_digest, self._number, claimed)
+        self._claimed, self._shard = claimed, self._opened.enter_context(new_shard(target))
+
+    def add(self, output: TeacherOutput, records: Sequence[ViewRecord]) -> None:
+        """Encode a batch of the current shard."""
+        self._encoder.submit(output, records, self._shard.add)
+
+    def complete(self) -> None:
+        """Wait for the last batch of the current shard, if there is one, and commit it."""
+        self._encoder.finish()
+        if self._claimed is None:
+            return
+        reasons = self._broken.take(self._claimed)
+        add_to_quarantine(pass_folder(self._job.root, self._number), reasons)
+        made = ClaimedShard(self._claimed.number, self._claimed.plan.without(set(reasons)))
+        if self._shard.background:
+            self._committer.submit(made, self._shard.commit)
+        else:
+            self._reporter.report(made, self._shard.commit())
+        self._opened.close()
+
+    def finish(self) -> None:
+        """Complete the last shard, and wait for all commits."""
+        self.complete()
+        self._committer.finish()
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
 
 class BrokenImages:
