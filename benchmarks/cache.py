@@ -10,6 +10,7 @@ share of stage 1's CPU time, which is printed too. benchmarks/reading.py measure
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import sys
@@ -20,13 +21,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from pipeline.cli.command import let_threads_sleep
-
-let_threads_sleep()  # as the commands do, before torch is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `frs-cache` does
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common
 from benchmarks.launches import BusyShare
