@@ -34,8 +34,9 @@ def _exact_dct() -> Tensor:
 
 
 def to_blocks(x: Tensor) -> Tensor:
-    """Zero-pad (..., H, W) at the end so that both sides are multiples of 4."""
-    return F.pad(x, (0, -x.shape[-1] % BLOCK, 0, -x.shape[-2] % BLOCK))
+    """Zero-pad (..., H, W) at the end so that both sides are multiples of 4. Return x itself if they are."""
+    right, down = -x.shape[-1] % BLOCK, -x.shape[-2] % BLOCK
+    return F.pad(x, (0, right, 0, down)) if right or down else x
 
 
 def dct(x: Tensor, inverse: bool = False) -> Tensor:

@@ -97,7 +97,8 @@ class WeightedTransform:
     def mean(self, what: str, level: int, maps: BatchMaps) -> Tensor:
         """Return the mean (B, X, H, W) given the map."""
         buckets = maps.buckets[level]
-        return self.table(f"{what}_mean", buckets.device)[level][buckets].movedim(-1, 1)
+        rows = self.table(f"{what}_mean", buckets.device)[level].index_select(0, buckets.flatten())
+        return rows.unflatten(0, buckets.shape).movedim(-1, 1)
 
     def coefficients(self, output: TeacherOutput, maps: BatchMaps, what: str) -> tuple[Levels, Levels]:
         """Return coefficients (B, R, H4, W4) before rounding, and the residual's squared norm (B,), of every level."""

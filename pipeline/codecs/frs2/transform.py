@@ -108,11 +108,11 @@ class PredictedTransform(WeightedTransform):
         r: Tensor | None = None
         for level in reversed(range(first, len(output.features))):
             m, mean = weights[level], self.mean("feature", level, maps)
-            plain = m.sqrt()[:, None] * (widen(output.features[level].float(), mean.shape[1]) - mean)
+            plain = (widen(output.features[level].float(), mean.shape[1]) - mean).mul_(m.sqrt()[:, None])
             given = stored.used[level] if stored else None
             predicted = self.predict_features(level, r, maps, inputs) if r is not None and inputs else None
             prediction, left, *energies = choose(plain, predicted, m, given)
-            scaled = self.project("feature", level, left) / steps[level]
+            scaled = self.project("feature", level, left).div_(steps[level])
             rows.append((scaled, steps[level], *energies))
             if decode or (inputs and level > first):
                 residual = self._residual("feature", level, scaled, steps[level], m, stored)
@@ -162,10 +162,10 @@ class PredictedTransform(WeightedTransform):
         steps, rows, decoded = per_level(self.step_sizes("score", maps, step)), [], []
         for level, m in enumerate(maps.floats):
             mean = self.mean("score", level, maps)
-            plain = m.sqrt()[:, None] * (output.scores[level].float().sqrt() - mean)
+            plain = output.scores[level].float().sqrt().sub_(mean).mul_(m.sqrt()[:, None])
             given = stored.used[level] if stored else None
             prediction, left, *energies = choose(plain, predicted[level] - mean if predicted else None, m, given)
-            scaled = self.project("score", level, left) / steps[level]
+            scaled = self.project("score", level, left).div_(steps[level])
             rows.append((scaled, steps[level], *energies))
             if decode:
                 residual = self._residual("score", level, scaled, steps[level], m, stored)
