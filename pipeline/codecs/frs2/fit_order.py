@@ -15,7 +15,7 @@ from pipeline.codecs.frs.map import BatchMaps, inverse_root
 from pipeline.codecs.frs.transform import frequency_energy
 from pipeline.codecs.frs2.fit_residuals import to_classes
 from pipeline.codecs.frs2.kept import KeptView, KeptViews
-from pipeline.codecs.frs2.residuals import choose, restore
+from pipeline.codecs.frs2.residuals import choose, restore, switch
 from pipeline.codecs.frs2.transform import Coded, PredictedTransform
 from pipeline.codecs.frs2.windows import Windows
 from pipeline.codecs.packing import widen
@@ -52,11 +52,12 @@ def code_kept(transform: PredictedTransform, view: KeptView, maps: BatchMaps) ->
     mean = region.cut(transform.mean("feature", 0, maps))
     plain = m.sqrt()[:, None] * (widen(view.features(0), mean.shape[1]) - mean)
     prediction = region.cut(transform.predict_features(0, r, maps, transform.feature_inputs(maps)).expand(-1, -1, h, w))
-    prediction, left, *energies = choose(plain, prediction, m)
+    left, *choice = choose(plain, prediction, m)
     step = transform.step_sizes("feature", maps, transform.feature_step)[:, :1, None, None]
     scaled = transform.project("feature", 0, left) / step
-    decoded = mean + restore(transform.requantise("feature", 0, scaled, step, m), inverse_root(m), prediction)
-    return Coded(*map(list, zip((scaled, step, *energies, decoded), *rows)))
+    residual = transform.requantise("feature", 0, scaled, step, m)
+    decoded = mean + restore(residual, inverse_root(m), switch(choice[0], prediction))
+    return Coded(*map(list, zip((scaled, step, *choice, decoded), *rows)))
 
 
 def learn_score_order(transform: PredictedTransform, sample: CalibrationSample) -> PredictedTransform:

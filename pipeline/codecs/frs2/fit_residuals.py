@@ -80,4 +80,4 @@ def _residuals(
             mean = table("score_mean")[level][window.bucket.to(device)].movedim(-1, 0)[None]
             share = window.share.to(device)[None]
             plain = share.sqrt()[:, None] * (window.roots.to(device).float()[None] - mean)
-            yield level, window, plain, choose(plain, predicted - mean, share)[1]
+            yield level, window, plain, choose(plain, predicted - mean, share)[0]

@@ -11,29 +11,20 @@ from torch import Tensor
 
 def choose(
     plain: Tensor, prediction: Tensor | None, m: Tensor, given: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Use a prediction for the samples where it leaves less energy than there was.
 
     plain: the weighted residual without a prediction (B, X, H, W). prediction: None where there is none. m: the weights
-    (B, H, W). given: which samples use it (B,), if that is stored. Return the prediction, 0 where it is not used, what
-    it leaves, which samples use it, and the energy before and after, (B,) each.
+    (B, H, W). given: which samples use it (B,), if that is stored. Return what is left, which samples use the
+    prediction, and the energy before and after, (B,) each.
     """
     before = plain.square().sum(dim=(1, 2, 3))
     if prediction is None:
-        unused = torch.zeros_like(before, dtype=torch.bool) if given is None else given
-        return plain.new_zeros((1, 1, 1, 1)), plain, unused, before, before
+        return plain, torch.zeros_like(before, dtype=torch.bool) if given is None else given, before, before
     left = plain - m.sqrt()[:, None] * prediction
     after = left.square().sum(dim=(1, 2, 3))
     used = after < before if given is None else given
-    if is_true(used.all()):
-        return prediction, left, used, before, after
-    left = torch.where(used[:, None, None, None], left, plain)
-    return switch(used, prediction), left, used, before, torch.where(used, after, before)
-
-
-def is_true(condition: Tensor) -> bool:
-    """Return whether a condition is known to hold. A GPU is not asked, because that would wait for it."""
-    return condition.device.type == "cpu" and bool(condition)
+    return _where(used, left, plain), used, before, torch.where(used, after, before)
 
 
 def restore(residual: Tensor, root: Tensor, base: Tensor) -> Tensor:
@@ -41,6 +32,17 @@ def restore(residual: Tensor, root: Tensor, base: Tensor) -> Tensor:
     return torch.addcmul(base, residual, root[:, None])
 
 
-def switch(used: Tensor, prediction: Tensor) -> Tensor:
+def switch(used: Tensor, prediction: Tensor | None) -> Tensor:
     """Return the prediction (B, X, H, W) of the samples that use it, else 0."""
-    return torch.where(used[:, None, None, None], prediction, 0.0)
+    if prediction is None:
+        return torch.zeros((1, 1, 1, 1), device=used.device)
+    return _where(used, prediction, 0.0)
+
+
+def _where(used: Tensor, yes: Tensor, no: Tensor | float) -> Tensor:
+    """Choose for each sample. On a CPU, a tensor that is chosen for all samples is not copied."""
+    if used.device.type == "cpu" and used.all():
+        return yes
+    if used.device.type == "cpu" and isinstance(no, Tensor) and not used.any():
+        return no
+    return torch.where(used[:, None, None, None], yes, no)

@@ -22,7 +22,7 @@ from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
 from pipeline.codecs.frs2.inputs import enlarge, inside, map_inputs
 from pipeline.codecs.frs2.predict_levels import predict_level
 from pipeline.codecs.frs2.predict_scores import predict_packed, whiten
-from pipeline.codecs.frs2.residuals import choose, restore
+from pipeline.codecs.frs2.residuals import choose, restore, switch
 from pipeline.codecs.frs2.strengths import read_strengths, uniform_strengths
 from pipeline.codecs.packing import narrow, widen
 from pipeline.records import LevelShapes, TeacherOutput
@@ -111,12 +111,12 @@ class PredictedTransform(WeightedTransform):
             plain = (widen(output.features[level].float(), mean.shape[1]) - mean).mul_(m.sqrt()[:, None])
             given = stored.used[level] if stored else None
             predicted = self.predict_features(level, r, maps, inputs) if r is not None and inputs else None
-            prediction, left, *energies = choose(plain, predicted, m, given)
+            left, *choice = choose(plain, predicted, m, given)
             scaled = self.project("feature", level, left).div_(steps[level])
-            rows.append((scaled, steps[level], *energies))
+            rows.append((scaled, steps[level], *choice))
             if decode or (inputs and level > first):
                 residual = self._residual("feature", level, scaled, steps[level], m, stored)
-                r = restore(residual, inverse_root(m), prediction)
+                r = restore(residual, inverse_root(m), switch(choice[0], predicted))
                 if decode:
                     decoded.append(mean + r)
         return Coded._make([*map(list, zip(*reversed(rows))), decoded[::-1]])
@@ -164,12 +164,13 @@ class PredictedTransform(WeightedTransform):
             mean = self.mean("score", level, maps)
             plain = output.scores[level].float().sqrt().sub_(mean).mul_(m.sqrt()[:, None])
             given = stored.used[level] if stored else None
-            prediction, left, *energies = choose(plain, predicted[level] - mean if predicted else None, m, given)
+            prediction = predicted[level] - mean if predicted else None
+            left, *choice = choose(plain, prediction, m, given)
             scaled = self.project("score", level, left).div_(steps[level])
-            rows.append((scaled, steps[level], *energies))
+            rows.append((scaled, steps[level], *choice))
             if decode:
                 residual = self._residual("score", level, scaled, steps[level], m, stored)
-                u = restore(residual, inverse_root(m), mean + prediction)
+                u = restore(residual, inverse_root(m), mean + switch(choice[0], prediction))
                 decoded.append(u * u.abs())
         return Coded._make([*map(list, zip(*rows)), decoded])
 
