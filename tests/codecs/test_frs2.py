@@ -203,6 +203,29 @@ def test_a_decoder_has_what_the_encoder_predicts_from(codec: Frs2, off: str | No
             assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
+@pytest.mark.parametrize("network", [True, False])
+def test_what_is_not_decoded_does_not_change_what_is_coded(codec: Frs2, network: bool) -> None:
+    """Coded one tensor at a time or together, and with a prediction of zeros in place of none."""
+    one = codec if network else related_codec(predict_scores=False)
+    exact, step = related_output(2, SIZES, seed=306), one.calibration.step
+    transform, maps = one.transform, one.transform.code_maps(exact)
+    roots = transform.predict_coded(exact, maps)
+    assert (roots is not None) == network
+    zeros = roots or [transform.mean("score", level, maps) for level in range(len(SIZES))]
+    whole = {
+        "feature": transform.code_features(exact, maps, step("feature")),
+        "score": transform.code_scores(exact, maps, step("score"), zeros),
+    }
+    found = one._code(exact, maps)
+
+    for what, coded in whole.items():
+        alone = transform.code(exact, maps, what, step(what))
+        assert len(coded.decoded) == len(SIZES) and not alone.decoded
+        for other in (alone, found[what]):
+            for name in ("scaled", "steps", "used", "plain", "left"):
+                assert all(map(torch.equal, getattr(coded, name), getattr(other, name)))
+
+
 @pytest.mark.parametrize("flags", [[4, 0, 0], [0, 0, 255]])
 def test_flags_that_no_encoder_writes_are_refused(codec: Frs2, flags: list) -> None:
     output = related_output(1, SIZES, seed=307)

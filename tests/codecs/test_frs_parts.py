@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from pipeline.codecs.frs.map import BUCKETS, EMPTY, BatchMaps, map_top
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
 from pipeline.codecs.frs.step_search import FAR, REFINEMENTS, Located, find_step, locate_step, refine_step
-from pipeline.codecs.frs.tokens import from_tokens, to_planes, to_tokens
+from pipeline.codecs.frs.tokens import from_tokens, rank_symbols, to_planes, to_tokens
 from pipeline.codecs.frs.transform import dct, klt
+from pipeline.codecs.frs2.classes import group_histograms, key_histogram
+from pipeline.codecs.frs2.strengths import read_strengths
 from pipeline.errors import CodecError
 from tests.helpers.symbols import coded_maps, groups_of, in_plane_order, integers, symbol_order
 
@@ -123,6 +125,29 @@ def test_tokens_hold_every_symbol(sizes: list, planes: int, batch: int, seed: in
     padded = torch.nn.utils.rnn.pad_sequence([torch.cat([row, row.new_zeros(7)]) for row in rows], batch_first=True)
     again = to_planes(*from_tokens(padded, order), planes, maps.canvas)
     assert all(torch.equal(a, b) for a, b in zip(levels, again, strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(SIDES, min_size=1, max_size=3), st.integers(1, 3), st.integers(0, 2**31), st.integers(1, 9))
+def test_ranks_and_counts_by_key_are_those_of_a_sort(sizes: list, batch: int, seed: int, at_once: int) -> None:
+    """For all symbols of a batch, however many of them are ranked at once."""
+    rng = np.random.default_rng(seed)
+    maps = coded_maps(sizes, batch, rng)
+    expected = rng.integers(-60, 60, (len(sizes), 2, 16)).astype(np.int16)
+    order = SymbolOrder(ExpectedSizes.from_table(expected, torch.device("cpu")), maps.strengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.codecs.frs.order.RANKED", 7 * at_once)
+        ranked = rank_symbols([torch.ones(batch, 2, *padded) for padded in maps.canvas.padded], order)
+    symbols = 32 * len(maps.canvas.block_level)
+    assert ranked.ranks.tolist() == list(range(symbols)) * batch and not ranked.gaps.any()
+    assert ranked.counts == ranked.tokens == [symbols] * batch
+    groups = group_histograms(expected)
+    for sample, counts in enumerate(order.key_counts().numpy()):
+        blocks = read_strengths(maps.to_bytes()[sample].numpy(), maps.canvas.own[sample], maps.top)
+        wanted = key_histogram(groups, blocks)
+        begun = int(np.flatnonzero(counts)[0])
+        assert int(expected.max()) - begun == wanted.highest
+        assert np.array_equal(np.trim_zeros(counts), np.trim_zeros(wanted.counts))
 
 
 @settings(max_examples=60, deadline=None)
