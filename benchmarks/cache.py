@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--codec-of", type=Path, metavar="CACHE", help="use its codec instead of calibrating one")
     parser.add_argument("--shards", type=int, default=2, help="shards per turn")
     parser.add_argument("--turns", type=int, default=0, help="0: all shards of the pass")
+    parser.add_argument("--rounds", type=int, default=1, help="how often to make them")
     args = parser.parse_args()
     common.quiet()
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +86,7 @@ def main() -> None:
         shards = load_or_create_shard_plan(job, 0)
         rows: list[dict[str, Any]] = []
         turns = [list(range(n, min(n + args.shards, len(shards)))) for n in range(0, len(shards), args.shards)]
-        for turn, numbers in enumerate(turns[: args.turns or None]):
+        for turn, numbers in enumerate((turns[: args.turns or None]) * args.rounds):
             taken = [shards[n] for n in numbers]
             sides: dict[str, Callable[[], None]] = {
                 "bare": partial(run_teacher, job, taken),

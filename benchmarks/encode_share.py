@@ -52,7 +52,7 @@ def read_config(path: str) -> Config:
     """Read a config of mmdet (`mmdet::...`) or of a file."""
     from mmengine.hub import get_config
 
-    return get_config(path.removeprefix("mmdet::"), pretrained=False) if "::" in path else Config.fromfile(path)
+    return get_config(path, pretrained=False) if "::" in path else Config.fromfile(path)
 
 
 def cpu_ms(part: Callable[[], Any], rounds: int) -> float:

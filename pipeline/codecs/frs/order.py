@@ -29,7 +29,7 @@ from pipeline.codecs.frs.transform import BLOCK
 
 FREQUENCIES = BLOCK * BLOCK
 STRENGTHS = 111  # log sizes of sums are 0 to 110; that of a block is at most that of its level
-RANKED = 1 << 14  # symbols to rank at once, so that a CPU keeps their groups in its cache
+RANKED = 1 << 14  # symbols that a CPU ranks at once, so that it keeps their groups in its cache
 BINS = STRENGTHS + 1  # one more for blocks outside the sample's grid
 WIDEST = 512  # largest difference between two expected sizes; calibration writes at most 80
 BOUNDS = np.array([round(2 ** (k / 2)) for k in range(STRENGTHS - 1)], np.int64)
@@ -148,7 +148,8 @@ class SymbolOrder:
 
     def rank(self, sample: Tensor, plane: Tensor, frequency: Tensor, block: Tensor) -> Tensor:
         """Return the ranks of symbols, all (S,) int64: sample 0 to B-1, and plane, frequency, block as in `Symbols`."""
-        columns = (column.split(RANKED) for column in (sample, plane, frequency, block))
+        size = RANKED if sample.device.type == "cpu" else max(1, len(sample))
+        columns = (column.split(size) for column in (sample, plane, frequency, block))
         return torch.cat([self._rank(*part) for part in zip(*columns)])
 
     def _rank(self, sample: Tensor, plane: Tensor, frequency: Tensor, block: Tensor) -> Tensor:
