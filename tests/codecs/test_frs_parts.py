@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.codecs.frs.map import BUCKETS, EMPTY, BatchMaps, map_top
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
 from pipeline.codecs.frs.step_search import FAR, REFINEMENTS, Located, find_step, locate_step, refine_step
-from pipeline.codecs.frs.tokens import from_tokens, rank_symbols, to_planes, to_tokens
+from pipeline.codecs.frs.tokens import find_nonzero, from_tokens, rank_symbols, to_planes, to_tokens
 from pipeline.codecs.frs.transform import dct, klt
 from pipeline.codecs.frs2.classes import group_histograms, key_histogram
 from pipeline.codecs.frs2.strengths import read_strengths
@@ -180,6 +180,24 @@ def test_a_batch_gives_each_sample_its_own_symbols(own: list, seed: int) -> None
         start = torch.tensor([0, 3 * 16 * int(counts[0])])[level]
         found = start + (plane * 16 + frequency) * counts[level] + y * sides[level, 1] + x
         assert np.array_equal(found.numpy(), reference)
+
+
+@pytest.mark.parametrize("planes", [1, 16, 17])
+def test_a_large_tensor_is_transformed_in_parts(planes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, planes, 32, 24, generator=torch.Generator().manual_seed(3))
+    wanted, back = dct(x), dct(x, inverse=True)
+    monkeypatch.setattr("pipeline.codecs.frs.transform.LARGE", 0)
+    monkeypatch.setattr("pipeline.codecs.frs.transform.PART", 2 * 3 * 32 * 24)  # three planes of both samples
+    for found, whole in ((dct(x), wanted), (dct(x, inverse=True), back)):
+        assert found.shape == x.shape and torch.allclose(found, whole, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.floats(0, 1), st.integers(0, 2**31))
+def test_nonzero_values_are_found(eights: int, density: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=8 * eights) * (rng.random(8 * eights) < density)
+    assert np.array_equal(find_nonzero(torch.from_numpy(values)).numpy(), np.flatnonzero(values))
 
 
 @settings(max_examples=100, deadline=None)

@@ -18,11 +18,12 @@ def choose(
     (B, H, W). given: which samples use it (B,), if that is stored. Return what is left, which samples use the
     prediction, and the energy before and after, (B,) each.
     """
-    before = plain.square().sum(dim=(1, 2, 3))
+    spare = plain.square()  # new memory takes a CPU more time than the arithmetic
+    before = spare.sum(dim=(1, 2, 3))
     if prediction is None:
         return plain, torch.zeros_like(before, dtype=torch.bool) if given is None else given, before, before
-    left = plain - m.sqrt()[:, None] * prediction
-    after = left.square().sum(dim=(1, 2, 3))
+    left = plain - torch.mul(m.sqrt()[:, None], prediction, out=spare)
+    after = torch.square(left, out=spare).sum(dim=(1, 2, 3))
     used = after < before if given is None else given
     return _where(used, left, plain), used, before, torch.where(used, after, before)
 
