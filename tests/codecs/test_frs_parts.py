@@ -123,7 +123,8 @@ def test_tokens_hold_every_symbol(sizes: list, planes: int, batch: int, seed: in
         found = in_plane_order(tokens.numpy(), reference)
         assert np.array_equal(found, groups_of([level[sample] for level in levels]))
     padded = torch.nn.utils.rnn.pad_sequence([torch.cat([row, row.new_zeros(7)]) for row in rows], batch_first=True)
-    again = to_planes(*from_tokens(padded, order), planes, maps.canvas)
+    ((symbols, values),) = from_tokens([padded], [order])
+    again = to_planes(symbols, values, maps.canvas)
     assert all(torch.equal(a, b) for a, b in zip(levels, again, strict=True))
 
 
@@ -169,8 +170,8 @@ def test_a_batch_gives_each_sample_its_own_symbols(own: list, seed: int) -> None
         for a, b, (h, w) in zip(together.floats, maps.floats, grids[number]):
             assert torch.equal(a[number, :h, :w], b[0]) and int((a[number] > 0).sum()) == int((b > 0).sum())
         reference = symbol_order(expected, integers(maps, 0))
-        ranks = torch.arange(len(reference)).expand(len(own), -1)
-        plane, frequency, block = (part[number] for part in order.find(ranks))
+        symbols = order.find(torch.arange(1, len(reference) + 1).repeat(len(own), 1))
+        plane, frequency, block = (part[number] for part in (symbols.plane, symbols.frequency, symbols.block))
         level = together.canvas.block_level[block]
         first = torch.tensor([0, together.canvas.blocks[0][0] * together.canvas.blocks[0][1]])[level]
         across = torch.tensor([w for _, w in together.canvas.blocks])[level]

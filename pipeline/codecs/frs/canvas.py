@@ -24,7 +24,8 @@ class Canvas:
     def __init__(self, own: tuple[LevelShapes, ...], sides: Tensor) -> None:
         self.own, self.sides, self.sizes = own, sides, canvas(own)
         self.blocks = [(-(-h // BLOCK), -(-w // BLOCK)) for h, w in self.sizes]
-        self._block_sides = -torch.div(-sides.amax(dim=0), BLOCK, rounding_mode="floor")
+        self._own_blocks = -torch.div(-sides, BLOCK, rounding_mode="floor")
+        self._block_sides = self._own_blocks.amax(dim=0)
 
     @property
     def padded(self) -> list[tuple[int, int]]:
@@ -32,44 +33,68 @@ class Canvas:
         return [(h * BLOCK, w * BLOCK) for h, w in self.blocks]
 
     @cached_property
-    def _place(self) -> tuple[Tensor, Tensor, Tensor]:
-        return coordinates(self._block_sides * BLOCK, sum(h * w for h, w in self.padded))
+    def _cells(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Level, row and column of the positions, of squares of 2 x 2 positions and of the blocks."""
+        scales, count = (BLOCK, 2, 1), sum(h * w for h, w in self.blocks)
+        grids = torch.cat([self._block_sides * scale for scale in scales])
+        level, y, x = coordinates(grids, count * sum(scale**2 for scale in scales))
+        level = level % len(self.sizes)
+        return list(zip(*(part.split([count * scale**2 for scale in scales]) for part in (level, y, x))))
+
+    @property
+    def place(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Level, row and column of each position, (P,) int64 each."""
+        return self._cells[0]
+
+    @property
+    def squares(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Level, row and column of each square of 2 x 2 positions, (P / 4,) int64 each, in the positions' order."""
+        return self._cells[1]
 
     @property
     def level(self) -> Tensor:
         """Level of each position, (P,) int64."""
-        return self._place[0]
-
-    @cached_property
-    def inside(self) -> Tensor:
-        """Whether a position is in the sample's own grid, (B, P) bool."""
-        level, y, x = self._place
-        own = self.sides[:, level]
-        return (y < own[..., 0]) & (x < own[..., 1])
-
-    @cached_property
-    def _block_place(self) -> tuple[Tensor, Tensor, Tensor]:
-        return coordinates(self._block_sides, sum(h * w for h, w in self.blocks))
+        return self._cells[0][0]
 
     @property
     def block_level(self) -> Tensor:
         """Level of each block, (N,) int64."""
-        return self._block_place[0]
+        return self._cells[2][0]
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """Whether a position is in the sample's own grid, (B, P) bool."""
+        return are_inside(self.place, self.sides)
 
     @cached_property
     def block_inside(self) -> Tensor:
         """Whether a block has a position of the sample's own grid, (B, N) bool."""
-        level, y, x = self._block_place
-        own = self.sides[:, level]
-        return (y * BLOCK < own[..., 0]) & (x * BLOCK < own[..., 1])
+        return are_inside(self._cells[2], self._own_blocks)
 
     def read(self, rows: Tensor) -> Tensor:
-        """Place rows (B, >= positions), each sample's own grids one after another, on the canvas: (B, P)."""
-        level, y, x = self._place
+        """Place rows (B, >= positions), each sample's own grids one after another, on grids of one size.
+
+        Return (B, L, H, W), with zeros beyond each sample's own grids. H and W: the largest of all levels.
+        """
+        height, width = self._largest
+        y, x = (torch.arange(side, device=rows.device) for side in (height, width))
+        h, w = self.sides[..., None, None].unbind(dim=2)
+        inside = (y[:, None] < h) & (x < w)
         areas = self.sides.prod(dim=2)
         starts = areas.cumsum(1) - areas
-        at = starts[:, level] + y * self.sides[:, level, 1] + x
-        return rows.gather(1, at * self.inside) * self.inside
+        at = (starts[..., None, None] + y[:, None] * w + x) * inside
+        return rows.gather(1, at.flatten(1)).view_as(at) * inside
+
+    def pack_grids(self, grids: Tensor) -> Tensor:
+        """Pack (B, L, H, W) of the size that `read` returns into (B, P), with zeros outside each sample's own grid."""
+        (level, y, x), (height, width) = self.place, self._largest
+        at = torch.add(torch.add(x, y, alpha=width), level, alpha=height * width)
+        return grids.flatten(1).index_select(1, at) * self.inside
+
+    @property
+    def _largest(self) -> tuple[int, int]:
+        height, width = (max(sides) for sides in zip(*self.padded))
+        return height, width
 
     def pack(self, levels: Sequence[Tensor]) -> Tensor:
         """Pack [(B, H_l, W_l)] into (B, P), with zeros in the padding."""
@@ -116,3 +141,10 @@ def coordinates(sides: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
     cell, width = number - (ends - areas)[level], sides[level, 1]
     y = torch.div(cell, width, rounding_mode="floor")
     return level, y, cell - y * width
+
+
+def are_inside(place: tuple[Tensor, Tensor, Tensor], sides: Tensor) -> Tensor:
+    """Return whether cells, by level, row and column (N,), are in the samples' grids (B, L, 2): (B, N) bool."""
+    level, y, x = place
+    own = sides[:, level]
+    return (y < own[..., 0]) & (x < own[..., 1])

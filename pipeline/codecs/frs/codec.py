@@ -24,6 +24,7 @@ from pipeline.codecs.frs.locate import locate_tokens
 from pipeline.codecs.frs.map import BUCKETS, BatchMaps, check_map, unrounded
 from pipeline.codecs.frs.order import FREQUENCIES, STRENGTHS, WIDEST, SymbolOrder, Symbols
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
+from pipeline.codecs.frs.sparse import residuals
 from pipeline.codecs.frs.tokens import Ranked, check_tokens, from_tokens, rank_symbols, to_planes, tokens_of
 from pipeline.codecs.frs.transform import BLOCK
 from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
@@ -200,28 +201,32 @@ class Frs(Codec):
         row = torch.from_numpy(sample["frs"].copy())[None]
         return self.coded_maps(EncodedBatch({"frs": row}, (levels,), torch.tensor([levels])))
 
-    def scaled_symbols(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> tuple[Symbols, Tensor]:
-        """Read the symbols that tokens stand for, and their values (B, T) times the step."""
-        symbols, values = self.symbols(batch, maps, what)
-        steps = self.transform.step_sizes(what, maps, self.calibration.step(what))
-        return symbols, values * steps.gather(1, maps.canvas.block_level[symbols.block])
-
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         maps = self.coded_maps(batch)
         out: dict[str, Levels] = {"score": []}
-        for what in self.kinds:
-            out[what] = self.transform.rebuild_symbols(*self.scaled_symbols(batch, maps, what), maps, what)
+        for what, parts in self.residuals(batch, maps).items():
+            out[what] = self.transform.add_mean(*parts, maps, what)
         boxes = self.boxes.decode(batch, maps)
         return TeacherOutput(out["feature"], out["score"], maps.floats, batch.levels, boxes)
 
-    def symbols(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> tuple[Symbols, Tensor]:
-        """Read the symbols that tokens stand for, and their values (B, T)."""
-        return from_tokens(batch.arrays[f"{what}s"], self.transform.symbol_order(what, maps))
+    def residuals(self, batch: EncodedBatch, maps: BatchMaps) -> dict[str, tuple[Tensor, Tensor]]:
+        """Read of each tensor the weighted residuals (B, N, 16, X), and a free tensor of that size."""
+        parts, transform = [], self.transform
+        for what, (symbols, values) in zip(self.kinds, self.symbols(batch, maps, self.kinds)):
+            steps = transform.step_sizes(what, maps, self.calibration.step(what))
+            scaled = values * steps.gather(1, maps.canvas.block_level[symbols.block])
+            parts.append(transform.coefficients_of(symbols, scaled, what))
+        return dict(zip(self.kinds, residuals(parts, len(maps.canvas.block_level))))
+
+    def symbols(self, batch: EncodedBatch, maps: BatchMaps, kinds: Sequence[str]) -> list[tuple[Symbols, Tensor]]:
+        """Read the symbols that the tokens of each tensor stand for, and their values (B, T)."""
+        orders = [self.transform.symbol_order(what, maps) for what in kinds]
+        return from_tokens([batch.arrays[f"{what}s"] for what in kinds], orders)
 
     def planes(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> Levels:
         """Read the quantised coefficients [(B, R, H4, W4)]."""
-        rank = self.tables[f"{what}_basis"].shape[-1]
-        return to_planes(*self.symbols(batch, maps, what), rank, maps.canvas)
+        ((symbols, values),) = self.symbols(batch, maps, [what])
+        return to_planes(symbols, values, maps.canvas)
 
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
         """Allow an error of half a quantiser step for each coefficient, and half a code for each position of the map.

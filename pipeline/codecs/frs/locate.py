@@ -8,14 +8,14 @@ from torch import Tensor
 from pipeline.codecs.base import BlockTokens
 from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs.order import SymbolOrder
-from pipeline.codecs.frs.tokens import read_ranks
+from pipeline.codecs.frs.tokens import read_tokens
 
 
 def locate_tokens(tokens: Tensor, order: SymbolOrder, maps: BatchMaps) -> BlockTokens:
     """Locate the tokens (T,) int32 of one tensor of one sample. maps: that of the sample alone."""
-    ranks, values = read_ranks(tokens)
-    used = values != 0
-    (block,) = order.find(ranks[used][None]).block
+    (numbers,), (values,) = read_tokens([tokens[None]])
+    used = values[0] != 0
+    (block,) = order.find(numbers[:, used]).block
     counts = [h * w for h, w in maps.canvas.blocks]
     richness = torch.cat([_rank_blocks(sums) for sums in maps.block_sums[0].split(counts)])
     return BlockTokens(tokens[used].numpy(), maps.canvas.block_level[block].numpy(), richness[block].numpy())

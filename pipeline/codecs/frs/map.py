@@ -75,14 +75,22 @@ def _table(what: str, top: int, device: torch.device) -> Tensor:
     relative, exponents = _relative(top), np.arange(256)[:, None]
     if what == "integer":
         return torch.from_numpy(whole_values(top)).to(device)
+    scale = np.where(exponents == EMPTY, 0, np.float32(2) ** -exponents.astype(np.float32))
+    values = torch.from_numpy(relative.astype(np.float32) * scale.astype(np.float32))
     if what == "float":
-        scale = np.where(exponents == EMPTY, 0, np.float32(2) ** -exponents.astype(np.float32))
-        return torch.from_numpy(relative.astype(np.float32) * scale.astype(np.float32)).to(device)
+        return values.to(device)
+    if what == "inverse root":
+        return inverse_root(values).to(device)
     with np.errstate(divide="ignore"):
         halves = np.floor(np.log2(relative) * 2 + 1e-9)
     buckets = np.clip(BUCKETS - 1 + halves - 2 * exponents, 1, BUCKETS - 1)
     buckets[:, 0] = 0
     return torch.from_numpy(buckets.astype(np.int64)).to(device)
+
+
+def value_table(top: int, device: torch.device) -> Tensor:
+    """Return m by exponent and code, (256, 256) float32."""
+    return _table("float", top, device)
 
 
 @lru_cache(maxsize=64)
@@ -130,10 +138,9 @@ class BatchMaps:
         if rows.shape[1] < needed:
             raise CorruptCache(f"map: expected {needed} bytes for grids {own}, found {rows.shape[1]}")
         canvas = Canvas(own, sides)
-        differences = canvas.read(rows[:, depth:]).long()
-        codes = [part.cumsum(1).cumsum(2) for part in canvas.split(differences)]
-        packed = (canvas.pack(codes) & 255) * canvas.inside
-        return cls(canvas, packed.to(torch.uint8), rows[:, :depth], top)
+        differences = canvas.read(rows[:, depth:])
+        codes = differences.cumsum(2, dtype=torch.uint8).cumsum(3, dtype=torch.uint8)  # modulo 256
+        return cls(canvas, canvas.pack_grids(codes), rows[:, :depth], top)
 
     def to_bytes(self) -> Tensor:
         """Return (B, L + P) uint8 of samples that fill the canvas: the exponents, then the differences by level."""
@@ -142,12 +149,17 @@ class BatchMaps:
     @cached_property
     def packed(self) -> Tensor:
         """m at the canvas's positions, (B, P) float32, from a table, so the bits are equal on every device."""
-        return self._look_up("float")
+        return self.look_up(value_table(self.top, self.codes.device))
 
     @cached_property
     def packed_buckets(self) -> Tensor:
         """The half octave of m, (B, P) int64 in [0, BUCKETS)."""
-        return self._look_up("bucket")
+        return self.look_up(_table("bucket", self.top, self.codes.device))
+
+    @cached_property
+    def mean_number(self) -> Tensor:
+        """Number of each position's mean among those of all levels and buckets, (B, P) int64."""
+        return torch.add(self.packed_buckets, self.canvas.level, alpha=BUCKETS)
 
     @property
     def floats(self) -> list[Tensor]:
@@ -163,15 +175,15 @@ class BatchMaps:
     def sums(self) -> Tensor:
         """Sum of m over each level, (B, L) float32. It depends on the codes alone, and not on the canvas."""
         batch, levels = self.exponents.shape
-        code = self.canvas.level * 256 + self.codes
+        code = torch.add(self.codes, self.canvas.level, alpha=256)
         counts = code.new_zeros((batch, levels * 256)).scatter_add_(1, code, torch.ones_like(code))
-        values = _table("float", self.top, code.device)[self.exponents.long()].double()
+        values = value_table(self.top, code.device)[self.exponents.long()].double()
         return (counts.view_as(values) * values).sum(dim=2).float()
 
     @cached_property
     def inverse_root(self) -> Tensor:
         """`inverse_root` at the canvas's positions, (B, P)."""
-        return inverse_root(self.packed)
+        return self.look_up(_table("inverse root", self.top, self.codes.device))
 
     @cached_property
     def block_sums(self) -> Tensor:
@@ -201,13 +213,13 @@ class BatchMaps:
         codes = self.canvas.inside.to(torch.uint8) * self.top
         return BatchMaps(self.canvas, codes, torch.zeros_like(self.exponents), self.top)
 
-    def _look_up(self, what: str) -> Tensor:
-        """Return the value of each code, given its level's exponent."""
-        return _table(what, self.top, self.codes.device).flatten()[self._index]
+    def look_up(self, table: Tensor) -> Tensor:
+        """Return the entry (...) of each position in a table (256, 256, ...) by exponent and code, (B, P, ...)."""
+        return table.flatten(0, 1)[self._index]
 
     @cached_property
     def _index(self) -> Tensor:
-        return self.exponents.long()[:, self.canvas.level] * 256 + self.codes
+        return torch.add(self.codes, self.exponents.long()[:, self.canvas.level], alpha=256)
 
 
 def inverse_root(m: Tensor) -> Tensor:

@@ -1,39 +1,60 @@
 """Rebuild tensors from the nonzero coefficients alone, about 1% of all.
 
 The product with the basis adds one row of the basis for each coefficient, which is what an embedding bag does. The
-inverse DCT follows, on channels instead of planes. All levels and samples share one axis, so the number of operations
-does not depend on the batch. Sums follow the order of the sorted symbols, so a sample's values do not depend on the
-other samples of its batch.
+inverse DCT follows, on channels instead of planes. All levels, samples and tensors share one axis, so the number of
+operations does not depend on the batch. Sums follow the order of the sorted symbols, so a sample's values do not depend
+on the other samples of its batch.
 
-Shapes: B batch, L levels, R planes, X channels, N blocks of all levels of the canvas, T symbols.
+Shapes: B batch, L levels, R planes, X channels, N blocks of all levels of the canvas, T coefficients.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.frs.order import FREQUENCIES, Symbols
+from pipeline.codecs.frs.order import FREQUENCIES, join
 from pipeline.codecs.frs.transform import inverse_dct_matrix
 
 
-def residuals(symbols: Symbols, values: Tensor, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the residuals (B, N, 16, X) of every block, row by row, from symbols and their values times the step.
+class Coefficients(NamedTuple):
+    """The nonzero coefficients of a tensor: block, frequency, row of the basis and value, (B, T) each.
 
-    values: (B, T). rows: columns of the basis as (L, R, X), or (1, R, X) for all levels. level: (N,), of each block.
-    Also return a tensor of the same size that is free: new memory would cost a CPU more than the arithmetic.
+    basis: the vectors as rows (rows, X).
     """
-    batch, blocks, device = len(values), len(level), values.device
-    sample = torch.arange(batch, device=device)[:, None]
-    bag, by_bag = ((sample * blocks + symbols.block) * FREQUENCIES + symbols.frequency).flatten().sort(stable=True)
-    row = symbols.plane if len(rows) == 1 else symbols.plane + level[symbols.block] * rows.shape[1]
-    sums = F.embedding_bag(
-        row.flatten()[by_bag],
-        rows.flatten(0, 1),
-        torch.searchsorted(bag, torch.arange(batch * blocks * FREQUENCIES, device=device)),
-        mode="sum",
-        per_sample_weights=values.flatten()[by_bag],
-    )
-    sums = sums.unflatten(0, (-1, FREQUENCIES))
-    return (inverse_dct_matrix(device) @ sums).unflatten(0, (batch, blocks)), sums.unflatten(0, (batch, blocks))
+
+    block: Tensor
+    frequency: Tensor
+    row: Tensor
+    values: Tensor
+    basis: Tensor
+
+
+def residuals(parts: Sequence[Coefficients], blocks: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the residuals (B, N, 16, X) of every block, row by row, of each tensor. blocks: N.
+
+    Also return of each a tensor of the same size that is free: new memory would cost a CPU more than the arithmetic.
+    """
+    (batch, _), device = parts[0].values.shape, parts[0].values.device
+    sample = torch.arange(len(parts) * batch, device=device).view(-1, batch, 1)
+    block = join([torch.add(part.block, at, alpha=blocks) for part, at in zip(parts, sample)])
+    frequency, row, values = (join(fields) for fields in list(zip(*parts))[1:4])
+    bag, by_bag = torch.add(frequency, block, alpha=FREQUENCIES).flatten().sort(stable=True)
+    row, values = row.flatten()[by_bag], values.flatten()[by_bag]
+    bags, counts = batch * blocks * FREQUENCIES, [part.values.numel() for part in parts]
+    starts = torch.searchsorted(bag, torch.arange(len(parts) * bags, device=device)).split(bags)
+    found, first = [], 0
+    for part, own, *of in zip(parts, starts, row.split(counts), values.split(counts)):
+        sums = F.embedding_bag(of[0], part.basis, own - first if first else own, mode="sum", per_sample_weights=of[1])
+        found.append(_transform(sums.view(batch, blocks, FREQUENCIES, -1)))
+        first += part.values.numel()
+    return found
+
+
+def _transform(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inverse DCT of coefficients (B, N, 16, X), and the coefficients."""
+    return (inverse_dct_matrix(sums.device) @ sums.flatten(0, 1)).view_as(sums), sums

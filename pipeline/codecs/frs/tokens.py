@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.budget import BUDGET, excess
 from pipeline.codecs.frs.canvas import Canvas
-from pipeline.codecs.frs.order import FREQUENCIES, SymbolOrder, Symbols
+from pipeline.codecs.frs.order import FREQUENCIES, SymbolOrder, Symbols, find_all, join
 from pipeline.codecs.frs.transform import BLOCK
 from pipeline.errors import CodecError, CorruptCache
 
@@ -133,22 +133,27 @@ def zigzag(q: Tensor) -> Tensor:
     return (q << 1) ^ (q >> 31)
 
 
-def from_tokens(tokens: Tensor, order: SymbolOrder) -> tuple[Symbols, Tensor]:
-    """Decode (B, T) int32 tokens, with zeros after the last, to symbols and their values (B, T) float32."""
-    ranks, values = read_ranks(tokens)
-    return order.find(ranks), values
+def from_tokens(tokens: Sequence[Tensor], orders: Sequence[SymbolOrder]) -> list[tuple[Symbols, Tensor]]:
+    """Decode the int32 tokens [(B, T)] of several tensors, with zeros after the last, each with its order.
+
+    Return the symbols of each, and their values (B, T) float32.
+    """
+    numbers, values = read_tokens(tokens)
+    return list(zip(find_all(orders, numbers), values))
 
 
-def read_ranks(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rank int64 and value float32 of every token of (..., T). Zeros after the last token have value 0."""
-    signed = tokens >> 8
+def read_tokens(tokens: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return rank + 1 (int64) and value (float32) of every token of [(B, T)]. Zeros after the last have value 0."""
+    sizes, joined = [part.shape[1] for part in tokens], join(tokens)
+    signed = joined >> 8
     values = ((signed >> 1) ^ -(signed & 1)).float()
-    return ((tokens & FILLER).long() + 1).cumsum(-1) - 1, values
+    steps = (joined & FILLER) + 1
+    return [part.cumsum(1) for part in steps.split(sizes, 1)], list(values.split(sizes, 1))
 
 
-def to_planes(symbols: Symbols, values: Tensor, rank: int, canvas: Canvas) -> list[Tensor]:
-    """Place the values (B, T) of symbols on R = `rank` planes [(B, R, H4, W4)]."""
-    blocks, batch = len(canvas.block_level), len(values)
+def to_planes(symbols: Symbols, values: Tensor, canvas: Canvas) -> list[Tensor]:
+    """Place the values (B, T) of symbols on their planes [(B, R, H4, W4)]."""
+    blocks, batch, rank = len(canvas.block_level), len(values), symbols.planes
     at = (symbols.plane * FREQUENCIES + symbols.frequency) * blocks + symbols.block
     # Add, not assign: the zeros after the last token have any place.
     stored = values.new_zeros((batch, rank * FREQUENCIES * blocks)).scatter_add_(1, at, values)

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BUCKETS, BatchMaps, inverse_root
+from pipeline.codecs.frs.map import BatchMaps, inverse_root
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder, Symbols
-from pipeline.codecs.frs.sparse import residuals
+from pipeline.codecs.frs.sparse import Coefficients
 from pipeline.codecs.frs.transform import dct, steps, to_blocks
 from pipeline.codecs.packing import narrow, widen
 from pipeline.records import TeacherOutput
@@ -61,10 +61,15 @@ class WeightedTransform:
         """
         if str(device) not in self._on_device:
             moved = {key: torch.from_numpy(np.array(table, order="C")).to(device) for key, table in self.tables.items()}
-            self._on_device[str(device)] = {
-                key: table.float() if table.dtype == torch.float16 else table for key, table in moved.items()
-            }
+            self._on_device[str(device)] = self.derive(
+                {key: table.float() if table.dtype == torch.float16 else table for key, table in moved.items()}
+            )
         return self._on_device[str(device)][name]
+
+    def derive(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tables of a device with those that are computed from them: `{what}_rows`, the basis as rows."""
+        bases = {name.removesuffix("_basis"): table for name, table in tables.items() if name.endswith("_basis")}
+        return tables | {f"{what}_rows": basis.transpose(-1, -2).contiguous() for what, basis in bases.items()}
 
     def symbol_order(self, what: str, maps: BatchMaps) -> SymbolOrder:
         """Return the order of the symbols of a batch."""
@@ -120,9 +125,8 @@ class WeightedTransform:
             out.append(value if what == "feature" else value * value.abs())
         return narrow(out, self.widths) if what == "feature" else out
 
-    def rebuild_symbols(self, symbols: Symbols, values: Tensor, maps: BatchMaps, what: str) -> Levels:
-        """Return the tensors (B, X, H, W) of symbols and their values (B, T) times the step, channels last."""
-        left, spare = self.block_residuals(symbols, values, maps, what)
+    def add_mean(self, left: Tensor, spare: Tensor, maps: BatchMaps, what: str) -> Levels:
+        """Return the tensors (B, X, H, W) of weighted residuals (B, N, 16, X), channels last. Both are overwritten."""
         value = self.packed_mean(what, maps, spare)
         self.add_residuals(value, left, maps, what)
         if what == "score":
@@ -132,7 +136,7 @@ class WeightedTransform:
 
     def packed_mean(self, what: str, maps: BatchMaps, out: Tensor) -> Tensor:
         """Return the mean (B, P, X) given the map, in the memory of `out`."""
-        mean, number = self.table(f"{what}_mean", out.device), maps.canvas.level * BUCKETS + maps.packed_buckets
+        mean, number = self.table(f"{what}_mean", out.device), maps.mean_number
         flat = torch.index_select(mean.flatten(0, 1), 0, number.flatten(), out=out.view(-1, mean.shape[-1]))
         return flat.unflatten(0, number.shape)
 
@@ -141,11 +145,6 @@ class WeightedTransform:
         canvas, inverse = maps.canvas, self.weights(what, maps).inverse_root[..., None]
         for level, part, root in zip(canvas.by_block(value), canvas.split_blocks(left), canvas.by_block(inverse)):
             level.addcmul_(part, root)
-
-    def _rows(self, what: str, device: torch.device) -> Tensor:
-        """Return the columns of the basis as rows, (L, R, X) or (1, R, X)."""
-        basis = self.table(f"{what}_basis", device)
-        return basis.transpose(-1, -2).contiguous().view(-1, basis.shape[-1], basis.shape[-2])
 
     def project(self, what: str, level: int, residual: Tensor) -> Tensor:
         """Return the coefficients (B, R, H4, W4) of a weighted residual (B, X, H, W)."""
@@ -157,9 +156,11 @@ class WeightedTransform:
         blocks = dct(coefficients, inverse=True)[..., : size[0], : size[1]]
         return torch.einsum("cr,brhw->bchw", self._basis(what, level, blocks.device), blocks)
 
-    def block_residuals(self, symbols: Symbols, values: Tensor, maps: BatchMaps, what: str) -> tuple[Tensor, Tensor]:
-        """Return `residuals` of symbols and their values (B, T) times the step."""
-        return residuals(symbols, values, self._rows(what, values.device), maps.canvas.block_level)
+    def coefficients_of(self, symbols: Symbols, values: Tensor, what: str) -> Coefficients:
+        """Return the coefficients of symbols and their values (B, T) times the step."""
+        basis = self.table(f"{what}_rows", values.device)
+        row = symbols.plane if basis.dim() == 2 else symbols.row
+        return Coefficients(symbols.block, symbols.frequency, row, values, basis.view(-1, basis.shape[-1]))
 
     def trial(self, output: TeacherOutput, maps: BatchMaps, what: str) -> Callable[[float], Levels]:
         """Return a function from a step to the decoded tensors. It is called with several steps."""

@@ -192,16 +192,18 @@ class Frs2(Frs):
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         maps, transform, scores = self.coded_maps(batch), self.transform, list[Tensor]()
-        features = rebuild_features(transform, self._read(batch, maps, "feature"), maps)
-        if "score" in self.kinds:
-            scores = rebuild_scores(transform, self._read(batch, maps, "score"), maps, features)
+        stored = self._read(batch, maps)
+        features = rebuild_features(transform, stored["feature"], maps)
+        if "score" in stored:
+            scores = rebuild_scores(transform, stored["score"], maps, features)
         boxes = self.boxes.decode(batch, maps)
         return TeacherOutput(narrow(features, transform.widths), scores, maps.floats, batch.levels, boxes)
 
-    def _read(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> Blocks:
-        """Read the residuals and flags of a tensor."""
-        residuals, spare = self.transform.block_residuals(*self.scaled_symbols(batch, maps, what), maps, what)
-        return Blocks(residuals, spare, (batch.arrays["frs"][:, : len(maps.canvas.sizes)] & FLAGS[what]) > 0)
+    def _read(self, batch: EncodedBatch, maps: BatchMaps) -> dict[str, Blocks]:
+        """Read the residuals and flags of each tensor."""
+        flags = batch.arrays["frs"][:, : len(maps.canvas.sizes)]
+        parts = self.residuals(batch, maps).items()
+        return {what: Blocks(*tensors, (flags & FLAGS[what]) > 0) for what, tensors in parts}
 
     def compare(self, exact: TeacherOutput, stored: EncodedBatch) -> dict[str, float]:
         """Compare as frs does, with predictions from the stored tensors.
@@ -209,7 +211,8 @@ class Frs2(Frs):
         A prediction differs in its last digits between machines. That is far less than the rounding error.
         """
         maps = self.coded_maps(stored)
-        read, found = {what: self._read(stored, maps, what).split(maps) for what in self.kinds}, {}
+        read = {what: blocks.split(maps) for what, blocks in self._read(stored, maps).items()}
+        found = {}
         for what, one in self._code(exact, maps, read).items():
             parts = zip(one.scaled, self.planes(stored, maps, what))
             found[f"{what}s"] = max(float((c - q).abs().max()) for c, q in parts) / 0.5
