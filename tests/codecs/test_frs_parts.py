@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.codecs.frs.find import find_symbols
 from pipeline.codecs.frs.map import BUCKETS, EMPTY, BatchMaps, map_top
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
 from pipeline.codecs.frs.step_search import FAR, REFINEMENTS, Located, find_step, locate_step, refine_step
@@ -170,7 +171,8 @@ def test_a_batch_gives_each_sample_its_own_symbols(own: list, seed: int) -> None
         for a, b, (h, w) in zip(together.floats, maps.floats, grids[number]):
             assert torch.equal(a[number, :h, :w], b[0]) and int((a[number] > 0).sum()) == int((b > 0).sum())
         reference = symbol_order(expected, integers(maps, 0))
-        symbols = order.find(torch.arange(1, len(reference) + 1).repeat(len(own), 1))
+        numbers = torch.arange(1, len(reference) + 1).repeat(len(own), 1)
+        (symbols,) = find_symbols([order], [numbers])
         plane, frequency, block = (part[number] for part in (symbols.plane, symbols.frequency, symbols.block))
         level = together.canvas.block_level[block]
         first = torch.tensor([0, together.canvas.blocks[0][0] * together.canvas.blocks[0][1]])[level]

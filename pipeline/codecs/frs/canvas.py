@@ -19,13 +19,16 @@ from pipeline.records import LevelShapes, canvas
 
 
 class Canvas:
-    """Geometry of a batch. own: the samples' grids; sides: the same as (B, L, 2) int64 on the device."""
+    """Geometry of a batch. own: the samples' grids; sides: the same as (B, L, 2) int64 on the device.
+
+    blocks, block_sides: rows and columns of the blocks of every level, on the host and as (L, 2) on the device.
+    """
 
     def __init__(self, own: tuple[LevelShapes, ...], sides: Tensor) -> None:
         self.own, self.sides, self.sizes = own, sides, canvas(own)
         self.blocks = [(-(-h // BLOCK), -(-w // BLOCK)) for h, w in self.sizes]
-        self._own_blocks = -torch.div(-sides, BLOCK, rounding_mode="floor")
-        self._block_sides = self._own_blocks.amax(dim=0)
+        self._own_blocks = torch.div(sides + BLOCK - 1, BLOCK, rounding_mode="floor")
+        self.block_sides = self._own_blocks.amax(dim=0)
 
     @property
     def padded(self) -> list[tuple[int, int]]:
@@ -36,7 +39,7 @@ class Canvas:
     def _cells(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Level, row and column of the positions, of squares of 2 x 2 positions and of the blocks."""
         scales, count = (BLOCK, 2, 1), sum(h * w for h, w in self.blocks)
-        grids = torch.cat([self._block_sides * scale for scale in scales])
+        grids = torch.cat([self.block_sides * BLOCK, self.block_sides * 2, self.block_sides])
         level, y, x = coordinates(grids, count * sum(scale**2 for scale in scales))
         level = level % len(self.sizes)
         return list(zip(*(part.split([count * scale**2 for scale in scales]) for part in (level, y, x))))
@@ -74,16 +77,13 @@ class Canvas:
     def read(self, rows: Tensor) -> Tensor:
         """Place rows (B, >= positions), each sample's own grids one after another, on grids of one size.
 
-        Return (B, L, H, W), with zeros beyond each sample's own grids. H and W: the largest of all levels.
+        Return (B, L, H, W), with any numbers beyond each sample's own grids. H and W: the largest of all levels.
         """
-        height, width = self._largest
-        y, x = (torch.arange(side, device=rows.device) for side in (height, width))
-        h, w = self.sides[..., None, None].unbind(dim=2)
-        inside = (y[:, None] < h) & (x < w)
+        y, x = (torch.arange(side, device=rows.device) for side in self._largest)
         areas = self.sides.prod(dim=2)
         starts = areas.cumsum(1) - areas
-        at = (starts[..., None, None] + y[:, None] * w + x) * inside
-        return rows.gather(1, at.flatten(1)).view_as(at) * inside
+        at = torch.addcmul(starts[..., None, None] + x, y[:, None], self.sides[..., 1, None, None])
+        return rows.gather(1, at.clamp_max(rows.shape[1] - 1).flatten(1)).view_as(at)
 
     def pack_grids(self, grids: Tensor) -> Tensor:
         """Pack (B, L, H, W) of the size that `read` returns into (B, P), with zeros outside each sample's own grid."""
@@ -99,6 +99,10 @@ class Canvas:
     def pack(self, levels: Sequence[Tensor]) -> Tensor:
         """Pack [(B, H_l, W_l)] into (B, P), with zeros in the padding."""
         return torch.cat([to_blocks(level).flatten(1) for level in levels], dim=1)
+
+    def pack_channels(self, levels: Sequence[Tensor]) -> Tensor:
+        """Pack [(B, X, H_l, W_l)] into (B, P, X), with zeros in the padding."""
+        return torch.cat([to_blocks(level).movedim(1, -1).flatten(1, 2) for level in levels], dim=1)
 
     def split(self, packed: Tensor) -> list[Tensor]:
         """Return (B, P, ...) as [(B, H_l, W_l, ...)], as views."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.base import BlockTokens
+from pipeline.codecs.frs.find import find_symbols
 from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs.order import SymbolOrder
 from pipeline.codecs.frs.tokens import read_tokens
@@ -15,7 +16,7 @@ def locate_tokens(tokens: Tensor, order: SymbolOrder, maps: BatchMaps) -> BlockT
     """Locate the tokens (T,) int32 of one tensor of one sample. maps: that of the sample alone."""
     (numbers,), (values,) = read_tokens([tokens[None]])
     used = values[0] != 0
-    (block,) = order.find(numbers[:, used]).block
+    (block,) = find_symbols([order], [numbers[:, used]])[0].block
     counts = [h * w for h, w in maps.canvas.blocks]
     richness = torch.cat([_rank_blocks(sums) for sums in maps.block_sums[0].split(counts)])
     return BlockTokens(tokens[used].numpy(), maps.canvas.block_level[block].numpy(), richness[block].numpy())

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.codecs.frs.canvas import Canvas
 from pipeline.codecs.frs.order import BlockStrengths, log_class
+from pipeline.codecs.frs.transform import Steps
 from pipeline.codecs.packing import positions
 from pipeline.errors import CorruptCache
 from pipeline.records import LevelShapes
@@ -177,8 +178,13 @@ class BatchMaps:
         batch, levels = self.exponents.shape
         code = torch.add(self.codes, self.canvas.level, alpha=256)
         counts = code.new_zeros((batch, levels * 256)).scatter_add_(1, code, torch.ones_like(code))
-        values = value_table(self.top, code.device)[self.exponents.long()].double()
+        values = value_table(self.top, code.device)[self._octaves].double()
         return (counts.view_as(values) * values).sum(dim=2).float()
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The quantiser steps of every level."""
+        return Steps(self.sums)
 
     @cached_property
     def inverse_root(self) -> Tensor:
@@ -199,13 +205,14 @@ class BatchMaps:
     @cached_property
     def strength(self) -> Tensor:
         """Log size of each block minus that of its level, (B, N) int64, from -110 to 0."""
-        return log_class(self.block_sums) - log_class(self.level_sums)[:, self.canvas.block_level]
+        return self.strengths.down.neg()
 
     @cached_property
     def strengths(self) -> BlockStrengths:
         """The blocks by their strength."""
         canvas = self.canvas
-        return BlockStrengths(canvas.block_level, self.exponents.shape[1], self.strength, canvas.block_inside)
+        down = log_class(self.level_sums)[:, canvas.block_level] - log_class(self.block_sums)
+        return BlockStrengths(canvas.block_level, self.exponents.shape[1], down, canvas.block_inside)
 
     @cached_property
     def uniform(self) -> BatchMaps:
@@ -219,7 +226,11 @@ class BatchMaps:
 
     @cached_property
     def _index(self) -> Tensor:
-        return torch.add(self.codes, self.exponents.long()[:, self.canvas.level], alpha=256)
+        return torch.add(self.codes, self._octaves[:, self.canvas.level], alpha=256)
+
+    @cached_property
+    def _octaves(self) -> Tensor:
+        return self.exponents.long()
 
 
 def inverse_root(m: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ frequency), a constant of the codec, and the strength of a block, given by the d
 from the largest, as e and v from 0, so that keys k = e + v increase. The number of symbols with key k in a group is the
 number of its level's blocks with v = k - e. Sums of these numbers lead from a rank to its plane, a short scan to the
 frequency, and a sort of the few blocks to the block. This is a counting sort that visits only the requested symbols,
-about 1% of all. Symbols of several tensors of a batch are found together, which takes hardly more operations than one.
+about 1% of all (find.py).
 
 Expected sizes are integers in steps of 2^(1/4), and strengths are computed from integers, because a rounding difference
 between two devices would corrupt the sample.
@@ -16,7 +16,6 @@ Shapes: B batch, L levels, R planes, 16 frequencies of a 4x4 block, N blocks of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -57,10 +56,10 @@ class ExpectedSizes:
     counts: Tensor
 
     @classmethod
-    def from_table(cls, table: np.ndarray, device: torch.device) -> ExpectedSizes:
-        """Read an int16 table (L, R, 16)."""
+    def from_table(cls, table: np.ndarray, device: torch.device, edge: int = 0) -> ExpectedSizes:
+        """Read an int16 table (L, R, 16). edge: least `edge`, so that tensors have a common one."""
         down = int(table.max()) - table.astype(np.int64)
-        counts = np.zeros((len(down), int(down.max()) + 1, down.shape[1]))
+        counts = np.zeros((len(down), max(edge, int(down.max())) + 1, down.shape[1]))
         level, plane, _ = np.indices(down.shape)
         np.add.at(counts, (level, counts.shape[1] - 1 - down, plane), 1)
         return cls(torch.from_numpy(down).to(device), torch.from_numpy(counts).to(device))
@@ -81,6 +80,11 @@ class ExpectedSizes:
         level = torch.arange(len(self.down), device=self.down.device)[:, None, None]
         return (level * self.wide + self.edge - self.down).flatten(0, 1)
 
+    @cached_property
+    def narrow_places(self) -> Tensor:
+        """`places` as int32, which take less of a CPU's cache."""
+        return self.places.int()
+
 
 class Symbols(NamedTuple):
     """Symbols of a batch, each (B, T) int64: row (level * R + plane), frequency 0 to 15, block 0 to N-1 of the canvas.
@@ -99,45 +103,60 @@ class Symbols(NamedTuple):
         return self.row % self.planes
 
 
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Numbers of blocks, with E - 1 empty places before and after those of each level.
+
+    held, ends: at each place, and at all places up to it, (B, L (109 + 2 E)). windows: `held` for each key k, at the
+    places with v = k - e, from e = E - 1 to 0, (L, B keys, E) float64. A CPU leaves out keys that no symbol has.
+    """
+
+    held: Tensor
+    ends: Tensor
+    windows: Tensor
+
+
 class BlockStrengths:
     """The blocks of a batch by level and strength.
 
-    level: (N,) int64, of each block. strength: (B, N) int64, log size of each block minus that of its level, -110 to 0.
+    level: (N,) int64, of each block. down: (B, N) int64, log size of its level minus that of each block, 0 to 110.
     inside: (B, N) bool, whether a block is in the sample's own grid.
     """
 
-    def __init__(self, level: Tensor, levels: int, strength: Tensor, inside: Tensor) -> None:
-        self.level, self.down = level, strength.neg()
+    def __init__(self, level: Tensor, levels: int, down: Tensor, inside: Tensor) -> None:
+        self.level, self.down = level, down
         # Those outside the sample's grid follow the others of their level.
-        self.bins = torch.add(torch.where(inside, self.down, STRENGTHS), level, alpha=BINS)
-        self.blocks = torch.argsort(self.bins, dim=1, stable=True)
-        held = self.bins.new_zeros((len(strength), levels * BINS))
-        held.scatter_add_(1, self.bins, torch.ones_like(self.bins))
-        ends, shape = held.cumsum(1), (len(strength), levels, BINS)
-        self.held, self.ends = (part.view(shape)[..., :STRENGTHS] for part in (held.int(), ends))
-        self.used = STRENGTHS  # a GPU is not asked for the weakest block, because that would wait for it
+        bins = torch.add(torch.where(inside, down, STRENGTHS), level, alpha=BINS)
+        self.order = torch.argsort(bins, dim=1, stable=True)
+        held = bins.new_zeros((len(down), levels * BINS)).scatter_add_(1, bins, torch.ones_like(bins))
+        parts = (part.view(len(down), levels, BINS) for part in (held.int(), held.cumsum(1)))
+        self._held, self._ends = (part[..., :STRENGTHS] for part in parts)
+        self._used = STRENGTHS  # a GPU is not asked for the weakest block, because that would wait for it
         if held.device.type == "cpu":
-            self.used = int(np.flatnonzero(self.held.numpy().any(axis=(0, 1))).max(initial=0)) + 1
+            self._used = int(np.flatnonzero(self._held.numpy().any(axis=(0, 1))).max(initial=0)) + 1
+        self._blocks: dict[int, Blocks] = {}
+
+    def blocks(self, edge: int) -> Blocks:
+        """Return the blocks with `edge` empty places before and after those of each level."""
+        if edge not in self._blocks:
+            held, ends = (F.pad(part, (edge, edge)) for part in (self._held, self._ends))
+            windows = held[..., : self._used + 2 * edge].double().unfold(2, edge + 1, 1).transpose(0, 1).contiguous()
+            self._blocks[edge] = Blocks(held.flatten(1), ends.flatten(1), windows.flatten(1, 2))
+        return self._blocks[edge]
 
 
 class SymbolOrder:
     """The ranks of a batch's symbols. expected: sizes of the groups. strengths: of the blocks.
 
-    held, ends: the number of blocks at each place (B, L, `wide`), and of all blocks up to it. end, start: the number of
-    symbols up to each (key, level, plane) and before it, (B, keys L R).
+    end, start: the number of symbols up to each (key, level, plane) and before it, (B, keys L R).
     """
 
     def __init__(self, expected: ExpectedSizes, strengths: BlockStrengths) -> None:
-        self.expected, self.strengths = expected, strengths
-        _, widest, self.planes = expected.counts.shape
-        self.held, self.ends = (
-            F.pad(part, (expected.edge, expected.edge)) for part in (strengths.held, strengths.ends)
-        )
+        self.expected, self.strengths, self.blocks = expected, strengths, strengths.blocks(expected.edge)
+        self.planes, batch = expected.counts.shape[2], len(self.blocks.held)
         # Symbols of key k in plane (l, r): sum over e of counts[l, e, r] held[l, k - e]. Sums are exact in float64.
-        windows = self.held[..., : strengths.used + 2 * expected.edge].double().unfold(2, widest, 1)
-        # windows: (B, L, keys, E), with e from E - 1 to 0
-        symbols = windows.transpose(0, 1).flatten(1, 2) @ expected.counts  # (L, B keys, R)
-        by_key = symbols.unflatten(1, (len(windows), -1)).permute(1, 2, 0, 3)
+        symbols = torch.bmm(self.blocks.windows, expected.counts)  # (L, B keys, R)
+        by_key = symbols.unflatten(1, (batch, -1)).permute(1, 2, 0, 3)
         ranked = by_key.to(torch.long, memory_format=torch.contiguous_format).flatten(1)
         self.end = ranked.cumsum(1)
         self.start = torch.sub(self.end, ranked, out=ranked)
@@ -146,10 +165,6 @@ class SymbolOrder:
     def rows(self) -> int:
         """The number of planes of all levels."""
         return len(self.expected.places)
-
-    def find(self, numbers: Tensor) -> Symbols:
-        """Return the symbols with numbers (B, T), which are their ranks plus 1. One beyond the last has any symbol."""
-        return find_all([self], [numbers])[0]
 
     def key_counts(self) -> Tensor:
         """Return the number of each sample's symbols of every key, by decreasing key, (B, keys)."""
@@ -163,60 +178,21 @@ class SymbolOrder:
         return torch.cat([self._rank(*part) for part in zip(*columns)])
 
     @cached_property
-    def _narrow(self) -> Tensor:
-        """The places of every plane's groups, (L R, 16) int32."""
-        return self.expected.places.int()
-
-    @cached_property
     def _within(self) -> Tensor:
         """The place of each block among those of its level and strength, (B, N) int64."""
-        strengths, held, ends = self.strengths, self.held.flatten(1), self.ends.flatten(1)
-        numbers = torch.arange(len(strengths.level), device=held.device).expand_as(strengths.blocks)
-        place = torch.empty_like(strengths.blocks).scatter_(1, strengths.blocks, numbers)
-        at = torch.add(strengths.down, strengths.level, alpha=self.expected.wide) + self.expected.edge
-        return place - (ends - held).gather(1, at)
+        order, level, blocks = self.strengths.order, self.strengths.level, self.blocks
+        numbers = torch.arange(len(level), device=level.device).expand_as(order)
+        place = torch.empty_like(order).scatter_(1, order, numbers)
+        at = torch.add(self.strengths.down, level, alpha=self.expected.wide) + self.expected.edge
+        return place - (blocks.ends - blocks.held).gather(1, at)
 
     def _rank(self, sample: Tensor, plane: Tensor, frequency: Tensor, block: Tensor) -> Tensor:
-        strengths, cell, last = self.strengths, sample * len(self.strengths.level) + block, frequency[:, None]
-        row = strengths.level.index_select(0, block) * self.planes + plane
+        level, down, held, last = self.strengths.level, self.strengths.down, self.blocks.held, frequency[:, None]
+        row, cell = level.index_select(0, block) * self.planes + plane, sample * len(level) + block
         own = self.expected.down.flatten().index_select(0, row * FREQUENCIES + frequency)
-        key = own + strengths.down.flatten().index_select(0, cell)
-        at = self._narrow.index_select(0, row) + (sample * self.held[0].numel() + key).int()[:, None]
-        counts = self.held.flatten().index_select(0, at.flatten()).view(at.shape)
+        key = own + down.flatten().index_select(0, cell)
+        at = self.expected.narrow_places.index_select(0, row) + (sample * held.shape[1] + key).int()[:, None]
+        counts = held.flatten().index_select(0, at.flatten()).view(at.shape)
         before = counts.cumsum(1, dtype=torch.int32).gather(1, last) - counts.gather(1, last)
         first = self.start.flatten().index_select(0, sample * self.start.shape[1] + key * self.rows + row)
         return first + before[:, 0] + self._within.flatten().index_select(0, cell)
-
-
-def find_all(orders: Sequence[SymbolOrder], numbers: Sequence[Tensor]) -> list[Symbols]:
-    """Return the symbols of several tensors, each with its order and numbers as in `SymbolOrder.find`."""
-    keys, rows, rests = [], [], []
-    for order, given in zip(orders, numbers):
-        number = torch.minimum(given, order.end[:, -1:])
-        cell = torch.searchsorted(order.end, number)
-        key = torch.div(cell, order.rows, rounding_mode="floor")
-        keys.append(key)
-        rows.append(torch.sub(cell, key, alpha=order.rows))
-        rests.append(number - order.start.gather(1, cell))
-    # The 16 groups of each plane: their places, and their numbers of symbols with this key.
-    first_row, first_place = 0, 0
-    places, shifted = [], []
-    for order, row in zip(orders, rows):
-        places.append(order.expected.places + first_place if first_place else order.expected.places)
-        shifted.append(row + first_row if first_row else row)
-        first_row, first_place = first_row + order.rows, first_place + order.held[0].numel()
-    key, row, rest = join(keys), join(shifted), join(rests).int()
-    at = join(places, 0).index_select(0, row.flatten()).unflatten(0, row.shape).add_(key[..., None])
-    held, ends = (join([part.flatten(1) for part in parts]) for parts in zip(*((o.held, o.ends) for o in orders)))
-    upto = held.gather(1, at.flatten(1)).view_as(at).cumsum(2, dtype=torch.int32)
-    frequency = torch.searchsorted(upto, rest[..., None])
-    last = ends.gather(1, at.gather(2, frequency)[..., 0])  # of the blocks at the place, counted from 1
-    place = last + (rest - upto.gather(2, frequency)[..., 0]) - 1
-    sizes = [number.shape[1] for number in numbers]
-    parts = zip(orders, rows, frequency[..., 0].split(sizes, 1), place.split(sizes, 1))
-    return [Symbols(row, f, order.strengths.blocks.gather(1, at), order.planes) for order, row, f, at in parts]
-
-
-def join(parts: Sequence[Tensor], dim: int = 1) -> Tensor:
-    """Concatenate tensors; one alone is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.frs.order import FREQUENCIES, join
+from pipeline.codecs.frs.find import join
+from pipeline.codecs.frs.order import FREQUENCIES
 from pipeline.codecs.frs.transform import inverse_dct_matrix
 
 

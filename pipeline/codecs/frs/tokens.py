@@ -20,7 +20,8 @@ from torch import Tensor
 
 from pipeline.budget import BUDGET, excess
 from pipeline.codecs.frs.canvas import Canvas
-from pipeline.codecs.frs.order import FREQUENCIES, SymbolOrder, Symbols, find_all, join
+from pipeline.codecs.frs.find import find_symbols, join
+from pipeline.codecs.frs.order import FREQUENCIES, SymbolOrder, Symbols
 from pipeline.codecs.frs.transform import BLOCK
 from pipeline.errors import CodecError, CorruptCache
 
@@ -139,7 +140,7 @@ def from_tokens(tokens: Sequence[Tensor], orders: Sequence[SymbolOrder]) -> list
     Return the symbols of each, and their values (B, T) float32.
     """
     numbers, values = read_tokens(tokens)
-    return list(zip(find_all(orders, numbers), values))
+    return list(zip(find_symbols(orders, numbers), values))
 
 
 def read_tokens(tokens: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

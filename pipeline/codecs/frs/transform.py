@@ -82,11 +82,18 @@ def orient(vectors: np.ndarray) -> np.ndarray:
     return (vectors * signs).astype(np.float32)
 
 
-def steps(sums: Tensor, step: float) -> Tensor:
-    """Return the quantiser step of every level, (B, L), for the map's sums S (B, L): step * S_l^0.5 * (sum_l S_l)^-0.3.
+class Steps:
+    """The quantiser steps of every level, (B, L), for the map's sums S (B, L): step * S_l^0.5 * (sum_l S_l)^-0.3.
 
     The loss of level l is divided by S_l, so steps proportional to its root give equal errors in the loss. With the
-    second factor, the gradient error does not depend on the image size. A level whose map is zero has no coefficients.
+    second factor, the gradient error does not depend on the image size. A level whose map is zero has no coefficients,
+    and the step 1.
     """
-    total = sums.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.where(sums > 0, step * sums.sqrt() * total**-0.3, 1.0)
+
+    def __init__(self, sums: Tensor) -> None:
+        total = sums.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        self._root, self._factor, self._empty = sums.sqrt(), total**-0.3, sums <= 0
+
+    def of(self, step: float) -> Tensor:
+        """Return the steps of a tensor with this step."""
+        return (step * self._root).mul_(self._factor).masked_fill_(self._empty, 1.0)

@@ -25,7 +25,7 @@ from torch import Tensor
 from pipeline.codecs.frs.map import BatchMaps, inverse_root
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder, Symbols
 from pipeline.codecs.frs.sparse import Coefficients
-from pipeline.codecs.frs.transform import dct, steps, to_blocks
+from pipeline.codecs.frs.transform import dct, to_blocks
 from pipeline.codecs.packing import narrow, widen
 from pipeline.records import TeacherOutput
 
@@ -75,7 +75,9 @@ class WeightedTransform:
         """Return the order of the symbols of a batch."""
         device = maps.exponents.device
         if (what, str(device)) not in self._expected:
-            self._expected[what, str(device)] = ExpectedSizes.from_table(self.tables[f"{what}_expected"], device)
+            tables = [table for name, table in self.tables.items() if name.endswith("_expected")]
+            edge = max(int(table.max()) - int(table.min()) for table in tables)
+            self._expected[what, str(device)] = ExpectedSizes.from_table(self.tables[f"{what}_expected"], device, edge)
         return SymbolOrder(self._expected[what, str(device)], self.weights(what, maps).strengths)
 
     def code_maps(self, output: TeacherOutput) -> BatchMaps:
@@ -92,7 +94,7 @@ class WeightedTransform:
 
     def step_sizes(self, what: str, maps: BatchMaps, step: float) -> Tensor:
         """Return D_l of every level, (B, L)."""
-        return steps(self.weights(what, maps).sums, step)
+        return self.weights(what, maps).steps.of(step)
 
     def _basis(self, what: str, level: int, device: torch.device) -> Tensor:
         """Return the basis (X, R). Features have one for each level, scores one for all levels."""

@@ -192,12 +192,13 @@ class Frs2(Frs):
 
     def decode(self, batch: EncodedBatch) -> TeacherOutput:
         maps, transform, scores = self.coded_maps(batch), self.transform, list[Tensor]()
-        stored = self._read(batch, maps)
-        features = rebuild_features(transform, stored["feature"], maps)
+        stored, inputs = self._read(batch, maps), transform.inputs(maps)
+        packed = rebuild_features(transform, stored["feature"], inputs)
         if "score" in stored:
-            scores = rebuild_scores(transform, stored["score"], maps, features)
+            scores = rebuild_scores(transform, stored["score"], inputs, packed)
         boxes = self.boxes.decode(batch, maps)
-        return TeacherOutput(narrow(features, transform.widths), scores, maps.floats, batch.levels, boxes)
+        features = narrow(maps.canvas.split_channels(packed), transform.widths)
+        return TeacherOutput(features, scores, maps.floats, batch.levels, boxes)
 
     def _read(self, batch: EncodedBatch, maps: BatchMaps) -> dict[str, Blocks]:
         """Read the residuals and flags of each tensor."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.codecs.frs.transform import klt
-from pipeline.codecs.frs2.inputs import inside, map_inputs
+from pipeline.codecs.frs2.inputs import MAP_INPUTS, MapInputs, inside
 from pipeline.codecs.frs2.kept import KeptView, KeptViews
 from pipeline.codecs.frs2.predict_levels import REDUCED, LevelMoments, Regression, neighbours, to_tables
 from pipeline.codecs.frs2.transform import PredictedTransform
@@ -58,7 +58,7 @@ def _add(
     near = region.cut(transform.enlarge(neighbours(reduced).flatten(1, 2), level, maps))
     weight = transform.weights("feature", maps).floats[level]
     share = region.cut(weight / weight.sum(dim=(1, 2), keepdim=True).clamp_min(TINY))
-    inputs = map_inputs(maps)[level]
+    inputs = MapInputs(maps, MAP_INPUTS).levels()[level]
     taps = region.cut(F.unfold(inputs, 3, padding=1).unflatten(2, tuple(inputs.shape[-2:])))
     features = widen(view.features(level), transform.tables["feature_mean"].shape[-1])
     target = features - region.cut(transform.mean("feature", level, maps))

@@ -51,7 +51,8 @@ def code_kept(transform: PredictedTransform, view: KeptView, maps: BatchMaps) ->
     m = region.cut(transform.weights("feature", maps).floats[0])
     mean = region.cut(transform.mean("feature", 0, maps))
     plain = m.sqrt()[:, None] * (widen(view.features(0), mean.shape[1]) - mean)
-    prediction = region.cut(transform.predict_features(0, r, maps, transform.feature_inputs(maps)).expand(-1, -1, h, w))
+    predicted = transform.predict_features(0, r, maps, transform.level_predictor(maps))
+    prediction = region.cut(predicted.expand(-1, -1, h, w))
     left, *choice = choose(plain, prediction, m)
     step = transform.step_sizes("feature", maps, transform.feature_step)[:, :1, None, None]
     scaled = transform.project("feature", 0, left) / step

@@ -3,18 +3,20 @@
 A sample decoded in a batch must not depend on the batch's canvas. Everything outside a sample's own grid is therefore
 zero, like the padding of a convolution, or a copy of the grid's border before the grid is enlarged.
 
-Shapes: B batch, C channels, (H, W) grid of a level on the batch's canvas, (h, w) a sample's own grid.
+Shapes: B batch, C channels, P positions of the canvas, (H, W) grid of a level on it, (h, w) a sample's own grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map import BatchMaps, value_table
+from pipeline.codecs.frs2.mosaic import Mosaic
 
 FAINTEST = 2.0**-24  # smaller values of the map look alike
 OCTAVES = 6  # log2 of the map is divided by it, so that most values are near 1
@@ -26,24 +28,33 @@ def log_map(m: Tensor) -> Tensor:
     return m.clamp_min(FAINTEST).log2() / OCTAVES + 1
 
 
-def map_inputs(maps: BatchMaps, padded: bool = False) -> list[Tensor]:
-    """Return of every level (B, 2, H, W): log2(m) / 6 + 1 and sqrt(m), 0 outside each sample's own grid.
-
-    padded: with whole blocks.
-    """
-    canvas = maps.canvas
-    both = torch.stack([log_map(maps.packed), maps.packed.sqrt()], dim=2) * canvas.inside[..., None]
-    return [level.movedim(-1, 1) for level in (canvas.planes(both) if padded else canvas.split(both))]
+@lru_cache(maxsize=16)
+def _input_table(top: int, device: torch.device) -> Tensor:
+    """Return log2(m) / 6 + 1 and sqrt(m) by exponent and code, (256, 256, 2). It is copied to the device only once."""
+    m = value_table(top, torch.device("cpu"))
+    return torch.stack([log_map(m), m.sqrt()], dim=2).to(device)
 
 
-def log_maps(maps: BatchMaps) -> list[Tensor]:
-    """Return of every level (B, H, W): log2(m) / 6 + 1, 0 outside each sample's own grid."""
-    return maps.canvas.split(log_map(maps.packed) * maps.canvas.inside)
+class MapInputs:
+    """What predictions see of the maps of a batch. channels: fewest of a tensor that is convolved on the mosaic."""
 
+    def __init__(self, maps: BatchMaps, channels: int) -> None:
+        self.maps, self.mosaic = maps, Mosaic(maps.canvas, channels)
 
-def mix(weight: Tensor, x: Tensor) -> Tensor:
-    """Return the products of a matrix (Y, X) with the channels of (B, X, H, W), channels last in memory."""
-    return F.linear(x.movedim(1, -1), weight).movedim(-1, 1)
+    @cached_property
+    def packed(self) -> Tensor:
+        """log2(m) / 6 + 1 and sqrt(m) of each position, (B, P, 2), 0 outside each sample's own grid."""
+        table = _input_table(self.maps.top, self.maps.codes.device)
+        return self.maps.look_up(table).mul_(self.maps.canvas.inside[..., None])
+
+    @cached_property
+    def windows(self) -> Tensor:
+        """`packed` of the 3x3 positions around each position, row by row, (B, P, 18)."""
+        return F.pad(self.packed, (0, 0, 0, 1))[:, self.mosaic.neighbours].flatten(2)
+
+    def levels(self) -> list[Tensor]:
+        """Return `packed` of every level, (B, 2, H, W)."""
+        return self.maps.canvas.split_channels(self.packed)
 
 
 def inside(maps: BatchMaps, level: int) -> Tensor:

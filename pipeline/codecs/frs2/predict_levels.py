@@ -19,7 +19,6 @@ Shapes: L levels, C channels, D reduced channels, R rank, N positions, X = C + 8
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.frs2.inputs import MAP_INPUTS, mix
+from pipeline.codecs.frs2.inputs import MAP_INPUTS
 
 RANK, REDUCED = 96, 48
 TAPS = 9 * MAP_INPUTS
@@ -59,27 +58,6 @@ def neighbours(reduced: Tensor) -> Tensor:
     """Return (B, D, 8, h, w): the neighbours of each position of (B, D, h, w), with zeros beyond the border."""
     windows = F.unfold(reduced, 3, padding=1).unflatten(1, (-1, 9))[:, :, NEIGHBOURS]
     return windows.unflatten(3, tuple(reduced.shape[-2:]))
-
-
-def predict_level(
-    table: Callable[[str], Tensor],
-    level: int,
-    coarser: Callable[[Tensor], Tensor],
-    r: Tensor,
-    inside: Tensor,
-    inputs: Tensor,
-) -> Tensor:
-    """Predict y - mean of a level, (B, C, H, W).
-
-    table: returns a table by name. coarser: enlarges (B, C, h, w) to the level's size. r: the decoded features of level
-    + 1 without their mean. inside: 1 in each sample's own grid of level + 1, (B, 1, h, w). inputs: `map_inputs`.
-    """
-    reduced = mix(table("level_reduce")[level], r) * inside
-    through_in = mix(table("level_in")[level], r) + F.conv2d(reduced, table("level_near")[level], padding=1)
-    found = coarser(mix(table("level_out")[level], through_in)).movedim(1, -1).contiguous()
-    taps = F.unfold(inputs, 3, padding=1).movedim(1, -1).flatten(0, 1)
-    found.view(-1, found.shape[-1]).addmm_(taps, table("level_map")[level].T)  # two inputs are few for a convolution
-    return found.add_(table("level_bias")[level]).movedim(-1, 1)
 
 
 class Regression(NamedTuple):

@@ -13,15 +13,13 @@ Shapes: B batch, C channels, K score channels, (H, W) grid of a level.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BatchMaps
-from pipeline.codecs.frs.transform import to_blocks
-from pipeline.codecs.frs2.inputs import inside, log_maps, mix
+from pipeline.codecs.frs2.inputs import MapInputs
 
 INPUTS, WIDTH = 32, 64
 MARGIN = 2  # positions around an output that the network sees
@@ -47,9 +45,16 @@ def net_shapes(levels: int, channels: int, score_channels: int) -> dict[str, tup
     }
 
 
+def derive_tables(tables: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return `net_shift`, which is added to P y: -P c."""
+    if "net_input" not in tables:
+        return {}
+    return {"net_shift": -(tables["net_input"].double() @ tables["net_center"].double()).float()}
+
+
 def whiten(table: Callable[[str], Tensor], features: Tensor) -> Tensor:
-    """Return x (B, 32, H, W) of features (B, C, H, W)."""
-    return mix(table("net_input"), features - table("net_center")[:, None, None])
+    """Return x (..., 32) of features (..., C)."""
+    return F.linear(features, table("net_input"), table("net_shift"))
 
 
 def predict_roots(
@@ -76,9 +81,16 @@ def run_hidden(
     padding: 0 for inputs with a margin of MARGIN positions on each side, which the result lacks.
     """
     seen = torch.cat([x, log_map[:, None]], dim=1) * inside
-    hidden = F.conv2d(seen, table("net_first"), padding=padding) + table("net_level")[level][..., None, None]
-    hidden = hidden.relu() * (inside if padding else inside[..., 1:-1, 1:-1])
-    return F.conv2d(hidden, table("net_second"), table("net_bias"), padding=padding).relu()
+    return _run_layers(table, table("net_level")[level][..., None, None], seen, inside, padding)
+
+
+def _run_layers(
+    table: Callable[[str], Tensor], of_level: Tensor, seen: Tensor, inside: Tensor, padding: int = 1
+) -> Tensor:
+    """Return the last hidden layer of inputs (B, 33, H, W). of_level: e, which is broadcast to (B, WIDTH, H, W)."""
+    hidden = (F.conv2d(seen, table("net_first"), padding=padding) + of_level).relu_()
+    hidden = hidden * (inside if padding else inside[..., 1:-1, 1:-1])
+    return F.conv2d(hidden, table("net_second"), table("net_bias"), padding=padding).relu_()
 
 
 def read_roots(table: Callable[[str], Tensor], hidden: Tensor, m: Tensor) -> Tensor:
@@ -86,14 +98,16 @@ def read_roots(table: Callable[[str], Tensor], hidden: Tensor, m: Tensor) -> Ten
     return _roots(table, hidden.movedim(1, -1), m).movedim(-1, 1)
 
 
-def predict_packed(
-    table: Callable[[str], Tensor], x: Sequence[Tensor], maps: BatchMaps, out: Tensor | None = None
-) -> Tensor:
-    """Predict sqrt(t) of all levels, (B, P, K). x: `whiten` of every level. out: memory for the result."""
-    parts = enumerate(zip(x, log_maps(maps)))
-    hidden = [run_hidden(table, level, *both, inside(maps, level)) for level, both in parts]
-    packed = torch.cat([to_blocks(level).movedim(1, -1).flatten(1, 2) for level in hidden], dim=1)
-    return _roots(table, packed, maps.packed, out)
+def predict_packed(table: Callable[[str], Tensor], x: Tensor, inputs: MapInputs, out: Tensor | None = None) -> Tensor:
+    """Predict sqrt(t) of all levels, (B, P, K). x: `whiten` of the features, (B, P, 32). out: memory for the result.
+
+    The levels are convolved together, side by side.
+    """
+    mosaic = inputs.mosaic
+    of_level = table("net_level")[inputs.maps.canvas.level[mosaic.nearest]]
+    seen = mosaic.spread(torch.cat([x, inputs.packed[..., :1]], dim=2))
+    hidden = _run_layers(table, mosaic.plane(of_level), seen, mosaic.plane(mosaic.inside[..., None]))
+    return _roots(table, mosaic.gather(hidden), inputs.maps.packed, out)
 
 
 def _roots(table: Callable[[str], Tensor], hidden: Tensor, m: Tensor, out: Tensor | None = None) -> Tensor:

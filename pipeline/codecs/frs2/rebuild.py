@@ -15,6 +15,8 @@ from torch import Tensor
 
 from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs.weighted import Levels
+from pipeline.codecs.frs2.inputs import MapInputs
+from pipeline.codecs.frs2.levels import LevelPredictor
 from pipeline.codecs.frs2.predict_scores import predict_packed, whiten
 from pipeline.codecs.frs2.transform import PredictedTransform, Stored
 
@@ -37,37 +39,33 @@ class Blocks(NamedTuple):
         return Stored(left, list(self.used.unbind(dim=1)))
 
 
-def rebuild_features(transform: PredictedTransform, stored: Blocks, maps: BatchMaps) -> Levels:
-    """Return the features of every level."""
-    value = transform.packed_mean("feature", maps, stored.spare)
+def rebuild_features(transform: PredictedTransform, stored: Blocks, inputs: MapInputs) -> Tensor:
+    """Return the features of all levels, (B, P, C)."""
+    value = transform.packed_mean("feature", inputs.maps, stored.spare)
     if "level_in" in transform.tables:
-        _add_predicted(transform, value, stored, maps)
+        _add_predicted(transform, value, stored, inputs)
     else:
-        transform.add_residuals(value, stored.residuals, maps, "feature")
-    return maps.canvas.split_channels(value)
+        transform.add_residuals(value, stored.residuals, inputs.maps, "feature")
+    return value
 
 
-def _add_predicted(transform: PredictedTransform, value: Tensor, stored: Blocks, maps: BatchMaps) -> None:
+def _add_predicted(transform: PredictedTransform, value: Tensor, stored: Blocks, inputs: MapInputs) -> None:
     """Add predictions and residuals to the means (B, P, C) of the features, from the coarsest level on."""
-    canvas, inverse = maps.canvas, transform.weights("feature", maps).inverse_root[..., None]
-    parts = zip(canvas.planes(value), canvas.split_blocks(stored.residuals), canvas.by_block(inverse), canvas.sizes)
-    inputs, r = transform.feature_inputs(maps, padded=True), None
-    for level, (plane, part, root, (height, width)) in reversed(list(enumerate(parts))):
-        if r is None:
-            left = torch.zeros_like(plane)
-        else:
-            left = transform.predict_features(level, r, maps, inputs).movedim(1, -1).contiguous()
-            left *= stored.used[:, level, None, None, None]
-        canvas.in_blocks(left).addcmul_(part, root)
-        plane.add_(left)
-        r = left[:, :height, :width].movedim(-1, 1)
+    canvas, inverse = inputs.maps.canvas, transform.weights("feature", inputs.maps).inverse_root[..., None]
+    parts = zip(canvas.planes(value), canvas.split_blocks(stored.residuals), canvas.by_block(inverse))
+    predictor, r = LevelPredictor(transform.tables_on(value.device), inputs, stored.used), None
+    for level, (plane, part, root) in reversed(list(enumerate(parts))):
+        r = torch.zeros_like(plane) if r is None else predictor.predict(level, r)
+        canvas.in_blocks(r).addcmul_(part, root)
+        plane.add_(r)
 
 
-def rebuild_scores(transform: PredictedTransform, stored: Blocks, maps: BatchMaps, features: Levels) -> Levels:
-    """Return the scores of every level. features: decoded."""
+def rebuild_scores(transform: PredictedTransform, stored: Blocks, inputs: MapInputs, features: Tensor) -> Levels:
+    """Return the scores of every level. features: decoded, (B, P, C)."""
+    maps = inputs.maps
     if "net_output" in transform.tables:
         table = transform.tables_on(stored.used.device)
-        u = predict_packed(table, [whiten(table, y) for y in features], maps, stored.spare)
+        u = predict_packed(table, whiten(table, features), inputs, stored.spare)
         if not _all_used(stored.used):
             used = stored.used[:, maps.canvas.level, None]
             u = torch.where(used, u, transform.packed_mean("score", maps, torch.empty_like(u)))

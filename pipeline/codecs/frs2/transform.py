@@ -10,7 +10,6 @@ the predictions this is the transform of frs. Shapes are those of pipeline/codec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +17,12 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.frs.map import BatchMaps, inverse_root
+from pipeline.codecs.frs.transform import to_blocks
 from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
-from pipeline.codecs.frs2.inputs import enlarge, inside, map_inputs
-from pipeline.codecs.frs2.predict_levels import predict_level
+from pipeline.codecs.frs2.inputs import MAP_INPUTS, MapInputs, enlarge
+from pipeline.codecs.frs2.levels import LevelPredictor
+from pipeline.codecs.frs2.levels import derive_tables as derive_level_tables
+from pipeline.codecs.frs2.predict_scores import derive_tables as derive_net_tables
 from pipeline.codecs.frs2.predict_scores import predict_packed, whiten
 from pipeline.codecs.frs2.residuals import choose, restore, switch
 from pipeline.codecs.frs2.strengths import read_strengths, uniform_strengths
@@ -103,18 +105,19 @@ class PredictedTransform(WeightedTransform):
         decoder has.
         """
         steps = per_level(self.step_sizes("feature", maps, step))
-        weights, inputs = self.weights("feature", maps).floats, self.feature_inputs(maps)
+        weights, predictor = self.weights("feature", maps).floats, self.level_predictor(maps)
         rows, decoded = [], list[Tensor]()
         r: Tensor | None = None
         for level in reversed(range(first, len(output.features))):
             m, mean = weights[level], self.mean("feature", level, maps)
             plain = (widen(output.features[level].float(), mean.shape[1]) - mean).mul_(m.sqrt()[:, None])
             given = stored.used[level] if stored else None
-            predicted = self.predict_features(level, r, maps, inputs) if r is not None and inputs else None
+            known = r is not None and predictor is not None
+            predicted = self.predict_features(level, r, maps, predictor) if known else None
             left, *choice = choose(plain, predicted, m, given)
             scaled = self.project("feature", level, left).div_(steps[level])
             rows.append((scaled, steps[level], *choice))
-            if decode or (inputs and level > first):
+            if decode or (predictor is not None and level > first):
                 residual = self._residual("feature", level, scaled, steps[level], m, stored)
                 r = restore(residual, inverse_root(m), switch(choice[0], predicted))
                 if decode:
@@ -131,17 +134,25 @@ class PredictedTransform(WeightedTransform):
         """Return the weighted residual that a decoder has."""
         return stored.residuals[level] if stored else self.requantise(what, level, scaled, step, m)
 
-    def feature_inputs(self, maps: BatchMaps, padded: bool = False) -> Levels:
-        """Return what `predict_features` sees of the map. padded: with whole blocks, as then what it returns."""
-        return map_inputs(maps, padded) if "level_in" in self.tables else []
+    def inputs(self, maps: BatchMaps) -> MapInputs:
+        """Return what the predictions see of the maps."""
+        return MapInputs(maps, self.tables["net_first"].shape[1] if "net_first" in self.tables else MAP_INPUTS)
 
-    def predict_features(self, level: int, coarser: Tensor | None, maps: BatchMaps, inputs: Levels) -> Tensor:
+    def level_predictor(self, maps: BatchMaps) -> LevelPredictor | None:
+        """Return what predicts the levels; None where nothing does."""
+        if "level_in" not in self.tables:
+            return None
+        return LevelPredictor(self.tables_on(maps.codes.device), self.inputs(maps))
+
+    def predict_features(
+        self, level: int, coarser: Tensor | None, maps: BatchMaps, predictor: LevelPredictor | None
+    ) -> Tensor:
         """Predict y - mean of a level from the decoded one of the next level; 0 where there is no prediction."""
-        if coarser is None or not inputs:
+        if coarser is None or predictor is None:
             return maps.packed.new_zeros((1, 1, 1, 1))
-        grow = partial(self.enlarge, level=level, maps=maps, size=(inputs[level].shape[2], inputs[level].shape[3]))
-        table = self.tables_on(coarser.device)
-        return predict_level(table, level, grow, coarser, inside(maps, level + 1), inputs[level])
+        found = predictor.predict(level, to_blocks(coarser).movedim(1, -1).contiguous())
+        height, width = maps.canvas.sizes[level]
+        return found[:, :height, :width].movedim(-1, 1)
 
     @staticmethod
     def enlarge(x: Tensor, level: int, maps: BatchMaps, size: tuple[int, int] | None = None) -> Tensor:
@@ -183,7 +194,11 @@ class PredictedTransform(WeightedTransform):
     def predict_scores(self, features: Levels, maps: BatchMaps) -> Levels:
         """Predict sqrt(t) of every level from decoded features, with the network."""
         table = self.tables_on(maps.packed.device)
-        return maps.canvas.split_channels(predict_packed(table, [whiten(table, y) for y in features], maps))
+        x = whiten(table, maps.canvas.pack_channels(features))
+        return maps.canvas.split_channels(predict_packed(table, x, self.inputs(maps)))
+
+    def derive(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
+        return super().derive(tables) | derive_level_tables(tables) | derive_net_tables(tables)
 
     def tables_on(self, device: torch.device) -> Callable[[str], Tensor]:
         return lambda name: self.table(name, device)

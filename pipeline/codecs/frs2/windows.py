@@ -73,7 +73,15 @@ class Windows:
                 around.cut(F.pad(part, (MARGIN,) * 4)) for part in (x, log_map(m), m, torch.ones_like(m))
             )
             share = place.cut(m) / m.sum().clamp_min(TINY)
-            parts = (whiten(table, x)[0].half(), logs, near, inside, roots, share, place.cut(maps.buckets[level][0]))
+            parts = (
+                whiten(table, x[0].float().movedim(0, -1)).movedim(-1, 0).half(),
+                logs,
+                near,
+                inside,
+                roots,
+                share,
+                place.cut(maps.buckets[level][0]),
+            )
             target = self.held if is_held(number) else self.learning
             target[level].append(Window(*(part.clone().cpu() for part in parts)))
 
