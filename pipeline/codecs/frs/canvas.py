@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +19,24 @@ from pipeline.codecs.frs.transform import BLOCK, to_blocks
 from pipeline.records import LevelShapes, canvas
 
 
+class Cells(NamedTuple):
+    """Level, row and column of cells, (N,) int64 each.
+
+    own: the sides of each sample's grid of a level, (B, N, 2). inside: whether the cell is in it, (B, N) bool.
+    """
+
+    level: Tensor
+    y: Tensor
+    x: Tensor
+    own: Tensor
+    inside: Tensor
+
+
 class Canvas:
     """Geometry of a batch. own: the samples' grids; sides: the same as (B, L, 2) int64 on the device.
 
     blocks, block_sides: rows and columns of the blocks of every level, on the host and as (L, 2) on the device.
+    position_sides: those of the positions in whole blocks.
     """
 
     def __init__(self, own: tuple[LevelShapes, ...], sides: Tensor) -> None:
@@ -29,6 +44,7 @@ class Canvas:
         self.blocks = [(-(-h // BLOCK), -(-w // BLOCK)) for h, w in self.sizes]
         self._own_blocks = torch.div(sides + BLOCK - 1, BLOCK, rounding_mode="floor")
         self.block_sides = self._own_blocks.amax(dim=0)
+        self.position_sides = self.block_sides * BLOCK
 
     @property
     def padded(self) -> list[tuple[int, int]]:
@@ -36,50 +52,63 @@ class Canvas:
         return [(h * BLOCK, w * BLOCK) for h, w in self.blocks]
 
     @cached_property
-    def _cells(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Level, row and column of the positions, of squares of 2 x 2 positions and of the blocks."""
-        scales, count = (BLOCK, 2, 1), sum(h * w for h, w in self.blocks)
-        grids = torch.cat([self.block_sides * BLOCK, self.block_sides * 2, self.block_sides])
-        level, y, x = coordinates(grids, count * sum(scale**2 for scale in scales))
-        level = level % len(self.sizes)
-        return list(zip(*(part.split([count * scale**2 for scale in scales]) for part in (level, y, x))))
+    def _numbers(self) -> Tensor:
+        frequencies, tensors = BLOCK**2, 2
+        count = tensors * len(self.own) * frequencies * sum(h * w for h, w in self.blocks)
+        return torch.arange(count, device=self.sides.device)
+
+    def numbers(self, count: int) -> Tensor:
+        """Return (count,) int64: 0, 1, 2, ... The most are the frequencies of all blocks of two tensors."""
+        return self._numbers[:count]
+
+    @cached_property
+    def _cells(self) -> list[Cells]:
+        """Return the cells of the positions, of squares of 2 x 2 positions and of the blocks."""
+        count = sum(h * w for h, w in self.blocks)
+        counts = [BLOCK**2 * count, 4 * count, count]
+        grids = torch.cat([self.position_sides, self.block_sides * 2, self.block_sides])
+        level, y, x = coordinates(grids, self.numbers(sum(counts)))
+        own = torch.cat([self.sides, self.sides.roll(-1, 1), self._own_blocks], dim=1)[:, level]
+        parts = (level % len(self.sizes), y, x, own, (y < own[..., 0]) & (x < own[..., 1]))
+        fields = [part.split(counts, 0 if part.dim() == 1 else 1) for part in parts]
+        return [Cells(*cells) for cells in zip(*fields)]
 
     @property
-    def place(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Level, row and column of each position, (P,) int64 each."""
+    def positions(self) -> Cells:
+        """The positions, with the samples' own grids."""
         return self._cells[0]
 
     @property
-    def squares(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Level, row and column of each square of 2 x 2 positions, (P / 4,) int64 each, in the positions' order."""
+    def squares(self) -> Cells:
+        """Squares of 2 x 2 positions, in the positions' order, with the samples' own grids of the next level."""
         return self._cells[1]
 
     @property
     def level(self) -> Tensor:
         """Level of each position, (P,) int64."""
-        return self._cells[0][0]
+        return self._cells[0].level
 
     @property
     def block_level(self) -> Tensor:
         """Level of each block, (N,) int64."""
-        return self._cells[2][0]
+        return self._cells[2].level
 
-    @cached_property
+    @property
     def inside(self) -> Tensor:
         """Whether a position is in the sample's own grid, (B, P) bool."""
-        return are_inside(self.place, self.sides)
+        return self._cells[0].inside
 
-    @cached_property
+    @property
     def block_inside(self) -> Tensor:
         """Whether a block has a position of the sample's own grid, (B, N) bool."""
-        return are_inside(self._cells[2], self._own_blocks)
+        return self._cells[2].inside
 
     def read(self, rows: Tensor) -> Tensor:
         """Place rows (B, >= positions), each sample's own grids one after another, on grids of one size.
 
         Return (B, L, H, W), with any numbers beyond each sample's own grids. H and W: the largest of all levels.
         """
-        y, x = (torch.arange(side, device=rows.device) for side in self._largest)
+        y, x = map(self.numbers, self._largest)
         areas = self.sides.prod(dim=2)
         starts = areas.cumsum(1) - areas
         at = torch.addcmul(starts[..., None, None] + x, y[:, None], self.sides[..., 1, None, None])
@@ -87,7 +116,7 @@ class Canvas:
 
     def pack_grids(self, grids: Tensor) -> Tensor:
         """Pack (B, L, H, W) of the size that `read` returns into (B, P), with zeros outside each sample's own grid."""
-        (level, y, x), (height, width) = self.place, self._largest
+        (level, y, x, *_), (height, width) = self.positions, self._largest
         at = torch.add(torch.add(x, y, alpha=width), level, alpha=height * width)
         return grids.flatten(1).index_select(1, at) * self.inside
 
@@ -136,19 +165,11 @@ class Canvas:
         return torch.cat([blocks.sum(dim=(2, 4)).flatten(1) for blocks in self.by_block(packed)], dim=1)
 
 
-def coordinates(sides: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return level, row and column, each (total,) int64, of the cells of grids (L, 2), one grid after another."""
+def coordinates(sides: Tensor, number: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return level, row and column (N,) int64 of cells of grids (L, 2), numbered one grid after another."""
     areas = sides.prod(dim=1)
     ends = areas.cumsum(0)
-    number = torch.arange(total, device=sides.device)
     level = torch.searchsorted(ends, number, right=True)
     cell, width = number - (ends - areas)[level], sides[level, 1]
     y = torch.div(cell, width, rounding_mode="floor")
     return level, y, cell - y * width
-
-
-def are_inside(place: tuple[Tensor, Tensor, Tensor], sides: Tensor) -> Tensor:
-    """Return whether cells, by level, row and column (N,), are in the samples' grids (B, L, 2): (B, N) bool."""
-    level, y, x = place
-    own = sides[:, level]
-    return (y < own[..., 0]) & (x < own[..., 1])

@@ -216,7 +216,7 @@ class Frs(Codec):
             steps = transform.step_sizes(what, maps, self.calibration.step(what))
             scaled = values * steps.gather(1, maps.canvas.block_level[symbols.block])
             parts.append(transform.coefficients_of(symbols, scaled, what))
-        return dict(zip(self.kinds, residuals(parts, len(maps.canvas.block_level))))
+        return dict(zip(self.kinds, residuals(parts, maps.canvas)))
 
     def symbols(self, batch: EncodedBatch, maps: BatchMaps, kinds: Sequence[str]) -> list[tuple[Symbols, Tensor]]:
         """Read the symbols that the tokens of each tensor stand for, and their values (B, T)."""

@@ -212,13 +212,12 @@ class BatchMaps:
         """The blocks by their strength."""
         canvas = self.canvas
         down = log_class(self.level_sums)[:, canvas.block_level] - log_class(self.block_sums)
-        return BlockStrengths(canvas.block_level, self.exponents.shape[1], down, canvas.block_inside)
+        return BlockStrengths(canvas.block_level, len(canvas.sizes), down, canvas.block_inside)
 
     @cached_property
     def uniform(self) -> BatchMaps:
         """Maps of the same grids with m = 1 at every position of a sample's own grid."""
-        codes = self.canvas.inside.to(torch.uint8) * self.top
-        return BatchMaps(self.canvas, codes, torch.zeros_like(self.exponents), self.top)
+        return UniformMaps(self.canvas, self.top)
 
     def look_up(self, table: Tensor) -> Tensor:
         """Return the entry (...) of each position in a table (256, 256, ...) by exponent and code, (B, P, ...)."""
@@ -231,6 +230,45 @@ class BatchMaps:
     @cached_property
     def _octaves(self) -> Tensor:
         return self.exponents.long()
+
+
+class UniformMaps(BatchMaps):
+    """Maps with m = 1 at every position of a sample's own grid, for which few values must be computed."""
+
+    def __init__(self, canvas: Canvas, top: int) -> None:
+        self.canvas, self.top = canvas, top
+
+    @cached_property
+    def codes(self) -> Tensor:  # type: ignore[override]
+        return self.canvas.inside.to(torch.uint8) * self.top
+
+    @cached_property
+    def exponents(self) -> Tensor:  # type: ignore[override]
+        return torch.zeros_like(self._areas, dtype=torch.uint8)
+
+    @cached_property
+    def packed(self) -> Tensor:
+        return self.canvas.inside.float()
+
+    @property
+    def inverse_root(self) -> Tensor:  # type: ignore[override]
+        return self.packed
+
+    @cached_property
+    def sums(self) -> Tensor:
+        return self._areas.float()
+
+    @cached_property
+    def block_sums(self) -> Tensor:
+        return self.canvas.block_sums(self.canvas.inside) * UNIT
+
+    @cached_property
+    def level_sums(self) -> Tensor:
+        return self._areas * UNIT
+
+    @cached_property
+    def _areas(self) -> Tensor:
+        return self.canvas.sides.prod(dim=2)
 
 
 def inverse_root(m: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.codecs.frs.canvas import Canvas
 from pipeline.codecs.frs.find import join
 from pipeline.codecs.frs.order import FREQUENCIES
 from pipeline.codecs.frs.transform import inverse_dct_matrix
@@ -35,19 +36,19 @@ class Coefficients(NamedTuple):
     basis: Tensor
 
 
-def residuals(parts: Sequence[Coefficients], blocks: int) -> list[tuple[Tensor, Tensor]]:
-    """Return the residuals (B, N, 16, X) of every block, row by row, of each tensor. blocks: N.
+def residuals(parts: Sequence[Coefficients], canvas: Canvas) -> list[tuple[Tensor, Tensor]]:
+    """Return the residuals (B, N, 16, X) of every block, row by row, of each tensor.
 
     Also return of each a tensor of the same size that is free: new memory would cost a CPU more than the arithmetic.
     """
-    (batch, _), device = parts[0].values.shape, parts[0].values.device
-    sample = torch.arange(len(parts) * batch, device=device).view(-1, batch, 1)
+    batch, blocks = len(canvas.own), len(canvas.block_level)
+    sample = canvas.numbers(len(parts) * batch).view(-1, batch, 1)
     block = join([torch.add(part.block, at, alpha=blocks) for part, at in zip(parts, sample)])
     frequency, row, values = (join(fields) for fields in list(zip(*parts))[1:4])
     bag, by_bag = torch.add(frequency, block, alpha=FREQUENCIES).flatten().sort(stable=True)
     row, values = row.flatten()[by_bag], values.flatten()[by_bag]
     bags, counts = batch * blocks * FREQUENCIES, [part.values.numel() for part in parts]
-    starts = torch.searchsorted(bag, torch.arange(len(parts) * bags, device=device)).split(bags)
+    starts = torch.searchsorted(bag, canvas.numbers(len(parts) * bags)).split(bags)
     found, first = [], 0
     for part, own, *of in zip(parts, starts, row.split(counts), values.split(counts)):
         sums = F.embedding_bag(of[0], part.basis, own - first if first else own, mode="sum", per_sample_weights=of[1])

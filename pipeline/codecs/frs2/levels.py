@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.frs.transform import BLOCK
 from pipeline.codecs.frs2.inputs import MapInputs
 
 
@@ -49,7 +48,7 @@ class LevelPredictor:
             taps *= used[:, canvas.level, None]
         self._taps = taps.split([h * w for h, w in canvas.padded], dim=1)
         self._seen = _see_coarser(inputs).split([h * w // 4 for h, w in canvas.padded], dim=1)
-        self._sample = torch.arange(self._batch, device=taps.device)[:, None]
+        self._sample = canvas.numbers(self._batch)[:, None]
         self._bordered = self._make_borders(table("level_near").shape[2], taps)
 
     def _make_borders(self, depth: int, like: Tensor) -> list[Tensor]:
@@ -91,7 +90,6 @@ class LevelPredictor:
 def _see_coarser(inputs: MapInputs) -> Tensor:
     """Return the position of level + 1 that each square of a level sees, (B, P / 4) int64, of those of level + 1."""
     canvas = inputs.maps.canvas
-    level, y, x = canvas.squares
-    own = canvas.sides.roll(-1, 1)[:, level] - 1
-    width = (canvas.block_sides[:, 1] * BLOCK).roll(-1)[level]
-    return torch.addcmul(torch.minimum(x, own[..., 1]), torch.minimum(y, own[..., 0]), width)
+    level, y, x, coarser, _ = canvas.squares
+    row, column = (torch.minimum(at, last) for at, last in zip((y, x), (coarser - 1).unbind(dim=2)))
+    return torch.addcmul(column, row, canvas.position_sides[:, 1].roll(-1)[level])

@@ -25,33 +25,33 @@ class Mosaic:
     """Places the positions of a canvas on a plane (height, width). channels: fewest of a tensor that is convolved."""
 
     def __init__(self, canvas: Canvas, channels: int) -> None:
-        self._canvas, ((height, width), *others) = canvas, canvas.sizes
-        self._right = width + 1  # column of the other levels, in the border's coordinates
+        self._canvas, ((height, width), *others) = canvas, canvas.padded
+        self._right = width + 1  # column of the other levels, without the border
         self.width = 1 + width + max((1 + w for _, w in others), default=0)
         rows = 2 + max(height, sum(1 + h for h, _ in others) - 1)
         self.height = max(rows, -(-FEWEST_NUMBERS // (channels * self.width)))
 
     @cached_property
     def cell(self) -> Tensor:
-        """Cell of each position, (P,) int64; 0, a corner of the border, for those outside all samples' grids."""
-        level, y, x = self._canvas.place
-        heights = self._canvas.sides.amax(dim=0)[:, 0] + 1
+        """Cell of each position, (P,) int64."""
+        level, y, x, *_ = self._canvas.positions
+        heights = self._canvas.position_sides[:, 0] + 1
         heights[:1].zero_()  # the others begin at the top, too
         corner = (heights.cumsum(0) - heights).add_(1).mul_(self.width).add_(1)
         corner[1:].add_(self._right)
-        return torch.add(x, y, alpha=self.width).add_(corner[level]) * self._canvas.inside.any(dim=0)
+        return torch.add(x, y, alpha=self.width).add_(corner[level])
 
     @cached_property
     def position(self) -> Tensor:
         """Position in each cell, (M,) int64; P for an empty cell."""
-        positions = torch.arange(len(self.cell), device=self.cell.device)
+        positions = self._canvas.numbers(len(self.cell))
         cells = positions.new_full((self.height * self.width,), len(positions))
         return cells.scatter_(0, self.cell, positions)
 
     @cached_property
     def neighbours(self) -> Tensor:
         """Positions around each position, row by row, (P, 9) int64; P where a cell is empty."""
-        steps = torch.arange(-1, 2, device=self.cell.device)
+        steps = self._canvas.numbers(3) - 1
         return self.position[self.cell[:, None] + torch.add(steps, steps[:, None], alpha=self.width).flatten()]
 
     @cached_property
