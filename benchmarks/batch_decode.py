@@ -1,13 +1,15 @@
 """Compare decoding and the two losses of FRS with those of an earlier commit: CPU seconds and operations of a batch.
 
-python benchmarks/batch_decode.py --cache CACHE --before COMMIT --json docs/results/batch_decode.json
+python benchmarks/batch_decode.py --before COMMIT                  # the demo's cache, made with frs2; or --codec frs
+python benchmarks/batch_decode.py --before COMMIT --cache CACHE --json docs/results/batch_decode.json
 
 Both commits read the same batch of a cache, and take turns in processes of one thread. The student's tensors are zero,
-because they do not affect the time. Operations are those that compute, so they bound a GPU's kernel launches.
+because they do not affect the time. Operations are those that compute: a view of a tensor is none.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -42,9 +44,10 @@ def measure(folder: str, size: int, rounds: int) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     cache = Cache(folder)
     codec, views = open_codec(cache), []
+    read = getattr(codec, "read_sample", lambda arrays, levels: arrays)  # older commits have none
     for ref in [ref for refs in cache.references(0) for ref in refs][:size]:
         _, levels, arrays = cache.shard(0, ref.shard).view(ref.index)
-        views.append((arrays, levels))
+        views.append((read(arrays, levels), levels))
     batch = stack([arrays for arrays, _ in views], [levels for _, levels in views])
     target = codec.decode(batch)
     own = [[torch.zeros_like(x).requires_grad_() for x in levels] for levels in (target.features, target.scores)]
@@ -55,7 +58,7 @@ def measure(folder: str, size: int, rounds: int) -> list[dict[str, Any]]:
 
     rows = []
     for _ in range(rounds):
-        row: dict[str, Any] = {"views": len(views), "finest_level": list(target.levels[0])}
+        row: dict[str, Any] = {"codec": codec.name, "views": len(views), "finest_level": list(target.levels[0])}
         for name, part in (("decode", lambda: codec.decode(batch)), ("losses", losses)):
             begun = time.process_time()
             part()
@@ -67,23 +70,38 @@ def measure(folder: str, size: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
+def make_cache(args: argparse.Namespace, folder: str) -> str:
+    """Run stage 1 into a folder. Return the cache."""
     from benchmarks import common
 
+    options = [*args.options, f"cache.dir={folder}", f"cache.codec.type={args.codec}"]
+    command = ["stage1_cache_teacher.py", "--config", args.config, "--cfg-options", *options]
+    common.run(command, Path(folder).with_suffix(".log"))
+    return folder
+
+
+def main() -> None:
+    from benchmarks import common
+    from benchmarks.sample import add_codec
+
     parser = common.parser(__doc__)
-    parser.add_argument("--cache", required=True)
+    common.add_config(parser)
+    add_codec(parser)
+    parser.add_argument("--cache", help="cache to read; without it, stage 1 makes one of --config with --codec")
     parser.add_argument("--before", required=True, metavar="COMMIT")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2, help="of each process")
     parser.add_argument("--turns", type=int, default=3, help="processes of each commit")
     args = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {"before": [], "now": []}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as work:
+        folder = f"{work}/before"
         subprocess.run(["git", "worktree", "add", "--detach", "--force", folder, args.before], cwd=ROOT, check=True)
         try:
+            cache = args.cache or make_cache(args, f"{work}/cache")
             for _ in range(args.turns):
                 for name, tree in (("before", folder), ("now", str(ROOT))):
-                    command = [sys.executable, __file__, "--child", args.cache, str(args.batch_size), str(args.rounds)]
+                    command = [sys.executable, __file__, "--child", cache, str(args.batch_size), str(args.rounds)]
                     child = subprocess.run(
                         command, env={**os.environ, "MEASURED_TREE": tree}, capture_output=True, text=True, check=True
                     )

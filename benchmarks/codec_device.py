@@ -24,7 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, launches, scenes
-from benchmarks.sample import DrawnSample, calibrate
+from benchmarks.sample import LOSSY, DrawnSample, calibrate
 from demo.coco_names import ALL_CATEGORIES, category_set
 from demo.scenes import render
 from pipeline.codecs.base import Codec
@@ -35,7 +35,7 @@ from pipeline.teacher.heads import class_count
 from pipeline.teacher.model import Teacher, own_device
 from pipeline.teacher.zoo import find_teacher
 
-COLUMNS = ["score_channels", "part", "ms", "operations", "kernels", "synchronisations", "peak_mb"]
+COLUMNS = ["codec", "score_channels", "part", "ms", "operations", "kernels", "synchronisations", "peak_mb"]
 COMPARED = 2  # views that are also decoded on the CPU
 
 
@@ -82,10 +82,11 @@ def rows_of(teacher: Teacher, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the rows of encoding and decoding one teacher's batch."""
     categories = category_set(class_count(teacher.detector) or 80)
     draw = partial(scenes.scene, size=args.calibrate_at, split="train", categories=categories)
-    codec = calibrate(DrawnSample(teacher, draw, args.calibration_views, max(2, args.calibration_views // 4)), 0.03)
+    sample = DrawnSample(teacher, draw, args.calibration_views, max(2, args.calibration_views // 4))
+    codec = calibrate(sample, 0.03, kind=args.codec)
     output: TeacherOutput = teacher([view(n, tuple(args.scale)) for n in range(args.batch_size)])
     encode = partial(codec.encode, output)
-    samples, _ = encode()
+    samples = [codec.read_sample(coded, output.levels) for coded in encode()[0]]
     encoded = stack(samples, [output.levels] * len(samples))
     on_device = encoded.to(teacher.device)
     rows = [
@@ -96,6 +97,7 @@ def rows_of(teacher: Teacher, args: argparse.Namespace) -> list[dict[str, Any]]:
     rows[1] |= differences(codec, few, teacher.device)
     positions = sum(h * w for h, w in output.levels)
     common = {
+        "codec": codec.name,
         "score_channels": codec.score_channels,
         "batch_size": args.batch_size,
         "positions": positions,
@@ -109,6 +111,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--teacher", nargs=2, action="append", required=True, metavar=("CONFIG", "CHECKPOINT"))
     parser.add_argument("--scale", type=int, nargs=2, default=(1333, 800), metavar=("W", "H"))
+    parser.add_argument("--codec", choices=LOSSY, default="frs", help="codec to measure (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calibration-views", type=int, default=24)

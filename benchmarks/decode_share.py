@@ -1,6 +1,6 @@
 """Measure decoding and the two losses as a share of a training step: RetinaNet R50, 720 score channels, 800x1067.
 
-python benchmarks/decode_share.py --json docs/results/decode_share.json
+python benchmarks/decode_share.py --codec frs2 --json docs/results/decode_share_frs2.json
 
 The parts alternate on one device, and the median of each part's times is reported. The student's weights are random,
 because they do not affect the time. The teacher is that of benchmarks/codec_rivals.py.
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, launches, scenes
 from benchmarks.codec_rivals import CONFIG
-from benchmarks.sample import DrawnSample, calibrate
+from benchmarks.sample import DrawnSample, add_codec, calibrate
 from benchmarks.student import load_teacher
 from pipeline.codecs.packing import stack
 from pipeline.losses.registry import loss_named
@@ -73,6 +73,7 @@ def both_losses(target: TeacherOutput) -> Callable[[], None]:
 
 def main() -> None:
     parser = common.parser(__doc__)
+    add_codec(parser)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quality", default="balanced")
@@ -81,10 +82,11 @@ def main() -> None:
     device = own_device()
     teacher, _ = load_teacher(CONFIG)
     # Tables and steps do not depend on the image size. Calibration on small views takes a tenth of the time.
-    codec = calibrate(DrawnSample(teacher, partial(scenes.scene, size="320", split="train"), 24, 8), args.quality)
+    sample = DrawnSample(teacher, partial(scenes.scene, size="320", split="train"), 24, 8)
+    codec = calibrate(sample, args.quality, kind=args.codec)
     views = [scenes.scene(n, SIZE) for n in range(args.batch_size)]
     outputs = [teacher([view]) for view in views]
-    samples = [sample for output in outputs for sample in codec.encode(output)[0]]
+    samples = [codec.read_sample(codec.encode(output)[0][0], output.levels) for output in outputs]
     encoded = stack(samples, [output.levels for output in outputs]).to(device)
     parts = {
         "student step": student_step(views, device),
@@ -98,7 +100,9 @@ def main() -> None:
         for name, value in found.items()
     ]
     rows.append({"part": "decode + losses", "share": (found["decode"] + found["losses"]) / step})
-    common.write(args.json, rows, batch_size=args.batch_size, quality=args.quality, rounds=args.rounds)
+    common.write(
+        args.json, rows, codec=codec.name, batch_size=args.batch_size, quality=args.quality, rounds=args.rounds
+    )
     print(common.table(rows, ["part", "ms", "share", "operations", "kernels", "synchronisations"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
@@ -41,9 +42,17 @@ class DrawnSample:
         yield from (self._draw(FIRST[part] + n) for n in range(count))
 
 
-def calibrate(sample: DrawnSample, quality: str | float, profile: str = "frs") -> Codec:
-    """Calibrate a codec of this project as stage 1 does. `quality` can also be 'lossless'."""
-    lossy = {"type": "frs", "quality": quality, "profile": profile}
+LOSSY = ("frs2", "frs")  # the codecs that `calibrate` knows by name, the default of stage 1 first
+
+
+def add_codec(to: argparse.ArgumentParser) -> None:
+    """Add --codec, the codec that a benchmark measures."""
+    to.add_argument("--codec", choices=LOSSY, default=LOSSY[0], help="codec to measure (default: %(default)s)")
+
+
+def calibrate(sample: DrawnSample, quality: str | float, profile: str = "frs", kind: str = "frs") -> Codec:
+    """Calibrate a codec of this project as stage 1 does. `quality` can also be 'lossless'. kind: one of LOSSY."""
+    lossy = {"type": kind, "quality": quality, "profile": profile}
     codec = calibrate_codec(read_options({"type": "lossless"} if quality == "lossless" else lossy), sample)
     found = {key: value for key, value in codec.settings.items() if "rank" in key or "step" in key or "error" in key}
     print(f"calibrated {codec.name} {quality}: {found}", flush=True)
