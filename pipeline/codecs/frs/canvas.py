@@ -164,6 +164,10 @@ class Canvas:
         """Return the sums (B, N) of (B, P) over every block."""
         return torch.cat([blocks.sum(dim=(2, 4)).flatten(1) for blocks in self.by_block(packed)], dim=1)
 
+    def level_sums(self, blocks: Tensor) -> Tensor:
+        """Return the sums (B, L) of (B, N) over every level's blocks."""
+        return blocks.new_zeros((len(blocks), len(self.sizes))).index_add_(1, self.block_level, blocks)
+
 
 def coordinates(sides: Tensor, number: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return level, row and column (N,) int64 of cells of grids (L, 2), numbered one grid after another."""

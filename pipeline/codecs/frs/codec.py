@@ -220,7 +220,7 @@ class Frs(Codec):
 
     def symbols(self, batch: EncodedBatch, maps: BatchMaps, kinds: Sequence[str]) -> list[tuple[Symbols, Tensor]]:
         """Read the symbols that the tokens of each tensor stand for, and their values (B, T)."""
-        orders = [self.transform.symbol_order(what, maps) for what in kinds]
+        orders = self.transform.symbol_orders(kinds, maps)
         return from_tokens([batch.arrays[f"{what}s"] for what in kinds], orders)
 
     def planes(self, batch: EncodedBatch, maps: BatchMaps, what: str) -> Levels:

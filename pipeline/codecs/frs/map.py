@@ -191,16 +191,20 @@ class BatchMaps:
         """`inverse_root` at the canvas's positions, (B, P)."""
         return self.look_up(_table("inverse root", self.top, self.codes.device))
 
+    @property
+    def whole(self) -> Tensor:
+        """m 2^s of each position, (B, P) int64 in units of 2^-30."""
+        return _table("integer", self.top, self.codes.device)[self.codes.long()]
+
     @cached_property
     def block_sums(self) -> Tensor:
         """Sum of m 2^s over each block, (B, N) int64 in units of 2^-30, equal on every device."""
-        return self.canvas.block_sums(_table("integer", self.top, self.codes.device)[self.codes.long()])
+        return self.canvas.block_sums(self.whole)
 
     @cached_property
     def level_sums(self) -> Tensor:
         """Sum of m 2^s over each level, (B, L) int64, as `block_sums`."""
-        sums = self.block_sums.new_zeros(self.exponents.shape)
-        return sums.index_add_(1, self.canvas.block_level, self.block_sums)
+        return self.canvas.level_sums(self.block_sums)
 
     @cached_property
     def strength(self) -> Tensor:
@@ -210,9 +214,7 @@ class BatchMaps:
     @cached_property
     def strengths(self) -> BlockStrengths:
         """The blocks by their strength."""
-        canvas = self.canvas
-        down = log_class(self.level_sums)[:, canvas.block_level] - log_class(self.block_sums)
-        return BlockStrengths(canvas.block_level, len(canvas.sizes), down, canvas.block_inside)
+        return _strengths(self.canvas, self.block_sums, self.level_sums)
 
     @cached_property
     def uniform(self) -> BatchMaps:
@@ -258,17 +260,28 @@ class UniformMaps(BatchMaps):
     def sums(self) -> Tensor:
         return self._areas.float()
 
-    @cached_property
-    def block_sums(self) -> Tensor:
-        return self.canvas.block_sums(self.canvas.inside) * UNIT
-
-    @cached_property
-    def level_sums(self) -> Tensor:
-        return self._areas * UNIT
+    @property
+    def whole(self) -> Tensor:
+        return self.canvas.inside * UNIT
 
     @cached_property
     def _areas(self) -> Tensor:
         return self.canvas.sides.prod(dim=2)
+
+
+def strengths_of(maps: Sequence[BatchMaps]) -> list[BlockStrengths]:
+    """Return `strengths` of several maps of one canvas, computed together."""
+    if len(maps) == 1:
+        return [maps[0].strengths]
+    canvas, batch = maps[0].canvas, len(maps[0].canvas.own)
+    sums = canvas.block_sums(torch.cat([one.whole for one in maps]))
+    found = _strengths(canvas, sums, canvas.level_sums(sums))
+    return [found.part(slice(first, first + batch)) for first in range(0, len(sums), batch)]
+
+
+def _strengths(canvas: Canvas, block_sums: Tensor, level_sums: Tensor) -> BlockStrengths:
+    down = log_class(level_sums)[:, canvas.block_level] - log_class(block_sums)
+    return BlockStrengths(canvas.block_level, len(canvas.sizes), down, canvas.block_inside)
 
 
 def inverse_root(m: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ Shapes: B batch, L levels, R planes, 16 frequencies of a 4x4 block, N blocks of 
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -115,18 +116,28 @@ class Blocks:
     ends: Tensor
     windows: Tensor
 
+    def part(self, rows: slice) -> Blocks:
+        """Return those of some samples."""
+        windows = self.windows.unflatten(1, (len(self.held), -1))[:, rows].flatten(1, 2)
+        return Blocks(self.held[rows], self.ends[rows], windows)
+
 
 class BlockStrengths:
     """The blocks of a batch by level and strength.
 
     level: (N,) int64, of each block. down: (B, N) int64, log size of its level minus that of each block, 0 to 110.
-    inside: (B, N) bool, whether a block is in the sample's own grid.
+    inside: (B, N) bool, whether a block is in the sample's own grid; (B / n, N) for n maps of each sample.
     """
+
+    down: Tensor
+    order: Tensor
+    _shared: tuple[BlockStrengths, slice] | None = None
 
     def __init__(self, level: Tensor, levels: int, down: Tensor, inside: Tensor) -> None:
         self.level, self.down = level, down
         # Those outside the sample's grid follow the others of their level.
-        bins = torch.add(torch.where(inside, down, STRENGTHS), level, alpha=BINS)
+        placed = torch.where(inside, down.unflatten(0, (-1, len(inside))), STRENGTHS).flatten(0, 1)
+        bins = torch.add(placed, level, alpha=BINS)
         self.order = torch.argsort(bins, dim=1, stable=True)
         held = bins.new_zeros((len(down), levels * BINS)).scatter_add_(1, bins, torch.ones_like(bins))
         parts = (part.view(len(down), levels, BINS) for part in (held.int(), held.cumsum(1)))
@@ -136,8 +147,17 @@ class BlockStrengths:
             self._used = int(np.flatnonzero(self._held.numpy().any(axis=(0, 1))).max(initial=0)) + 1
         self._blocks: dict[int, Blocks] = {}
 
+    def part(self, rows: slice) -> BlockStrengths:
+        """Return those of some samples. What `blocks` computes is shared."""
+        found = copy(self)
+        found.down, found.order, found._shared = self.down[rows], self.order[rows], (self, rows)
+        return found
+
     def blocks(self, edge: int) -> Blocks:
         """Return the blocks with `edge` empty places before and after those of each level."""
+        if self._shared is not None:
+            whole, rows = self._shared
+            return whole.blocks(edge).part(rows)
         if edge not in self._blocks:
             held, ends = (F.pad(part, (edge, edge)) for part in (self._held, self._ends))
             windows = held[..., : self._used + 2 * edge].double().unfold(2, edge + 1, 1).transpose(0, 1).contiguous()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BatchMaps, inverse_root
+from pipeline.codecs.frs.map import BatchMaps, inverse_root, strengths_of
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder, Symbols
 from pipeline.codecs.frs.sparse import Coefficients
 from pipeline.codecs.frs.transform import dct, to_blocks
@@ -73,12 +73,21 @@ class WeightedTransform:
 
     def symbol_order(self, what: str, maps: BatchMaps) -> SymbolOrder:
         """Return the order of the symbols of a batch."""
-        device = maps.exponents.device
+        return self.symbol_orders([what], maps)[0]
+
+    def symbol_orders(self, kinds: Sequence[str], maps: BatchMaps) -> list[SymbolOrder]:
+        """Return the order of the symbols of each tensor of a batch."""
+        weights, device = [self.weights(what, maps) for what in kinds], maps.exponents.device
+        distinct = list(dict.fromkeys(weights))
+        strengths = dict(zip(distinct, strengths_of(distinct)))
+        return [SymbolOrder(self._expected_sizes(what, device), strengths[own]) for what, own in zip(kinds, weights)]
+
+    def _expected_sizes(self, what: str, device: torch.device) -> ExpectedSizes:
         if (what, str(device)) not in self._expected:
             tables = [table for name, table in self.tables.items() if name.endswith("_expected")]
             edge = max(int(table.max()) - int(table.min()) for table in tables)
             self._expected[what, str(device)] = ExpectedSizes.from_table(self.tables[f"{what}_expected"], device, edge)
-        return SymbolOrder(self._expected[what, str(device)], self.weights(what, maps).strengths)
+        return self._expected[what, str(device)]
 
     def code_maps(self, output: TeacherOutput) -> BatchMaps:
         """Code the richness maps of a batch, and return them decoded."""
