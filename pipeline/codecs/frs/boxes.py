@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pipeline.cache.items import Item
 from pipeline.codecs.base import CalibrationSample
-from pipeline.codecs.frs.map import BatchMaps, inverse_root
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map_values import inverse_root
 from pipeline.codecs.frs.settings import FrsOptions
 from pipeline.codecs.packing import Sample, pack, positions, unpack
 from pipeline.errors import CodecError, CorruptCache

@@ -21,19 +21,15 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.frs.canvas import Canvas
+from pipeline.codecs.frs.map_values import BUCKETS, EMPTY, POWER, UNIT, code_table, value_table
 from pipeline.codecs.frs.order import BlockStrengths, log_class
 from pipeline.codecs.frs.transform import Steps
 from pipeline.codecs.packing import positions
 from pipeline.errors import CorruptCache
 from pipeline.records import LevelShapes
 
-POWER = 4
-EMPTY = 255  # exponent of a level whose map is zero at all positions
 DEEPEST = 120  # largest exponent
 TINIEST = 2.0**-DEEPEST  # smaller values lose bits in float32
-BUCKETS = 49  # bucket 0: m = 0; buckets 1 to 48: half octaves below 1, weakest first
-TINY = torch.finfo(torch.float32).tiny
-UNIT = 2**30  # value of 1.0 when (c / top)^4 is an integer, for sums that are equal on every device
 
 
 def map_top(quality: float) -> int:
@@ -68,41 +64,6 @@ def _octave_scale(device: torch.device) -> Tensor:
     scale = 2.0 ** np.arange(256)
     scale[EMPTY] = 0
     return torch.from_numpy(scale).to(device)
-
-
-@lru_cache(maxsize=64)
-def _table(what: str, top: int, device: torch.device) -> Tensor:
-    """Return the value of each code, (256,) or (256, 256) by exponent. The table is copied to the device only once."""
-    relative, exponents = _relative(top), np.arange(256)[:, None]
-    if what == "integer":
-        return torch.from_numpy(whole_values(top)).to(device)
-    scale = np.where(exponents == EMPTY, 0, np.float32(2) ** -exponents.astype(np.float32))
-    values = torch.from_numpy(relative.astype(np.float32) * scale.astype(np.float32))
-    if what == "float":
-        return values.to(device)
-    if what == "inverse root":
-        return inverse_root(values).to(device)
-    with np.errstate(divide="ignore"):
-        halves = np.floor(np.log2(relative) * 2 + 1e-9)
-    buckets = np.clip(BUCKETS - 1 + halves - 2 * exponents, 1, BUCKETS - 1)
-    buckets[:, 0] = 0
-    return torch.from_numpy(buckets.astype(np.int64)).to(device)
-
-
-def value_table(top: int, device: torch.device) -> Tensor:
-    """Return m by exponent and code, (256, 256) float32."""
-    return _table("float", top, device)
-
-
-@lru_cache(maxsize=64)
-def whole_values(top: int) -> np.ndarray:
-    """Return (256,) int64: m 2^s of each code, in units of 2^-30."""
-    return np.round(_relative(top) * UNIT).astype(np.int64)
-
-
-def _relative(top: int) -> np.ndarray:
-    """Return (256,) float64: m 2^s of each code. Codes above `top`, which no encoder writes, are 1."""
-    return (np.minimum(np.arange(256), top) / top) ** POWER
 
 
 def difference(codes: Tensor) -> Tensor:
@@ -155,7 +116,7 @@ class BatchMaps:
     @cached_property
     def packed_buckets(self) -> Tensor:
         """The half octave of m, (B, P) int64 in [0, BUCKETS)."""
-        return self.look_up(_table("bucket", self.top, self.codes.device))
+        return self.look_up(code_table("bucket", self.top, self.codes.device))
 
     @cached_property
     def mean_number(self) -> Tensor:
@@ -189,12 +150,12 @@ class BatchMaps:
     @cached_property
     def inverse_root(self) -> Tensor:
         """`inverse_root` at the canvas's positions, (B, P)."""
-        return self.look_up(_table("inverse root", self.top, self.codes.device))
+        return self.look_up(code_table("inverse root", self.top, self.codes.device))
 
     @property
     def whole(self) -> Tensor:
         """m 2^s of each position, (B, P) int64 in units of 2^-30."""
-        return _table("integer", self.top, self.codes.device)[self.codes.long()]
+        return code_table("integer", self.top, self.codes.device)[self.codes.long()]
 
     @cached_property
     def block_sums(self) -> Tensor:
@@ -282,9 +243,3 @@ def strengths_of(maps: Sequence[BatchMaps]) -> list[BlockStrengths]:
 def _strengths(canvas: Canvas, block_sums: Tensor, level_sums: Tensor) -> BlockStrengths:
     down = log_class(level_sums)[:, canvas.block_level] - log_class(block_sums)
     return BlockStrengths(canvas.block_level, len(canvas.sizes), down, canvas.block_inside)
-
-
-def inverse_root(m: Tensor) -> Tensor:
-    """Return m^-1/2, and 0 where m = 0: such positions have no coefficients and no weight in a loss."""
-    root = m.sqrt()
-    return torch.where(root > 0, 1 / root.clamp_min(TINY), 0.0)

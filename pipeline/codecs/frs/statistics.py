@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BUCKETS
+from pipeline.codecs.frs.map_values import BUCKETS
 from pipeline.codecs.frs.sketch import WIDE, Sketch
 from pipeline.codecs.frs.transform import klt
 from pipeline.codecs.packing import widen

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BatchMaps, inverse_root, strengths_of
+from pipeline.codecs.frs.map import BatchMaps, strengths_of
+from pipeline.codecs.frs.map_values import inverse_root
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder, Symbols
 from pipeline.codecs.frs.sparse import Coefficients
 from pipeline.codecs.frs.transform import dct, to_blocks

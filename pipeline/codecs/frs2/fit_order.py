@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from pipeline.codecs.base import CalibrationSample
-from pipeline.codecs.frs.map import BatchMaps, inverse_root
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map_values import inverse_root
 from pipeline.codecs.frs.transform import frequency_energy
 from pipeline.codecs.frs2.fit_residuals import to_classes
 from pipeline.codecs.frs2.kept import KeptView, KeptViews

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BatchMaps, value_table
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map_values import value_table
 from pipeline.codecs.frs2.mosaic import Mosaic
 
 FAINTEST = 2.0**-24  # smaller values of the map look alike

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.codecs.frs.map import UNIT, whole_values
+from pipeline.codecs.frs.map_values import UNIT, whole_values
 from pipeline.codecs.frs.order import BOUNDS
 from pipeline.codecs.frs.transform import BLOCK
 from pipeline.records import LevelShapes

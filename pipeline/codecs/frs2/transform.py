@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.frs.map import BatchMaps, inverse_root
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map_values import inverse_root
 from pipeline.codecs.frs.transform import to_blocks
 from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
 from pipeline.codecs.frs2.inputs import MAP_INPUTS, MapInputs, enlarge
