@@ -32,10 +32,10 @@ VIEWS = [
 ALL_USED, MIXED = [3, 3, 3, 3, 2], [2, 1, 0, 3, 0]  # flags: 1 for the level's prediction, 2 for that of the scores
 
 
-@pytest.fixture(scope="module")
-def codec() -> Iterator[Frs2]:
+@pytest.fixture(scope="module", params=["frs", "universal"])
+def codec(request: pytest.FixtureRequest) -> Iterator[Frs2]:
     with short_training(2):
-        made = related_codec(RelatedSample(CHANNELS, CLASSES, FIVE, 4))
+        made = related_codec(RelatedSample(CHANNELS, CLASSES, FIVE, 4), profile=request.param)
     assert isinstance(made, Frs2) and {"level_in", "net_output"} <= made.tables.keys()
     yield made
 

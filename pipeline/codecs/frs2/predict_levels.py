@@ -82,7 +82,7 @@ class LevelMoments:
         """Add a batch.
 
         coarser: r of level + 1 at this level's size, (B, C, H, W). near: its `neighbours` at this size, (B, 8 D, H, W).
-        taps: 3x3 windows of `map_inputs`, (B, TAPS, H, W). target: y - mean (B, C, H, W). weight: of each position
+        taps: 3x3 windows of the map's inputs, (B, TAPS, H, W). target: y - mean (B, C, H, W). weight: of each position
         (B, H, W).
         """
         ones = torch.ones_like(weight)[:, None].flatten(2)
