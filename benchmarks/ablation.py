@@ -29,7 +29,8 @@ from benchmarks.student import Student, load_teacher
 from pipeline.cache.version2 import encode_sample
 from pipeline.calibration.gradient import Errors, StudentPass
 from pipeline.codecs.frs.codec import Frs
-from pipeline.codecs.frs.map import BatchMaps, difference, octaves
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map_codes import difference, octaves
 from pipeline.codecs.frs.map_values import EMPTY
 from pipeline.codecs.frs.tokens import zigzag
 from pipeline.codecs.frs.weighted import per_level

@@ -29,7 +29,8 @@ from pipeline.cache.schema import CODEC, MANIFEST, PASS_PLAN, PLAN, require_fiel
 from pipeline.cache.shard_index import encode_index
 from pipeline.cache.sidecar import parse_sidecar
 from pipeline.cache.version2 import shard_head
-from pipeline.codecs.frs.map import BatchMaps, check_map
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map_codes import check_map
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
 from pipeline.codecs.frs.tokens import check_tokens, to_tokens
 from pipeline.codecs.group import load_codec

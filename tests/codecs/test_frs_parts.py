@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.codecs.frs.find import find_symbols
-from pipeline.codecs.frs.map import BatchMaps, map_top
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map_codes import map_top
 from pipeline.codecs.frs.map_values import BUCKETS, EMPTY
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder
 from pipeline.codecs.frs.step_search import FAR, REFINEMENTS, Located, find_step, locate_step, refine_step

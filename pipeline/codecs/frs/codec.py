@@ -21,7 +21,8 @@ from pipeline.codecs.base import BlockTokens, CalibrationSample, Codec
 from pipeline.codecs.frs.boxes import BoxCoder
 from pipeline.codecs.frs.fit import fit
 from pipeline.codecs.frs.locate import locate_tokens
-from pipeline.codecs.frs.map import BatchMaps, check_map, unrounded
+from pipeline.codecs.frs.map import BatchMaps
+from pipeline.codecs.frs.map_codes import check_map, unrounded
 from pipeline.codecs.frs.map_values import BUCKETS
 from pipeline.codecs.frs.order import FREQUENCIES, STRENGTHS, WIDEST, SymbolOrder, Symbols
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.codecs.base import CalibrationSample, channels_of, check_output, level_channels_of
 from pipeline.codecs.frs.boxes import fit_boxes
-from pipeline.codecs.frs.map import DEEPEST, map_top
+from pipeline.codecs.frs.map_codes import DEEPEST, map_top
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.stated import choose_step, state_errors
 from pipeline.codecs.frs.statistics import Statistics

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.codecs.base import CalibrationSample
 from pipeline.codecs.frs.fit import DROPPED, Learned, calibration_of, learn_statistics
-from pipeline.codecs.frs.map import map_top
+from pipeline.codecs.frs.map_codes import map_top
 from pipeline.codecs.frs.settings import FrsCalibration
 from pipeline.codecs.frs.sketch import WIDE
 from pipeline.codecs.frs.stated import choose_step, locate
