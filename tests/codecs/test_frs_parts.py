@@ -140,7 +140,7 @@ def test_ranks_and_counts_by_key_are_those_of_a_sort(sizes: list, batch: int, se
     expected = rng.integers(-60, 60, (len(sizes), 2, 16)).astype(np.int16)
     order = SymbolOrder(ExpectedSizes.from_table(expected, torch.device("cpu")), maps.strengths)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.codecs.frs.order.RANKED", 7 * at_once)
+        patch.setattr("pipeline.codecs.frs.ranks.RANKED", 7 * at_once)
         ranked = rank_symbols([torch.ones(batch, 2, *padded) for padded in maps.canvas.padded], order)
     symbols = 32 * len(maps.canvas.block_level)
     assert ranked.ranks.tolist() == list(range(symbols)) * batch and not ranked.gaps.any()

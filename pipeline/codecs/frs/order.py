@@ -6,7 +6,7 @@ frequency), a constant of the codec, and the strength of a block, given by the d
 from the largest, as e and v from 0, so that keys k = e + v increase. The number of symbols with key k in a group is the
 number of its level's blocks with v = k - e. Sums of these numbers lead from a rank to its plane, a short scan to the
 frequency, and a sort of the few blocks to the block. This is a counting sort that visits only the requested symbols,
-about 1% of all (find.py).
+about 1% of all (find.py). An encoder finds the ranks of symbols with the same sums (ranks.py).
 
 Expected sizes are integers in steps of 2^(1/4), and strengths are computed from integers, because a rounding difference
 between two devices would corrupt the sample.
@@ -30,7 +30,6 @@ from pipeline.codecs.frs.transform import BLOCK
 
 FREQUENCIES = BLOCK * BLOCK
 STRENGTHS = 111  # log sizes of sums are 0 to 110; that of a block is at most that of its level
-RANKED = 1 << 14  # symbols that a CPU ranks at once, so that it keeps their groups in its cache
 BINS = STRENGTHS + 1  # one more for blocks outside the sample's grid
 WIDEST = 512  # largest difference between two expected sizes; calibration writes at most 80
 BOUNDS = np.array([round(2 ** (k / 2)) for k in range(STRENGTHS - 1)], np.int64)
@@ -190,29 +189,3 @@ class SymbolOrder:
         """Return the number of each sample's symbols of every key, by decreasing key, (B, keys)."""
         ends = self.end.unflatten(1, (-1, self.rows))[..., -1]
         return ends.diff(dim=1, prepend=ends.new_zeros((len(ends), 1)))
-
-    def rank(self, sample: Tensor, plane: Tensor, frequency: Tensor, block: Tensor) -> Tensor:
-        """Return the ranks of symbols, all (S,) int64: sample 0 to B-1, plane, frequency, block as in `Symbols`."""
-        size = RANKED if sample.device.type == "cpu" else max(1, len(sample))
-        columns = (column.split(size) for column in (sample, plane, frequency, block))
-        return torch.cat([self._rank(*part) for part in zip(*columns)])
-
-    @cached_property
-    def _within(self) -> Tensor:
-        """The place of each block among those of its level and strength, (B, N) int64."""
-        order, level, blocks = self.strengths.order, self.strengths.level, self.blocks
-        numbers = torch.arange(len(level), device=level.device).expand_as(order)
-        place = torch.empty_like(order).scatter_(1, order, numbers)
-        at = torch.add(self.strengths.down, level, alpha=self.expected.wide) + self.expected.edge
-        return place - (blocks.ends - blocks.held).gather(1, at)
-
-    def _rank(self, sample: Tensor, plane: Tensor, frequency: Tensor, block: Tensor) -> Tensor:
-        level, down, held, last = self.strengths.level, self.strengths.down, self.blocks.held, frequency[:, None]
-        row, cell = level.index_select(0, block) * self.planes + plane, sample * len(level) + block
-        own = self.expected.down.flatten().index_select(0, row * FREQUENCIES + frequency)
-        key = own + down.flatten().index_select(0, cell)
-        at = self.expected.narrow_places.index_select(0, row) + (sample * held.shape[1] + key).int()[:, None]
-        counts = held.flatten().index_select(0, at.flatten()).view(at.shape)
-        before = counts.cumsum(1, dtype=torch.int32).gather(1, last) - counts.gather(1, last)
-        first = self.start.flatten().index_select(0, sample * self.start.shape[1] + key * self.rows + row)
-        return first + before[:, 0] + self._within.flatten().index_select(0, cell)

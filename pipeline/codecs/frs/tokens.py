@@ -22,6 +22,7 @@ from pipeline.budget import BUDGET, excess
 from pipeline.codecs.frs.canvas import Canvas
 from pipeline.codecs.frs.find import find_symbols, join
 from pipeline.codecs.frs.order import FREQUENCIES, SymbolOrder, Symbols
+from pipeline.codecs.frs.ranks import find_ranks
 from pipeline.codecs.frs.transform import BLOCK
 from pipeline.errors import CodecError, CorruptCache
 
@@ -58,7 +59,7 @@ def rank_symbols(levels: Sequence[Tensor], order: SymbolOrder) -> Ranked:
         first += len(spots) // FREQUENCIES
     plane, spot, values = (torch.cat(column) for column in zip(*parts))
     sample = torch.div(plane, planes, rounding_mode="floor")
-    rank = order.rank(sample, plane - sample * planes, spot & (FREQUENCIES - 1), spot >> 4)
+    rank = find_ranks(order, sample, plane - sample * planes, spot & (FREQUENCIES - 1), spot >> 4)
     by_rank = torch.argsort(sample * (first * FREQUENCIES * planes) + rank)
     counts = torch.bincount(sample, minlength=batch)
     return _collect(rank.index_select(0, by_rank), values.index_select(0, by_rank), counts)
