@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import common, scenes
 from benchmarks.sample import DrawnSample
 from pipeline.codecs.frs.codec import Frs
-from pipeline.codecs.frs.fit import drop_planes, learn_order, learn_statistics
+from pipeline.codecs.frs.fit import learn_order, learn_statistics
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.mmdet_compat.registry import MODELS, build
@@ -69,7 +69,6 @@ def main() -> None:
     rows.append({"step": "statistics of a batch", "peak_gb": peak_gb()})
     steps = {what: 0.03 * scale for what, scale in learned.scales.items()}
     tables = learned.tables | learn_order(transform, options.kinds, teacher(views).each())
-    tables = drop_planes(transform, tables, steps, teacher(views).each())
     rows.append({"step": "order of symbols", "peak_gb": peak_gb()})
     codec = Frs(options, FrsCalibration(99, *learned.channels, steps["feature"], steps["score"]), tables)
     samples, _ = codec.encode(teacher(views))

@@ -78,6 +78,12 @@ def list_warnings(settings: dict[str, Any], measured: dict[str, Any]) -> list[st
             f"only {counts[0]} views chose the steps and {counts[1]} reported the error, expected at least {FEWEST} "
             f"each; calibrate on {4 * FEWEST} views or more"
         )
+    rank, channels = settings.get("score_rank"), settings.get("score_channels")
+    if rank is not None and rank < channels:
+        beyond.append(
+            f"the scores are stored in {rank} directions of {channels}; a class that no calibration view shows is "
+            "lost; increase cache.calibration_views, or make the cache again if an older version made it"
+        )
     return beyond
 
 

@@ -19,11 +19,9 @@ from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.stated import choose_step, state_errors
 from pipeline.codecs.frs.statistics import Statistics
 from pipeline.codecs.frs.transform import frequency_energy, klt
-from pipeline.codecs.frs.weighted import WeightedTransform, per_level
+from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.errors import CodecError
 from pipeline.records import TeacherOutput
-
-DROPPED = 5e-3  # largest share of a level's nonzero symbols in the planes that are dropped
 
 Tables = dict[str, np.ndarray]
 
@@ -48,7 +46,6 @@ def fit(options: FrsOptions, sample: CalibrationSample) -> tuple[FrsCalibration,
     transform = WeightedTransform(top, options.profile, learned.tables, learned.widths)
     steps = {what: choose_step(transform, what, options, learned.scales[what], sample) for what in kinds}
     tables = learned.tables | learn_order(transform, kinds, sample.outputs("learning"))
-    tables = drop_planes(transform, tables, steps, sample.outputs("choosing"))
     transform = transform.with_tables(tables)
     return calibration_of(transform, options, learned, steps, sample), tables
 
@@ -126,27 +123,4 @@ def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Ite
         size = energy[what] / np.maximum(strength[what], 1.0)[:, None, None]
         expected = np.round(2 * np.log2(np.maximum(size, 1e-12 * max(size.max(), 1e-30))))
         tables[f"{what}_expected"] = expected.astype(np.int16)
-    return tables
-
-
-def drop_planes(
-    transform: WeightedTransform, tables: Tables, steps: dict[str, float], outputs: Iterable[TeacherOutput]
-) -> Tables:
-    """Return the tables without the last planes, if these are nearly empty on every level of the given views."""
-    nonzero: dict[str, Any] = dict.fromkeys(steps, 0.0)
-    for output in outputs:
-        maps = transform.code_maps(output)
-        for what, step in steps.items():
-            levels, _ = transform.coefficients(output, maps, what)
-            sizes = transform.step_sizes(what, maps, step)
-            counts = [(c.abs() > d / 2).sum(dim=(0, 2, 3)).cpu().numpy() for c, d in zip(levels, per_level(sizes))]
-            nonzero[what] = nonzero[what] + np.stack(counts)
-    tables = dict(tables)
-    for what in steps:
-        counts = nonzero[what] + np.zeros((1, tables[f"{what}_basis"].shape[-1]))
-        total = np.cumsum(counts, axis=1)
-        kept = (total < total[:, -1:] * (1 - DROPPED)).sum(axis=1) + 1
-        rank = int(min(kept.max(), counts.shape[1]))
-        tables[f"{what}_expected"] = tables[f"{what}_expected"][:, :rank].copy()
-        tables[f"{what}_basis"] = tables[f"{what}_basis"][..., :rank].copy()
     return tables

@@ -7,13 +7,12 @@ learnt from what is kept of these views (kept.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.codecs.base import CalibrationSample
-from pipeline.codecs.frs.fit import DROPPED, Learned, calibration_of, learn_statistics
+from pipeline.codecs.frs.fit import Learned, calibration_of, learn_statistics
 from pipeline.codecs.frs.map_codes import map_top
 from pipeline.codecs.frs.settings import FrsCalibration
 from pipeline.codecs.frs.sketch import WIDE
@@ -57,7 +56,6 @@ def fit(options: Frs2Options, sample: CalibrationSample) -> tuple[FrsCalibration
         if "score_expected" not in transform.tables:
             transform = learn_score_order(transform, sample)
         steps["score"] = choose_step(transform, "score", options, learned.scales["score"], sample)
-        transform = drop_planes(transform, "score", steps["score"], sample)
     calibration = calibration_of(transform, options, learned, steps, sample)
     return calibration, {**transform.tables, **fit_coders(transform, steps, sample)}
 
@@ -87,7 +85,7 @@ def fit_features(
         close = located.step if located else choose_step(transform, "feature", options, scale, sample)
         transform = transform.with_tables(fit_levels(transform, close, views))
     step = choose_step(transform, "feature", options, scale, sample, located)
-    return drop_planes(transform, "feature", step, sample), step
+    return transform, step
 
 
 def fit_network(
@@ -106,19 +104,3 @@ def fit_network(
     if found is None:
         return transform.with_tables({name: t for name, t in tables.items() if not name.startswith("net_")})
     return transform.with_tables(trained | found)
-
-
-def drop_planes(transform: PredictedTransform, what: str, step: float, sample: CalibrationSample) -> PredictedTransform:
-    """Return the transform without the last planes, if these are nearly empty on every level of the choosing views."""
-    counts: Any = 0.0
-    for output in sample.outputs("choosing"):
-        coded = transform.code(output, transform.code_maps(output), what, step)
-        counts = counts + np.stack([(c.abs() > 0.5).sum(dim=(0, 2, 3)).cpu().numpy() for c in coded.scaled])
-    total = np.cumsum(counts, axis=1)
-    kept = (total < total[:, -1:] * (1 - DROPPED)).sum(axis=1) + 1
-    rank = int(min(kept.max(), total.shape[1]))
-    tables = dict(transform.tables)
-    tables[f"{what}_basis"] = tables[f"{what}_basis"][..., :rank].copy()
-    if f"{what}_expected" in tables:
-        tables[f"{what}_expected"] = tables[f"{what}_expected"][:, :rank].copy()
-    return transform.with_tables(tables)
