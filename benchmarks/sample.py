@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from pipeline.calibration.probe import Probes
+from pipeline.calibration.probes import Probes
 from pipeline.codecs.base import Codec, Measure
 from pipeline.codecs.registry import calibrate_codec, read_options
 from pipeline.records import TeacherOutput

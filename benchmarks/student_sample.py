@@ -39,7 +39,7 @@ class StudentSample:
             yield exact, partial(relative_errors, passed)
 
     def unexplained(self, what: str, near: bool = False) -> float:
-        return missed_share(what, self._teacher, self._student, list(self._views["reported"])) or 0.0
+        return missed_share(what, self._teacher, self._student, list(self._views["reported"])) or 1.0
 
     def training(self, steps: int) -> Callable[[], None]:
         print(f"training the network, {steps} steps", flush=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.cache.shard_plan import mix
 from pipeline.calibration.job import CalibrationJob
-from pipeline.calibration.probe import TUNING, Probes
+from pipeline.calibration.probes import TUNING, Probes
 from pipeline.codecs.base import Measure
 from pipeline.codecs.summary import FEWEST
 from pipeline.data.shard_planning import plan_views

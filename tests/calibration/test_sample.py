@@ -42,17 +42,18 @@ def test_stage1_says_what_it_does_and_that_it_has_too_few_views(made: dict[str, 
         "tuning a probe of the features on 1 views",
         "choosing the features' step on up to 1 views",
         "choosing the scores' step on up to 1 views",
-        "measuring the scores' error on up to 1 views, round 2",
+        "tuning a probe of the scores on 1 views",
+        "measuring the scores' error on up to 1 views",
         "measuring sizes of 1 views",
     ):
         assert phase in text, phase
     assert "only 1 views chose the steps and 1 reported" in text.rpartition("gradient error on the probe")[2]
     settings = Cache(tmp_path / "cache").codec_manifest()["settings"]
-    for key, tensors in (("probe_unexplained", 2), ("near_unexplained", 2), ("near_error", 2)):
-        assert settings[key].keys() == {"feature", "score"} and len(settings[key]) == tensors
-        assert all(0 < value < 10 for value in settings[key].values())
+    assert settings["probe_unexplained"] == {"feature": 0.2, "score": 0.4}, "the promised student, whatever the probe"
+    assert settings["near_unexplained"] == pytest.approx({"feature": 0.05, "score": 0.1})
+    promised = {what: 2 * settings["probe_error"][what] for what in ("feature", "score")}
+    assert settings["near_error"] == pytest.approx(promised) and min(promised.values()) > 0
     assert {"feature", "score", "pkd", "cwd", "mgd"} == settings["probe_error"].keys()
-    assert settings["near_unexplained"]["score"] < settings["probe_unexplained"]["score"]
 
 
 FITTED: dict[str, Any] = {

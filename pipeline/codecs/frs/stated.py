@@ -12,7 +12,7 @@ from pipeline.codecs.base import CalibrationSample, Measure
 from pipeline.codecs.frs.settings import FrsOptions
 from pipeline.codecs.frs.step_search import Located, find_step, locate_step, refine_step
 from pipeline.codecs.frs.weighted import WeightedTransform
-from pipeline.codecs.summary import FEWEST
+from pipeline.codecs.summary import STEEPEST
 from pipeline.losses.frs import SCORE
 from pipeline.losses.registry import feature_losses, loss_named
 from pipeline.records import TeacherOutput
@@ -21,7 +21,6 @@ ROUGH = [0.01, 0.1]  # first steps tried to locate the step, in units of the res
 START = [0.003, 0.03, 0.3]  # first steps tried on all views where it cannot be located
 LOCATING = 6  # views to locate the step; all views are then measured only at steps close to it
 OTHERS = 4  # views to measure the losses that a profile does not promise
-FRS = ("feature", "score")  # the losses of FRS itself, which are also stated for a student twice as near
 
 
 class Stated(NamedTuple):
@@ -97,28 +96,22 @@ def state_errors(
 ) -> Stated:
     """Measure the errors of every loss at the chosen steps, on views that chose nothing.
 
-    All views measure the losses that the profile promises. FEWEST measure those of FRS on the near probe. OTHERS
-    measure the other losses, of which stage 2 needs to know only whether the cache is far too coarse for them.
+    All views measure the losses that the profile promises. OTHERS measure the other losses, of which stage 2 needs to
+    know only whether the cache is far too coarse for them. The error of a student twice as near follows from the
+    inverse root of the unexplained share, as that of trained students does.
     """
     stated = Stated({}, {}, {}, {})
     for what, step in steps.items():
         promised = losses_of(what, options.profile)
         usual, near = _by_probe(promised)
         other_usual, other_near = _by_probe([loss for loss in losses_of(what) if loss not in promised])
-        rounds = [
-            (usual, False, None),
-            ([what, *near], True, None if near else FEWEST),
-            (other_usual, False, OTHERS),
-            (other_near, True, OTHERS),
-        ]
-        for losses, is_of_near, views in rounds:
-            probes = islice(sample.probes("reported", losses, is_of_near), views) if losses else ()
+        for losses, views in ((usual, None), (near, None), (other_usual, OTHERS), (other_near, OTHERS)):
+            probes = islice(sample.probes("reported", losses, is_near(losses[0])), views) if losses else ()
             (found,) = probe_errors(transform, what, probes, [step])
-            own = {loss: error for loss, error in found.items() if loss in FRS} if is_of_near else {}
-            stated.near_error.update(own)
-            stated.probe_error.update({loss: error for loss, error in found.items() if loss not in own})
-        stated.probe_unexplained[what] = sample.unexplained(what)
-        stated.near_unexplained[what] = sample.unexplained(what, True)
+            stated.probe_error.update(found)
+        shares = [sample.unexplained(what, near) for near in (False, True)]
+        stated.probe_unexplained[what], stated.near_unexplained[what] = shares
+        stated.near_error[what] = stated.probe_error[what] * (shares[1] / shares[0]) ** STEEPEST
     return stated
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from pipeline.calibration.probe import TUNING
+from pipeline.calibration.probes import TUNING
 from pipeline.calibration.sample import ViewSample
 from pipeline.codecs.base import Measure
 from pipeline.records import TeacherOutput
@@ -25,9 +25,8 @@ PROBE_SHARE, PROBE_COST = 0.1, 30  # of the calibration's time, to tune a probe;
 class TimedSample(ViewSample):
     """A sample whose iterations end early when their share of `seconds` is used up.
 
-    per_view: seconds of the teacher for a view. `training_seconds`: how long all steps of a network take. Errors of a
-    student twice as near are not measured: a forecast does not show them, and their probe takes as long as the usual
-    one.
+    per_view: seconds of the teacher for a view. `training_seconds`: how long all steps of a network take. The near
+    probe is not made: a forecast does not show the errors that it measures.
     """
 
     training_seconds = 0.0
@@ -51,9 +50,6 @@ class TimedSample(ViewSample):
         measured = super().probes(part, losses, near)
         self._limit = None
         return self._timed(measured)
-
-    def unexplained(self, what: str, near: bool = False) -> float:
-        return 0.0 if near else super().unexplained(what)
 
     def training(self, steps: int) -> Callable[[], bool | None]:
         """Return a function that says after each step whether to train on."""
