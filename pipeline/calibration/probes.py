@@ -22,7 +22,7 @@ from pipeline.teacher.model import Teacher
 
 UNEXPLAINED = {"feature": 0.20, "score": 0.40}  # unexplained variance of a trained student
 NEAR = 0.25  # share of UNEXPLAINED that a student twice as near leaves
-NEAR_ROUNDS = 4  # its search starts close to the end
+NEAR_ROUNDS = 1  # its amount of noise follows from that of the usual probe, and its errors are scaled anyway
 TUNING, FITTING = 12, 12  # views to find the amount of noise, and to fit the adapters
 
 

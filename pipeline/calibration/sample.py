@@ -17,7 +17,7 @@ from pipeline.errors import CodecError
 from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput, ViewRecord
 
-CHOOSING, REPORTED = 24, 16  # views to choose the codec's steps, and to report its error
+CHOOSING, REPORTED = 48, 32  # views to choose the codec's steps, and to report its error
 PHASES = {"learning": "learning from", "choosing": "counting symbols of", "reported": "measuring sizes of"}  # by part
 PROBED = {
     "choosing": "choosing the {}s' step on up to",
