@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +30,26 @@ NAMES = {
 }
 STUDENTS = {
     "epoch_2": "146 steps",
+    "epoch_4": "292 steps",
     "epoch_8": "584 steps",
+    "lab_tuned": "student, tuned",
     "yolox_nano_early": "early",
     "yolox_nano_half": "half",
     "yolox_nano_late": "late",
 }
-FRS = "teacher student probe misses MP KB_a_view stated expected found found,_plain found_/_expected"
-FRS2 = "teacher student misses MP KB_a_view:_features,_scores,_map stated expected found found,_plain found_/_expected"
+HEADS = "teacher student misses MP KB_a_view:_features,_scores,_map stated expected found found,_plain found_/_expected"
 WITHIN = 1.5  # factor, both ways, within which a found error agrees with the expected one
-# Rules for the error of a student over that of the promised one. x: its share over that of the promised student. near:
-# the same of the near student. p: power through both stated students.
-RULES: dict[str, Callable[[float, float, float], float]] = {
-    "power through both stated students": lambda x, near, p: x**p,
-    "the same, constant beyond the promised student": lambda x, near, p: min(x, 1.0) ** p,
-    "the same, constant beyond both": lambda x, near, p: max(near, min(x, 1.0)) ** p,
-    "half the power beyond the promised student": lambda x, near, p: x ** (p / 2 if x > 1 else p),
-    "inverse root": lambda x, near, p: x**-0.5,
-    "**power through both, -1/2 to 0**": lambda x, near, p: x ** min(0.0, max(-0.5, p)),
+# Rules for the error of a student: that of the promised student, by what column, and the power of the ratio of both
+# shares that multiplies it.
+RULES = {
+    "the stated error, for all students": ("stated", 0.0),
+    "**the stated error, with the inverse root of the share**": ("stated", -0.5),
+    "the requested error, with the inverse root of the share": ("requested", -0.5),
 }
 
 
 def expect(row: Row) -> Row:
-    """Return the row with the error to expect of such a student. Old probes stated errors without filter sizes."""
+    """Return the row with the error to expect of such a student."""
     settings = {
         key: {row["loss"]: row[column]}
         for key, column in (
@@ -63,15 +60,14 @@ def expect(row: Row) -> Row:
         )
     }
     expected = error_at(settings, row["loss"], row["missed"])
-    found = row["found_plain" if row.get("calibration") == "before" else "found"]
-    return {**row, "expected": expected, "found_over_expected": expected and found / expected}
+    return {**row, "expected": expected, "found_over_expected": expected and row["found"] / expected}
 
 
 def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
     """Return the rows of features and scores that were measured together."""
     found: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
-        key = tuple(row.get(part) for part in ("codec", "teacher", "student", "calibration", "megapixels", "quality"))
+        key = tuple(row[part] for part in ("codec", "teacher", "student", "megapixels", "quality"))
         found.setdefault(key, {})[row["loss"]] = row
     return [(both["feature"], both["score"]) for both in found.values()]
 
@@ -82,16 +78,12 @@ def line(features: Row, scores: Row) -> list[str]:
     def percent(column: str, digits: int = 1) -> str:
         return f"{features[column]:.{digits}%}, {scores[column]:.{digits}%}"
 
-    row, student = features, features["student"].replace("student-", "")
-    if row.get("codec") == "frs2":
-        middle = []
-        size = f"{row['kb_view']:.1f}: {row['kb_features']:.1f}, {row['kb_scores']:.1f}, {row['kb_map']:.1f}"
-    else:
-        middle, size = [row.get("calibration", "after")], f"{row['kb_view']:.1f}"
+    row = features
+    teacher, student = str(row["teacher"]), str(row["student"])
+    size = f"{row['kb_view']:.1f}: {row['kb_features']:.1f}, {row['kb_scores']:.1f}, {row['kb_map']:.1f}"
     return [
-        NAMES.get(row["teacher"], row["teacher"]),
+        NAMES.get(teacher, teacher),
         STUDENTS.get(student, student),
-        *middle,
         percent("missed", 0),
         f"{row['megapixels']:.2f}",
         size,
@@ -102,26 +94,22 @@ def line(features: Row, scores: Row) -> list[str]:
 
 def table(rows: list[Row], codec: str) -> str:
     """Return the rows of a codec as a Markdown table."""
-    heads = [head.replace("_", " ") for head in (FRS2 if codec == "frs2" else FRS).split()]
-    chosen = [row for row in rows if (row.get("codec") == "frs2") == (codec == "frs2")]
+    heads = [head.replace("_", " ") for head in HEADS.split()]
+    chosen = [row for row in rows if row["codec"] == codec]
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *(line(*pair) for pair in pairs(chosen)))]
     return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
 
 
 def compare_rules(rows: list[Row]) -> str:
-    """Return a Markdown table that compares rules on the rows of today's probe."""
-    chosen = [row for row in rows if row.get("calibration") != "before"]
+    """Return a Markdown table that compares the rules on all rows."""
     lines = [
         "| rule | within a factor of 1.5 | farthest | root mean square factor | mean found / expected |",
         "|---|---|---|---|---|",
     ]
-    for name, rule in RULES.items():
-        logs = []
-        for row in chosen:
-            near = row["missed_near"] / row["missed_probe"]
-            power = math.log(row["stated_near"] / row["stated"]) / math.log(near)
-            ratio = rule(row["missed"] / row["missed_probe"], near, power)
-            logs.append(math.log(row["found"] / row["stated"] / ratio))
+    for name, (column, power) in RULES.items():
+        logs = [
+            math.log(row["found"] / row[column]) - power * math.log(row["missed"] / row["missed_probe"]) for row in rows
+        ]
         within = sum(abs(x) <= math.log(WITHIN) for x in logs)
         farthest, middle = max(logs, key=abs), sum(logs) / len(logs)
         spread = math.sqrt(sum(x * x for x in logs) / len(logs))
@@ -137,7 +125,7 @@ def main() -> None:
     content = json.loads(path.read_text())
     content["rows"] = [expect(row) for row in content["rows"]]
     path.write_text(json.dumps(content, indent=1) + "\n")
-    for codec in ("frs", "frs2"):
+    for codec in sorted({row["codec"] for row in content["rows"]}, reverse=True):
         print(f"\n{codec}\n\n{table(content['rows'], codec)}")
     print(f"\n{compare_rules(content['rows'])}")
 

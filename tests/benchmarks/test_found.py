@@ -13,18 +13,17 @@ from benchmarks.found import compare_rules, expect, table
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results"
 ROWS: list[dict[str, Any]] = json.loads((RESULTS / "codec_found.json").read_text())["rows"]
 ROW = {
-    "teacher": "fcos", "student": "epoch_2", "codec": "frs2", "calibration": "after", "quality": "balanced",
-    "loss": "feature", "megapixels": 0.05, "missed": 0.8, "missed_probe": 0.2, "missed_near": 0.05,
-    "stated": 0.03, "stated_near": 0.06, "found": 0.03, "found_plain": 0.006, "expected": 1.0,
+    "teacher": "fcos", "student": "epoch_2", "codec": "frs2", "quality": "balanced", "loss": "feature",
+    "megapixels": 0.05, "missed": 0.8, "missed_probe": 0.2, "missed_near": 0.05,
+    "requested": 0.03, "stated": 0.03, "stated_near": 0.06, "found": 0.03, "found_plain": 0.006, "expected": 1.0,
     "kb_view": 6.0, "kb_features": 3.0, "kb_scores": 2.0, "kb_map": 1.0,
 }  # fmt: skip
 
 
 def test_what_is_expected_of_a_student_follows_from_its_row() -> None:
-    after, before = expect(ROW), expect({**ROW, "calibration": "before"})
-    assert after["expected"] == before["expected"] == pytest.approx(0.015), "it misses four times the promised share"
-    assert after["found_over_expected"] == pytest.approx(2.0)
-    assert before["found_over_expected"] == pytest.approx(0.4), "the old probe stated plain errors"
+    row = expect(ROW)
+    assert row["expected"] == pytest.approx(0.015), "it misses four times the promised share"
+    assert row["found_over_expected"] == pytest.approx(2.0)
 
 
 def test_a_line_has_the_figures_of_features_and_scores() -> None:
@@ -41,14 +40,13 @@ def test_probe_md_has_the_tables_of_the_results() -> None:
     for row in ROWS:
         expected = expect(row)["expected"]
         assert expected == pytest.approx(row["expected"]), "run benchmarks/found.py"
-    for codec in ("frs", "frs2"):
+    for codec in {row["codec"] for row in ROWS}:
         assert table(ROWS, codec) in page
     assert compare_rules(ROWS) in page
 
 
 def test_rules_are_compared_by_their_distance_from_what_was_found() -> None:
     near = {**ROW, "missed": 0.05, "found": 0.24}  # four times the error of the near student
-    old = {**ROW, "calibration": "before", "found": 1.0}
-    lines = {line.split(" | ")[0].strip("| *"): line for line in compare_rules([ROW, near, old]).splitlines()[2:]}
-    assert lines["inverse root"].endswith("| 0 of 2 | 4.00 | 2.99 | 2.83 |")
-    assert lines["the same, constant beyond the promised student"].endswith("| 1 of 2 | 4.00 | 2.67 | 2.00 |")
+    lines = {line.split(" | ")[0].strip("| *"): line for line in compare_rules([ROW, near]).splitlines()[2:]}
+    assert lines["the stated error, with the inverse root of the share"].endswith("| 0 of 2 | 4.00 | 2.99 | 2.83 |")
+    assert lines["the stated error, for all students"].endswith("| 1 of 2 | 8.00 | 4.35 | 2.83 |")
