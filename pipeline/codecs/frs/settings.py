@@ -48,8 +48,8 @@ class FrsCalibration:
     Without class scores, their step and rank are None. `box_channels`, `box_step` and `box_error` are those of box
     distributions (boxes.py); None without them. `probe_error`: gradient error on the probe, by `Loss.name`.
     `probe_unexplained`: share of the teacher's variance that the student leaves unexplained for whom it is stated, by
-    tensor. `near_error` and `near_unexplained`: both for a student twice as near. The oldest caches lack all three. `level_channels`: of
-    every level; None if they are equal.
+    tensor. `near_error` and `near_unexplained`: both for a student twice as near. The oldest caches lack all three.
+    `level_channels`: of every level; None if they are equal.
     """
 
     map_top: int = field(metadata={"at_least": 1, "at_most": 255})
