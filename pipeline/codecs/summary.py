@@ -35,10 +35,11 @@ def describe_student(settings: dict[str, Any]) -> list[str]:
     if not settings.get("near_error"):
         return []
     usual, near = settings["probe_unexplained"], settings["near_unexplained"]
+    whose = " and ".join(f"{what}s'" for what in usual)
+    explains, nearer = (_shares({what: 1 - share for what, share in shares.items()}, 0) for shares in (usual, near))
     return [
-        f"student  the errors are those of a student that explains {_shares({k: 1 - v for k, v in usual.items()}, 0)} "
-        f"of the variance; one twice as near ({_shares({k: 1 - v for k, v in near.items()}, 0)}) has "
-        f"{_shares(settings['near_error'], 1)}"
+        f"student  these errors are for one that explains {explains} of the {whose} variance; one that explains {nearer} "
+        f"has {_shares(settings['near_error'], 1)}"
     ]
 
 
@@ -88,4 +89,4 @@ def list_warnings(settings: dict[str, Any], measured: dict[str, Any]) -> list[st
 
 
 def _shares(values: dict[str, float], digits: int) -> str:
-    return " and ".join(f"{value:.{digits}%} ({what}s)" for what, value in values.items())
+    return " and ".join(f"{value:.{digits}%}" for value in values.values())
