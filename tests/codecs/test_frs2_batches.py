@@ -119,6 +119,28 @@ def test_a_mosaic_keeps_positions_apart() -> None:
     assert torch.equal(mosaic.gather(mosaic.spread(packed)), packed * canvas.inside[..., None])
 
 
+NARROW = [(100, 4), (50, 2), (25, 1), (13, 1), (7, 1)]  # the last level ends in the mosaic's last row and column
+
+
+@pytest.mark.parametrize("views", [[NARROW], [[(4, 72), (2, 36)]], [[(99, 80)]], [FIVE, NARROW]])
+def test_each_position_has_the_neighbours_of_its_level(views: list) -> None:
+    own = tuple(map(tuple, views))
+    canvas = Canvas(own, torch.tensor(own))
+    neighbours, count = Mosaic(canvas, 33).neighbours, len(canvas.level)
+
+    first = 0
+    for (h, w), found in zip(canvas.padded, canvas.planes(neighbours[None])):
+        numbers = F.pad(torch.arange(first, first + h * w).view(1, 1, h, w), (1, 1, 1, 1), value=count)
+        assert torch.equal(found[0], numbers[0, 0].unfold(0, 3, 1).unfold(1, 3, 1).flatten(2))
+        first += h * w
+
+
+def test_a_narrow_view_is_stored(codec: Frs2) -> None:
+    exact = related_output(1, [(60, 4)] * 5, CHANNELS, CLASSES, 3)
+    sample = codec.read_sample(codec.encode(exact)[0][0], exact.levels)
+    assert max(codec.compare(exact, stack([sample], [exact.levels])).values()) <= 1.001
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_levels_are_predicted_as_the_formula_says(codec: Frs2, view: list) -> None:
     """p = enlarge(W r + N * (P r)) + V * map + b, of each sample on its own grid."""
@@ -136,6 +158,7 @@ def test_levels_are_predicted_as_the_formula_says(codec: Frs2, view: list) -> No
         wanted = wanted + F.conv2d(inputs[level], table("level_map")[level].view(-1, 2, 3, 3), padding=1)
         wanted = wanted + table("level_bias")[level][:, None, None]
         found = transform.predict_features(level, r, maps, predictor)
+        assert found is not None
         assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 

@@ -28,7 +28,8 @@ class Mosaic:
         self._canvas, ((height, width), *others) = canvas, canvas.padded
         self._right = width + 1  # column of the other levels, without the border
         self.width = 1 + width + max((1 + w for _, w in others), default=0)
-        rows = 2 + max(height, sum(1 + h for h, _ in others) - 1)
+        # Two rows below: the neighbour after the last position of the last row is in the second one.
+        rows = 3 + max(height, sum(1 + h for h, _ in others) - 1)
         self.height = max(rows, -(-FEWEST_NUMBERS // (channels * self.width)))
 
     @cached_property
