@@ -119,6 +119,7 @@ def test_predictions_that_do_not_pay_are_left_out() -> None:
     assert set(PREDICTED) & related_codec().tables.keys() == {"level_in"}  # its network has hardly learnt
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("off", "prefix"), [("predict_levels", "level_"), ("predict_scores", "net_"), ("scores", "net_")]
 )
@@ -315,6 +316,7 @@ def test_forged_tables_are_refused(tmp_path: Path, codec: Frs2, name: str) -> No
         load_codec(tmp_path, read_json(tmp_path / "codec.json"))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("levels", "classes"), [(1, 3), (2, 1), (5, 80)])
 def test_any_number_of_levels_and_scores(levels: int, classes: int) -> None:
     sizes = [(max(1, 16 >> n), max(1, 24 >> n)) for n in range(levels)]

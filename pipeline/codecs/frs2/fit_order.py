@@ -43,8 +43,7 @@ def learn_feature_order(transform: PredictedTransform, windows: Windows | None, 
 
 def code_kept(transform: PredictedTransform, view: KeptView, maps: BatchMaps) -> Coded:
     """Code the features of a kept view, those of the finest level in its region."""
-    region, (h, w) = view.regions[0], maps.floats[0].shape[1:]
-    r, rows = None, []
+    region, r, rows = view.regions[0], None, []
     if len(maps.floats) > 1:
         coarser = transform.code_features(view.output, maps, transform.feature_step, 1)
         r = coarser.decoded[0] - transform.mean("feature", 1, maps)
@@ -53,7 +52,7 @@ def code_kept(transform: PredictedTransform, view: KeptView, maps: BatchMaps) ->
     mean = region.cut(transform.mean("feature", 0, maps))
     plain = m.sqrt()[:, None] * (widen(view.features(0), mean.shape[1]) - mean)
     predicted = transform.predict_features(0, r, maps, transform.level_predictor(maps))
-    prediction = region.cut(predicted.expand(-1, -1, h, w))
+    prediction = None if predicted is None else region.cut(predicted)
     left, *choice = choose(plain, prediction, m)
     step = transform.step_sizes("feature", maps, transform.feature_step)[:, :1, None, None]
     scaled = transform.project("feature", 0, left) / step

@@ -113,8 +113,7 @@ class PredictedTransform(WeightedTransform):
             m, mean = weights[level], self.mean("feature", level, maps)
             plain = (widen(output.features[level].float(), mean.shape[1]) - mean).mul_(m.sqrt()[:, None])
             given = stored.used[level] if stored else None
-            known = r is not None and predictor is not None
-            predicted = self.predict_features(level, r, maps, predictor) if known else None
+            predicted = self.predict_features(level, r, maps, predictor)
             left, *choice = choose(plain, predicted, m, given)
             scaled = self.project("feature", level, left).div_(steps[level])
             rows.append((scaled, steps[level], *choice))
@@ -147,10 +146,10 @@ class PredictedTransform(WeightedTransform):
 
     def predict_features(
         self, level: int, coarser: Tensor | None, maps: BatchMaps, predictor: LevelPredictor | None
-    ) -> Tensor:
-        """Predict y - mean of a level from the decoded one of the next level; 0 where there is no prediction."""
+    ) -> Tensor | None:
+        """Predict y - mean of a level from the decoded one of the next level; None where there is no prediction."""
         if coarser is None or predictor is None:
-            return maps.packed.new_zeros((1, 1, 1, 1))
+            return None
         found = predictor.predict(level, to_blocks(coarser).movedim(1, -1).contiguous())
         height, width = maps.canvas.sizes[level]
         return found[:, :height, :width].movedim(-1, 1)
