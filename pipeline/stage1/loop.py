@@ -46,7 +46,12 @@ def make_shards(job: Job, codec: Codec, number: int, plans: list[ShardPlan], mis
     loader = job.loader(claim_batches(job, number, plans, missing))
     with ShardMaker(job, codec, number, broken) as maker:
         for claimed, batch in loader.batches(broken=broken.add if job.sections.cache.quarantine else None):
-            output = job.teacher(batch.views) if batch.views else None
+            try:
+                output = job.teacher(batch.views) if batch.views else None
+            except Exception:
+                if not maker.makes(claimed):  # the shard before lacks nothing of this batch
+                    maker.finish()
+                raise
             if not maker.makes(claimed):
                 maker.complete()
                 maker.start(claimed)

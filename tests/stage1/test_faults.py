@@ -114,6 +114,27 @@ def test_a_teacher_with_nan_or_infinity(
     assert not list((tmp_path / "cache").glob("**/*.tmp")) and not (tmp_path / "cache/pass-1").exists()
 
 
+def test_a_teacher_that_fails_at_a_shards_begin_leaves_the_shards_before(
+    made: dict[str, Path], data: Path, teacher: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batch of the shard before is still being encoded at that time."""
+    config = make_config(data, teacher, detector("retinanet"), tmp_path, "frs")
+    run_teacher, calls = Teacher.padded_together, iter(range(100))
+
+    def fail(self: Teacher, views: Any) -> TeacherOutput:
+        if (tmp_path / "cache/codec.json").exists() and next(calls) == 2:
+            raise RuntimeError("out of memory")
+        return run_teacher(self, views)
+
+    monkeypatch.setattr(Teacher, "padded_together", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        stage1(config)
+
+    kept = tree(tmp_path / "cache")
+    assert sorted(name for name in kept if name.endswith(".tar")) == [f"pass-0/shard-0000{n}.tar" for n in (0, 1)]
+    assert kept.items() <= tree(made["frs"].parent / "cache").items()
+
+
 def test_fp16_overflow_is_infinity() -> None:
     """A value beyond the range of fp16 is infinity once it is stored."""
     big = torch.full((2, 1, 2, 2), 7e4)
