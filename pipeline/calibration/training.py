@@ -8,6 +8,7 @@ beside it: twice as large for the scores of a RetinaNet (docs/results/probe.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
@@ -26,7 +27,7 @@ def train(
     """Change the parameters by at most STEPS steps of Adam on BATCH views each.
 
     sizes: `filter_sizes` of the parameters. A step changes weights relative to them, so it does not depend on how a
-    network is written. loss: of one view.
+    network is written. loss: of one view. Batches without a finite gradient are left out.
     """
     parts = sizes.split([p.numel() for p in parameters])
     units = [part.view_as(p) for part, p in zip(parts, parameters)]
@@ -40,9 +41,10 @@ def train(
         if not gradients:
             return
         summed = [torch.stack(same).sum(0) for same in zip(*gradients)]
-        rms = rms or (sum(float(g.square().sum()) for g in summed) / len(sizes)) ** 0.5
-        if rms == 0:
-            return
+        own = (sum(float(g.square().sum()) for g in summed) / len(sizes)) ** 0.5
+        if not 0 < own < math.inf:  # a probe of NaN would measure no error at all
+            continue
+        rms = rms or own
         for change, gradient in zip(changes, summed):
             change.grad = gradient / rms
         optimizer.step()

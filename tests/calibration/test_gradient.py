@@ -15,12 +15,12 @@ from pipeline.cache.sidecar import load_sidecar
 from pipeline.calibration import positions
 from pipeline.calibration.adapters import RIDGE, Adapters, fit_adapters
 from pipeline.calibration.calibrate import find_drift
-from pipeline.calibration.gradient import Errors, StudentPass, unexplained_variance
+from pipeline.calibration.gradient import Errors, StudentPass, filter_sizes, unexplained_variance
 from pipeline.calibration.noise import LARGEST, Found
 from pipeline.calibration.positions import sample_output
 from pipeline.calibration.probe import FROZEN, LEFT, Probe, Tuning, frozen_parts
 from pipeline.calibration.probes import describe_probe
-from pipeline.calibration.training import relative_gradient
+from pipeline.calibration.training import relative_gradient, train
 from pipeline.config import load_config
 from pipeline.losses.registry import loss_named
 from pipeline.mmdet_compat.registry import MODELS
@@ -279,6 +279,18 @@ def test_a_trained_probe_has_less_gradient_at_its_distance(made: dict[str, Path]
     assert trained.found.share < 0.9 * 0.2 / LEFT, "training removes a part of what the noise did"
     assert all(torch.equal(a, b) for a, b in zip(trained._trained, again._trained)), "the same probe again"
     assert all(torch.equal(a, b) for a, b in zip(clean.features, teacher([views[0]]).features))
+
+
+@pytest.mark.parametrize("without", [0.0, float("nan")])
+def test_views_without_a_finite_gradient_do_not_train_a_probe(without: float) -> None:
+    plain, first, later = ([torch.nn.Parameter(torch.ones(3, 4))] for _ in range(3))
+    views, none = [torch.full((4,), n / 9) for n in range(1, 7)], torch.full((4,), without)
+
+    for (weight,), given in ((plain, views), (first, [none, none, *views]), (later, [*views, none, none])):
+        train([weight], filter_sizes([weight]), lambda x, weight=weight: (weight @ x).square().sum(), given)
+
+    assert not torch.equal(plain[0], torch.ones(3, 4))
+    assert torch.equal(first[0], plain[0]) and torch.equal(later[0], plain[0])
 
 
 def test_errors_are_those_of_the_promised_student(made: dict[str, Path]) -> None:
