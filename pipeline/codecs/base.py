@@ -35,7 +35,7 @@ class CalibrationSample(Protocol):
     """Teacher outputs to fit a codec to. Each iteration computes them again, so only one batch is in memory."""
 
     def outputs(self, part: str) -> Iterator[TeacherOutput]:
-        """Yield the views of a part: 'learning' (statistics), 'choosing' (steps, ranks) or 'reported'.
+        """Yield the views of a part: 'learning' (statistics), 'choosing' (steps, coders) or 'reported'.
 
         No view is in two parts.
         """

@@ -24,7 +24,7 @@ OTHERS = 4  # views to measure the losses that a profile does not promise
 
 
 class Stated(NamedTuple):
-    """What codec.json states: errors by `Loss.name`, and the share of the variance that a probe leaves, by tensor."""
+    """What codec.json states: errors by `Loss.name`, and the share of the variance that a student leaves, by tensor."""
 
     probe_error: dict[str, float]
     probe_unexplained: dict[str, float]
