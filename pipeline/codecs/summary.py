@@ -38,8 +38,8 @@ def describe_student(settings: dict[str, Any]) -> list[str]:
     whose = " and ".join(f"{what}s'" for what in usual)
     explains, nearer = (_shares({what: 1 - share for what, share in shares.items()}, 0) for shares in (usual, near))
     return [
-        f"student  these errors are for one that explains {explains} of the {whose} variance; one that explains {nearer} "
-        f"has {_shares(settings['near_error'], 1)}"
+        f"student  these errors are for one that explains {explains} of the {whose} variance; "
+        f"one that explains {nearer} has {_shares(settings['near_error'], 1)}"
     ]
 
 
