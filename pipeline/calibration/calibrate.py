@@ -46,7 +46,8 @@ def load_or_calibrate_codec(job: CalibrationJob, sample: ViewSample | None = Non
     finally:
         job.progress.stop()
     save_codec(codec, root, measured)
-    job.log(describe_calibration(codec, measured))
+    if sample.states_errors:
+        job.log(describe_calibration(codec, measured))
     for line in list_warnings(codec.settings, measured) if warn else ():
         job.log(f"warning  {line}")
     return codec

@@ -43,7 +43,12 @@ def warn_if_few(count: int) -> str | None:
 
 
 class ViewSample:
-    """A seeded sample of the first pass's views, in three parts. With eight or more views they are disjoint."""
+    """A seeded sample of the first pass's views, in three parts. With eight or more views they are disjoint.
+
+    states_errors: whether enough views report to tell people the errors.
+    """
+
+    states_errors = True
 
     def __init__(self, job: CalibrationJob) -> None:
         self._job = job

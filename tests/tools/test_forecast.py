@@ -43,7 +43,9 @@ def planned(
     work = tmp_path_factory.mktemp("planned")
     config = make_config(data, teacher, detector("retinanet"), work, "frs")
     cfg, sections = load_config(str(config))
-    found = forecast(cfg, sections, lambda _: None, Silent(), samples=9)
+    logged: list[str] = []
+    found = forecast(cfg, sections, logged.append, Silent(), samples=9)
+    assert not any("gradient error on the probe" in line for line in logged), "one view reports, which says nothing"
     assert [path.name for path in work.iterdir()] == ["config.py"]  # temporary files are removed
     return config, found
 

@@ -29,6 +29,7 @@ class TimedSample(ViewSample):
     probe is not made: a forecast does not show the errors that it measures.
     """
 
+    states_errors = False  # one view reports
     training_seconds = 0.0
 
     def __init__(self, job: Job, clock: Clock, seconds: float, per_view: float) -> None:
