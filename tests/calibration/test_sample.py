@@ -124,7 +124,8 @@ def test_info_shows_the_student_and_the_warnings() -> None:
         "content": "c", "codec": {**FITTED, **STUDENTS}, "calibration": {"choosing": 2, "reported": 1},
     }  # fmt: skip
     text = info_table(found)
-    assert "explains 85% (features) and 50% (scores)" in text and "has 5.9% (features) and 6.1% (scores)" in text
+    assert "explains 85% and 50% of the features' and scores' variance; one that explains" in text
+    assert "has 5.9% and 6.1%" in text
     assert "warning  only 2 views" in text
     old = info_table({**found, "codec": FITTED, "calibration": {}})
     assert "student" not in old and "warning" not in old and "gradient error on the probe 3.0%" in old
