@@ -37,7 +37,10 @@ STUDENTS = {
     "yolox_nano_half": "half",
     "yolox_nano_late": "late",
 }
-HEADS = "teacher student misses MP KB_a_view:_features,_scores,_map stated expected found found,_plain found_/_expected"
+HEADS = (
+    "teacher student views misses MP KB_a_view:_features,_scores,_map stated expected found found,_plain "
+    "found_/_expected"
+)
 WITHIN = 1.5  # factor, both ways, within which a found error agrees with the expected one
 # Rules for the error of a student: that of the promised student, by what column, and the power of the ratio of both
 # shares that multiplies it.
@@ -67,7 +70,7 @@ def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
     """Return the rows of features and scores that were measured together."""
     found: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
-        key = tuple(row[part] for part in ("codec", "teacher", "student", "megapixels", "quality"))
+        key = tuple(row[part] for part in ("codec", "teacher", "student", "megapixels", "quality", "calibration_views"))
         found.setdefault(key, {})[row["loss"]] = row
     return [(both["feature"], both["score"]) for both in found.values()]
 
@@ -84,6 +87,7 @@ def line(features: Row, scores: Row) -> list[str]:
     return [
         NAMES.get(teacher, teacher),
         STUDENTS.get(student, student),
+        str(row["calibration_views"]),
         percent("missed", 0),
         f"{row['megapixels']:.2f}",
         size,

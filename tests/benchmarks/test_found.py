@@ -13,8 +13,8 @@ from benchmarks.found import compare_rules, expect, table
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results"
 ROWS: list[dict[str, Any]] = json.loads((RESULTS / "codec_found.json").read_text())["rows"]
 ROW = {
-    "teacher": "fcos", "student": "epoch_2", "codec": "frs2", "quality": "balanced", "loss": "feature",
-    "megapixels": 0.05, "missed": 0.8, "missed_probe": 0.2, "missed_near": 0.05,
+    "teacher": "fcos", "student": "epoch_2", "codec": "frs2", "calibration_views": 96, "quality": "balanced",
+    "loss": "feature", "megapixels": 0.05, "missed": 0.8, "missed_probe": 0.2, "missed_near": 0.05,
     "requested": 0.03, "stated": 0.03, "stated_near": 0.06, "found": 0.03, "found_plain": 0.006, "expected": 1.0,
     "kb_view": 6.0, "kb_features": 3.0, "kb_scores": 2.0, "kb_map": 1.0,
 }  # fmt: skip
@@ -30,7 +30,7 @@ def test_a_line_has_the_figures_of_features_and_scores() -> None:
     scores = expect({**ROW, "loss": "score", "missed": 0.2})
     text = table([expect(ROW), scores], "frs2").splitlines()[-1]
     assert text == (
-        "| demo, FCOS | 146 steps | 80%, 20% | 0.05 | 6.0: 3.0, 2.0, 1.0 | 3.0%, 3.0% | 1.5%, 3.0% | 3.0%, 3.0% | "
+        "| demo, FCOS | 146 steps | 96 | 80%, 20% | 0.05 | 6.0: 3.0, 2.0, 1.0 | 3.0%, 3.0% | 1.5%, 3.0% | 3.0%, 3.0% | "
         "0.6%, 0.6% | 2.00, 1.00 |"
     )
 
