@@ -6,7 +6,7 @@ training device. The host only checks checksums and runs zstd.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.budget import BUDGET, excess
+from pipeline.budget import BUDGET
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
 from pipeline.codecs.base import BlockTokens, CalibrationSample, Codec
@@ -23,10 +23,10 @@ from pipeline.codecs.frs.fit import fit
 from pipeline.codecs.frs.locate import locate_tokens
 from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs.map_codes import check_map, unrounded
-from pipeline.codecs.frs.map_values import BUCKETS
-from pipeline.codecs.frs.order import FREQUENCIES, STRENGTHS, WIDEST, SymbolOrder, Symbols
+from pipeline.codecs.frs.order import SymbolOrder, Symbols
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.sparse import residuals
+from pipeline.codecs.frs.tables import check_tables, order_bytes
 from pipeline.codecs.frs.tokens import Ranked, check_tokens, from_tokens, rank_symbols, to_planes, tokens_of
 from pipeline.codecs.frs.transform import BLOCK
 from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
@@ -35,7 +35,6 @@ from pipeline.errors import CodecError, CorruptCache
 from pipeline.losses.base import Loss
 from pipeline.records import EncodedBatch, LevelShapes, TeacherOutput
 
-ORDERS = 4  # arrays of int64 or float64 by key and plane, in order.py
 TOKEN = 300  # bytes of a token while its symbol is found
 
 
@@ -91,28 +90,11 @@ class Frs(Codec):
             raise ValueError(f"settings.level_channels: expected {levels} levels, found {len(self.widths(levels))}")
         for what, width in zip(self.kinds, (self.channels, self.score_channels)):
             self.calibration.step(what)
-            rank = self.tables[f"{what}_basis"].shape[-1]
-            if rank > width:
-                raise ValueError(f"table {what}_basis: expected at most {width} planes, found {rank}")
-            check_table(self.tables, f"{what}_basis", (levels, width, rank) if what == "feature" else (width, rank))
-            check_table(self.tables, f"{what}_mean", (levels, BUCKETS, width))
-            expected = self.tables[f"{what}_expected"]
-            check_table(self.tables, f"{what}_expected", (levels, rank, FREQUENCIES))
-            if int(expected.max()) - int(expected.min()) > WIDEST:
-                raise ValueError(f"table {what}_expected: values differ by more than {WIDEST}")
-            wrong = excess(f"bytes to order the {what}s of a view", self._order_bytes(what), BUDGET.sample_bytes)
-            if wrong is not None:
-                raise ValueError(wrong)
-
-    def _order_bytes(self, what: str) -> int:
-        """Return about how many bytes it takes to put the symbols of one view in order."""
-        expected = self.tables[f"{what}_expected"]
-        keys = STRENGTHS + int(expected.max()) - int(expected.min())
-        return ORDERS * 8 * keys * expected.shape[0] * expected.shape[1]
+            check_tables(self.tables, what, width)
 
     def working_bytes(self, sample: Sample, levels: LevelShapes) -> int:
         tokens = sum(sample[f"{what}s"].nbytes for what in self.kinds)
-        orders = sum(self._order_bytes(what) for what in self.kinds)
+        orders = sum(order_bytes(self.tables[f"{what}_expected"]) for what in self.kinds)
         return super().working_bytes(sample, levels) + orders + TOKEN * tokens // 4
 
     def items(self) -> list[Item]:
@@ -259,12 +241,3 @@ class Frs(Codec):
 def pad_to_blocks(height: int, width: int) -> tuple[int, int]:
     """Round the sides of a grid up to multiples of BLOCK."""
     return -(-height // BLOCK) * BLOCK, -(-width // BLOCK) * BLOCK
-
-
-def check_table(tables: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
-    """Raise ValueError where a table has another shape, or a number that is not finite."""
-    table = tables[name]
-    if table.shape != shape:
-        raise ValueError(f"table {name}: expected shape {shape}, found {table.shape}")
-    if not np.isfinite(table).all():
-        raise ValueError(f"table {name}: contains NaN or infinity")

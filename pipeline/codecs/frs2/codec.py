@@ -20,9 +20,10 @@ from pipeline.budget import BUDGET
 from pipeline.cache.arrays import ArraySpec
 from pipeline.cache.items import Item
 from pipeline.codecs.base import CalibrationSample
-from pipeline.codecs.frs.codec import Frs, check_table
+from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs.map_codes import check_map
+from pipeline.codecs.frs.tables import check_table
 from pipeline.codecs.frs.weighted import Levels
 from pipeline.codecs.frs2.ans_model import AnsModel
 from pipeline.codecs.frs2.ans_stream import decode, encode_symbols

@@ -1,0 +1,46 @@
+"""Check the tables of a codec, which come from files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline.budget import BUDGET, excess
+from pipeline.codecs.frs.map_values import BUCKETS
+from pipeline.codecs.frs.order import FREQUENCIES, STRENGTHS, WIDEST
+
+ORDERS = 4  # arrays of int64 or float64 by key and plane, in order.py
+
+Tables = Mapping[str, np.ndarray]
+
+
+def check_tables(tables: Tables, what: str, width: int) -> None:
+    """Raise ValueError where the tables of 'feature' or 'score' do not fit `width` channels, or cost too much."""
+    levels, rank = len(tables["feature_basis"]), tables[f"{what}_basis"].shape[-1]
+    if rank > width:
+        raise ValueError(f"table {what}_basis: expected at most {width} planes, found {rank}")
+    check_table(tables, f"{what}_basis", (levels, width, rank) if what == "feature" else (width, rank))
+    check_table(tables, f"{what}_mean", (levels, BUCKETS, width))
+    check_table(tables, f"{what}_expected", (levels, rank, FREQUENCIES))
+    expected = tables[f"{what}_expected"]
+    if int(expected.max()) - int(expected.min()) > WIDEST:
+        raise ValueError(f"table {what}_expected: values differ by more than {WIDEST}")
+    wrong = excess(f"bytes to order the {what}s of a view", order_bytes(expected), BUDGET.sample_bytes)
+    if wrong is not None:
+        raise ValueError(wrong)
+
+
+def check_table(tables: Tables, name: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where a table has another shape, or a number that is not finite."""
+    table = tables[name]
+    if table.shape != shape:
+        raise ValueError(f"table {name}: expected shape {shape}, found {table.shape}")
+    if not np.isfinite(table).all():
+        raise ValueError(f"table {name}: contains NaN or infinity")
+
+
+def order_bytes(expected: np.ndarray) -> int:
+    """Return about how many bytes it takes to order the symbols of one view, from its expected sizes (L, R, 16)."""
+    keys = STRENGTHS + int(expected.max()) - int(expected.min())
+    return ORDERS * 8 * keys * expected.shape[0] * expected.shape[1]
