@@ -104,7 +104,7 @@ def here(words: list[str]) -> str:
 SHOWN = shown()
 OURS = sorted({here(words) for line in SHOWN if (words := ours(split(line)))})
 S3 = [line for line in OURS if "s3://" in line]
-TORCHRUN = sorted({re.sub(r"configs/\S+|\.\.\.", "{config}", line) for line in SHOWN if line.startswith("torchrun ")})
+TORCHRUN = sorted({re.sub(r"configs/\S+|\.\.\.", "{config}", line) for line in SHOWN if line.startswith("torchrun --")})
 LONG_SCRIPTS = [line for line in SHOWN if line.startswith("python ") and any(part in line for part in PARSED)]
 DEMO = [line for line in SHOWN if line.startswith("python demo/")]
 MAKE = [line for line in SHOWN if line.startswith("make ")]
