@@ -113,17 +113,17 @@ def find_noise(measure: Callable[[float], float], target: float, start: float = 
     called last with the amount that is returned.
     """
     points: dict[float, float] = {}
-    amount = start
+    amount = last = start
     for _ in range(rounds):
-        points[amount] = max(measure(amount), TINY)
-        if abs(math.log(points[amount] / target)) <= CLOSE:
-            return Found(amount, points[amount], True)
-        following = _next_amount(points, target)
-        if following in points:
+        last = amount
+        points[last] = max(measure(last), TINY)
+        if abs(math.log(points[last] / target)) <= CLOSE:
+            return Found(last, points[last], True)
+        amount = _next_amount(points, target)
+        if amount in points:
             break
-        amount = following
     best = min(points, key=lambda one: abs(math.log(points[one] / target)))
-    if best != amount or amount not in points:
+    if best != last:
         points[best] = max(measure(best), TINY)
     return Found(best, points[best], False)
 

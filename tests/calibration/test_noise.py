@@ -96,6 +96,8 @@ def test_a_search_without_end_says_so_and_returns_the_closest() -> None:
     found = find_noise(flat, 0.2)
     assert not found.converged and found.share == 0.05 and found.amount == tried[-1] and len(tried) <= ROUNDS + 1
     tried.clear()
+    assert find_noise(flat, 0.2, rounds=1).amount == tried[0] and len(tried) == 1, "measured once"
+    tried.clear()
     assert not find_noise(flat, 0.2, rounds=2).converged and len(tried) <= 3
     jump = find_noise(lambda amount: 0.01 if amount < 0.2 else 0.9, 0.2)
     assert not jump.converged and jump.share in (0.01, 0.9)
