@@ -99,7 +99,7 @@ def test_the_teacher_computes_the_next_shard_while_the_last_batch_is_encoded(
 
     stage1(config)
 
-    assert len(encoded) > 3 and late == [len(encoded)], "only the very last batch has no next one"
+    assert len(encoded) > 3 and late == [len(encoded)], "only the last batch has no next one"
     before, after = tree(made["frs"].parent / "cache"), tree(tmp_path / "cache")
     shards = [name for name in after if name.startswith("pass-0/shard-")]
     assert len(shards) > 4 and all(before[name] == after[name] for name in shards)

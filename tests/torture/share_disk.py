@@ -24,7 +24,7 @@ from tests.torture.common import arguments, record, small_config
 
 
 def read_until(stop: Event, begun: Event, url: str, disk: str, wanted: list[str]) -> None:
-    """Read a cache through the shared disk cache until told to stop."""
+    """Read a cache through the shared disk cache until `stop` is set. `begun` is set after the first round."""
     rounds = 0
     while not stop.is_set():
         read_all(url, disk, wanted)

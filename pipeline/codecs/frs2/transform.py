@@ -155,10 +155,10 @@ class PredictedTransform(WeightedTransform):
         return found[:, :height, :width].movedim(-1, 1)
 
     @staticmethod
-    def enlarge(x: Tensor, level: int, maps: BatchMaps, size: tuple[int, int] | None = None) -> Tensor:
-        """Enlarge a tensor of level + 1 to the grid of a level, or to another size."""
+    def enlarge(x: Tensor, level: int, maps: BatchMaps) -> Tensor:
+        """Enlarge a tensor of level + 1 to the grid of a level."""
         grids = [own[level + 1] for own in maps.canvas.own]
-        return enlarge(x, grids, size or maps.canvas.sizes[level])
+        return enlarge(x, grids, maps.canvas.sizes[level])
 
     def code_scores(
         self,
