@@ -81,7 +81,8 @@ class PredictedTransform(WeightedTransform):
 
     def trial(self, output: TeacherOutput, maps: BatchMaps, what: str) -> Callable[[float], Levels]:
         if what == "feature":
-            return lambda step: narrow(self.code_features(output, maps, step).decoded, self.widths)
+            predictor = self.level_predictor(maps)
+            return lambda step: narrow(self.code_features(output, maps, step, predictor=predictor).decoded, self.widths)
         predicted = self.predict_coded(output, maps)
         return lambda step: self.code_scores(output, maps, step, predicted).decoded
 
@@ -99,14 +100,15 @@ class PredictedTransform(WeightedTransform):
         first: int = 0,
         stored: Stored | None = None,
         decode: bool = True,
+        predictor: LevelPredictor | None = None,
     ) -> Coded:
         """Code the features from the coarsest level to level `first`. The lists start with level `first`.
 
         stored: what to decode and predict from, in place of what is coded here. decode: whether to return what a
-        decoder has.
+        decoder has. predictor: `level_predictor` of the maps, if it is known already.
         """
         steps = per_level(self.step_sizes("feature", maps, step))
-        weights, predictor = self.weights("feature", maps).floats, self.level_predictor(maps)
+        weights, predictor = self.weights("feature", maps).floats, predictor or self.level_predictor(maps)
         rows, decoded = [], list[Tensor]()
         r: Tensor | None = None
         for level in reversed(range(first, len(output.features))):
