@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipeline.mmdet_compat.yapf_grammar import import_yapf
 from tests.helpers.configs import make_config
 from tests.helpers.datasets import CLASSES, make_dataset
 from tests.helpers.detectors import detector, save_teacher
@@ -49,6 +50,7 @@ def plain_config_text() -> Iterator[None]:
     def format_code(text: str, **_: Any) -> tuple[str, bool]:
         return ast.unparse(ast.parse(text)) + "\n", True
 
+    import_yapf()  # two workers of pytest start at the same moment
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("yapf.yapflib.yapf_api.FormatCode", format_code)  # mmengine imports it where it formats
         yield

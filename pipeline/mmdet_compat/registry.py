@@ -16,7 +16,9 @@ import cv2
 
 from pipeline.mmdet_compat.ops.stand_in import install
 from pipeline.mmdet_compat.versions import require_mmdet
+from pipeline.mmdet_compat.yapf_grammar import import_yapf
 
+import_yapf()
 require_mmdet()
 OPS = install()  # 'compiled', 'torchvision' or 'torch'
 MMDET = str(importlib.import_module("mmdet").__version__)
