@@ -4,6 +4,9 @@ The promised student leaves the shares UNEXPLAINED of the teacher's variance. Th
 trained students leave: 10 to 48% of the features' variance and 15 to 90% of the scores'. A second probe of the features
 leaves a quarter of that, so it is twice as near to the teacher. It measures losses without adapters, whose students
 copy the features themselves.
+
+The error that a probe finds also depends on its noise: between probes with other noise it differs by 5 to 20%. So
+DRAWS probes of the same kind measure a part of the views each (docs/results/probe.md).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pipeline.teacher.model import Teacher
 UNEXPLAINED = {"feature": 0.20, "score": 0.40}  # unexplained variance of a trained student
 NEAR = 0.25  # share of UNEXPLAINED that a student twice as near leaves
 NEAR_ROUNDS = 1  # its amount of noise follows from that of the usual probe, and its errors are scaled anyway
+DRAWS = 4  # probes of the same kind with other noise
 TUNING, FITTING = 12, 12  # views to find the amount of noise, and to fit the adapters
 
 
@@ -33,49 +37,60 @@ class Probes:
         self, teacher: Teacher, seed: int, views: Callable[[str], Iterator[Tensor]], log: Callable[[str], None]
     ) -> None:
         self._teacher, self._seed, self._views, self._log = teacher, seed, views, log
-        self._made: dict[tuple[str, bool], Probe] = {}
+        self._made: dict[tuple[str, bool], list[Probe]] = {}
         self._tuning: Tuning | None = None
 
     def __call__(self, part: str, losses: Sequence[str], near: bool) -> Iterator[tuple[TeacherOutput, Measure]]:
         """Yield the teacher's output and a measure of gradient errors, for each view of a part."""
         (what,) = {loss_named(loss).compares for loss in losses}
-        probe = self.make(what, near)
-        for view in self._views(part):
-            yield probe.measure(view, losses)
+        probes = self.make(what, near)
+        for n, view in enumerate(self._views(part)):
+            yield probes[n % len(probes)].measure(view, losses)
 
     def has(self, what: str, near: bool) -> bool:
-        """Return whether a probe is made already."""
+        """Return whether the probes are made already."""
         return (what, near) in self._made
 
     def unexplained(self, what: str, near: bool) -> float:
         """Return the share of the teacher's variance that the student leaves unexplained whose errors are measured."""
         return UNEXPLAINED[what] * (NEAR if near else 1.0)
 
-    def make(self, what: str, near: bool) -> Probe:
-        """Return a probe. It is made at the first call, which takes several rounds over its views."""
+    def make(self, what: str, near: bool) -> list[Probe]:
+        """Return the probes of a kind. They are made at the first call, which takes several rounds over its views."""
         if not self.has(what, near):
             if self._tuning is None:
                 tuning, fitting = islice(self._views("choosing"), TUNING), islice(self._views("learning"), FITTING)
                 self._tuning = Tuning(self._teacher, list(tuning), list(fitting))
-            target, start, rounds = self.unexplained(what, near), START, ROUNDS
-            if near and self.has(what, False):
-                start, rounds = self._made[what, False].found.amount * NEAR**0.5, NEAR_ROUNDS
-            training = self._views("learning") if what == "score" else None
-            made = Probe(self._teacher, what, self._seed, self._tuning, target, training, start, rounds)
-            self._log(describe_probe(what, made.found, target))
+            made = list[Probe]()
+            while len(made) < min(DRAWS, len(self._tuning.tuning)):
+                made.append(self._draw(what, near, made))
+            self._log(describe_probes(what, [probe.found for probe in made], self.unexplained(what, near)))
             self._made[what, near] = made
         return self._made[what, near]
 
+    def _draw(self, what: str, near: bool, others: Sequence[Probe]) -> Probe:
+        """Make a probe with other noise than the `others` of its kind."""
+        assert self._tuning is not None
+        start, rounds, number = others[0].found.amount if others else START, ROUNDS, len(others)
+        if near and self.has(what, False):
+            start, rounds = self._made[what, False][number].found.amount * NEAR**0.5, NEAR_ROUNDS
+        target = self.unexplained(what, near)
+        training = self._views("learning") if what == "score" else None
+        like = others[0] if others else None
+        return Probe(self._teacher, what, self._seed + number, self._tuning, target, training, start, rounds, like)
 
-def describe_probe(what: str, found: Found, target: float) -> str:
-    """Describe a probe in a line for the log, and in a second one where it is far from the promised student."""
+
+def describe_probes(what: str, found: Sequence[Found], target: float) -> str:
+    """Describe the probes of a kind in a line for the log, and in a second one where they are far from the student."""
+    shares = [one.share for one in found]
+    explained = f"{1 - max(shares):.0%}" if len(shares) == 1 else f"{1 - max(shares):.0%} to {1 - min(shares):.0%}"
     line = (
-        f"probe    {what}s: explains {1 - found.share:.0%} of the variance (noise {found.amount:.3g}); "
-        f"its errors are scaled to a student that explains {1 - target:.0%}"
+        f"probe    {what}s: {len(found)} of them explain {explained} of the variance; their errors are scaled to a "
+        f"student that explains {1 - target:.0%}"
     )
-    if target / FAR <= found.share <= target * FAR:
+    if all(target / FAR <= share <= target * FAR for share in shares):
         return line
     return (
-        f"{line}\nwarning  the probe of the {what}s explains {1 - found.share:.0%} of the variance, expected about "
+        f"{line}\nwarning  the probes of the {what}s explain {explained} of the variance, expected about "
         f"{1 - target:.0%}; the stated error is an extrapolation"
     )

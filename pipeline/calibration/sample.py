@@ -77,7 +77,7 @@ class ViewSample:
     def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
         what = loss_named(losses[0]).compares
         if not self._probes.has(what, near):
-            self._begin(f"tuning a probe of the {what}s on", min(TUNING, len(self.parts["choosing"])))
+            self._begin(f"tuning probes of the {what}s on", min(TUNING, len(self.parts["choosing"])))
             self._probes.make(what, near)
         self._begin(PROBED[part].format(what), len(self.parts[part]))
         return self._probes(part, losses, near)

@@ -19,7 +19,7 @@ from pipeline.calibration.gradient import Errors, StudentPass, filter_sizes, une
 from pipeline.calibration.noise import LARGEST, Found
 from pipeline.calibration.positions import sample_output
 from pipeline.calibration.probe import FROZEN, LEFT, Probe, Tuning, frozen_parts
-from pipeline.calibration.probes import describe_probe
+from pipeline.calibration.probes import describe_probes
 from pipeline.calibration.training import relative_gradient, train
 from pipeline.config import load_config
 from pipeline.losses.registry import loss_named
@@ -251,10 +251,11 @@ def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path], what: str) -> 
     assert not any(p.requires_grad for p in teacher.detector.parameters())
 
 
-def test_a_probe_that_missed_its_distance_says_so() -> None:
-    assert "warning" not in describe_probe("feature", Found(0.1, 0.15, True), 0.25)
-    line, warning = describe_probe("score", Found(4.0, 0.07, False), 0.5).splitlines()
-    assert "explains 93%" in line and "explains 50%" in line
+def test_probes_that_missed_their_distance_say_so() -> None:
+    assert "warning" not in describe_probes("feature", [Found(0.1, 0.15, True)], 0.25)
+    found = [Found(4.0, 0.07, False), Found(4.0, 0.31, False)]
+    line, warning = describe_probes("score", found, 0.5).splitlines()
+    assert "2 of them explain 69% to 93%" in line and "explains 50%" in line
     assert warning.startswith("warning  ") and "expected about 50%" in warning
 
 

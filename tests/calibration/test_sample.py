@@ -39,10 +39,10 @@ def test_stage1_says_what_it_does_and_that_it_has_too_few_views(made: dict[str, 
     text = "\n".join(lines)
     for phase in (
         "learning from 4 views",
-        "tuning a probe of the features on 1 views",
+        "tuning probes of the features on 1 views",
         "choosing the features' step on up to 1 views",
         "choosing the scores' step on up to 1 views",
-        "tuning a probe of the scores on 1 views",
+        "tuning probes of the scores on 1 views",
         "measuring the scores' error on up to 1 views",
         "measuring sizes of 1 views",
     ):
