@@ -137,14 +137,15 @@ class Frs(Codec):
         for what in self.kinds:
             exact, energy = transform.coefficients(output, maps, what)
             step = per_level(transform.step_sizes(what, maps, self.calibration.step(what)))
-            scaled = [c / d for c, d in zip(exact, step)]
+            scaled = [c.div_(d) for c, d in zip(exact, step)]
             rounded = [torch.round(c) for c in scaled]
-            # By Parseval's theorem. The energy of planes that are not kept is part of the error.
-            lost = sum(float((q - c).square().sum() - c.square().sum()) for q, c in zip(rounded, scaled))
-            total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy, step))
-            errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
             for sample, tokens in zip(samples, self.tokens(what, rounded, maps)):
                 sample[f"{what}s"] = tokens
+            # By Parseval's theorem. The energy of planes that are not kept is part of the error.
+            lost = transform.overlap(what, scaled, rounded)
+            lost += sum(float(q.sub_(c).square_().sum() - c.square_().sum()) for q, c in zip(rounded, scaled))
+            total = sum(float((e / d.square().flatten()).sum()) for e, d in zip(energy, step))
+            errors[f"{what}s_error"] = (max(0.0, total + lost) / total) ** 0.5 if total > 0 else 0.0
         self.boxes.encode(output, maps, samples)
         return samples, errors
 

@@ -18,6 +18,7 @@ from pipeline.codecs.frs.map_codes import DEEPEST, map_top
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.stated import choose_step, state_errors
 from pipeline.codecs.frs.statistics import Statistics
+from pipeline.codecs.frs.tables import limit_sizes
 from pipeline.codecs.frs.transform import frequency_energy, klt
 from pipeline.codecs.frs.weighted import WeightedTransform
 from pipeline.errors import CodecError
@@ -58,7 +59,8 @@ def calibration_of(
     sample: CalibrationSample,
 ) -> FrsCalibration:
     """Return the settings of a fitted transform with these steps, and measure the errors that they state."""
-    ranks = {what: transform.tables[f"{what}_basis"].shape[-1] for what in steps}
+    # With planes of single channels, the planes span all channels.
+    ranks = {what: min(transform.tables[f"{what}_expected"].shape[1], width) for what, width in zip(steps, learned.channels)}
     return FrsCalibration(
         map_top=transform.map_top,
         channels=learned.channels[0],
@@ -122,5 +124,5 @@ def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Ite
     for what in kinds:
         size = energy[what] / np.maximum(strength[what], 1.0)[:, None, None]
         expected = np.round(2 * np.log2(np.maximum(size, 1e-12 * max(size.max(), 1e-30))))
-        tables[f"{what}_expected"] = expected.astype(np.int16)
+        tables[f"{what}_expected"] = limit_sizes(expected.astype(np.int16))
     return tables

@@ -26,7 +26,8 @@ from pipeline.codecs.frs.transform import inverse_dct_matrix
 class Coefficients(NamedTuple):
     """The nonzero coefficients of a tensor: block, frequency, row of the basis and value, (B, T) each.
 
-    basis: the vectors as rows (rows, X).
+    basis: the vectors as rows (rows, X). channel: where a coefficient adds to one channel alone, its number (B, T),
+    negative for the others; None if all have a row.
     """
 
     block: Tensor
@@ -34,6 +35,7 @@ class Coefficients(NamedTuple):
     row: Tensor
     values: Tensor
     basis: Tensor
+    channel: Tensor | None = None
 
 
 def residuals(parts: Sequence[Coefficients], canvas: Canvas) -> list[tuple[Tensor, Tensor]]:
@@ -52,9 +54,20 @@ def residuals(parts: Sequence[Coefficients], canvas: Canvas) -> list[tuple[Tenso
     found, first = [], 0
     for part, own, *of in zip(parts, starts, row.split(counts), values.split(counts)):
         sums = F.embedding_bag(of[0], part.basis, own - first if first else own, mode="sum", per_sample_weights=of[1])
-        found.append(_transform(sums.view(batch, blocks, FREQUENCIES, -1)))
+        sums = sums.view(batch, blocks, FREQUENCIES, -1)
+        if part.channel is not None:
+            _add_channels(sums, part, part.channel, sample[0])
+        found.append(_transform(sums))
         first += part.values.numel()
     return found
+
+
+def _add_channels(sums: Tensor, part: Coefficients, channel: Tensor, sample: Tensor) -> None:
+    """Add the coefficients of single channels to sums (B, N, 16, X). sample: numbers (B, 1)."""
+    _, blocks, frequencies, width = sums.shape
+    bag = (sample * blocks + part.block) * frequencies + part.frequency
+    at = torch.add(channel.clamp_min(0), bag, alpha=width)
+    sums.view(-1).index_add_(0, at.flatten(), (part.values * (channel >= 0)).flatten())
 
 
 def _transform(sums: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,8 @@ def check_tables(tables: Tables, what: str, width: int) -> None:
         raise ValueError(f"table {what}_basis: expected at most {width} planes, found {rank}")
     check_table(tables, f"{what}_basis", (levels, width, rank) if what == "feature" else (width, rank))
     check_table(tables, f"{what}_mean", (levels, BUCKETS, width))
-    check_table(tables, f"{what}_expected", (levels, rank, FREQUENCIES))
+    of_channels = what == "score" and rank < width and tables[f"{what}_expected"].shape[1:2] == (rank + width,)
+    check_table(tables, f"{what}_expected", (levels, rank + width * of_channels, FREQUENCIES))
     expected = tables[f"{what}_expected"]
     if int(expected.max()) - int(expected.min()) > WIDEST:
         raise ValueError(f"table {what}_expected: values differ by more than {WIDEST}")
@@ -38,6 +39,16 @@ def check_table(tables: Tables, name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"table {name}: expected shape {shape}, found {table.shape}")
     if not np.isfinite(table).all():
         raise ValueError(f"table {name}: contains NaN or infinity")
+
+
+def limit_sizes(expected: np.ndarray) -> np.ndarray:
+    """Raise the smallest expected sizes (L, R, 16) as far as needed to order a view's symbols within the budget.
+
+    Only a wide head has so many planes.
+    """
+    keys = BUDGET.sample_bytes // (ORDERS * 8 * expected.shape[0] * expected.shape[1])
+    least = int(expected.max()) - max(0, keys - STRENGTHS)
+    return expected if least <= int(expected.min()) else np.maximum(expected, expected.dtype.type(least))
 
 
 def order_bytes(expected: np.ndarray) -> int:

@@ -15,13 +15,16 @@ Shapes: B batch, R planes kept, X channels or score channels, (H4, W4) a level's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.codecs.frs import channel_planes
+from pipeline.codecs.frs.channel_planes import has_channel_planes
 from pipeline.codecs.frs.map import BatchMaps, strengths_of
 from pipeline.codecs.frs.map_values import inverse_root
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder, Symbols
@@ -68,9 +71,14 @@ class WeightedTransform:
         return self._on_device[str(device)][name]
 
     def derive(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tables of a device with those that are computed from them: `{what}_rows`, the basis as rows."""
+        """Return the tables of a device with those that are computed from them: `{what}_rows`, the basis as rows.
+
+        The planes of single channels have one row of zeros after the others.
+        """
         bases = {name.removesuffix("_basis"): table for name, table in tables.items() if name.endswith("_basis")}
-        return tables | {f"{what}_rows": basis.transpose(-1, -2).contiguous() for what, basis in bases.items()}
+        rows = {what: basis.transpose(-1, -2).contiguous() for what, basis in bases.items()}
+        wide = {what: F.pad(row, (0, 0, 0, 1)) for what, row in rows.items() if has_channel_planes(self.tables, what)}
+        return tables | {f"{what}_rows": row for what, row in (rows | wide).items()}
 
     def symbol_order(self, what: str, maps: BatchMaps) -> SymbolOrder:
         """Return the order of the symbols of a batch."""
@@ -128,7 +136,7 @@ class WeightedTransform:
             energy.append(residual.square().sum(dim=(1, 2, 3)))
         return planes, energy
 
-    def rebuild(self, planes: Levels, maps: BatchMaps, what: str) -> Levels:
+    def rebuild(self, planes: Iterable[Tensor], maps: BatchMaps, what: str) -> Levels:
         """Return the tensors (B, X, H, W) of coefficients (B, R, H4, W4) of every level. Inverse of `coefficients`."""
         out = []
         for level, (coefficients, m) in enumerate(zip(planes, self.weights(what, maps).floats)):
@@ -160,19 +168,35 @@ class WeightedTransform:
 
     def project(self, what: str, level: int, residual: Tensor) -> Tensor:
         """Return the coefficients (B, R, H4, W4) of a weighted residual (B, X, H, W)."""
+        if has_channel_planes(self.tables, what):
+            return channel_planes.project(self._basis(what, level, residual.device), residual)
         rotated = torch.einsum("cr,bchw->brhw", self._basis(what, level, residual.device), residual)
         return dct(to_blocks(rotated))
 
     def unproject(self, what: str, level: int, coefficients: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the weighted residual (B, X, H, W) of coefficients (B, R, H4, W4). Inverse of `project`."""
+        if has_channel_planes(self.tables, what):
+            return channel_planes.unproject(self._basis(what, level, coefficients.device), coefficients, size)
         blocks = dct(coefficients, inverse=True)[..., : size[0], : size[1]]
         return torch.einsum("cr,brhw->bchw", self._basis(what, level, blocks.device), blocks)
 
     def coefficients_of(self, symbols: Symbols, values: Tensor, what: str) -> Coefficients:
         """Return the coefficients of symbols and their values (B, T) times the step."""
         basis = self.table(f"{what}_rows", values.device)
-        row = symbols.plane if basis.dim() == 2 else symbols.row
-        return Coefficients(symbols.block, symbols.frequency, row, values, basis.view(-1, basis.shape[-1]))
+        row, channel = symbols.plane if basis.dim() == 2 else symbols.row, None
+        if has_channel_planes(self.tables, what):
+            row, channel = row.clamp_max(len(basis) - 1), row - (len(basis) - 1)
+        return Coefficients(symbols.block, symbols.frequency, row, values, basis.view(-1, basis.shape[-1]), channel)
+
+    def overlap(self, what: str, scaled: Levels, rounded: Levels) -> float:
+        """Return by how much the error of the residuals exceeds that of their coefficients over the step, as energies.
+
+        By Parseval's theorem, this is 0 where the planes are orthogonal.
+        """
+        if not has_channel_planes(self.tables, what):
+            return 0.0
+        parts = enumerate(zip(scaled, rounded))
+        return sum(channel_planes.overlap(self._basis(what, n, c.device), c, q) for n, (c, q) in parts)
 
     def trial(self, output: TeacherOutput, maps: BatchMaps, what: str) -> Callable[[float], Levels]:
         """Return a function from a step to the decoded tensors. It is called with several steps."""
@@ -181,8 +205,8 @@ class WeightedTransform:
 
     def quantise(self, exact: Levels, maps: BatchMaps, what: str, step: float) -> Levels:
         """Quantise coefficients with a step, and return the decoded tensors."""
-        sizes = self.step_sizes(what, maps, step)
-        return self.rebuild([torch.round(c / d) * d for c, d in zip(exact, per_level(sizes))], maps, what)
+        sizes = per_level(self.step_sizes(what, maps, step))
+        return self.rebuild(((c / d).round_().mul_(d) for c, d in zip(exact, sizes)), maps, what)
 
 
 def per_level(sizes: Tensor) -> list[Tensor]:

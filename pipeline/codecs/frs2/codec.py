@@ -121,7 +121,7 @@ class Frs2(Frs):
             rounded = [c.round() for c in one.scaled]
             for sample, data in zip(samples, self._entropy_code(what, rounded, maps)):
                 sample[f"{what}s"] = np.frombuffer(data, np.uint8)
-            errors[f"{what}s_error"] = lost_share(one, rounded)
+            errors[f"{what}s_error"] = lost_share(one, rounded, self.transform.overlap(what, one.scaled, rounded))
         self.boxes.encode(output, maps, samples)
         return samples, errors
 
@@ -227,12 +227,13 @@ def sum_flags(coded: dict[str, Coded], level: int) -> Tensor:
     return torch.stack([one.used[level].to(torch.uint8) * FLAGS[what] for what, one in coded.items()]).sum(0).byte()
 
 
-def lost_share(coded: Coded, rounded: Levels) -> float:
+def lost_share(coded: Coded, rounded: Levels, lost: float = 0.0) -> float:
     """Return the root of the share of the weighted energy that is lost. Planes that are not kept are lost.
 
     rounded: the coefficients over the step. Both are overwritten, because new memory takes more time than the sums.
+    lost: `overlap` of the transform, which this cannot see.
     """
-    lost = total = 0.0
+    total = 0.0
     for c, q, d, before, after in zip(coded.scaled, rounded, coded.steps, coded.plain, coded.left):
         square = d.flatten().square()
         lost += float((q.sub_(c).square_().sum() - c.square_().sum()) + (after / square).sum())

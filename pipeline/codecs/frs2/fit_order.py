@@ -13,6 +13,7 @@ import torch
 from pipeline.codecs.base import CalibrationSample
 from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs.map_values import inverse_root
+from pipeline.codecs.frs.tables import limit_sizes
 from pipeline.codecs.frs.transform import frequency_energy
 from pipeline.codecs.frs2.fit_residuals import to_classes
 from pipeline.codecs.frs2.kept import KeptView, KeptViews
@@ -71,8 +72,8 @@ def learn_score_order(transform: PredictedTransform, sample: CalibrationSample) 
         planes, _ = transform.coefficients(output, maps, "score")
         sums = [m.sum(dim=(1, 2)) for m in maps.floats]
         energy = energy + np.stack([_group_energy(c, s) for c, s in zip(planes, sums)])
-    strength = np.full(len(energy), float(views))
-    return transform.with_tables({**transform.tables, "score_expected": to_classes(energy, strength)})
+    expected = limit_sizes(to_classes(energy, np.full(len(energy), float(views))))
+    return transform.with_tables({**transform.tables, "score_expected": expected})
 
 
 def _group_energy(coefficients: torch.Tensor, sums: torch.Tensor) -> np.ndarray:
