@@ -114,7 +114,8 @@ def dequantise(what, sample, levels, tables, settings):  # what is added to the 
     for n, (part, (m, _, b)) in enumerate(zip(np.split(q, np.cumsum([key.size for key in keys])), levels)):
         plane = np.einsum("ki,rklhw,lj->rhiwj", DCT, part.reshape(-1, 4, 4, *b.shape) * steps[n], DCT)
         plane = plane.reshape(-1, 4 * len(b), 4 * b.shape[1])[:, : len(m), : m.shape[1]]
-        residual = np.tensordot(basis[n] if basis.ndim == 3 else basis, plane, 1)
+        u, rank = basis[n] if basis.ndim == 3 else basis, basis.shape[-1]
+        residual = np.tensordot(u, plane[:rank], 1) + (plane[rank:] if len(plane) > rank else 0)
         yield residual / np.sqrt(np.where(m > 0, m, np.inf))
 
 
