@@ -92,11 +92,16 @@ def read_channels(settings: Mapping[str, Any]) -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
-def most_bytes(levels: LevelShapes | np.ndarray, channels: Sequence[int]) -> int:
-    """Return the most bytes of an array on these grids: four for each channel, with levels padded to 4 x 4 blocks."""
-    return 4 * max(channels) * padded_positions(levels) + len(levels)
+def most_bytes(levels: LevelShapes | np.ndarray, channels: tuple[int, int, int]) -> int:
+    """Return the most bytes of an array on these grids: four for each channel, with levels padded to 4 x 4 blocks.
+
+    The symbols of a wide head are up to twice as many as its numbers: it has a plane for each channel, and others.
+    """
+    features, scores, boxes = channels
+    size = 4 * max(features, 2 * scores, boxes) * padded_positions(levels)
+    return min(size, BUDGET.sample_bytes) + len(levels)
 
 
-def most_stored(levels: LevelShapes, channels: Sequence[int], members: int) -> int:
+def most_stored(levels: LevelShapes, channels: tuple[int, int, int], members: int) -> int:
     """Return the most bytes of a stored sample, with headers. Coded symbols can take more bytes than decoded ones."""
     return CODED * max(members, ITEMS) * most_bytes(levels, channels) + ROOM

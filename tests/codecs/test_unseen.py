@@ -70,7 +70,7 @@ def test_what_calibration_did_not_see_is_stored(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["frs", "frs2"])
 def test_a_wide_head_stores_it_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It keeps few directions, and a plane for each channel. Caches of older versions lack these, and lose the class."""
+    """It keeps few directions, and a plane for each channel. Older caches lack these planes, and lose the class."""
     keep_few_directions(monkeypatch, FEW)
     codec = calibrated(kind, 40)
     assert codec.tables["score_basis"].shape == (40, FEW)

@@ -22,6 +22,7 @@ from tests.helpers.mixed_cache import GRIDS, PlannedTeacher, codec_of, decoded, 
 from tests.helpers.paths import ROOT
 from tests.helpers.related import short_training
 from tests.helpers.stages import stage1
+from tests.helpers.wide_heads import keep_few_directions
 
 DOC = ROOT / "docs" / "format.md"
 SHARD = "cache/pass-0/shard-00000.tar"  # as the blocks name it
@@ -85,11 +86,15 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     with short_training():
         found["frs2 2"] = make_mixed(tmp_path_factory.mktemp("mixed"), {"type": "frs2"})
+    with pytest.MonkeyPatch.context() as patch:
+        keep_few_directions(patch, 4)
+        found["wide 2"] = make_mixed(tmp_path_factory.mktemp("mixed"), {})
     return found
 
 
 CACHES = ["made frs", "made lossless", "made_1 lossless"]
 CACHES += ["mixed frs 2", "mixed universal 2", "mixed frs2 2", "mixed no scores 2", "mixed lossless, no scores 2"]
+CACHES += ["mixed wide 2"]
 CACHES += ["mixed frs 1", "mixed universal 1", "mixed lossless, no scores 1"]
 
 

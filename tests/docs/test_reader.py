@@ -16,12 +16,14 @@ import pytest
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.reader import ShardReader
+from pipeline.codecs.base import Codec
 from pipeline.tools.export import decode_view as own
 from pipeline.tools.export import find_view
 from tests.helpers.ans_samples import coded, fitted, make, plain_model
 from tests.helpers.mixed_cache import codec_of, decoded, make_mixed
 from tests.helpers.paths import ROOT
 from tests.helpers.related import short_training
+from tests.helpers.wide_heads import keep_few_directions
 
 FILE = ROOT / "docs" / "read_cache.py"
 
@@ -61,8 +63,22 @@ OF_2 = [{"type": "frs2"}, {"type": "frs2", "profile": "universal"}, {"type": "fr
     ("settings", "version"), [*((one, 1) for one in OF_1), *((one, 2) for one in [*OF_1, *OF_2])], ids=str
 )
 def test_mixed_grids_and_empty_maps(tmp_path: Path, reader: ModuleType, settings: dict[str, Any], version: int) -> None:
+    require_same(reader, tmp_path, settings, version)
+
+
+@pytest.mark.parametrize(("kind", "version"), [("frs", 1), ("frs", 2), ("frs2", 2)])
+def test_planes_of_channels(
+    tmp_path: Path, reader: ModuleType, kind: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_few_directions(monkeypatch, 4)
+    codec = require_same(reader, tmp_path, {"type": kind}, version)
+    assert codec.tables["score_expected"].shape[1] == 4 + codec.score_channels
+
+
+def require_same(reader: ModuleType, folder: Path, settings: dict[str, Any], version: int) -> Codec:
+    """Make a cache, and fail where the reader finds other tensors than the cache's codec, which is returned."""
     with short_training():
-        root = make_mixed(tmp_path, settings, version)
+        root = make_mixed(folder, settings, version)
     (root / "pass-0/manifest.json").touch()
     codec, shard = codec_of(root), ShardReader(root / "pass-0/shard-00000.tar")
     samples = list(reader.read(root))
@@ -70,6 +86,7 @@ def test_mixed_grids_and_empty_maps(tmp_path: Path, reader: ModuleType, settings
     for index, (_, _, *sample) in enumerate(samples):
         for found, levels in zip(sample, decoded(codec, shard.read(index)), strict=True):
             close(found, levels)
+    return codec
 
 
 @pytest.mark.parametrize("name", ["frs2-frs", "frs2-frs-unscored", "frs2-universal", "frs2-universal-unscored"])

@@ -59,8 +59,9 @@ def calibration_of(
     sample: CalibrationSample,
 ) -> FrsCalibration:
     """Return the settings of a fitted transform with these steps, and measure the errors that they state."""
-    # With planes of single channels, the planes span all channels.
-    ranks = {what: min(transform.tables[f"{what}_expected"].shape[1], width) for what, width in zip(steps, learned.channels)}
+    # With planes of single channels there are more planes than channels, and they span all of them.
+    planes = {what: transform.tables[f"{what}_expected"].shape[1] for what in steps}
+    ranks = {what: min(planes[what], width) for what, width in zip(steps, learned.channels)}
     return FrsCalibration(
         map_top=transform.map_top,
         channels=learned.channels[0],
