@@ -82,8 +82,8 @@ def list_warnings(settings: dict[str, Any], measured: dict[str, Any]) -> list[st
     rank, channels = settings.get("score_rank"), settings.get("score_channels")
     if rank is not None and rank < channels:
         beyond.append(
-            f"the scores are stored in {rank} directions of {channels}; a class that no calibration view shows is "
-            "lost; increase cache.calibration_views, or make the cache again if an older version made it"
+            f"an older version stored the scores in {rank} directions of {channels}; a class that no calibration view "
+            "shows is lost; make the cache again"
         )
     return beyond
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.launches import counts
 from pipeline.budget import BUDGET
+from pipeline.cache.plausible import most_bytes
 from pipeline.codecs.frs import channel_planes
 from pipeline.codecs.frs.codec import Frs
 from pipeline.codecs.frs.order import FREQUENCIES
@@ -179,3 +180,10 @@ def test_expected_sizes_are_raised_to_the_budget() -> None:
     assert (limited[:, :512] == expected[:, :512]).all() and limited.min() > expected.min()
     usual = expected[:5, : 512 + 10827]
     assert limit_sizes(usual) is usual
+
+
+def test_the_limits_of_a_shard_have_room_for_all_planes(codec: Frs) -> None:
+    """Those that apply without a codec too, which stay within the budget of a view."""
+    assert 4 * codec.symbols_of("score", tuple(SIZES)) <= most_bytes(tuple(SIZES), codec.all_channels)
+    largest = ((64, 128),)  # of as many score channels as a view may have
+    assert most_bytes(largest, (8, BUDGET.score_channels, 0)) == BUDGET.sample_bytes + 1

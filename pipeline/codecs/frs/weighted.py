@@ -8,7 +8,8 @@ m is the decoded richness map, S_l its sum over level l, U a KLT basis, mu and t
 
 The feature loss is the squared error between sqrt(m) y and sqrt(m) a, so sqrt(m) y is transformed. The `universal`
 profile serves losses that are not weighted by m, and uses m = 1 for features. u |u| is not clipped to [0, m], because
-clipping would bias the sum over neighbours. docs/format.md has the same transform in 60 lines of numpy.
+clipping would bias the sum over neighbours. docs/format.md has the same transform in 60 lines of numpy. A wide head has
+more planes (channel_planes.py).
 
 Shapes: B batch, R planes kept, X channels or score channels, (H4, W4) a level's grid padded to multiples of 4.
 """
