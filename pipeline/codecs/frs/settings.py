@@ -43,7 +43,7 @@ class FrsOptions(CodecOptions):
 
 @dataclass(frozen=True)
 class FrsCalibration:
-    """Results of `fit`: largest code of the map, channels, quantiser steps, number of planes, and measured errors.
+    """Results of `fit`: largest code of the map, channels, quantiser steps, directions kept, and measured errors.
 
     Without class scores, their step and rank are None. `box_channels`, `box_step` and `box_error` are those of box
     distributions (boxes.py); None without them. `probe_error`: gradient error on the probe, by `Loss.name`.
