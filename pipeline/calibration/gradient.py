@@ -53,17 +53,10 @@ class StudentPass:
     parameters, without adapters.
     """
 
-    def __init__(
-        self,
-        outputs: dict[str, list[Tensor]],
-        parameters: Sequence[Tensor],
-        exact: TeacherOutput,
-        sizes: Tensor | None = None,
-    ) -> None:
-        """sizes: `filter_sizes` of the parameters with a gradient, if they are known already."""
+    def __init__(self, outputs: dict[str, list[Tensor]], parameters: Sequence[Tensor], exact: TeacherOutput) -> None:
         self._outputs = outputs
         self._parameters = [p for p in parameters if p.requires_grad]
-        self._sizes = filter_sizes(self._parameters) if sizes is None else sizes
+        self._sizes = filter_sizes(self._parameters)
         self._at_exact = self._loss_gradients(exact)
         self._exact = [self._backward(name, gradients) for name, gradients in self._at_exact.items()]
 

@@ -103,7 +103,6 @@ class Probe:
             train(self._trained, filter_sizes(self._trained), self._loss, training)
             with torch.no_grad():
                 self.found = replace(self.found, share=self._unexplained(tuning))
-        self._sizes = filter_sizes(self._trained)
         # From the error of this probe to that of the promised student. It is not made much smaller by extrapolation.
         self._scale = max(self.found.share / target, 1 / FAR) ** 0.5
 
@@ -111,7 +110,7 @@ class Probe:
         """Return the teacher's output on one view, and a function from a decoded output to its gradient errors."""
         exact, features = self._teacher([view]), self._features(view)
         compared = {name: self._compared(features, name) for name in losses}
-        student = StudentPass(compared, self._trained, exact, self._sizes)
+        student = StudentPass(compared, self._trained, exact)
         return exact, lambda coded: {
             loss: error * self._scale for loss, error in student.errors(coded).relative.items()
         }

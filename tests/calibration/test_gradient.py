@@ -273,7 +273,7 @@ def test_a_trained_probe_has_less_gradient_at_its_distance(made: dict[str, Path]
         return float(sum(squares) / probe.found.share)
 
     def relative(loss: torch.Tensor, probe: Probe) -> list[torch.Tensor]:
-        units = probe._sizes.split([p.numel() for p in probe._trained])
+        units = filter_sizes(probe._trained).split([p.numel() for p in probe._trained])
         return relative_gradient(loss, probe._trained, [u.view_as(p) for u, p in zip(units, probe._trained)])
 
     assert gradient(trained) < 0.7 * gradient(noisy)
