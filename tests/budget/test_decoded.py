@@ -169,6 +169,34 @@ def test_tables_of_many_keys(made: dict[str, Path]) -> None:
         forged.validate()
 
 
+def wide_tables(levels: int, features: int, scores: int) -> dict[str, np.ndarray]:
+    """Tables of the widest head. features, scores: largest differences between their expected sizes."""
+    channels, wide, buckets = (1, BUDGET.score_channels), (0, BUDGET.score_channels), 49
+    tables = {"feature_basis": np.ones((levels, 1, 1), np.float32), "score_basis": np.eye(wide[1], 1, dtype=np.float32)}
+    for what, width, single, largest in zip(("feature", "score"), channels, wide, (features, scores)):
+        expected = np.zeros((levels, 1 + single, 16), np.int16)
+        expected[0, 0, 0] = largest
+        tables[f"{what}_expected"], tables[f"{what}_mean"] = expected, np.broadcast_to(0.0, (levels, buckets, width))
+    return tables
+
+
+@pytest.mark.parametrize(("features", "scores"), [(0, 510), (510, 0)])
+def test_all_tensors_have_the_keys_of_the_widest_table(made: dict[str, Path], features: int, scores: int) -> None:
+    """A few planes of features with many keys would give each of the scores' planes as many."""
+    codec: Any = open_codec(Cache(made["frs"].parent / "cache"))
+    calibration = replace(codec.calibration, channels=1, score_channels=BUDGET.score_channels)
+    type(codec)(codec.options, calibration, wide_tables(9, 0, 0)).validate()
+    with pytest.raises(ValueError, match="bytes to order the scores of a view: expected at most"):
+        type(codec)(codec.options, calibration, wide_tables(9, features, scores)).validate()
+
+
+def test_keys_of_a_table_that_no_codec_has(made: dict[str, Path]) -> None:
+    codec: Any = open_codec(Cache(made["frs"].parent / "cache"))
+    many = np.array([[[0] * 15 + [30_000]]], np.int16)
+    with pytest.raises(ValueError, match="table other_expected: does not fit the settings"):
+        type(codec).from_json(codec.settings, {**codec.tables, "other_expected": many})
+
+
 def test_arrays_that_no_codec_has(made_1: dict[str, Path], tmp_path: Path) -> None:
     """Version 1 has a size for each array in the head; only those of the codec are decompressed."""
     root = Path(shutil.copytree(made_1["frs"].parent / "cache", tmp_path / "cache"))

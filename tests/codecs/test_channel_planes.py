@@ -174,12 +174,15 @@ def test_expected_sizes_are_raised_to_the_budget() -> None:
     expected = np.zeros((6, 512 + BUDGET.score_channels, FREQUENCIES), np.int16)
     expected[:, :512] = 80
     expected[0, 0, 0] = 81
-    assert order_bytes(expected) > BUDGET.sample_bytes
-    limited = limit_sizes(expected)
-    assert order_bytes(limited) <= BUDGET.sample_bytes and limited.dtype == np.int16
+    assert order_bytes({"score_expected": expected})["score"] > BUDGET.sample_bytes
+    limited = limit_sizes(expected, expected.shape[1])
+    assert limited.dtype == np.int16
+    features = limit_sizes(np.arange(96, dtype=np.int16).reshape(6, 1, 16), expected.shape[1])
+    cost = order_bytes({"feature_expected": features, "score_expected": limited})
+    assert cost["feature"] < cost["score"] <= BUDGET.sample_bytes
     assert (limited[:, :512] == expected[:, :512]).all() and limited.min() > expected.min()
     usual = expected[:5, : 512 + 10827]
-    assert limit_sizes(usual) is usual
+    assert limit_sizes(usual, usual.shape[1]) is usual
 
 
 def test_the_limits_of_a_shard_have_room_for_all_planes(codec: Frs) -> None:

@@ -39,6 +39,12 @@ def has_channel_planes(tables: Mapping[str, np.ndarray], what: str) -> bool:
     return rank < width if "score_expected" not in tables else tables["score_expected"].shape[1] > rank
 
 
+def most_planes(tables: Mapping[str, np.ndarray]) -> int:
+    """Return the number of planes of the tensor that has most."""
+    bases = {name.removesuffix("_basis"): table for name, table in tables.items() if name.endswith("_basis")}
+    return max(basis.shape[-1] + len(basis) * has_channel_planes(tables, what) for what, basis in bases.items())
+
+
 def project(basis: Tensor, residual: Tensor) -> Tensor:
     """Return the coefficients (B, R + K, H4, W4) of a weighted residual (B, K, H, W). basis: (K, R)."""
     size, rank = residual.shape[2:], basis.shape[1]

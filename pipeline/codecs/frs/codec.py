@@ -26,7 +26,7 @@ from pipeline.codecs.frs.map_codes import check_map, unrounded
 from pipeline.codecs.frs.order import SymbolOrder, Symbols
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.sparse import residuals
-from pipeline.codecs.frs.tables import check_tables, order_bytes
+from pipeline.codecs.frs.tables import check_order, check_tables, order_bytes
 from pipeline.codecs.frs.tokens import Ranked, check_tokens, from_tokens, rank_symbols, to_planes, tokens_of
 from pipeline.codecs.frs.transform import BLOCK
 from pipeline.codecs.frs.weighted import Levels, WeightedTransform, per_level
@@ -91,10 +91,11 @@ class Frs(Codec):
         for what, width in zip(self.kinds, (self.channels, self.score_channels)):
             self.calibration.step(what)
             check_tables(self.tables, what, width)
+        check_order(self.tables, self.kinds)
 
     def working_bytes(self, sample: Sample, levels: LevelShapes) -> int:
         tokens = sum(sample[f"{what}s"].nbytes for what in self.kinds)
-        orders = sum(order_bytes(self.tables[f"{what}_expected"]) for what in self.kinds)
+        orders = sum(order_bytes(self.tables).values())
         return super().working_bytes(sample, levels) + orders + TOKEN * tokens // 4
 
     def items(self) -> list[Item]:

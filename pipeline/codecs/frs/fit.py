@@ -14,6 +14,7 @@ import torch
 
 from pipeline.codecs.base import CalibrationSample, channels_of, check_output, level_channels_of
 from pipeline.codecs.frs.boxes import fit_boxes
+from pipeline.codecs.frs.channel_planes import most_planes
 from pipeline.codecs.frs.map_codes import DEEPEST, map_top
 from pipeline.codecs.frs.settings import FrsCalibration, FrsOptions
 from pipeline.codecs.frs.stated import choose_step, state_errors
@@ -125,5 +126,5 @@ def learn_order(transform: WeightedTransform, kinds: Sequence[str], outputs: Ite
     for what in kinds:
         size = energy[what] / np.maximum(strength[what], 1.0)[:, None, None]
         expected = np.round(2 * np.log2(np.maximum(size, 1e-12 * max(size.max(), 1e-30))))
-        tables[f"{what}_expected"] = limit_sizes(expected.astype(np.int16))
+        tables[f"{what}_expected"] = limit_sizes(expected.astype(np.int16), most_planes(transform.tables))
     return tables

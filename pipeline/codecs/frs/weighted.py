@@ -30,6 +30,7 @@ from pipeline.codecs.frs.map import BatchMaps, strengths_of
 from pipeline.codecs.frs.map_values import inverse_root
 from pipeline.codecs.frs.order import ExpectedSizes, SymbolOrder, Symbols
 from pipeline.codecs.frs.sparse import Coefficients
+from pipeline.codecs.frs.tables import widest
 from pipeline.codecs.frs.transform import dct, to_blocks
 from pipeline.codecs.packing import narrow, widen
 from pipeline.records import TeacherOutput
@@ -94,9 +95,8 @@ class WeightedTransform:
 
     def _expected_sizes(self, what: str, device: torch.device) -> ExpectedSizes:
         if (what, str(device)) not in self._expected:
-            tables = [table for name, table in self.tables.items() if name.endswith("_expected")]
-            edge = max(int(table.max()) - int(table.min()) for table in tables)
-            self._expected[what, str(device)] = ExpectedSizes.from_table(self.tables[f"{what}_expected"], device, edge)
+            expected = self.tables[f"{what}_expected"]
+            self._expected[what, str(device)] = ExpectedSizes.from_table(expected, device, widest(self.tables))
         return self._expected[what, str(device)]
 
     def code_maps(self, output: TeacherOutput) -> BatchMaps:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.codecs.base import CalibrationSample
+from pipeline.codecs.frs.channel_planes import most_planes
 from pipeline.codecs.frs.map import BatchMaps
 from pipeline.codecs.frs.map_values import inverse_root
 from pipeline.codecs.frs.tables import limit_sizes
@@ -39,7 +40,8 @@ def learn_feature_order(transform: PredictedTransform, windows: Windows | None, 
         sums = [w.sum(dim=(1, 2)) for w in parts]
         energy = energy + np.stack([_group_energy(c * d, s) for c, d, s in zip(features.scaled, features.steps, sums)])
     strength = np.full(len(energy), float(number + 1))
-    return transform.with_tables({**transform.tables, "feature_expected": to_classes(energy, strength)})
+    expected = limit_sizes(to_classes(energy, strength), most_planes(transform.tables))
+    return transform.with_tables({**transform.tables, "feature_expected": expected})
 
 
 def code_kept(transform: PredictedTransform, view: KeptView, maps: BatchMaps) -> Coded:
@@ -72,7 +74,8 @@ def learn_score_order(transform: PredictedTransform, sample: CalibrationSample) 
         planes, _ = transform.coefficients(output, maps, "score")
         sums = [m.sum(dim=(1, 2)) for m in maps.floats]
         energy = energy + np.stack([_group_energy(c, s) for c, s in zip(planes, sums)])
-    expected = limit_sizes(to_classes(energy, np.full(len(energy), float(views))))
+    classes = to_classes(energy, np.full(len(energy), float(views)))
+    expected = limit_sizes(classes, most_planes(transform.tables))
     return transform.with_tables({**transform.tables, "score_expected": expected})
 
 
