@@ -63,6 +63,8 @@ def _wrong_type(hint: Any, value: Any) -> str | None:
     allowed = (*types, int) if float in types else tuple(types)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in types):
         return " | ".join("None" if one is NoneType else one.__name__ for one in types)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:  # plan.json with it could not be read
+        return "a whole number of at most 64 bits"
     if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:  # NaN as well
         return "a finite number"
     return None

@@ -340,3 +340,13 @@ def test_mmengine_never_unpickles(tmp_path: Path) -> None:
         CheckpointLoader.load_checkpoint(str(tmp_path / "bomb.pth"))
     assert not (tmp_path / "ran").exists()
     assert CheckpointLoader.load_checkpoint(str(tmp_path / "config.pth"))["meta"] == {"epoch": 1}
+
+
+def test_a_number_that_no_file_can_hold(fails, data: Path, teacher: dict[str, str], tmp_path: Path) -> None:
+    """plan.json could be written, but not read: the error came after the calibration."""
+    config = make_config(data, teacher, detector("retinanet"), tmp_path)
+    for key, number in (("views.seed", 2**63), ("views.tolerance", 10**30)):
+        assert fails(1, config, f"{key}={number}").endswith(
+            f"{key}: expected a whole number of at most 64 bits, found {number}"
+        )
+    assert not (tmp_path / "cache").exists()
