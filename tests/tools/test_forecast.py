@@ -27,7 +27,7 @@ from pipeline.tools.forecast.clock import Clock
 from pipeline.tools.forecast.disk import free_bytes, nearest_folder
 from pipeline.tools.forecast.estimate import estimate_hours, interval
 from pipeline.tools.forecast.run import forecast, list_warnings
-from pipeline.tools.forecast.timed_sample import TRAINING_SHARE, TimedSample
+from pipeline.tools.forecast.timed_sample import PROBE_SHARE, TRAINING_SHARE, TimedSample
 from pipeline.tools.forecast.training import measure_training
 from pipeline.tools.forecast.trial import run_trial
 from tests.helpers.configs import make_config
@@ -170,6 +170,22 @@ def test_a_forecast_keeps_to_its_time(
     assert len(lines) == cut and all(what in lines[0] for what in found["left_out"])
     assert 0 < found["bytes_low"] <= found["bytes"] <= found["bytes_high"]
     assert ("stage2_seconds" in found) == (seconds < 1)
+
+
+@pytest.mark.parametrize("seconds", [900.0, 2400.0])
+def test_the_probes_are_tuned_in_time(seconds: float, teacher: dict[str, str], tmp_path: Path) -> None:
+    """All probes of both kinds together keep to their share, where a pass of the teacher takes a second."""
+    data, changes = make_dataset(tmp_path / "data", images=32), {"cache.calibration_views": 32}
+    cfg, sections = load_config(str(make_config(data, teacher, detector("retinanet"), tmp_path, "frs", **changes)))
+    slow = SlowMachine(1.0)
+    sample = TimedSample(open_job(cfg, sections, lambda _: None, Silent()), Clock(60.0, slow.now), seconds, 1.0)
+    handle = torch.nn.modules.module.register_module_forward_hook(slow.add)
+    try:
+        for what in ("feature", "score"):
+            sample.probes("choosing", [what])
+    finally:
+        handle.remove()
+    assert 0.1 * PROBE_SHARE * seconds < slow.time <= PROBE_SHARE * seconds
 
 
 def test_the_training_of_a_network_ends_in_time(made: dict[str, Path]) -> None:

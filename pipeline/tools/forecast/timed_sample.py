@@ -19,7 +19,7 @@ T = TypeVar("T")
 LEAST = 1  # views of an iteration, however late it is
 SHARE = 0.25  # of the time left to the calibration, for one iteration: there are about a dozen
 TRAINING_SHARE = 0.6  # the same, for training a network
-PROBE_SHARE, PROBE_COST = 0.1, 30  # of the calibration's time, to tune a probe; a view of it, in times of the teacher
+PROBE_SHARE, PROBE_COST = 0.1, 60  # of the calibration's time, to tune probes; a view of all, in times of the teacher
 
 
 class TimedSample(ViewSample):
