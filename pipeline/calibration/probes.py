@@ -83,7 +83,7 @@ class Probes:
 def describe_probes(what: str, found: Sequence[Found], target: float) -> str:
     """Describe the probes of a kind in a line for the log, and in a second one where they are far from the student."""
     shares = [one.share for one in found]
-    explained = f"{1 - max(shares):.0%}" if len(shares) == 1 else f"{1 - max(shares):.0%} to {1 - min(shares):.0%}"
+    explained = " to ".join(dict.fromkeys(f"{1 - share:.0%}" for share in (max(shares), min(shares))))
     line = (
         f"probe    {what}s: {len(found)} of them explain {explained} of the variance; their errors are scaled to a "
         f"student that explains {1 - target:.0%}"
