@@ -11,13 +11,14 @@ DRAWS probes of the same kind measure a part of the views each (docs/results/pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from torch import Tensor
 
 from pipeline.calibration.noise import ROUNDS, START, Found
 from pipeline.calibration.probe import FAR, Probe, Tuning
+from pipeline.calibration.training import BATCH, STEPS
 from pipeline.codecs.base import Measure
 from pipeline.losses.registry import loss_named
 from pipeline.records import TeacherOutput
@@ -54,6 +55,12 @@ class Probes:
     def unexplained(self, what: str, near: bool) -> float:
         """Return the share of the teacher's variance that the student leaves unexplained whose errors are measured."""
         return UNEXPLAINED[what] * (NEAR if near else 1.0)
+
+    def reads(self, what: str, views: Mapping[str, int]) -> int:
+        """Return about how many views it takes to make the probes, where the parts have so many views."""
+        tuning = min(TUNING, views["choosing"])
+        first = 0 if self._tuning else tuning + min(FITTING, views["learning"])
+        return first + min(DRAWS, tuning) * min(STEPS * BATCH, views["learning"]) * (what == "score")
 
     def make(self, what: str, near: bool) -> list[Probe]:
         """Return the probes of a kind. They are made at the first call, which takes several rounds over its views."""

@@ -77,7 +77,8 @@ class ViewSample:
     def probes(self, part: str, losses: Sequence[str], near: bool = False) -> Iterator[tuple[TeacherOutput, Measure]]:
         what = loss_named(losses[0]).compares
         if not self._probes.has(what, near):
-            self._begin(f"tuning probes of the {what}s on", min(TUNING, len(self.parts["choosing"])))
+            reads = self._probes.reads(what, {part: len(images) for part, images in self.parts.items()})
+            self._begin(f"tuning probes of the {what}s on", min(TUNING, len(self.parts["choosing"])), reads)
             self._probes.make(what, near)
         self._begin(PROBED[part].format(what), len(self.parts[part]))
         return self._probes(part, losses, near)
@@ -90,11 +91,11 @@ class ViewSample:
         self._job.progress.start("codec", steps)
         return partial(self._job.progress.advance, 1, 0)
 
-    def _begin(self, phase: str, views: int) -> None:
-        """Log the phase and start its bar. A repeated phase has a number."""
+    def _begin(self, phase: str, views: int, reads: int | None = None) -> None:
+        """Log the phase and start its bar. A repeated phase has a number. reads: views to read, if not `views`."""
         self._rounds[phase] = number = self._rounds.get(phase, 0) + 1
         self._job.log(f"codec    {phase} {views} views" + (f", round {number}" if number > 1 else ""))
-        self._job.progress.start("codec", views)
+        self._job.progress.start("codec", views if reads is None else reads)
 
     def _checked_views(self, part: str) -> Iterator[Tensor]:
         for views, records in self._views(part):

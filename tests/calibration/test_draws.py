@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,19 @@ def test_probes_share_the_weights_that_no_noise_changes(made: dict[str, Path]) -
     assert changed and shared and not set(changed) & set(shared)
     assert sum(named[0][name].numel() for name in shared) > 0.5 * sum(p.numel() for p in named[0].values())
     assert not {id(p) for p in named[0].values()} & {id(p) for p in teacher.detector.parameters()}
+
+
+def test_the_views_that_tuning_reads_are_known(made: dict[str, Path]) -> None:
+    views = {"choosing": random_views(5), "learning": random_views(30)}
+    read: list[str] = []
+
+    def part(name: str) -> Iterator[Tensor]:
+        for view in views[name]:
+            read.append(name)
+            yield view
+
+    probes = Probes(open_teacher(made["frs"]), 1, part, lambda _: None)
+    for what in ("score", "feature"):
+        before, wanted = len(read), probes.reads(what, {name: len(own) for name, own in views.items()})
+        probes.make(what, near=False)
+        assert len(read) - before == wanted
