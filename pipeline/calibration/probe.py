@@ -46,12 +46,6 @@ def frozen_parts(backbone: torch.nn.Module) -> tuple[str, ...]:
     return FROZEN if hasattr(backbone, "layer1") else ()
 
 
-def share_weights(student: Any, noisy: Iterable[str]) -> Any:
-    """Return a copy of a detector that has the same weights in memory, except those of the noisy backbone layers."""
-    own = {id(student.backbone.get_submodule(name).weight) for name in noisy}
-    return copy.deepcopy(student, {id(p): p for p in student.parameters() if id(p) not in own})
-
-
 class Tuning:
     """What all probes need of the teacher, computed once: scales of the noise, and outputs on a few views.
 
@@ -70,9 +64,8 @@ class Probe:
 
     what: 'feature' or 'score'. target: share of the teacher's variance that the promised student leaves unexplained, as
     the FRS loss weights it. training: views (3, h, w) uint8 to train it on; None to leave the noise as it is. start,
-    rounds: first amount of noise to try, and how many to try. like: a probe of the same tensors and with other noise,
-    which shares the weights that neither of them changes. `found`: result of the search, with the share that the probe
-    leaves.
+    rounds: first amount of noise to try, and how many to try. `found`: result of the search, with the share that the
+    probe leaves.
     """
 
     def __init__(
@@ -85,11 +78,9 @@ class Probe:
         training: Iterable[Tensor] | None,
         start: float = START,
         rounds: int = ROUNDS,
-        like: Probe | None = None,
     ) -> None:
         self._teacher, self._what, self._seed = teacher, what, seed
-        shared = like._student if like and training is None else None
-        self._student: Any = copy.deepcopy(teacher.detector) if shared is None else share_weights(shared, tuning.scales)
+        self._student: Any = copy.deepcopy(teacher.detector)
         for module in self._student.modules():
             if hasattr(module, "with_cp"):
                 module.with_cp = False  # checkpointing saves memory by recomputing, which autograd.grad does not do

@@ -5,8 +5,8 @@ trained students leave: 10 to 48% of the features' variance and 15 to 90% of the
 leaves a quarter of that, so it is twice as near to the teacher. It measures losses without adapters, whose students
 copy the features themselves.
 
-The error that a probe finds also depends on its noise: between probes with other noise it differs by 5 to 20%. So
-DRAWS probes of the same kind measure a part of the views each (docs/results/probe.md).
+The error that a probe of the scores finds also depends on its noise. So several of them measure a part of the views
+each (docs/results/probe.md).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.teacher.model import Teacher
 UNEXPLAINED = {"feature": 0.20, "score": 0.40}  # unexplained variance of a trained student
 NEAR = 0.25  # share of UNEXPLAINED that a student twice as near leaves
 NEAR_ROUNDS = 1  # its amount of noise follows from that of the usual probe, and its errors are scaled anyway
-DRAWS = 4  # probes of the same kind with other noise
+DRAWS = {"feature": 1, "score": 4}  # probes of the same kind with other noise
 TUNING, FITTING = 12, 12  # views to find the amount of noise, and to fit the adapters
 
 
@@ -60,7 +60,8 @@ class Probes:
         """Return about how many views it takes to make the probes, where the parts have so many views."""
         tuning = min(TUNING, views["choosing"])
         first = 0 if self._tuning else tuning + min(FITTING, views["learning"])
-        return first + min(DRAWS, tuning) * min(STEPS * BATCH, views["learning"]) * (what == "score")
+        trained = min(STEPS * BATCH, views["learning"]) if what == "score" else 0
+        return first + min(DRAWS[what], tuning) * trained
 
     def make(self, what: str, near: bool) -> list[Probe]:
         """Return the probes of a kind. They are made at the first call, which takes several rounds over its views."""
@@ -69,7 +70,7 @@ class Probes:
                 tuning, fitting = islice(self._views("choosing"), TUNING), islice(self._views("learning"), FITTING)
                 self._tuning = Tuning(self._teacher, list(tuning), list(fitting))
             made = list[Probe]()
-            while len(made) < min(DRAWS, len(self._tuning.tuning)):
+            while len(made) < min(DRAWS[what], len(self._tuning.tuning)):
                 made.append(self._draw(what, near, made))
             self._log(describe_probes(what, [probe.found for probe in made], self.unexplained(what, near)))
             self._made[what, near] = made
@@ -83,21 +84,21 @@ class Probes:
             start, rounds = self._made[what, False][number].found.amount * NEAR**0.5, NEAR_ROUNDS
         target = self.unexplained(what, near)
         training = self._views("learning") if what == "score" else None
-        like = others[0] if others else None
-        return Probe(self._teacher, what, self._seed + number, self._tuning, target, training, start, rounds, like)
+        return Probe(self._teacher, what, self._seed + number, self._tuning, target, training, start, rounds)
 
 
 def describe_probes(what: str, found: Sequence[Found], target: float) -> str:
     """Describe the probes of a kind in a line for the log, and in a second one where they are far from the student."""
     shares = [one.share for one in found]
     explained = " to ".join(dict.fromkeys(f"{1 - share:.0%}" for share in (max(shares), min(shares))))
+    by = f" by {len(found)} of them" if len(found) > 1 else ""
     line = (
-        f"probe    {what}s: {len(found)} of them explain {explained} of the variance; their errors are scaled to a "
-        f"student that explains {1 - target:.0%}"
+        f"probe    {what}s: {explained} of the variance explained{by}; errors are scaled to a student that explains "
+        f"{1 - target:.0%}"
     )
     if all(target / FAR <= share <= target * FAR for share in shares):
         return line
     return (
-        f"{line}\nwarning  the probes of the {what}s explain {explained} of the variance, expected about "
-        f"{1 - target:.0%}; the stated error is an extrapolation"
+        f"{line}\nwarning  expected about {1 - target:.0%} of the {what}s' variance to be explained; the stated error is "
+        "an extrapolation"
     )

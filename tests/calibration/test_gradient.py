@@ -254,10 +254,10 @@ def test_the_probe_is_a_teacher_gone_wrong(made: dict[str, Path], what: str) -> 
 def test_probes_that_missed_their_distance_say_so() -> None:
     assert "warning" not in describe_probes("feature", [Found(0.1, 0.15, True)], 0.25)
     alike = [Found(0.1, 0.181, True), Found(0.1, 0.179, True)]
-    assert "2 of them explain 82% of the variance" in describe_probes("feature", alike, 0.25)
+    assert "82% of the variance explained by 2 of them" in describe_probes("feature", alike, 0.25)
     found = [Found(4.0, 0.07, False), Found(4.0, 0.31, False)]
     line, warning = describe_probes("score", found, 0.5).splitlines()
-    assert "2 of them explain 69% to 93%" in line and "explains 50%" in line
+    assert "69% to 93% of the variance explained by 2 of them" in line and "explains 50%" in line
     assert warning.startswith("warning  ") and "expected about 50%" in warning
 
 
