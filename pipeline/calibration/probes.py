@@ -99,6 +99,6 @@ def describe_probes(what: str, found: Sequence[Found], target: float) -> str:
     if all(target / FAR <= share <= target * FAR for share in shares):
         return line
     return (
-        f"{line}\nwarning  expected about {1 - target:.0%} of the {what}s' variance to be explained; the stated error is "
-        "an extrapolation"
+        f"{line}\nwarning  expected about {1 - target:.0%} of the {what}s' variance to be explained; the stated error "
+        "is an extrapolation"
     )
