@@ -8,7 +8,7 @@ Commands  python stage1_cache_teacher.py --config configs/coco/retinanet_r101_r5
           python stage2_distill.py       --config configs/coco/retinanet_r101_r50_2x.py --work-dir work_dirs/r50 --amp --auto-scale-lr
           torchrun --nproc-per-node 8 stage2_distill.py --config ... --launcher pytorch
 Views     two for each image (flip or not), so two passes cover any number of epochs exactly
-Cache     about 21 GB at `balanced` (87 kB a view), extrapolated from a RetinaNet R18 with rich features
+Cache     about 13 GB at `balanced` (55 kB a view), extrapolated from a RetinaNet R18 with rich features
           (docs/results/probe.md); `plan` measures yours
 Hours     about 4.4 for the teacher on one V100: 234,532 views at 67 ms (mmdet's zoo).
           `plan` measures it on your machine, and that of stage 2
