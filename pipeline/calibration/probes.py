@@ -40,6 +40,7 @@ class Probes:
         self._teacher, self._seed, self._views, self._log = teacher, seed, views, log
         self._made: dict[tuple[str, bool], list[Probe]] = {}
         self._tuning: Tuning | None = None
+        self._training: list[Tensor] | None = None  # views that all probes of the scores are trained on
 
     def __call__(self, part: str, losses: Sequence[str], near: bool) -> Iterator[tuple[TeacherOutput, Measure]]:
         """Yield the teacher's output and a measure of gradient errors, for each view of a part."""
@@ -60,8 +61,8 @@ class Probes:
         """Return about how many views it takes to make the probes, where the parts have so many views."""
         tuning = min(TUNING, views["choosing"])
         first = 0 if self._tuning else tuning + min(FITTING, views["learning"])
-        trained = min(STEPS * BATCH, views["learning"]) if what == "score" else 0
-        return first + min(DRAWS[what], tuning) * trained
+        trained = what == "score" and self._training is None
+        return first + trained * min(STEPS * BATCH, views["learning"])
 
     def make(self, what: str, near: bool) -> list[Probe]:
         """Return the probes of a kind. They are made at the first call, which takes several rounds over its views."""
@@ -83,7 +84,9 @@ class Probes:
         if near and self.has(what, False):
             start, rounds = self._made[what, False][number].found.amount * NEAR**0.5, NEAR_ROUNDS
         target = self.unexplained(what, near)
-        training = self._views("learning") if what == "score" else None
+        if what == "score" and self._training is None:
+            self._training = list(islice(self._views("learning"), STEPS * BATCH))
+        training = self._training if what == "score" else None
         return Probe(self._teacher, what, self._seed + number, self._tuning, target, training, start, rounds)
 
 
